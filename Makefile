@@ -1,0 +1,49 @@
+# `make quickstart` and `make test` are all that a fresh clone needs; both make .venv first.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: quickstart test lint types unit format clean help
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+# The stamp is written last: without it .venv is half-made and is made anew; with an old one it is brought up to date.
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $(PYTHON) is too old: constraints.txt needs Python 3.11 or newer; try make PYTHON=python3.12" >&2; exit 2; }
+	@echo "== set-up: .venv with the versions of constraints.txt (several GB to fetch the first time)"
+	@[ -e $@ ] || { rm -rf .venv; $(PYTHON) -m venv .venv; }
+	@rm -f $@
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[dev]' -c constraints.txt
+	@touch $@
+
+quickstart: .venv/.ready  ## all five phases on a phantom data set at 64 px, in runs/quickstart
+	$(BIN)/medsegdiff quickstart --output_dir runs/quickstart
+
+test: lint types unit  ## lint, types and tests
+
+lint: .venv/.ready  ## ruff: rules and format
+	@echo "== lint"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: .venv/.ready  ## mypy
+	@echo "== types"
+	@$(BIN)/mypy
+
+unit: .venv/.ready  ## pytest, all of tests/
+	@echo "== tests"
+	@$(BIN)/python -m pytest
+
+format: .venv/.ready  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove caches and runs/quickstart; .venv stays
+	rm -rf runs/quickstart runs/quickstart.partial build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -1,0 +1,119 @@
+"""The generative checkpoint: one safetensors file with everything that drawing from it needs. Never pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from medsegdiff import __version__
+from medsegdiff.config import DiffusionConfig, ModelConfig
+from medsegdiff.diffusion.codec import PairCodec
+from medsegdiff.diffusion.denoiser import Denoiser
+from medsegdiff.errors import UserError
+from medsegdiff.files import write_bytes
+from medsegdiff.models.patch_unet import PatchUNet
+
+KIND = "medsegdiff.generative"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What travels with the weights."""
+
+    img_size: int  # pixels
+    classes: list[str]
+    lesion_classes: list[str]  # classes whose masks are never empty
+    model: ModelConfig
+    diffusion: DiffusionConfig
+    codec: PairCodec
+    aspects: dict[str, list[float]]  # true width / height of the train pictures of each class
+    train_hashes: list[dict[str, str]]  # image_hash and perceptual_hash of every train picture
+    step: int  # optimiser steps that the weights have seen
+    scores: dict[str, float]  # of the evaluation at that step
+
+
+def build_denoiser(card: ModelCard) -> Denoiser:
+    """A fresh network of the size that the card tells."""
+    m = card.model
+    backbone = PatchUNet(
+        img_size=card.img_size,
+        channels=m.in_channels + m.out_channels,
+        num_classes=m.num_classes,
+        patch_size=m.patch_size,
+        model_channels=m.model_channels,
+        channel_mult=m.channel_mult,
+        num_res_blocks=m.num_res_blocks,
+        use_transformer=m.use_transformer,
+        transformer_depth=m.transformer_depth,
+        num_heads=m.num_heads,
+        dropout=m.dropout,
+    ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Denoiser(backbone, card.codec.modality, card.diffusion.sigma_data)
+
+
+def save_checkpoint(path: Path, weights: dict[str, Tensor], card: ModelCard) -> None:
+    """Write weights and card to a safetensors file, atomically."""
+    metadata = {
+        "kind": KIND,
+        "version": str(VERSION),
+        "medsegdiff": __version__,
+        "card": json.dumps(dataclasses.asdict(card)),
+    }
+    write_bytes(path, save({k: v.detach().contiguous().cpu() for k, v in weights.items()}, metadata))
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The safetensors file that `path` means: itself, or the one beside a .pth name.
+
+    Raises `UserError` where there is none. A .pth or .pt file itself is never opened, since a pickle runs code.
+    """
+    beside = path.with_suffix(".safetensors")
+    if path.suffix in {".pth", ".pt", ".ckpt"} and beside.is_file():
+        return beside
+    if path.is_file() and path.suffix == ".safetensors":
+        return path
+    found = "a file of another kind" if path.is_file() else "no such file"
+    raise UserError(path, found, f"a checkpoint, {beside.name}", "Train one (phase 2), or correct the path.")
+
+
+def load_checkpoint(path: Path) -> tuple[Denoiser, ModelCard, str]:
+    """The denoiser (averaged weights, in evaluation mode), its card, and the first 12 digits of the file's SHA-256.
+
+    Raises `UserError` for a file that is missing, damaged, of another kind or version.
+    """
+    path = find_checkpoint(Path(path))
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(path, f"a damaged file ({error})", "a safetensors checkpoint", "Train it anew.") from error
+    if metadata.get("kind") != KIND or metadata.get("version") != str(VERSION):
+        found = f"kind {metadata.get('kind')!r}, version {metadata.get('version')!r}"
+        raise UserError(path, found, f"kind {KIND!r}, version '{VERSION}'", "Use a checkpoint of phase 2.")
+    card = _card(json.loads(metadata["card"]))
+    denoiser = build_denoiser(card)
+    denoiser.load_state_dict(weights)
+    return denoiser.eval().requires_grad_(False), card, hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def _card(values: dict[str, Any]) -> ModelCard:
+    codec = values["codec"]
+    return ModelCard(
+        **values
+        | {
+            "model": ModelConfig(**values["model"]),
+            "diffusion": DiffusionConfig(**values["diffusion"]),
+            "codec": PairCodec(tuple(codec["mean"]), tuple(codec["std"]), codec["image_channels"]),
+        }
+    )

@@ -1,0 +1,187 @@
+"""Settings of every phase: frozen dataclasses, filled from YAML (`--config`) and flags by jsonargparse.
+
+Flags win over the YAML file, wherever they stand on the command line. Unknown keys and wrong types are errors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from medsegdiff.errors import UserError
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Phase 1: raw BUSI folder -> PAIRS."""
+
+    input_dir: str  # folder that holds benign/, malignant/ (and normal/), directly or one level below
+    output_dir: str  # PAIRS folder to write
+    classes: list[str] = field(default_factory=lambda: ["benign", "malignant"])  # class folders to read, in this order
+    val_fraction: float = 0.15  # share of the pictures of each class in val
+    test_fraction: float = 0.2  # share of the pictures of each class in test
+    folds: int = 5  # cross-validation folds over train + val
+    duplicate_bits: int = 78  # pictures whose 256-bit perceptual hashes differ in at most so many bits are one group
+    duplicate_correlation: float = 0.6  # ... as are those whose details correlate so much after a small shift; 1: off
+    seed: int = 0  # of the split
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Size of the denoising network (a patchified convolution U-Net with a transformer bottleneck)."""
+
+    in_channels: int = 1  # image channels (grey)
+    out_channels: int = 1  # mask channels
+    num_classes: int = 2  # lesion classes of the condition; set from the data
+    patch_size: int = 4  # space-to-depth factor of the stem, pixels
+    model_channels: int = 96  # channels at the finest level of the U-Net
+    channel_mult: list[int] = field(default_factory=lambda: [1, 2, 3])  # channels a level, times model_channels
+    num_res_blocks: int = 1  # residual blocks a level, on the way down and on the way up
+    use_transformer: bool = True  # transformer blocks at the bottleneck
+    transformer_depth: int = 4  # how many of them
+    num_heads: int = 4  # attention heads of each
+    dropout: float = 0.1  # in residual and transformer blocks
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The noise process: how training draws noise levels, weighs the loss, and which levels sampling walks."""
+
+    process: Literal["edm", "ddpm"] = "edm"  # edm: log-normal levels (Karras 2022); ddpm: levels of the table below
+    timesteps: int = 1000  # T of the DDPM table
+    beta_schedule: Literal["linear", "cosine"] = "linear"  # of the DDPM table
+    beta_start: float = 1e-4  # first beta of the linear schedule
+    beta_end: float = 0.02  # last beta of the linear schedule
+    sigma_data: float = 0.5  # standard deviation of every channel after the codec
+    sigma_min: float = 0.01  # lowest noise level that edm sampling visits before 0
+    sigma_max: float = 80.0  # highest noise level of edm
+    rho: float = 7.0  # spacing of edm sampling levels (Karras 2022, eq. 5)
+    image_p_mean: float = 0.0  # mean of ln(sigma) of the image in training (edm)
+    image_p_std: float = 1.7  # its standard deviation
+    mask_p_mean: float = 0.0  # mean of ln(sigma) of the mask in training (edm)
+    mask_p_std: float = 1.7  # its standard deviation
+    share_independent: float = 0.25  # share of draws with independent levels of image and mask
+    share_mask_clean: float = 0.12  # share of draws with the mask clean (learns mask -> image)
+    share_image_clean: float = 0.08  # share of draws with the image clean (learns image -> mask)
+    share_marginal: float = 0.05  # share of draws with one modality at the highest level (learns the other alone)
+    mask_weight: float = 1.0  # weight of the mask loss beside the image loss
+    min_snr: float = 5.0  # cap of the ddpm loss weight min(1 / sigma^2, cap); edm weighs by its own formula
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Phase 2: PAIRS -> generative checkpoint."""
+
+    data_dir: str  # PAIRS folder; its train split is learnt, its val split watched, its test split not touched
+    output_dir: str = "./checkpoints"  # checkpoints, sample grids, TensorBoard scalars
+    img_size: int = 256  # side of the square that pictures are squashed to, pixels; a multiple of what the model needs
+    batch_size: int = 8  # pairs an optimiser step and accumulation part
+    accumulate: int = 1  # batches an optimiser step
+    num_epochs: int = 100  # passes over as many pairs as the train split holds
+    lr: float = 1e-4  # peak learning rate of AdamW
+    weight_decay: float = 0.01  # of AdamW
+    warmup_steps: int = 200  # optimiser steps of linear warm-up; cosine decay to 1 % follows
+    grad_clip: float = 1.0  # largest norm of the gradient
+    ema_decay: float = 0.999  # of the averaged weights that are evaluated and saved (shorter at the start)
+    label_dropout: float = 0.1  # share of pairs whose class is hidden, for classifier-free guidance
+    augment: bool = True  # joint augmentation: mirroring, zoom, gain
+    balance_classes: bool = True  # draw every class equally often
+    precision: Precision = "bf16"  # autocast type
+    device: Device = "auto"  # auto: a GPU where there is one
+    evals: int = 10  # evaluations in the whole run: val loss, sample quality, sample grid, checkpoint
+    save_every: int = 200  # optimiser steps between two states to resume from
+    eval_samples: int = 64  # pairs drawn at each evaluation for the sample-quality figure
+    eval_steps: int = 16  # network calls a pair there
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Phase 3: checkpoint -> PAIRS of synthetic pairs."""
+
+    checkpoint_path: str  # .safetensors file; a .pth name finds the .safetensors beside it
+    output_dir: str  # PAIRS folder to write
+    num_samples_per_class: int = 100  # pairs of each class
+    classes: list[str] | None = None  # which classes; default: all that the checkpoint knows
+    sampler: Literal["dpmpp_2m", "heun", "ddim", "ddpm"] = "dpmpp_2m"  # update rule
+    steps: int = 20  # rows of the noise-level table that the sampler walks
+    guidance: float = 1.0  # classifier-free guidance weight; 1: none (and half the network calls)
+    guidance_low: float = 0.3  # guidance acts where the image's noise level is above this ...
+    guidance_high: float = 5.0  # ... and up to this
+    chunk_size: int = 50  # pairs drawn together; part of what the seed means
+    max_redraws: int = 20  # redraw rounds for empty or degenerate lesion masks before giving up
+    precision: Precision = "bf16"
+    device: Device = "auto"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class CombineConfig:
+    """Phase 4: real PAIRS + synthetic PAIRS -> PAIRS whose train split holds both."""
+
+    real_data: str  # PAIRS folder of real pairs
+    synthetic_data: str  # PAIRS folder of synthetic pairs
+    output_dir: str  # PAIRS folder to write
+    ratio: float | None = None  # synthetic pairs for each real train pair; default: as many as there are
+    balance: bool = True  # choose them so that the classes of the combined train split are equally frequent
+    synthetic_only: bool = False  # leave the real pairs out of train (val and test stay real)
+    duplicate_bits: int = 78  # a picture that the checkpoint saw, this close to a val or test picture, is refused, bits
+    seed: int = 0  # of the choice among the synthetic pairs
+
+
+@dataclass(frozen=True)
+class SegmentConfig:
+    """Phase 5: PAIRS -> segmentation model, and its scores on the real test split."""
+
+    data_dir: str  # PAIRS folder: train is learnt, val stops early, test is scored once at the end
+    output_dir: str = "./segmentation"  # weights, scores, overlays
+    model: str = "unet"  # architecture of segmentation-models-pytorch, lower-case
+    encoder: str = "resnet18"  # its encoder
+    encoder_weights: str | None = None  # "imagenet" (downloaded) or nothing: from scratch
+    epochs: int = 50  # passes over the train split, unless --steps is given
+    steps: int | None = None  # optimiser steps instead of epochs, so that arms of different size train equally long
+    patience: int = 15  # evaluations on val without a better Dice before training stops
+    evals: int = 30  # evaluations on val in the whole run
+    batch_size: int = 16
+    lr: float = 1e-3  # peak learning rate of AdamW, cosine decay
+    weight_decay: float = 0.01
+    warmup_steps: int = 50
+    grad_clip: float = 1.0
+    ema_decay: float = 0.99  # of the averaged weights that are evaluated and saved (shorter at the start)
+    img_size: int = 128  # side of the square that pictures are squashed to, pixels; Dice is computed at this size
+    balance_classes: bool = False  # draw every class equally often
+    baseline: str | None = None  # output folder of an earlier run on the same test pairs, to compare with, image by image
+    bootstrap: int = 2000  # resamples of the intervals
+    precision: Precision = "bf16"
+    device: Device = "auto"
+    save_every: int = 200  # optimiser steps between two states to resume from
+    seed: int = 0
+
+
+def identity_of(config: Any, phase: str, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What decides the content of a phase's output, as JSON-like values; `leave_out` names fields that do not."""
+    values = dataclasses.asdict(config)
+    return {"phase": phase, **{k: v for k, v in values.items() if k not in leave_out}}
+
+
+def require(condition: bool, where: str, found: object, expected: str, hint: str = "Change the setting.") -> None:
+    """Raise `UserError` for the setting `where`, unless `condition` holds."""
+    if not condition:
+        raise UserError(where, found, expected, hint)
+
+
+def require_fraction(name: str, value: float) -> None:
+    """A share between 0 and 1."""
+    require(0 <= value <= 1, f"--{name}", value, "a number from 0 to 1")
+
+
+def require_positive(**values: float) -> None:
+    """Every named setting is above zero."""
+    for name, value in values.items():
+        require(value > 0, f"--{name}", value, "a number above 0")

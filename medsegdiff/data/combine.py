@@ -1,0 +1,273 @@
+"""Phase 4: real PAIRS + synthetic PAIRS -> PAIRS whose train split holds both; val and test stay real, untouched.
+
+Leakage is refused by content, never by file name: neither the pictures that the generating checkpoint was trained on
+nor the synthetic pictures themselves may be pictures of the real val or test split.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from medsegdiff.config import CombineConfig, identity_of, require
+from medsegdiff.data.duplicates import SAME_PICTURE_BITS
+from medsegdiff.data.hashing import content_hash, hash_distances
+from medsegdiff.data.pictures import balance_table
+from medsegdiff.data.records import METADATA_FILE, PairRecord, PairSet, class_counts, read_pairs, write_pairs
+from medsegdiff.errors import UserError
+from medsegdiff.files import DATASET_FILE, make_folder, staged_folder, write_json
+
+log = logging.getLogger(__name__)
+
+SYNTHETIC = "synthetic:"  # how `source` of every generated pair begins
+
+
+def combine(config: CombineConfig) -> PairSet:
+    """Add synthetic pairs to the train split of a real data set and write the result to `config.output_dir`.
+
+    Files are hard links where the file system has them. Beside the pairs: class_balance.json (before, after).
+    Raises `UserError` for bad settings, data sets that do not fit together, and leakage into val or test.
+    """
+    _check_settings(config)
+    real, synthetic = read_pairs(Path(config.real_data)), read_pairs(Path(config.synthetic_data))
+    _check_roles(real, synthetic)
+    _check_leakage(real, synthetic, config.duplicate_bits)
+    chosen = choose(real, synthetic, config)
+    kept = [r for r in real.records if not (config.synthetic_only and r.split == "train")]
+    identity = identity_of(config, "combine", leave_out=("real_data", "synthetic_data", "output_dir"))
+    identity |= {"real_hash": _metadata_hash(real), "synthetic_hash": _metadata_hash(synthetic)}
+    output = Path(os.path.abspath(config.output_dir))
+    with staged_folder(output, identity) as folder:
+        records = _link_all(folder, [(real, r, r) for r in kept] + _renamed(real, synthetic, chosen))
+        balance = describe_balance(real, records)
+        write_pairs(
+            folder,
+            records,
+            classes=real.classes,
+            identity=identity,
+            real=real.info["identity"],
+            synthetic=synthetic.info["identity"],
+            synthetic_pairs=len(chosen),
+            class_balance=balance,
+        )
+        write_json(folder / "class_balance.json", balance)
+    log.info("before:\n%s", balance_table(class_counts(real.records)))
+    log.info("after, in %s:\n%s", output, balance_table(class_counts(records)))
+    log.info("%s", balance["text"])
+    return read_pairs(output)
+
+
+def _check_settings(config: CombineConfig) -> None:
+    """Raise `UserError` for a setting out of range or one folder in two roles."""
+    require(config.ratio is None or config.ratio > 0, "--ratio", config.ratio, "a number above 0")
+    require(0 <= config.duplicate_bits < 128, "--duplicate_bits", config.duplicate_bits, "0 to 127 of 256 bits")
+    require(config.seed >= 0, "--seed", config.seed, "a whole number of 0 or more")
+    folders: dict[str, str] = {}
+    for name in ("real_data", "synthetic_data", "output_dir"):
+        path = os.path.realpath(getattr(config, name))
+        if path in folders:
+            found = f"the same folder as --{folders[path]}"
+            raise UserError(f"--{name} {path}", found, "a folder of its own", "Change one of them.")
+        folders[path] = name
+
+
+def _check_roles(real: PairSet, synthetic: PairSet) -> None:
+    """Raise `UserError` unless one set is all real, the other all synthetic with provenance, and the classes fit."""
+    generated = [r.id for r in real.records if r.source.startswith(SYNTHETIC)]
+    if generated:
+        found = f"{len(generated)} synthetic pairs, the first {generated[0]}"
+        hint = "Give the folder that prepare wrote (are the two folders swapped?)."
+        raise UserError(real.root, found, "only real pairs as --real_data", hint)
+    others = [r.id for r in synthetic.records if not r.source.startswith(SYNTHETIC)]
+    if others:
+        found = f"{len(others)} pairs that are not synthetic, the first {others[0]}"
+        hint = "Give the folder that generate wrote."
+        raise UserError(synthetic.root, found, "only synthetic pairs as --synthetic_data", hint)
+    unknown = sorted(set(synthetic.classes) - set(real.classes))
+    if unknown:
+        found = f"classes {', '.join(unknown)}, which the real data lacks"
+        raise UserError(synthetic.root, found, f"some of {', '.join(real.classes)}", "Generate from the same data.")
+    if not len(real.select("train")):
+        raise UserError(real.root, "no pair in train", "at least one", "Prepare the data with a train split.")
+
+
+def _read_hashes(pairs: PairSet, what: str) -> None:
+    """Read every picture of a selection and check that it is the one that its row describes."""
+    for record in tqdm(pairs.records, desc=f"checking {what}", unit="pair", leave=False):
+        if content_hash(pairs.read_image(record)) != record.image_hash:
+            where, expected = pairs.root / record.image_file_name, "the picture that metadata.csv describes"
+            raise UserError(where, "another picture", expected, "Make the data set anew.")
+
+
+def _train_hashes(synthetic: PairSet) -> list[dict[str, str]]:
+    """Hashes of the pictures that the generating checkpoint was trained on, as its dataset.json tells."""
+    checkpoint = synthetic.info.get("checkpoint")
+    hashes = checkpoint.get("train_hashes") if isinstance(checkpoint, Mapping) else None
+    complete = isinstance(hashes, list) and all({"image_hash", "perceptual_hash"} <= set(h) for h in hashes)
+    if not complete or not hashes:
+        expected = "checkpoint.train_hashes, the pictures that the checkpoint was trained on"
+        raise UserError(synthetic.root / DATASET_FILE, "no such entry", expected, "Generate the pairs anew.")
+    return list(hashes)
+
+
+def _check_leakage(real: PairSet, synthetic: PairSet, bits: int) -> None:
+    """Raise `UserError` where a val or test picture was seen in training, or comes back as a synthetic picture."""
+    held_out = dataclasses.replace(real, records=tuple(r for r in real.records if r.split != "train"))
+    _read_hashes(held_out, "val and test")
+    _read_hashes(synthetic, "synthetic pairs")
+    seen = _train_hashes(synthetic)
+    exact, looks = [h["image_hash"] for h in seen], [h["perceptual_hash"] for h in seen]
+    leaked = _near(held_out, exact, looks, bits)
+    if leaked:
+        where, distance = next(iter(leaked.items()))
+        found = f"{len(leaked)} val or test pictures that the checkpoint was trained on"
+        found += f", the first {where} ({distance} bits away)"
+        hint = "Generate from a checkpoint that was trained on the train split of this very data set."
+        raise UserError(real.root, found, f"none within {bits} bits", hint)
+    records = synthetic.records
+    copied = _near(held_out, [r.image_hash for r in records], [r.perceptual_hash for r in records], SAME_PICTURE_BITS)
+    if copied:
+        where, distance = next(iter(copied.items()))
+        found = f"copies of {len(copied)} val or test pictures, the first of {where} ({distance} bits away)"
+        raise UserError(synthetic.root, found, f"none within {SAME_PICTURE_BITS} bits", "Leave these pairs out.")
+
+
+def _near(pairs: PairSet, exact: list[str], looks: list[str], bits: int) -> dict[str, int]:
+    """Pairs whose picture is among the given exact hashes or near one of the perceptual ones: {id: distance, bits}."""
+    if not len(pairs) or not looks:
+        return {}
+    nearest = hash_distances([r.perceptual_hash for r in pairs.records], looks).min(axis=1)
+    known = set(exact)
+    rows = zip(pairs.records, nearest, strict=True)
+    return {r.id: int(distance) for r, distance in rows if r.image_hash in known or distance <= bits}
+
+
+def plan_counts(
+    real: Mapping[str, int], available: Mapping[str, int], wanted: int | None, balance: bool
+) -> dict[str, int]:
+    """How many synthetic pairs of each class to add to train.
+
+    `real`: real pairs that stay in train; `wanted`: synthetic pairs altogether (None: as many as there are).
+    With `balance`, always one more to the rarest class, until `wanted` or until a rarest class has no more to give:
+    beyond that point classes would drift apart. Without, `wanted` is shared out like the available pairs.
+    """
+    counts = dict.fromkeys(real, 0)
+    total = sum(available.values())
+    if not balance:
+        share = 1.0 if wanted is None else min(1.0, wanted / max(total, 1))
+        return {label: round(share * available[label]) for label in real}
+    while wanted is None or sum(counts.values()) < wanted:
+        level = min(real[label] + counts[label] for label in real)
+        rarest = [label for label in real if real[label] + counts[label] == level]
+        if any(counts[label] == available[label] for label in rarest):
+            break
+        counts[rarest[0]] += 1
+    return counts
+
+
+def choose(real: PairSet, synthetic: PairSet, config: CombineConfig) -> list[PairRecord]:
+    """The synthetic pairs to add, drawn by seed; a larger ratio draws the same pairs and more.
+
+    Raises `UserError` where none can be added; says in the log where fewer than wanted are there.
+    """
+    before = Counter(r.label for r in real.select("train").records)
+    kept = {label: 0 if config.synthetic_only else before[label] for label in real.classes}
+    have = Counter(r.label for r in synthetic.records)
+    available = {label: have[label] for label in real.classes}
+    wanted = None if config.ratio is None else round(config.ratio * sum(before.values()))
+    counts = plan_counts(kept, available, wanted, config.balance)
+    chosen: list[PairRecord] = []
+    for index, (label, count) in enumerate(counts.items()):
+        records = sorted(synthetic.select(label=label).records, key=lambda r: r.id)
+        order = np.random.default_rng([config.seed, index]).permutation(len(records))[:count]
+        chosen += [records[i] for i in sorted(order)]
+    _tell_shortage(kept, counts, available, wanted, config, synthetic.root)
+    return chosen
+
+
+def _tell_shortage(
+    kept: Mapping[str, int],
+    counts: Mapping[str, int],
+    available: Mapping[str, int],
+    wanted: int | None,
+    config: CombineConfig,
+    root: Path,
+) -> None:
+    """Warn where too few pairs are there for the wanted number or for balance; `UserError` where there is none."""
+    added = sum(counts.values())
+    text = ", ".join(f"{n} {label}" for label, n in available.items())
+    if not added:
+        expected = "pairs of the rarest class to balance train with" if config.balance else "at least one pair"
+        raise UserError(root, f"only {text}", expected, "Generate more, raise --ratio, or set --balance false.")
+    if wanted is not None and added < wanted:
+        log.warning("%d synthetic pairs wanted, %d added: there are %s", wanted, added, text)
+    levels = {label: kept[label] + counts[label] for label in kept}
+    if config.balance and max(levels.values()) - min(levels.values()) > 1:
+        log.warning("classes of train are not balanced (%s): there are %s synthetic pairs", levels, text)
+
+
+def _renamed(
+    real: PairSet, synthetic: PairSet, chosen: list[PairRecord]
+) -> list[tuple[PairSet, PairRecord, PairRecord]]:
+    """Chosen pairs as (set, record there, record here): in train, in no fold, with ids and groups of their own."""
+    ids, groups = {r.id for r in real.records}, {r.group for r in real.records}
+    # One clash renames all: ids of one origin keep one pattern, and stay unique among themselves.
+    prefix = "syn_" if any(r.id in ids or r.group in groups for r in chosen) else ""
+    return [
+        (synthetic, r, dataclasses.replace(r, id=prefix + r.id, group=prefix + r.group, split="train", fold=-1))
+        for r in chosen
+    ]
+
+
+def _link_all(folder: Path, items: list[tuple[PairSet, PairRecord, PairRecord]]) -> list[PairRecord]:
+    """Link or copy the files of all pairs into `folder`; returns their records there."""
+    for name in ("images", "masks"):
+        make_folder(folder / name)
+    records = []
+    for pairs, there, here in tqdm(items, desc="linking pairs", unit="pair", leave=False):
+        names = f"images/{here.id}.png", f"masks/{here.id}.png"
+        for old, new in zip((there.image_file_name, there.mask_file_name), names, strict=True):
+            _link(pairs.root / old, folder / new)
+        records.append(dataclasses.replace(here, image_file_name=names[0], mask_file_name=names[1]))
+    return records
+
+
+def _link(source: Path, target: Path) -> None:
+    """Hard link, or a copy where the file system (another disk, FAT) has none. `staged_folder` begins empty."""
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def describe_balance(real: PairSet, records: list[PairRecord]) -> dict[str, Any]:
+    """Classes of train before and after: counts, shares, and one line such as "68/32 -> 50/50"."""
+
+    def shares(counts: Mapping[str, int]) -> dict[str, float]:
+        return {label: round(n / max(sum(counts.values()), 1), 4) for label, n in counts.items()}
+
+    first = Counter(r.label for r in real.select("train").records)
+    last = Counter(r.label for r in records if r.split == "train")
+    generated = Counter(r.label for r in records if r.source.startswith(SYNTHETIC))
+    before, after, added = ({label: c[label] for label in real.classes} for c in (first, last, generated))
+    texts = ["/".join(f"{100 * share:.0f}" for share in shares(c).values()) for c in (before, after)]
+    return {
+        "text": f"{'/'.join(real.classes)} in train, %: {texts[0]} -> {texts[1]}",
+        "train_before": {"counts": before, "shares": shares(before)},
+        "train_after": {"counts": after, "shares": shares(after), "synthetic": added},
+    }
+
+
+def _metadata_hash(pairs: PairSet) -> str:
+    """SHA-256 of metadata.csv, which holds the hash of every picture."""
+    return hashlib.sha256((pairs.root / METADATA_FILE).read_bytes()).hexdigest()

@@ -1,0 +1,64 @@
+"""PAIRS in memory: pictures squashed to a square, decoded once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from medsegdiff.data.records import PairRecord, PairSet
+from medsegdiff.errors import UserError
+
+
+@dataclass(frozen=True)
+class PairTensors:
+    """N pairs of one size. Masks are soft: the share of each pixel that the lesion covers, in 255ths."""
+
+    images: Tensor  # (N, 1, S, S) uint8
+    masks: Tensor  # (N, 1, S, S) uint8
+    labels: Tensor  # (N,) int64, index into the class list
+    records: tuple[PairRecord, ...]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images and masks of the given rows as float32 in [0, 1], (B, 1, S, S), and labels (B,)."""
+        return self.images[index].float() / 255, self.masks[index].float() / 255, self.labels[index]
+
+
+def squash(picture: np.ndarray, size: int) -> np.ndarray:
+    """Resize a (H, W) uint8 picture to (size, size), whatever its shape; area averages when it shrinks."""
+    shrinks = min(picture.shape) >= size
+    return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def load_tensors(pairs: PairSet, size: int, *, what: str) -> PairTensors:
+    """Read all pairs of a selection at `size` x `size`. Raises `UserError` where there is none.
+
+    `what` names the selection in the message, e.g. "train split".
+    """
+    if not len(pairs):
+        raise UserError(pairs.root, f"no pair in the {what}", "at least one", "Prepare the data with that split.")
+    images = np.empty((len(pairs), 1, size, size), dtype=np.uint8)
+    masks = np.empty_like(images)
+    for row, record in enumerate(tqdm(pairs.records, desc=f"reading {what}", unit="pair", leave=False)):
+        image, mask = pairs.read_image(record), pairs.read_mask(record)
+        if image.shape != mask.shape:
+            where = pairs.root / record.mask_file_name
+            raise UserError(where, f"size {mask.shape}", f"{image.shape} as its image", "Make the data set anew.")
+        images[row, 0], masks[row, 0] = squash(image, size), squash(mask, size)
+    labels = torch.tensor([pairs.classes.index(r.label) for r in pairs.records])
+    return PairTensors(torch.from_numpy(images), torch.from_numpy(masks), labels, pairs.records)
+
+
+def pixel_size(record: PairRecord, size: int) -> tuple[float, float]:
+    """(width, height) of one pixel of the squashed picture, in heights of a native pixel.
+
+    True geometry of the squashed picture: `record.pixel_aspect` is native pixel width over height.
+    """
+    return record.width * record.pixel_aspect / size, record.height / size

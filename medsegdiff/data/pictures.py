@@ -1,0 +1,143 @@
+"""Pictures and tables of PAIRS for people: contact sheets with outlines, an overview, class balance as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from medsegdiff.data.records import SPLITS, PairRecord, PairSet, class_counts
+
+OUTLINE = (255, 200, 0)  # RGB
+TITLE_HEIGHT = 14  # pixels
+COLORS = ("#4477aa", "#cc6677", "#228833", "#ccbb44", "#66ccee")
+
+
+def outlined(image: np.ndarray, mask: np.ndarray | None, size: int) -> np.ndarray:
+    """(size, size, 3) RGB of a (H, W) uint8 image in its own proportions on black, the mask (> 127) outlined."""
+    height, width = image.shape
+    scale = size / max(height, width)
+    shape = (max(1, round(width * scale)), max(1, round(height * scale)))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    small = cv2.cvtColor(cv2.resize(image, shape, interpolation=how), cv2.COLOR_GRAY2RGB)
+    if mask is not None:
+        inside = (cv2.resize(mask, shape, interpolation=cv2.INTER_LINEAR) > 127).astype(np.uint8)
+        outlines = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+        cv2.drawContours(small, outlines, -1, OUTLINE, 1)
+    cell = np.zeros((size, size, 3), np.uint8)
+    top, left = (size - shape[1]) // 2, (size - shape[0]) // 2
+    cell[top : top + shape[1], left : left + shape[0]] = small
+    return cell
+
+
+def contact_sheet(
+    images: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray | None],
+    titles: Sequence[str] | None = None,
+    columns: int = 8,
+    cell: int = 128,
+) -> np.ndarray:
+    """(rows x cell, columns x cell, 3) uint8 RGB sheet of N (H, W) uint8 images with their masks outlined.
+
+    Pictures keep their proportions inside cells of `cell` pixels; a title stands above its picture.
+    """
+    if not len(images):
+        raise ValueError("a contact sheet of no pictures")
+    cells = []
+    for index, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        picture = outlined(np.asarray(image), None if mask is None else np.asarray(mask), cell)
+        if titles is not None:
+            band = np.full((TITLE_HEIGHT, cell, 3), 40, np.uint8)
+            cv2.putText(band, titles[index], (2, TITLE_HEIGHT - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (255, 255, 255), 1)
+            picture = np.vstack([band, picture])
+        cells.append(cv2.copyMakeBorder(picture, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=(40, 40, 40)))
+    columns = min(columns, len(cells))
+    cells += [np.full_like(cells[0], 40)] * (-len(cells) % columns)
+    return np.vstack([np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)])
+
+
+def balance_table(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Plain-text table of pairs per split and class, with the share of each class in its split.
+
+    `counts`: {"train": {"benign": 301, ...}, ...}, as `class_counts` gives it.
+    """
+    splits = [s for s in SPLITS if s in counts] + [s for s in counts if s not in SPLITS]
+    labels = list(dict.fromkeys(label for split in splits for label in counts[split]))
+    rows = [["split", *labels, "all"]]
+    totals = {label: sum(counts[split].get(label, 0) for split in splits) for label in labels}
+    for name, row in [*((s, counts[s]) for s in splits), ("all", totals)]:
+        whole = sum(row.values())
+        cells = [f"{row.get(label, 0)} ({row.get(label, 0) / max(whole, 1):.0%})" for label in labels]
+        rows.append([name, *cells, str(whole)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows)
+
+
+def _examples(pairs: PairSet, number: int) -> list[PairRecord]:
+    """About `number` pairs, the same number of each class, evenly over the ids."""
+    chosen: list[PairRecord] = []
+    each = max(1, number // len(pairs.classes))
+    for label in pairs.classes:
+        records = pairs.select(label=label).records
+        steps = np.linspace(0, len(records) - 1, min(each, len(records))).round().astype(int)
+        chosen += [records[i] for i in steps]
+    return chosen
+
+
+def _draw_counts(axes: Axes, pairs: PairSet) -> None:
+    """Bars: pairs per split, one colour a class, with numbers and shares."""
+    counts = class_counts(pairs.records)
+    splits = [s for s in SPLITS if s in counts]
+    width = 0.8 / len(pairs.classes)
+    for rank, label in enumerate(pairs.classes):
+        heights = [counts[s].get(label, 0) for s in splits]
+        texts = [f"{h}\n{h / sum(counts[s].values()):.0%}" for h, s in zip(heights, splits, strict=True)]
+        places = np.arange(len(splits)) + (rank - (len(pairs.classes) - 1) / 2) * width
+        bars = axes.bar(places, heights, width, label=label, color=COLORS[rank % len(COLORS)])
+        axes.bar_label(bars, texts, fontsize=8)
+    axes.set_xticks(range(len(splits)), splits)
+    axes.set(title="pairs per split and class", ylabel="pairs")
+    axes.margins(y=0.2)
+    axes.legend(fontsize=8)
+
+
+def overview(pairs: PairSet, examples: int = 40, columns: int = 10) -> Figure:
+    """A figure of a PAIRS folder: class counts, picture sizes, share of the picture that is lesion, and examples."""
+    figure = Figure(figsize=(14, 10.3), dpi=100, layout="constrained")
+    grid = figure.add_gridspec(2, 3, height_ratios=(1, 2.2))
+    _draw_counts(figure.add_subplot(grid[0, 0]), pairs)
+    sizes, areas = figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[0, 2])
+    for rank, label in enumerate(pairs.classes):
+        chosen = pairs.select(label=label)
+        color = COLORS[rank % len(COLORS)]
+        sizes.scatter(
+            [r.width for r in chosen.records], [r.height for r in chosen.records], 8, color, alpha=0.5, label=label
+        )
+        shares = [100 * float((chosen.read_mask(r) > 127).mean()) for r in chosen.records]
+        if any(shares):
+            areas.hist(shares, bins=np.linspace(0, 100, 51).tolist(), histtype="step", color=color, label=label, lw=1.5)
+    sizes.set(title="picture size", xlabel="width, pixels", ylabel="height, pixels")
+    areas.set(title="lesion area", xlabel="share of the picture, %", ylabel="pairs")
+    for axes in (sizes, areas):
+        axes.legend(fontsize=8)
+    records = _examples(pairs, examples)
+    sheet = contact_sheet(
+        [pairs.read_image(r) for r in records],
+        [pairs.read_mask(r) for r in records],
+        [f"{r.id} {r.split}" for r in records],
+        columns,
+    )
+    axes = figure.add_subplot(grid[1, :])
+    axes.imshow(sheet, interpolation="lanczos")
+    axes.set_axis_off()
+    axes.set_title("examples, lesions outlined")
+    return figure
+
+
+def write_overview(path: Path, pairs: PairSet) -> None:
+    """Write `overview(pairs)` as PNG; the same pairs give the same bytes."""
+    overview(pairs).savefig(path, format="png", metadata={"Software": None})

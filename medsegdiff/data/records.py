@@ -1,0 +1,220 @@
+"""PAIRS: the one data contract between all phases (images/, masks/, metadata.csv, dataset.json)."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from medsegdiff import __version__
+from medsegdiff.data.hashing import content_hash, perceptual_hash
+from medsegdiff.errors import UserError
+from medsegdiff.files import DATASET_FILE, make_folder, read_json, require_folder, write_bytes, write_json, write_png
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "val", "test")
+METADATA_FILE = "metadata.csv"
+
+
+@dataclass(frozen=True)
+class PairRecord:
+    """One row of metadata.csv: an image, its mask, and where they stand."""
+
+    id: str
+    image_file_name: str  # relative to the folder
+    mask_file_name: str
+    label: str  # class name, e.g. "benign"
+    split: str  # train, val or test
+    fold: int  # 0..k-1 for real train and val pairs, -1 for test and synthetic ones
+    group: str  # cluster of (near-)duplicates or patient; never crosses splits or folds
+    source: str  # where it comes from: "busi:benign (3).png", "synthetic:<checkpoint hash>"
+    pixel_aspect: float  # pixel width / pixel height; 1 for native pictures
+    width: int  # pixels
+    height: int  # pixels
+    image_hash: str  # SHA-256 of the decoded grey picture (`content_hash`)
+    mask_hash: str
+    perceptual_hash: str  # 256-bit DCT hash of the image, hexadecimal (`perceptual_hash`)
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """The records of a PAIRS folder (or a selection of them) and its dataset.json."""
+
+    root: Path
+    records: tuple[PairRecord, ...]
+    info: dict[str, Any]
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names, in the order in which the data set was prepared."""
+        return list(self.info["classes"])
+
+    def select(self, split: str | None = None, label: str | None = None) -> PairSet:
+        """The pairs of one split and/or one class."""
+        kept = tuple(
+            r
+            for r in self.records
+            if (split is None or r.split == split) and (label is None or r.label == label)
+        )
+        return dataclasses.replace(self, records=kept)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def read_image(self, record: PairRecord) -> np.ndarray:
+        """The (H, W) uint8 grey image of a record."""
+        return read_grey(self.root / record.image_file_name)
+
+    def read_mask(self, record: PairRecord) -> np.ndarray:
+        """The (H, W) uint8 mask, 0 or 255."""
+        return read_grey(self.root / record.mask_file_name)
+
+
+def read_grey(path: Path) -> np.ndarray:
+    """Read a picture as (H, W) uint8 grey; colour is converted (Rec. 601 luma).
+
+    Raises `UserError` where the file is missing, unreadable or not 8 bits deep.
+    """
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise UserError(path, error.strerror or error, "a PNG picture", "Restore the file.") from error
+    picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    if picture is None:
+        raise UserError(path, "a file that cannot be decoded", "a PNG picture", "Restore the file.")
+    if picture.dtype != np.uint8:
+        raise UserError(path, f"{picture.dtype} pixels", "8-bit pixels", "Convert the picture to 8 bits.")
+    if picture.ndim == 2:
+        return picture
+    code = cv2.COLOR_BGRA2GRAY if picture.shape[2] == 4 else cv2.COLOR_BGR2GRAY
+    return cv2.cvtColor(picture, code)
+
+
+def write_pair(
+    root: Path,
+    image: np.ndarray,
+    mask: np.ndarray,
+    *,
+    id: str,
+    label: str,
+    split: str,
+    group: str,
+    source: str,
+    fold: int = -1,
+    pixel_aspect: float = 1.0,
+) -> PairRecord:
+    """Write one (H, W) uint8 image and its {0, 255} mask below `root` and return their record."""
+    names = (f"images/{id}.png", f"masks/{id}.png")
+    for name, picture in zip(names, (image, mask), strict=True):
+        make_folder((root / name).parent)
+        write_png(root / name, picture)
+    return PairRecord(
+        id=id,
+        image_file_name=names[0],
+        mask_file_name=names[1],
+        label=label,
+        split=split,
+        fold=fold,
+        group=group,
+        source=source,
+        pixel_aspect=round(float(pixel_aspect), 6),
+        width=image.shape[1],
+        height=image.shape[0],
+        image_hash=content_hash(image),
+        mask_hash=content_hash(mask),
+        perceptual_hash=perceptual_hash(image),
+    )
+
+
+def class_counts(records: Iterable[PairRecord]) -> dict[str, dict[str, int]]:
+    """Pairs per split and class: {"train": {"benign": 301, ...}, ...}."""
+    counts: Counter[tuple[str, str]] = Counter((r.split, r.label) for r in records)
+    result: dict[str, dict[str, int]] = {}
+    for (split, label), count in sorted(counts.items()):
+        result.setdefault(split, {})[label] = count
+    return result
+
+
+def write_pairs(
+    root: Path, records: Iterable[PairRecord], *, classes: list[str], identity: dict[str, Any], **info: Any
+) -> PairSet:
+    """Write metadata.csv and, last of all, dataset.json; `info` is whatever else the phase has to tell."""
+    rows = sorted(records, key=lambda r: r.id)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [f.name for f in fields(PairRecord)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(r) for r in rows)
+    write_bytes(root / METADATA_FILE, text.getvalue().encode())
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "made_by": {"medsegdiff": __version__, "opencv": cv2.__version__, "numpy": np.__version__},
+        "identity": identity,
+        "classes": classes,
+        "class_counts": class_counts(rows),
+        **info,
+    }
+    write_json(root / DATASET_FILE, record)
+    return PairSet(root, tuple(rows), record)
+
+
+def read_pairs(root: Path) -> PairSet:
+    """Read a PAIRS folder and check its contract: schema, columns, unique ids, files that stay inside it and exist.
+
+    Raises `UserError` naming file, row, what was found and what was expected.
+    """
+    root = Path(root)
+    require_folder(root, f"{METADATA_FILE} and {DATASET_FILE}, as the phases write it")
+    info = read_json(root / DATASET_FILE)
+    if info.get("schema_version") != SCHEMA_VERSION:
+        found = f"schema version {info.get('schema_version')}"
+        raise UserError(root / DATASET_FILE, found, f"version {SCHEMA_VERSION}", "Make the data set anew.")
+    path = root / METADATA_FILE
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text())))
+    except OSError as error:
+        raise UserError(path, error.strerror or error, "a readable CSV", "Make the data set anew.") from error
+    records = tuple(_parse_row(path, number, row) for number, row in enumerate(rows, start=2))
+    _check_records(path, root, records, list(info["classes"]))
+    return PairSet(root, records, info)
+
+
+def _parse_row(path: Path, number: int, row: dict[str, str]) -> PairRecord:
+    values: dict[str, Any] = {}
+    for field in fields(PairRecord):
+        text = row.get(field.name)
+        where = f"{path}, line {number}, column {field.name}"
+        if text is None:
+            raise UserError(where, "no such column", "every column of PAIRS", "Make the data set anew.")
+        kind = {"str": str, "int": int, "float": float}[str(field.type)]
+        try:
+            values[field.name] = kind(text)
+        except ValueError as error:
+            raise UserError(where, repr(text), f"a value of type {field.type}", "Correct the row.") from error
+    return PairRecord(**values)
+
+
+def _check_records(path: Path, root: Path, records: tuple[PairRecord, ...], classes: list[str]) -> None:
+    seen: set[str] = set()
+    base = root.resolve()
+    for number, record in enumerate(records, start=2):
+        where = f"{path}, line {number}"
+        if record.id in seen:
+            raise UserError(where, f"id {record.id!r} a second time", "unique ids", "Remove one of the rows.")
+        seen.add(record.id)
+        if record.split not in SPLITS:
+            raise UserError(where, f"split {record.split!r}", f"one of {', '.join(SPLITS)}", "Correct the row.")
+        if record.label not in classes:
+            raise UserError(where, f"label {record.label!r}", f"one of {', '.join(classes)}", "Correct the row.")
+        for name in (record.image_file_name, record.mask_file_name):
+            if not (base / name).resolve().is_relative_to(base):
+                raise UserError(where, f"path {name!r}", "a path inside the folder", "Correct the row.")
+            if not (base / name).is_file():
+                raise UserError(where, f"no file {name}", "an existing file", "Restore it, or remove the row.")

@@ -1,0 +1,115 @@
+"""Joint augmentation of images and masks, batched, with all chance from one generator.
+
+`AugmentConfig` says how strong: mild for the generative model, whose samples show what it saw (a rotation with filled
+corners would come back as filled corners), strong for segmentation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolate
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Strength of each joint augmentation; 0 switches it off."""
+
+    mirror: float = 0.5  # probability of left-right mirroring
+    zoom_out: float = 0.0  # largest relative shrinking
+    zoom_in: float = 0.12  # largest relative enlarging
+    aspect: float = 0.0  # largest relative change of width against height
+    rotate: float = 0.0  # largest rotation, degrees
+    shift: float = 0.0  # largest shift beyond what zooming in leaves room for, share of the picture
+    gamma: float = 0.15  # largest |ln gamma| of the grey curve
+    gain: float = 0.1  # largest relative change of brightness
+    speckle: float = 0.0  # largest standard deviation of multiplicative noise
+    blur: float = 0.0  # probability of a 3 x 3 box blur
+    shadow: float = 0.0  # probability of a dark vertical band (acoustic shadow)
+
+
+GENERATIVE = AugmentConfig()
+SEGMENTATION = AugmentConfig(
+    zoom_out=0.2, zoom_in=0.25, aspect=0.15, rotate=20.0, shift=0.1, gamma=0.4, gain=0.25, speckle=0.2, blur=0.2, shadow=0.2
+)
+
+
+def generator(seed: int, *counters: int) -> torch.Generator:
+    """A CPU generator that depends on nothing but its numbers: (seed, step or item, purpose).
+
+    Numbers are mixed as in splitmix64 (Steele, Lea, Flood 2014), so that neighbours give unrelated streams.
+    """
+    state = 0
+    for number in (seed, *counters):
+        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return torch.Generator().manual_seed(state & 0x7FFFFFFFFFFFFFFF)
+
+
+def augment(images: Tensor, masks: Tensor, config: AugmentConfig, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Augment (B, 1, S, S) images and masks in [0, 1] alike; grey-value changes touch the images only.
+
+    Mirroring is left-right only: beams run downwards, so an ultrasound picture has no other symmetry.
+    """
+    theta = _affine(len(images), config, random).to(images)
+    grid = affine_grid(theta, list(images.shape), align_corners=False)
+    both = torch.cat([images, masks], dim=1)
+    moved = grid_sample(both, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    images, masks = moved[:, :1], moved[:, 1:]
+    return _grey_values(images, config, random).clamp(0, 1), masks.clamp(0, 1)
+
+
+def _uniform(n: int, low: float, high: float, random: torch.Generator) -> Tensor:
+    return torch.rand(n, generator=random) * (high - low) + low
+
+
+def _affine(n: int, config: AugmentConfig, random: torch.Generator) -> Tensor:
+    """(n, 2, 3) matrices from output to input coordinates in [-1, 1]."""
+    scale = 1 / (1 + _uniform(n, -config.zoom_out, config.zoom_in, random))
+    stretch = torch.exp(_uniform(n, -config.aspect, config.aspect, random) / 2)
+    angle = torch.deg2rad(_uniform(n, -config.rotate, config.rotate, random))
+    flip = torch.where(torch.rand(n, generator=random) < config.mirror, -1.0, 1.0)
+    room = (1 - scale).clamp(min=0) + 2 * config.shift
+    shift_x, shift_y = (_uniform(n, -1, 1, random) * room for _ in range(2))
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    x, y = scale * stretch, scale / stretch
+    rows = [torch.stack([flip * cos * x, -flip * sin * x, shift_x], 1), torch.stack([sin * y, cos * y, shift_y], 1)]
+    return torch.stack(rows, dim=1)
+
+
+def _grey_values(images: Tensor, config: AugmentConfig, random: torch.Generator) -> Tensor:
+    n, size = len(images), images.shape[-1]
+
+    def per_image(values: Tensor) -> Tensor:
+        return values.view(n, 1, 1, 1).to(images)
+
+    gamma = torch.exp(_uniform(n, -config.gamma, config.gamma, random))
+    gain = 1 + _uniform(n, -config.gain, config.gain, random)
+    images = images.clamp(min=0) ** per_image(gamma) * per_image(gain)
+    if config.blur:
+        chosen = per_image((torch.rand(n, generator=random) < config.blur).float())
+        images = images + chosen * (avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False) - images)
+    if config.speckle:
+        strength = per_image(_uniform(n, 0, config.speckle, random))
+        grain = torch.randn(n, 1, size // 2, size // 2, generator=random).to(images)
+        images = images * (1 + strength * interpolate(grain, size=(size, size), mode="bilinear"))
+    if config.shadow:
+        images = images * _shadow(n, size, config.shadow, random).to(images)
+    return images
+
+
+def _shadow(n: int, size: int, probability: float, random: torch.Generator) -> Tensor:
+    """(n, 1, S, S) factors: one soft dark band a chosen picture, deepening downwards."""
+    across = torch.linspace(0, 1, size).view(1, 1, 1, size)
+    down = torch.linspace(0, 1, size).view(1, 1, size, 1)
+    centre = _uniform(n, 0, 1, random).view(n, 1, 1, 1)
+    width = _uniform(n, 0.04, 0.15, random).view(n, 1, 1, 1)
+    top = _uniform(n, 0, 0.8, random).view(n, 1, 1, 1)
+    depth = _uniform(n, 0.3, 0.8, random) * (torch.rand(n, generator=random) < probability)
+    band = torch.exp(-0.5 * ((across - centre) / width) ** 2) * torch.sigmoid((down - top) * 4 * math.pi)
+    return 1 - depth.view(n, 1, 1, 1) * band

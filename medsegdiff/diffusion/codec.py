@@ -1,0 +1,63 @@
+"""Pixels <-> standardised channels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SIGMA_DATA = 0.5  # standard deviation of every encoded channel
+
+
+@dataclass(frozen=True)
+class PairCodec:
+    """Maps an image and its mask to the channels that diffusion works on, each with mean 0 and std 0.5.
+
+    `mean` and `std` are (C,) statistics of pixels in [0, 1] over the train split, image channels first; they travel
+    in the checkpoint. Standardising the mask as well as the image gives both the same noise scale: a mask left in
+    {0, 1} would be buried by noise levels that barely touch the image.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_channels: int = 1
+
+    @classmethod
+    def fit(cls, images: Tensor, masks: Tensor) -> PairCodec:
+        """Statistics of (N, C, *S) images and (N, 1, *S) masks in [0, 1] (or uint8 in 0..255)."""
+        mean: list[float] = []
+        std: list[float] = []
+        for stack in (images, masks):
+            scale = 255.0 if stack.dtype == torch.uint8 else 1.0
+            for channel in stack.unbind(1):
+                values = channel.double() / scale
+                mean.append(values.mean().item())
+                std.append(max(values.std().item(), 1e-3))  # a constant channel must not divide by zero
+        return cls(tuple(mean), tuple(std), images.shape[1])
+
+    @property
+    def modality(self) -> Tensor:
+        """(C,) int64: 0 for image channels, 1 for mask channels."""
+        return (torch.arange(len(self.mean)) >= self.image_channels).long()
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (1, -1, *[1] * (like.ndim - 2))
+        return like.new_tensor(self.mean).view(shape), like.new_tensor(self.std).view(shape)
+
+    def encode(self, image: Tensor, mask: Tensor) -> Tensor:
+        """(B, C, *S) channels of float images (B, C-1, *S) and masks (B, 1, *S) in [0, 1]."""
+        x = torch.cat([image, mask], dim=1)
+        mean, std = self._statistics(x)
+        return (x - mean) / std * SIGMA_DATA
+
+    def decode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images in [0, 1] and boolean masks of channels (B, C, *S).
+
+        The mask is thresholded half-way between the codes of background and lesion (0.5 in pixels), not at code 0,
+        which is the mean of the mask and lies close to background.
+        """
+        mean, std = self._statistics(x)
+        pixels = x / SIGMA_DATA * std + mean
+        image, mask = pixels[:, : self.image_channels], pixels[:, self.image_channels :]
+        return image.clamp(0, 1), mask > 0.5

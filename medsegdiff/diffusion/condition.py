@@ -1,0 +1,15 @@
+"""What a pair is conditioned on. Each field has its own null, so that conditions can be dropped one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Conditions of a batch. A field that is None is not used at all."""
+
+    label: Tensor | None = None  # (B,) int64 class index
+    keep_label: Tensor | None = None  # (B,) bool; False: the null embedding instead of the class; None: keep all

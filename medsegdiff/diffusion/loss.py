@@ -1,0 +1,23 @@
+"""The training loss, one term a modality."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medsegdiff.diffusion.condition import Condition
+from medsegdiff.diffusion.denoiser import Denoiser, expand_levels
+from medsegdiff.diffusion.noise import NoiseConfig, loss_weight
+
+
+def denoising_loss(
+    denoiser: Denoiser, x0: Tensor, cond: Condition, sigma: Tensor, noise: Tensor, config: NoiseConfig
+) -> Tensor:
+    """(B, M) weighted squared errors of the denoised estimate, averaged over pixels and channels of a modality.
+
+    x0 and noise are (B, C, *S), sigma is (B, M). A clean modality costs nothing (weight 0).
+    """
+    x = x0 + expand_levels(sigma, denoiser.modality, x0.ndim) * noise
+    error = (denoiser(x, sigma, cond) - x0).square().flatten(2).mean(dim=2)  # (B, C)
+    columns = [error[:, denoiser.modality == m].mean(dim=1) for m in range(sigma.shape[1])]
+    return torch.stack(columns, dim=1) * loss_weight(sigma, config)

@@ -1,0 +1,159 @@
+"""Noise levels: the DDPM table, how training draws levels, how the loss weighs them, which levels sampling walks.
+
+Levels are per modality, (B, M) or (T + 1, M), with column 0 the image and column 1 the mask.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+IMAGE, MASK = 0, 1
+
+
+class NoiseConfig(Protocol):
+    """The settings used here; `medsegdiff.config.DiffusionConfig` has them, with their meaning."""
+
+    @property
+    def process(self) -> str: ...
+    @property
+    def timesteps(self) -> int: ...
+    @property
+    def beta_schedule(self) -> str: ...
+    @property
+    def beta_start(self) -> float: ...
+    @property
+    def beta_end(self) -> float: ...
+    @property
+    def sigma_data(self) -> float: ...
+    @property
+    def sigma_min(self) -> float: ...
+    @property
+    def sigma_max(self) -> float: ...
+    @property
+    def rho(self) -> float: ...
+    @property
+    def image_p_mean(self) -> float: ...
+    @property
+    def image_p_std(self) -> float: ...
+    @property
+    def mask_p_mean(self) -> float: ...
+    @property
+    def mask_p_std(self) -> float: ...
+    @property
+    def share_independent(self) -> float: ...
+    @property
+    def share_mask_clean(self) -> float: ...
+    @property
+    def share_image_clean(self) -> float: ...
+    @property
+    def share_marginal(self) -> float: ...
+    @property
+    def min_snr(self) -> float: ...
+
+
+def ddpm_abar(schedule: str, timesteps: int, beta_start: float, beta_end: float) -> Tensor:
+    """(T,) float64 cumulative products abar_1..abar_T.
+
+    linear: Ho et al. 2020, section 4. cosine: Nichol and Dhariwal 2021, eq. 17, with s = 0.008 and betas capped at
+    0.999.
+    """
+    if schedule == "linear":
+        beta = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
+    else:
+        t = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
+        f = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+        beta = (1 - f[1:] / f[:-1]).clamp(max=0.999)
+    return torch.cumprod(1 - beta, dim=0)
+
+
+def ddpm_sigmas(config: NoiseConfig) -> Tensor:
+    """(T,) float64 levels sigma_t = sqrt((1 - abar_t) / abar_t), ascending."""
+    abar = ddpm_abar(config.beta_schedule, config.timesteps, config.beta_start, config.beta_end)
+    return torch.sqrt((1 - abar) / abar)
+
+
+def highest_sigma(config: NoiseConfig) -> float:
+    """The level at which a modality counts as pure noise."""
+    return config.sigma_max if config.process == "edm" else float(ddpm_sigmas(config)[-1])
+
+
+def _quantile_to_sigma(u: Tensor, column: int, config: NoiseConfig) -> Tensor:
+    """Noise levels at quantiles u in (0, 1) of the training distribution of one modality."""
+    if config.process == "ddpm":
+        table = ddpm_sigmas(config).float()
+        return table[(u * len(table)).long().clamp(max=len(table) - 1)]
+    mean, std = (
+        (config.image_p_mean, config.image_p_std) if column == IMAGE else (config.mask_p_mean, config.mask_p_std)
+    )
+    return (mean + std * torch.special.ndtri(u)).exp().clamp(max=config.sigma_max)
+
+
+def draw_sigma(n: int, config: NoiseConfig, generator: torch.Generator) -> Tensor:
+    """(n, 2) training noise levels: a mixture that holds the corners of the square as well as its middle.
+
+    Most pairs get equal quantiles for both modalities; shares of `config` get independent levels, a clean mask, a
+    clean image, or one modality at the highest level (Bao et al. 2023, UniDiffuser: level 0 conditions on a
+    modality, the highest marginalises it out). Quantiles are stratified over the batch, which lowers the variance
+    of the loss at no cost.
+    """
+    strata = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n
+    u = strata.clamp(1e-6, 1 - 1e-6)
+    other = torch.rand(n, generator=generator).clamp(1e-6, 1 - 1e-6)
+    kind = torch.rand(n, generator=generator)
+    edges = torch.tensor(
+        [config.share_independent, config.share_mask_clean, config.share_image_clean, config.share_marginal]
+    ).cumsum(0)
+    image = _quantile_to_sigma(u, IMAGE, config)
+    mask = _quantile_to_sigma(torch.where(kind < edges[0], other, u), MASK, config)
+    mask = torch.where((kind >= edges[0]) & (kind < edges[1]), 0.0, mask)
+    image = torch.where((kind >= edges[1]) & (kind < edges[2]), 0.0, image)
+    marginal = (kind >= edges[2]) & (kind < edges[3])
+    top = highest_sigma(config)
+    mask = torch.where(marginal & (other < 0.5), top, mask)
+    image = torch.where(marginal & (other >= 0.5), top, image)
+    return torch.stack([image, mask], dim=1)
+
+
+def loss_weight(sigma: Tensor, config: NoiseConfig) -> Tensor:
+    """Weight of the squared error of the denoised estimate at levels `sigma`, same shape; 0 for a clean modality.
+
+    edm: (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Karras et al. 2022, table 1).
+    ddpm: min(1 / sigma^2, cap), the simple loss with min-SNR clipping (Hang et al. 2023, eq. 4).
+    """
+    safe = torch.where(sigma > 0, sigma, 1.0)
+    if config.process == "edm":
+        weight = (safe**2 + config.sigma_data**2) / (safe * config.sigma_data) ** 2
+    else:
+        weight = (1 / safe**2).clamp(max=config.min_snr)
+    return torch.where(sigma > 0, weight, 0.0)
+
+
+def sampling_sigmas(config: NoiseConfig, steps: int) -> Tensor:
+    """(steps + 1,) float32 levels from the highest down to 0.
+
+    edm: Karras et al. 2022, eq. 5. ddpm: `steps` entries of the table, equally spaced in t, the last being t = T.
+    """
+    if config.process == "edm":
+        ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+        low, high = config.sigma_min ** (1 / config.rho), config.sigma_max ** (1 / config.rho)
+        levels = (high + ramp * (low - high)) ** config.rho
+    else:
+        table = ddpm_sigmas(config)
+        index = torch.linspace(len(table) - 1, 0, steps + 1, dtype=torch.float64).round().long()[:steps]
+        levels = table[index]
+    return torch.cat([levels, levels.new_zeros(1)]).float()
+
+
+def sigma_table(mode: str, config: NoiseConfig, steps: int) -> Tensor:
+    """(steps + 1, 2) levels that a sampler walks: the table is the generation mode.
+
+    joint: image and mask go down together. Raises ValueError for a mode that is not known.
+    """
+    if mode != "joint":
+        raise ValueError(f"mode {mode!r}; known: joint")
+    levels = sampling_sigmas(config, steps)
+    return torch.stack([levels, levels], dim=1)

@@ -1,0 +1,141 @@
+"""One linear step loop for both trainers: progress, evaluation, saving, resuming, early stop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from medsegdiff.errors import UserError
+from medsegdiff.training.state import latest_state, save_state
+
+
+class Trainer(Protocol):
+    """What the loop needs of a trainer. Steps count from 0; all chance depends on (seed, step) only."""
+
+    def train_step(self, step: int) -> dict[str, float]:
+        """One optimiser step; returns scalars, among them "loss"."""
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Look at val after `step` steps are done; may write pictures and the best weights."""
+
+    def finished(self) -> bool:
+        """True to stop early; asked after every evaluation."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that resuming needs: tensors, numbers, strings, lists and dictionaries of these."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put it back."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long to train, and how often to look and to save."""
+
+    output_dir: Path
+    total_steps: int
+    evals: int  # evaluations in the whole run; the last falls on the last step
+    save_every: int  # steps between saved states
+    images_per_step: int
+    identity: dict[str, Any]  # what a state must have been made with, to be resumed
+    bar: Sequence[str] = ("loss",)  # scalars that the progress bar shows
+
+
+def lr_factor(step: int, warmup: int, total: int, floor: float = 0.01) -> float:
+    """Linear warm-up over `warmup` steps, then cosine decay from 1 to `floor` at `total`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def eval_steps(total: int, evals: int) -> set[int]:
+    """Numbers of done steps after which to evaluate: evenly spread, the last one at the end."""
+    return {max(1, round(total * k / evals)) for k in range(1, evals + 1)}
+
+
+def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str, Any]:
+    """Train to the end, going on from the last saved state; returns {"steps", "seconds", "stopped_early"}.
+
+    Raises `UserError` where the loss is no longer finite (the last saved state stays) or where the state in
+    `output_dir` was made with other settings.
+    """
+    progress = {"step": 0, "seconds": 0.0, "done": False}
+    state = latest_state(config.output_dir, config.identity)
+    if state is not None:
+        trainer.load_state_dict(state["trainer"])
+        progress = state["progress"]
+    marks = eval_steps(config.total_steps, config.evals)
+    with contextlib.ExitStack() as stack:
+        writer = SummaryWriter(str(config.output_dir / "tensorboard"), purge_step=progress["step"] + 1)
+        stack.callback(writer.close)
+        bar = stack.enter_context(
+            tqdm(total=config.total_steps, initial=progress["step"], desc=description, unit="step")
+        )
+        while progress["step"] < config.total_steps and not progress["done"]:
+            started = time.perf_counter()
+            scalars = _checked(trainer.train_step(progress["step"]), progress["step"])
+            progress["step"] += 1
+            seconds = time.perf_counter() - started
+            done = progress["step"]
+            evaluates = done in marks
+            _report(writer, bar, scalars, done, config, seconds)
+            if evaluates:
+                for name, value in trainer.evaluate(done).items():
+                    writer.add_scalar(name, value, done)
+                progress["done"] = trainer.finished()
+            progress["seconds"] += time.perf_counter() - started
+            if evaluates or done % config.save_every == 0:
+                value = {"trainer": trainer.state_dict(), "progress": dict(progress)}
+                save_state(config.output_dir, done, config.identity, value)
+    return {
+        "steps": progress["step"],
+        "seconds": round(progress["seconds"], 1),
+        "stopped_early": progress["step"] < config.total_steps,
+    }
+
+
+def _checked(scalars: dict[str, float], step: int) -> dict[str, float]:
+    if not all(math.isfinite(v) for v in scalars.values()):
+        raise UserError(
+            f"training step {step}",
+            f"loss {scalars}",
+            "finite numbers",
+            "Lower --lr or use --precision fp32; the same command goes on from the last saved state.",
+        )
+    return scalars
+
+
+def _report(
+    writer: SummaryWriter, bar: Any, scalars: dict[str, float], done: int, config: LoopConfig, seconds: float
+) -> None:
+    speed = config.images_per_step / seconds
+    shown = {name: f"{scalars[name]:.4f}" for name in config.bar}
+    bar.set_postfix(shown | {"img/s": f"{speed:.1f}"}, refresh=False)
+    bar.update(1)
+    if done % 10 == 0 or done == config.total_steps:
+        for name, value in (scalars | {"images_per_second": speed}).items():
+            writer.add_scalar(f"train/{name}", value, done)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a `device` setting; `UserError` where a GPU is asked for and there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device", "cuda, but torch sees no GPU", "a device that exists", "Use --device cpu or auto.")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bf16 autocast on `device`, or none for fp32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

@@ -1,0 +1,230 @@
+"""Command lines: how flags and YAML become a configuration, and how wrong ones are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from medsegdiff import cli, quickstart
+from medsegdiff.cli import COMMANDS, Command, main, parse, settings
+from medsegdiff.config import (
+    CombineConfig,
+    GenerateConfig,
+    ModelConfig,
+    PrepareConfig,
+    SegmentConfig,
+    TrainConfig,
+)
+from medsegdiff.errors import UserError
+
+
+def write_yaml(folder: Path, text: str) -> str:
+    path = folder / "settings.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_defaults_are_those_of_the_dataclass() -> None:
+    """Fails if flags get defaults of their own, e.g. `default=None` for all of them."""
+    assert parse("train", TrainConfig, ["--data_dir", "d"]) == TrainConfig(data_dir="d")
+
+
+def test_the_users_own_command_lines_are_understood() -> None:
+    """Fails if a flag of phases 1-5 is renamed, e.g. --num_samples_per_class to --per_class."""
+    parse("prepare", PrepareConfig, "--input_dir /path/to/busi --output_dir ./data/busi_processed".split())
+    train = "--data_dir ./data/busi_processed --batch_size 8 --num_epochs 100 --lr 1e-4 --img_size 256"
+    assert parse("train", TrainConfig, train.split()).output_dir == "./checkpoints"
+    generate = (
+        "--checkpoint_path ./checkpoints/best_model.pth --num_samples_per_class 1000 --output_dir ./synthetic_busi"
+    )
+    assert parse("generate", GenerateConfig, generate.split()).num_samples_per_class == 1000
+    combine = "--real_data ./data/busi_processed --synthetic_data ./synthetic_busi --output_dir ./data/busi_combined"
+    parse("combine", CombineConfig, combine.split())
+    segment = parse("segment", SegmentConfig, "--data_dir ./data/busi_combined --model madgnet --epochs 50".split())
+    assert (segment.model, segment.epochs) == ("madgnet", 50)
+
+
+def test_nested_flags_and_lists_as_written() -> None:
+    """Fails if lists lose nargs="+", so that only the first of space-separated values is read."""
+    config = parse("train", TrainConfig, "--data_dir d --model.channel_mult 1 2 3 --model.num_heads 8".split())
+    assert config.model == ModelConfig(channel_mult=[1, 2, 3], num_heads=8)
+    config = parse("prepare", PrepareConfig, "--classes benign malignant normal --input_dir a --output_dir b".split())
+    assert config.classes == ["benign", "malignant", "normal"]
+
+
+def test_optional_lists_and_numbers() -> None:
+    """Fails if `settings` no longer looks into `list[str] | None`."""
+    generate = ["--checkpoint_path", "c", "--output_dir", "o"]
+    assert parse("generate", GenerateConfig, generate).classes is None
+    assert parse("generate", GenerateConfig, [*generate, "--classes", "malignant"]).classes == ["malignant"]
+    combine = "--real_data a --synthetic_data b --output_dir c".split()
+    assert parse("combine", CombineConfig, [*combine, "--ratio", "2", "--balance", "false"]) == CombineConfig(
+        real_data="a", synthetic_data="b", output_dir="c", ratio=2.0, balance=False
+    )
+
+
+def test_negative_and_equals_signs() -> None:
+    """Fails if the check for unknown flags takes `-1` or `--lr=1` for a flag of that name."""
+    config = parse("train", TrainConfig, ["--data_dir=d", "--seed", "-1", "--lr=1"])
+    assert (config.seed, config.lr) == (-1, 1.0)
+
+
+def test_yaml_scientific_notation_is_a_number(tmp_path: Path) -> None:
+    """Fails if YAML is filled in by PyYAML alone, which reads 1e-4 as text."""
+    file = write_yaml(tmp_path, "data_dir: d\nlr: 1e-4\ndiffusion:\n  beta_start: 2e-4\n")
+    config = parse("train", TrainConfig, ["--config", file])
+    assert (config.lr, config.diffusion.beta_start) == (1e-4, 2e-4)
+
+
+@pytest.mark.parametrize("order", ["first", "last", "equals"])
+def test_flags_win_over_yaml_wherever_they_stand(tmp_path: Path, order: str) -> None:
+    """Fails if `_config_first` leaves --config where it stands: then a later file overrides flags."""
+    file = write_yaml(tmp_path, "lr: 0.5\nbatch_size: 3\nmodel:\n  num_heads: 2\n  channel_mult: [1, 1]\n")
+    flags = "--data_dir d --lr 0.25 --model.num_heads 6".split()
+    given = {"first": ["--config", file, *flags], "last": [*flags, "--config", file]}
+    config = parse("train", TrainConfig, given.get(order, [*flags, f"--config={file}"]))
+    assert (config.lr, config.batch_size) == (0.25, 3)
+    assert (config.model.num_heads, config.model.channel_mult) == (6, [1, 1])
+    assert config.model.transformer_depth == ModelConfig().transformer_depth
+
+
+def test_unknown_flag_names_the_nearest() -> None:
+    """Fails if the nearest key is no longer looked up (hint "" or the first key of all)."""
+    with pytest.raises(UserError, match=r"unknown setting --num_epoch; .* Did you mean --num_epochs\?"):
+        parse("train", TrainConfig, "--data_dir d --num_epoch 3".split())
+    with pytest.raises(UserError, match=r"Did you mean --model.num_heads\?"):
+        parse("train", TrainConfig, "--data_dir d --num_heads 3".split())
+    with pytest.raises(UserError, match=r"See medsegdiff train --help"):
+        parse("train", TrainConfig, "--data_dir d --zzzz 3".split())
+
+
+def test_unknown_yaml_key_names_file_and_nearest(tmp_path: Path) -> None:
+    """Fails if unknown YAML keys are only warned of, or dropped."""
+    file = write_yaml(tmp_path, "data_dir: d\nmodel:\n  num_head: 4\n")
+    with pytest.raises(UserError, match=r"settings.yaml: .*model.num_head; .* Did you mean model.num_heads\?"):
+        parse("train", TrainConfig, ["--config", file])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- 1\n- 2\n", "found a list; expected lines of the form"),
+        ("a: [1\n", "expected YAML"),
+        ("classes: benign\n", r"classes: found benign; expected a list of str. Write classes: \[benign\]"),
+    ],
+)
+def test_yaml_of_the_wrong_shape(tmp_path: Path, text: str, message: str) -> None:
+    """Fails if YAML goes to the parser unchecked, which answers with errors about its own insides."""
+    with pytest.raises(UserError, match=message):
+        parse("prepare", PrepareConfig, ["--config", write_yaml(tmp_path, text)])
+
+
+def test_missing_yaml_file() -> None:
+    """Fails if OSError is not turned into a UserError."""
+    with pytest.raises(UserError, match=r"^nowhere.yaml: found No such file"):
+        parse("train", TrainConfig, ["--data_dir", "d", "--config", "nowhere.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train"], "medsegdiff train: found too few settings; expected --data_dir."),
+        (["train", "--data_dir", "d", "--lr", "fast"], "--lr: found fast; expected float."),
+        (["train", "--data_dir", "d", "--model.num_heads", "1.5"], "--model.num_heads: found 1.5; expected int."),
+        (["train", "--data_dir", "d", "--device", "tpu"], "--device: found tpu; expected one of auto, cpu, cuda."),
+        (["train", "--data_dir"], "expected one argument"),
+        (["train", "--data_dir", "d", "stray"], "unrecognized arguments: stray"),
+        (["train", "--data_dir", "d", "--lrr", "3"], "Did you mean --lr?"),
+        (["train", "--config"], "--config: found nothing behind it"),
+        (["trian"], "unknown command 'trian'"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(argv: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Fails if argparse's own error handling is let through: usage of 60 lines, SystemExit instead of a status."""
+    assert main(argv) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    """A configuration for the tests of `main`."""
+
+    how: str  # what the function does: 100 % sure
+    count: int = 3
+
+
+def toy(config: ToyConfig) -> None:
+    if config.how == "refuse":
+        raise UserError("file, line 3", "x", "y", "Mend it.")
+    if config.how == "interrupt":
+        raise KeyboardInterrupt
+
+
+@pytest.fixture
+def toy_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("toy_module")
+    vars(module).update(ToyConfig=ToyConfig, toy=toy)
+    monkeypatch.setitem(sys.modules, "toy_module", module)
+    monkeypatch.setitem(COMMANDS, "toy", Command("toy_module:ToyConfig", "toy_module:toy", "a toy"))
+
+
+@pytest.mark.usefixtures("toy_command")
+@pytest.mark.parametrize(
+    ("how", "status", "text"),
+    [
+        ("work", 0, ""),
+        ("refuse", 2, "error: file, line 3: found x; expected y. Mend it.\n"),
+        ("interrupt", 130, "stopped; the same command goes on\n"),
+    ],
+)
+def test_exit_status(how: str, status: int, text: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Fails if `main` swallows one of the exceptions or returns 1 for it."""
+    assert main(["toy", "--how", how]) == status
+    assert capfd.readouterr().err == text
+
+
+@pytest.mark.usefixtures("toy_command")
+def test_help_tells_what_the_comments_say(capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails if `field_comments` finds nothing, or if % in a comment is taken for a format."""
+    with pytest.raises(SystemExit) as stop:
+        main(["toy", "--help"])
+    assert stop.value.code == 0
+    assert "what the function does: 100 % sure" in " ".join(capsys.readouterr().out.split())
+
+
+def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails if `medsegdiff --help` imports the commands (slow) or leaves some out."""
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {name} " in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_exists(name: str) -> None:
+    """Fails if a library function or configuration class is renamed without its row in COMMANDS."""
+    config_class = cli.load(COMMANDS[name].config)
+    assert dataclasses.is_dataclass(config_class)
+    assert callable(cli.load(COMMANDS[name].function))
+    assert len({s.key for s in settings(config_class)}) > 1
+    commented = [s.key for s in settings(config_class) if s.help]
+    assert len(commented) > 1
+
+
+def test_the_quickstart_prints_lines_that_can_be_typed() -> None:
+    """Fails if a flag in quickstart.py is renamed in the configuration only, or a path with a blank is not quoted."""
+    for phase in quickstart.phases(quickstart.QuickstartConfig(output_dir="a b/c", train_config="configs/q.yaml")):
+        config_class = cli.load(COMMANDS[phase.command].config)
+        argv = [flag for flag in shlex.split(phase.flags) if flag not in ("--config", "configs/q.yaml")]
+        config = parse(phase.command, config_class, argv)
+        assert config.output_dir.startswith("a b/c/")
+        assert phase.command in quickstart.SCRIPTS
