@@ -71,8 +71,17 @@ def _write_all(
     """Write every pair below `folder`, two at a time: coding PNG takes most of the run, and releases the lock."""
 
     def write(pair: RawPair, group: str, split: str, fold: int) -> PairRecord:
-        names = {"id": pair.name, "label": pair.label, "source": f"{SOURCE}:{pair.source}"}
-        return write_pair(folder, pair.image, pair.mask, split=split, fold=fold, group=group, **names)
+        return write_pair(
+            folder,
+            pair.image,
+            pair.mask,
+            id=pair.name,
+            label=pair.label,
+            split=split,
+            fold=fold,
+            group=group,
+            source=f"{SOURCE}:{pair.source}",
+        )
 
     with ThreadPoolExecutor(2) as pool:
         done = pool.map(write, raw, groups, splits, folds)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from medsegdiff.errors import UserError
 from medsegdiff.files import write_bytes
 
-ARCHITECTURES: tuple[str, ...] = tuple(sorted(smp.MODEL_ARCHITECTURES_MAPPING))
+FIXED_SIZE = {"dpt"}  # its encoders (ViT) take pictures of the size that they were made for, no other
+ARCHITECTURES: tuple[str, ...] = tuple(sorted(set(smp.MODEL_ARCHITECTURES_MAPPING) - FIXED_SIZE))
 TIMM_PREFIX = "tu-"  # smp's mark of an encoder that comes from timm
 
 
@@ -35,7 +36,9 @@ def build_model(name: str, encoder: str, encoder_weights: str | None = None) -> 
         model: nn.Module = smp.create_model(name, encoder, encoder_weights, in_channels=1, classes=1)
     except (ValueError, NotImplementedError) as error:
         where = f"--model {name} --encoder {encoder}"
-        raise UserError(where, f"a pair that smp refuses ({error})", "a pair that works", "Choose another --encoder.") from error
+        raise UserError(
+            where, f"a pair that smp refuses ({error})", "a pair that works", "Choose another --encoder."
+        ) from error
     except OSError as error:  # what huggingface_hub raises, whatever the cause, derives from it
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(

@@ -1,0 +1,110 @@
+"""How benign and malignant lesions differ in shape, in real pairs and in synthetic ones, with intervals."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medsegdiff.config import require, require_positive
+from medsegdiff.data.descriptors import lesion_shape
+from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.files import make_folder, write_json
+
+logger = logging.getLogger(__name__)
+
+SHAPE = ("depth_to_width", "irregularity", "area")
+MASK_HEIGHT = 128  # rows at which every mask is described, so that margins of any resolution compare
+
+
+@dataclass(frozen=True)
+class DescribeConfig:
+    """Subcommand describe: lesion shape by class, real beside synthetic."""
+
+    real_data: str  # PAIRS folder of real pairs
+    synthetic_data: str | None = None  # PAIRS folder of synthetic pairs to compare with
+    output_dir: str = "./description"  # folder for shape.json
+    split: str = "train"  # split of the real pairs that is described
+    bootstrap: int = 2000  # resamples of the intervals
+    seed: int = 0  # of the resamples
+
+
+def describe(config: DescribeConfig) -> dict[str, Any]:
+    """Mean shape of the lesions of each class and its difference between classes; writes shape.json and logs a table.
+
+    Intervals are percentile bootstraps (95 %) over groups of real pictures (near-duplicates count as one) and over
+    synthetic pairs. Raises `UserError` for a folder that is no PAIRS or has fewer than two classes.
+    """
+    require_positive(bootstrap=config.bootstrap)
+    sets = {"real": read_pairs(Path(config.real_data)).select(config.split)}
+    if config.synthetic_data is not None:
+        sets["synthetic"] = read_pairs(Path(config.synthetic_data))
+    result: dict[str, Any] = {"split": config.split, "bootstrap": config.bootstrap, "seed": config.seed}
+    for name, pairs in sets.items():
+        result[name] = describe_pairs(pairs, config.bootstrap, config.seed)
+    write_json(make_folder(Path(config.output_dir)) / "shape.json", result)
+    logger.info("%s", shape_table(result))
+    return result
+
+
+def describe_pairs(pairs: PairSet, bootstrap: int, seed: int) -> dict[str, Any]:
+    """{descriptor: {class: {mean, low, high}, "difference": {...}}} of one set, and its counts."""
+    import cv2
+
+    values: dict[str, dict[str, list[tuple[str, float]]]] = {s: {c: [] for c in pairs.classes} for s in SHAPE}
+    for record in pairs.records:
+        mask = pairs.read_mask(record)
+        side = (max(8, round(MASK_HEIGHT * mask.shape[1] / mask.shape[0])), MASK_HEIGHT)
+        small = cv2.resize(mask, side, interpolation=cv2.INTER_AREA) > 127
+        shape = lesion_shape(small.astype(np.uint8), record.pixel_aspect)
+        if shape["area"] > 0:
+            for name in SHAPE:
+                values[name][record.label].append((record.group, shape[name]))
+    classes = [c for c in pairs.classes if values["area"][c]]
+    require(len(classes) >= 2, str(pairs.root), f"lesions of {classes}", "lesions of two classes", "Use other data.")
+    first, last = classes[0], classes[-1]
+    result: dict[str, Any] = {"pairs": {c: len(values["area"][c]) for c in classes}}
+    for name in SHAPE:
+        rng = np.random.default_rng(seed)
+        draws = {c: _group_bootstrap(values[name][c], bootstrap, rng) for c in classes}
+        means = {c: float(np.mean([v for _, v in values[name][c]])) for c in classes}
+        result[name] = {c: _interval(means[c], draws[c]) for c in classes}
+        result[name]["difference"] = {
+            "classes": f"{last} - {first}",
+            **_interval(means[last] - means[first], draws[last] - draws[first]),
+        }
+    return result
+
+
+def _group_bootstrap(rows: list[tuple[str, float]], count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count,) means over resampled groups, since pictures of one group are not independent."""
+    groups: dict[str, list[float]] = {}
+    for group, value in rows:
+        groups.setdefault(group, []).append(value)
+    sums = np.array([sum(v) for v in groups.values()])
+    sizes = np.array([len(v) for v in groups.values()])
+    index = rng.integers(len(sums), size=(count, len(sums)))
+    return np.asarray(sums[index].sum(axis=1) / sizes[index].sum(axis=1))
+
+
+def _interval(mean: float, draws: np.ndarray) -> dict[str, float]:
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return {"mean": round(mean, 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+
+
+def shape_table(result: dict[str, Any]) -> str:
+    """The result as a Markdown table."""
+    sets = [name for name in ("real", "synthetic") if name in result]
+    lines = ["| descriptor | pairs | " + " | ".join(sets) + " |", "|---|---|" + "---|" * len(sets)]
+    for name in SHAPE:
+        for column in result[sets[0]][name]:
+            cells = []
+            for kind in sets:
+                value = result[kind][name].get(column)
+                cells.append("-" if value is None else f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")
+            what = result[sets[0]][name][column].get("classes", column)
+            lines.append(f"| {name} | {what} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
