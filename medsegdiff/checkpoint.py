@@ -47,7 +47,7 @@ def build_denoiser(card: ModelCard) -> Denoiser:
     m = card.model
     backbone = PatchUNet(
         img_size=card.img_size,
-        channels=m.in_channels + m.out_channels,
+        modality=card.codec.modality.tolist(),
         num_classes=m.num_classes,
         patch_size=m.patch_size,
         model_channels=m.model_channels,
@@ -57,7 +57,7 @@ def build_denoiser(card: ModelCard) -> Denoiser:
         transformer_depth=m.transformer_depth,
         num_heads=m.num_heads,
         dropout=m.dropout,
-    ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ).to(memory_format=torch.channels_last)
     return Denoiser(backbone, card.codec.modality, card.diffusion.sigma_data)
 
 

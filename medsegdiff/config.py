@@ -156,7 +156,7 @@ class SegmentConfig:
     ema_decay: float = 0.99  # of the averaged weights that are evaluated and saved (shorter at the start)
     img_size: int = 128  # side of the square that pictures are squashed to, pixels; Dice is computed at this size
     balance_classes: bool = False  # draw every class equally often
-    baseline: str | None = None  # output folder of an earlier run on the same test pairs, to compare with, image by image
+    baseline: str | None = None  # output folder of an earlier run on the same test pairs, to compare with
     bootstrap: int = 2000  # resamples of the intervals
     precision: Precision = "bf16"
     device: Device = "auto"

@@ -1,4 +1,4 @@
-"""Descriptors of a lesion's shape and of a picture's grey values, in true geometry; cheap enough for every evaluation."""
+"""Descriptors of a lesion's shape and of a picture's grey values, in true geometry; cheap to compute."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ each modality at its own noise level.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from medsegdiff.diffusion.condition import Condition

@@ -6,8 +6,8 @@ import numpy as np
 
 from medsegdiff.data.descriptors import largest_component
 
-SMALLEST_LESION = 0.002  # share of the picture; the smallest real lesion of BUSI covers 0.3 %
-LARGEST_LESION = 0.8  # share of the picture; the largest real lesion of BUSI covers 62 %
+SMALLEST_LESION = 0.002  # share of the picture; the smallest lesion of BUSI covers 0.28 %
+LARGEST_LESION = 0.8  # share of the picture; the largest lesion of BUSI covers 56 %
 MAIN_PART = 0.5  # least share of the mask that its largest connected part has to hold
 
 

@@ -81,9 +81,9 @@ def generate(config: GenerateConfig) -> PairSet:
     tasks = plan(classes, config.num_samples_per_class, config.chunk_size)
     with staged_folder(Path(config.output_dir), identity, keep_partial=True) as folder:
         (folder / CHUNKS).mkdir(exist_ok=True)
-        bar = tqdm(total=sum(t.count for t in tasks), desc="drawing", unit="pair")
         todo = pending(tasks, folder)
-        bar.update(bar.total - sum(t.count for t in todo))
+        total, left = (sum(t.count for t in some) for some in (tasks, todo))
+        bar = tqdm(total=total, initial=total - left, desc="drawing", unit="pair")
         for task in todo:
             run_chunk(source, task, folder)
             bar.update(task.count)
@@ -152,7 +152,7 @@ def _draw_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, Co
             return images, masks, faults
     raise UserError(
         f"class {task.label}",
-        f"{len(gaps)} of {task.count} masks still degenerate after {source.config.max_redraws} redraws ({dict(faults)})",
+        f"{len(gaps)} of {task.count} masks degenerate after {source.config.max_redraws} redraws ({dict(faults)})",
         "lesion masks",
         "Train longer, or lower --guidance.",
     )

@@ -1,14 +1,15 @@
 """A patchified U-Net with transformer blocks at the bottleneck: the network works at a quarter of the resolution.
 
 Space-to-depth (Shi et al. 2016, sub-pixel convolution, and its inverse) by 4 makes a training step about twenty times
-cheaper on a CPU than a U-Net at full resolution. A small convolution at full resolution after it removes the seams
-between patches, which otherwise show as jagged mask edges.
+cheaper on a CPU than a U-Net at full resolution. A small output stage at full resolution (`Seam`) removes the seams
+between patches, which otherwise show as jagged mask edges, and the grain that a coarse network leaves.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812  (the field's usual name)
 
 from medsegdiff.diffusion.condition import Condition
 
-SEAM_CHANNELS = 4  # channels of the full-resolution output stage
+SEAM_FEATURES, SEAM_WIDTH = 4, 8  # channels of the full-resolution output stage
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -106,18 +107,49 @@ class Bottleneck(nn.Module):
         return tokens.transpose(1, 2).reshape(b, c, height, width)
 
 
+class Seam(nn.Module):
+    """The output stage at full resolution: the coarse network's word, the noisy input, and what in it looks like noise.
+
+    At low noise the network has to return the noise itself, pixel by pixel and with a gain of 1 / sigma, which a
+    coarse network learns last. So this stage sees the fine detail of every channel in units of its noise level,
+    limited by tanh (as in wavelet shrinkage, Donoho and Johnstone 1994): detail well above it is content.
+    """
+
+    modality: Tensor
+
+    def __init__(self, features: int, modality: Sequence[int], embedding: int) -> None:
+        super().__init__()
+        channels = len(modality)
+        self.register_buffer("modality", torch.tensor(modality), persistent=False)
+        self.conv1 = nn.Conv2d(features + 2 * channels, SEAM_WIDTH, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * SEAM_WIDTH)
+        self.conv2 = nn.Conv2d(SEAM_WIDTH, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)  # the untrained network says nothing but a bias
+
+    def forward(self, h: Tensor, x: Tensor, c_noise: Tensor, embedding: Tensor) -> Tensor:
+        """(B, F, S, S) features and (B, C, S, S) scaled noisy input to (B, C, S, S)."""
+        # c_noise is log(sigma) / 4 and x is scaled by about 1 / sqrt(sigma^2 + 0.25): its noise has this deviation
+        sigma = (4 * c_noise.float()).exp()
+        deviation = (sigma / (sigma**2 + 0.25).sqrt())[:, self.modality, None, None]
+        detail = x - F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+        excess = torch.tanh(detail / (2 * deviation))
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = self.conv1(torch.cat([h, x.to(h.dtype), excess.to(h.dtype)], dim=1))
+        result: Tensor = self.conv2(F.silu(h * (1 + scale) + shift))
+        return result
+
+
 class PatchUNet(nn.Module):
     """The joint denoising network of image and mask, (B, C, S, S) -> (B, C, S, S).
 
-    `channels` counts image and mask channels together, `modalities` the noise levels it is told. `img_size` must be
-    a multiple of patch_size * 2^(levels - 1).
+    `modality` tells, for each of the C channels, which of the M noise levels is its own. `img_size` must be a
+    multiple of patch_size * 2^(levels - 1).
     """
 
     def __init__(
         self,
         img_size: int,
-        channels: int = 2,
-        modalities: int = 2,
+        modality: Sequence[int] = (0, 1),
         num_classes: int = 2,
         patch_size: int = 4,
         model_channels: int = 96,
@@ -131,11 +163,11 @@ class PatchUNet(nn.Module):
         super().__init__()
         widths = [model_channels * m for m in channel_mult]
         embedding = 4 * model_channels
-        bands = 32
+        bands, channels = 32, len(modality)
         self.patch_size = patch_size
         self.levels = LevelEmbedding(bands)
         self.embed = nn.Sequential(
-            nn.Linear(2 * bands * modalities, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+            nn.Linear(2 * bands * (max(modality) + 1), embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
         self.label = nn.Embedding(num_classes + 1, embedding)  # the last row is the null class
         self.stem = nn.Conv2d(channels * patch_size**2, widths[0], 3, padding=1)
@@ -145,11 +177,8 @@ class PatchUNet(nn.Module):
         self.bottleneck = Bottleneck(widths[-1], side, depth, num_heads, embedding, dropout)
         self.up = self._decoder(widths, num_res_blocks, embedding, dropout)
         self.out_norm = group_norm(widths[0])
-        self.out = nn.Conv2d(widths[0], SEAM_CHANNELS * patch_size**2, 3, padding=1)
-        self.seam1 = nn.Conv2d(SEAM_CHANNELS + channels, 2 * SEAM_CHANNELS, 3, padding=1)
-        self.seam2 = nn.Conv2d(2 * SEAM_CHANNELS, channels, 3, padding=1)
-        nn.init.zeros_(self.seam2.weight)
-        nn.init.zeros_(self.seam2.bias)
+        self.out = nn.Conv2d(widths[0], SEAM_FEATURES * patch_size**2, 3, padding=1)
+        self.seam = Seam(SEAM_FEATURES, modality, embedding)
 
     @staticmethod
     def _encoder(widths: list[int], blocks: int, embedding: int, dropout: float) -> nn.ModuleList:
@@ -168,7 +197,7 @@ class PatchUNet(nn.Module):
         stages = nn.ModuleList()
         for level in reversed(range(len(widths))):
             width, below = widths[level], widths[min(level + 1, len(widths) - 1)]
-            double = nn.Identity()
+            double: nn.Module = nn.Identity()
             if level < len(widths) - 1:
                 double = nn.Sequential(nn.Conv2d(below, width, 1), nn.Upsample(scale_factor=2))
             rate = dropout if level else 0.0
@@ -191,17 +220,18 @@ class PatchUNet(nn.Module):
         embedding = self._embedding(c_noise, cond)
         h = self.stem(F.pixel_unshuffle(x, self.patch_size).contiguous(memory_format=torch.channels_last))
         skips = []
-        for resize, *blocks in self.down:
+        for stage in self.down:
+            resize, *blocks = cast(nn.ModuleList, stage)
             h = resize(h)
             for block in blocks:
                 h = block(h, embedding)
             skips.append(h)
         h = self.bottleneck(h, embedding)
-        for resize, *blocks in self.up:
+        for stage in self.up:
+            resize, *blocks = cast(nn.ModuleList, stage)
             h = torch.cat([resize(h), skips.pop()], dim=1)
             for block in blocks:
                 h = block(h, embedding)
         h = F.pixel_shuffle(self.out(F.silu(self.out_norm(h))), self.patch_size)
-        h = F.silu(self.seam1(torch.cat([h, x.to(h.dtype)], dim=1)))
-        result: Tensor = self.seam2(h)
+        result: Tensor = self.seam(h, x, c_noise, embedding)
         return result

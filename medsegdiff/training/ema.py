@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class EMA:
+
+class EMA(Generic[Network]):
     """An averaged copy of a network, `model`, for evaluation and for the checkpoint.
 
     The decay at step t (counted from 0) is min(decay, (1 + t) / (10 + t)): short while the weights still move fast.
     Buffers (batch-normalisation statistics) are averaged like weights; integer buffers are copied.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: Network, decay: float) -> None:
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 

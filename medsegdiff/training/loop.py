@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -50,6 +51,15 @@ class LoopConfig:
     bar: Sequence[str] = ("loss",)  # scalars that the progress bar shows
 
 
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0  # optimiser steps done
+    seconds: float = 0.0  # spent in them and in evaluations, over all resumed parts
+    done: bool = False  # stopped early
+
+
 def lr_factor(step: int, warmup: int, total: int, floor: float = 0.01) -> float:
     """Linear warm-up over `warmup` steps, then cosine decay from 1 to `floor` at `total`."""
     if step < warmup:
@@ -69,38 +79,38 @@ def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str
     Raises `UserError` where the loss is no longer finite (the last saved state stays) or where the state in
     `output_dir` was made with other settings.
     """
-    progress = {"step": 0, "seconds": 0.0, "done": False}
+    progress = Progress()
     state = latest_state(config.output_dir, config.identity)
     if state is not None:
         trainer.load_state_dict(state["trainer"])
-        progress = state["progress"]
+        progress = Progress(**state["progress"])
     marks = eval_steps(config.total_steps, config.evals)
     with contextlib.ExitStack() as stack:
-        writer = SummaryWriter(str(config.output_dir / "tensorboard"), purge_step=progress["step"] + 1)
+        writer = SummaryWriter(str(config.output_dir / "tensorboard"), purge_step=progress.step + 1)
         stack.callback(writer.close)
         bar = stack.enter_context(
-            tqdm(total=config.total_steps, initial=progress["step"], desc=description, unit="step")
+            tqdm(total=config.total_steps, initial=progress.step, desc=description, unit="step")
         )
-        while progress["step"] < config.total_steps and not progress["done"]:
+        while progress.step < config.total_steps and not progress.done:
             started = time.perf_counter()
-            scalars = _checked(trainer.train_step(progress["step"]), progress["step"])
-            progress["step"] += 1
+            scalars = _checked(trainer.train_step(progress.step), progress.step)
+            progress.step += 1
             seconds = time.perf_counter() - started
-            done = progress["step"]
+            done = progress.step
             evaluates = done in marks
             _report(writer, bar, scalars, done, config, seconds)
             if evaluates:
                 for name, value in trainer.evaluate(done).items():
                     writer.add_scalar(name, value, done)
-                progress["done"] = trainer.finished()
-            progress["seconds"] += time.perf_counter() - started
+                progress.done = trainer.finished()
+            progress.seconds += time.perf_counter() - started
             if evaluates or done % config.save_every == 0:
-                value = {"trainer": trainer.state_dict(), "progress": dict(progress)}
+                value = {"trainer": trainer.state_dict(), "progress": dataclasses.asdict(progress)}
                 save_state(config.output_dir, done, config.identity, value)
     return {
-        "steps": progress["step"],
-        "seconds": round(progress["seconds"], 1),
-        "stopped_early": progress["step"] < config.total_steps,
+        "steps": progress.step,
+        "seconds": round(progress.seconds, 1),
+        "stopped_early": progress.step < config.total_steps,
     }
 
 
