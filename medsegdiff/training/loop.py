@@ -105,8 +105,8 @@ def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str
                 progress.done = trainer.finished()
             progress.seconds += time.perf_counter() - started
             if evaluates or done % config.save_every == 0:
-                value = {"trainer": trainer.state_dict(), "progress": dataclasses.asdict(progress)}
-                save_state(config.output_dir, done, config.identity, value)
+                state = {"trainer": trainer.state_dict(), "progress": dataclasses.asdict(progress)}
+                save_state(config.output_dir, done, config.identity, state)
     return {
         "steps": progress.step,
         "seconds": round(progress.seconds, 1),
