@@ -1,4 +1,4 @@
-"""How benign and malignant lesions differ in shape, in real pairs and in synthetic ones, with intervals."""
+"""What a first look at a data set should tell: lesion shape by class, real beside synthetic, and a copying test."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from medsegdiff.config import require, require_positive
+from medsegdiff.data.copying import copying_of
 from medsegdiff.data.descriptors import lesion_shape
 from medsegdiff.data.records import PairSet, read_pairs
 from medsegdiff.files import make_folder, write_json
@@ -17,43 +19,48 @@ from medsegdiff.files import make_folder, write_json
 logger = logging.getLogger(__name__)
 
 SHAPE = ("depth_to_width", "irregularity", "area")
+DESCRIPTION_FILE = "description.json"
 MASK_HEIGHT = 128  # rows at which every mask is described, so that margins of any resolution compare
 
 
 @dataclass(frozen=True)
 class DescribeConfig:
-    """Subcommand describe: lesion shape by class, real beside synthetic."""
+    """Subcommand describe: lesion shape by class, real beside synthetic, and a copying test."""
 
     real_data: str  # PAIRS folder of real pairs
     synthetic_data: str | None = None  # PAIRS folder of synthetic pairs to compare with
-    output_dir: str = "./description"  # folder for shape.json
+    output_dir: str = "./description"  # folder for description.json
     split: str = "train"  # split of the real pairs that is described
     bootstrap: int = 2000  # resamples of the intervals
     seed: int = 0  # of the resamples
 
 
 def describe(config: DescribeConfig) -> dict[str, Any]:
-    """Mean shape of the lesions of each class and its difference between classes; writes shape.json and logs a table.
+    """Mean shape of the lesions of each class and its difference between classes, in description.json and the log.
+
+    With synthetic data also the copying test of `medsegdiff.data.copying` against all real splits.
 
     Intervals are percentile bootstraps (95 %) over groups of real pictures (near-duplicates count as one) and over
     synthetic pairs. Raises `UserError` for a folder that is no PAIRS or has fewer than two classes.
     """
     require_positive(bootstrap=config.bootstrap)
-    sets = {"real": read_pairs(Path(config.real_data)).select(config.split)}
+    real = read_pairs(Path(config.real_data))
+    sets = {"real": real.select(config.split)}
     if config.synthetic_data is not None:
         sets["synthetic"] = read_pairs(Path(config.synthetic_data))
     result: dict[str, Any] = {"split": config.split, "bootstrap": config.bootstrap, "seed": config.seed}
     for name, pairs in sets.items():
         result[name] = describe_pairs(pairs, config.bootstrap, config.seed)
-    write_json(make_folder(Path(config.output_dir)) / "shape.json", result)
     logger.info("%s", shape_table(result))
+    if "synthetic" in sets:
+        result["copying"] = copying_of(sets["synthetic"], real, bootstrap=config.bootstrap, seed=config.seed)
+        logger.info("%s", copying_line(result["copying"]))
+    write_json(make_folder(Path(config.output_dir)) / DESCRIPTION_FILE, result)
     return result
 
 
 def describe_pairs(pairs: PairSet, bootstrap: int, seed: int) -> dict[str, Any]:
     """{descriptor: {class: {mean, low, high}, "difference": {...}}} of one set, and its counts."""
-    import cv2
-
     values: dict[str, dict[str, list[tuple[str, float]]]] = {s: {c: [] for c in pairs.classes} for s in SHAPE}
     for record in pairs.records:
         mask = pairs.read_mask(record)
@@ -108,3 +115,14 @@ def shape_table(result: dict[str, Any]) -> str:
             what = result[sets[0]][name][column].get("classes", column)
             lines.append(f"| {name} | {what} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def copying_line(copying: dict[str, Any]) -> str:
+    """The copying test in one line."""
+    share = copying["nearest_to_train"]
+    return (
+        f"copying test: {copying['verdict']}; nearest real picture is a train picture for {share['mean']:.3f} "
+        f"[{share['low']:.3f}, {share['high']:.3f}] of {copying['synthetic']} synthetic ones (no copying: 0.5, "
+        f"{copying['compared']} train against {copying['compared']} held-out); {copying['beyond_held_out']:.3f} are "
+        f"more like a train picture than 95 % of the held-out ones (expected: 0.05)"
+    )

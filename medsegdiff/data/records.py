@@ -60,9 +60,7 @@ class PairSet:
     def select(self, split: str | None = None, label: str | None = None) -> PairSet:
         """The pairs of one split and/or one class."""
         kept = tuple(
-            r
-            for r in self.records
-            if (split is None or r.split == split) and (label is None or r.label == label)
+            r for r in self.records if (split is None or r.split == split) and (label is None or r.label == label)
         )
         return dataclasses.replace(self, records=kept)
 

@@ -33,8 +33,16 @@ class AugmentConfig:
 
 GENERATIVE = AugmentConfig()
 SEGMENTATION = AugmentConfig(
-    zoom_out=0.2, zoom_in=0.25, aspect=0.15, rotate=20.0, shift=0.1,
-    gamma=0.4, gain=0.25, speckle=0.2, blur=0.2, shadow=0.2,
+    zoom_out=0.2,
+    zoom_in=0.25,
+    aspect=0.15,
+    rotate=20.0,
+    shift=0.1,
+    gamma=0.4,
+    gain=0.25,
+    speckle=0.2,
+    blur=0.2,
+    shadow=0.2,
 )
 
 

@@ -180,9 +180,7 @@ def _draw_batch(source: Source, task: Chunk, attempt: int) -> tuple[np.ndarray, 
     return images[:, 0].numpy(), masks[:, 0].numpy()
 
 
-def _finish(
-    source: Source, tasks: list[Chunk], folder: Path, classes: list[str], identity: dict[str, Any]
-) -> PairSet:
+def _finish(source: Source, tasks: list[Chunk], folder: Path, classes: list[str], identity: dict[str, Any]) -> PairSet:
     """Gather the chunks into metadata, and tell the balance in words, as JSON and as a picture."""
     chunks = [read_json(folder / CHUNKS / f"{t.name}.json") for t in tasks]
     records = [PairRecord(**row) for chunk in chunks for row in chunk["records"]]

@@ -88,9 +88,7 @@ def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str
     with contextlib.ExitStack() as stack:
         writer = SummaryWriter(str(config.output_dir / "tensorboard"), purge_step=progress.step + 1)
         stack.callback(writer.close)
-        bar = stack.enter_context(
-            tqdm(total=config.total_steps, initial=progress.step, desc=description, unit="step")
-        )
+        bar = stack.enter_context(tqdm(total=config.total_steps, initial=progress.step, desc=description, unit="step"))
         while progress.step < config.total_steps and not progress.done:
             started = time.perf_counter()
             scalars = _checked(trainer.train_step(progress.step), progress.step)

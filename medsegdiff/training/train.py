@@ -214,5 +214,3 @@ class DiffusionTrainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.watch.best = state["best"]
         self.watch.history = state["history"]
-
-

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from conftest import Gaussian
 from torch import Tensor
 
 from medsegdiff.config import DiffusionConfig
 from medsegdiff.diffusion.noise import sampling_sigmas
 from medsegdiff.diffusion.samplers import SAMPLERS
+
+if TYPE_CHECKING:
+    from conftest import Gaussian
 
 PAIR = torch.tensor([0, 1])
 TOP = 80.0
@@ -136,8 +139,8 @@ def test_ddpm_statistics_of_real_draws(gaussian: Gaussian) -> None:
     random = torch.Generator().manual_seed(0)
     x = TOP * torch.randn(20, 2, 32, 32, generator=random)
     out = SAMPLERS["ddpm"](gaussian.denoise, x, table, PAIR, lambda _: torch.randn(x.shape, generator=random))
-    values = out.transpose(0, 1).flatten(1)
-    assert torch.allclose(torch.cov(values).double(), gaussian.covariance, atol=0.02)
+    expected = moments("ddpm", gaussian, table)[1]  # a little narrower than the Gaussian with so few steps
+    assert torch.allclose(torch.cov(out.transpose(0, 1).flatten(1)).double(), expected, atol=0.01)
 
 
 PATHS: dict[str, Callable[[], Tensor]] = {
@@ -160,12 +163,11 @@ def test_every_way_down_draws_the_same_joint(name: str, tolerance: float, path: 
 @pytest.mark.parametrize("name", list(SAMPLERS))
 def test_a_given_modality(name: str, given: int, gaussian: Gaussian) -> None:
     """Damage: x (s'/s) + (1 - s'/s) D for a column at 0 instead of a copy, which rounds or gives nan."""
-    down = to_zero(120)
-    table = torch.zeros(121, 2, dtype=torch.float64)
-    table[:, 1 - given] = down
+    steps = 300
+    table = torch.zeros(steps + 1, 2, dtype=torch.float64)
+    table[:, 1 - given] = to_zero(steps)
     value = 0.1234567
-    size = 2 + 120
-    x = torch.full((size, 2, 1, 1), value, dtype=torch.float64)
+    x = torch.full((2 + steps, 2, 1, 1), value, dtype=torch.float64)
     x[:, 1 - given] = 0
     x[1, 1 - given] = TOP
 
@@ -181,7 +183,7 @@ def test_a_given_modality(name: str, given: int, gaussian: Gaussian) -> None:
     expected = mu[free] + S[free, given] / S[given, given] * (value - mu[given])
     variance = S[free, free] - S[free, given] ** 2 / S[given, given]
     assert float(drawn[0]) == pytest.approx(float(expected), abs=0.01)
-    assert float((drawn[1:] - drawn[0]).square().sum()) == pytest.approx(float(variance), rel=0.1)
+    assert float((drawn[1:] - drawn[0]).square().sum()) == pytest.approx(float(variance), rel=0.06)
 
 
 @pytest.mark.parametrize("name", list(SAMPLERS))

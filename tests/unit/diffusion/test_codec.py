@@ -1,0 +1,83 @@
+"""Pixels to standardised channels and back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from medsegdiff.diffusion.codec import PairCodec
+
+
+def pictures(channels: int = 1) -> tuple[Tensor, Tensor]:
+    """(12, channels, 16, 16) uint8 images and masks whose lesions cover 5 %."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(20, 140, (12, channels, 16, 16), generator=random).to(torch.uint8)
+    masks = (torch.rand(12, 1, 16, 16, generator=random) < 0.05).to(torch.uint8) * 255
+    return images, masks
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_have_mean_0_and_std_half(channels: int) -> None:
+    """Damage: std 1 after `encode`; one mean for all image channels; the mask left as it is."""
+    images, masks = pictures(channels)
+    images[:, 0] //= 2
+    codec = PairCodec.fit(images, masks)
+    x = codec.encode(images / 255, masks / 255)
+    assert x.shape == (12, channels + 1, 16, 16)
+    assert x.mean(dim=(0, 2, 3)).tolist() == pytest.approx([0] * (channels + 1), abs=1e-5)
+    assert x.std(dim=(0, 2, 3)).tolist() == pytest.approx([0.5] * (channels + 1), rel=1e-4)
+    assert codec.modality.tolist() == [0] * channels + [1]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_round_trip(channels: int) -> None:
+    """Damage: `decode` that divides by std, or cuts the channels at another place."""
+    images, masks = pictures(channels)
+    codec = PairCodec.fit(images, masks)
+    image, mask = codec.decode(codec.encode(images / 255, masks / 255))
+    assert torch.equal((image * 255).round().to(torch.uint8), images)
+    assert torch.equal(mask, masks > 0)
+
+
+def test_uint8_and_float_give_the_same_statistics() -> None:
+    """Damage: no division by 255 for uint8 stacks."""
+    images, masks = pictures()
+    exact, scaled = PairCodec.fit(images, masks), PairCodec.fit(images.double() / 255, masks.double() / 255)
+    assert exact.mean == pytest.approx(scaled.mean)
+    assert exact.std == pytest.approx(scaled.std)
+
+
+def test_mask_threshold_is_half_way_between_its_codes() -> None:
+    """Damage: mask = x > 0, the mean of a mask that covers 5 %: near background, so that noise becomes lesion."""
+    codec = PairCodec.fit(*pictures())
+    grey = torch.full((1, 1, 1, 4), 0.5)
+    x = codec.encode(grey, torch.tensor([0.0, 0.49, 0.51, 1.0]).view(1, 1, 1, 4))
+    assert x[0, 1, 0, 1] > 0  # above code 0, yet background
+    assert codec.decode(x)[1].flatten().tolist() == [False, False, True, True]
+    background, lesion = codec.encode(grey, torch.tensor([0.0, 1, 0, 1]).view(1, 1, 1, 4))[0, 1, 0, :2]
+    around = (background + lesion) / 2 + torch.tensor([-0.01, 0.01])
+    assert codec.decode(torch.stack([torch.zeros(2), around]).view(1, 2, 1, 2))[1].flatten().tolist() == [False, True]
+
+
+def test_decoded_images_are_in_range() -> None:
+    """Damage: no clamp, so that 256 wraps round to black in uint8."""
+    codec = PairCodec((0.3, 0.05), (0.2, 0.2))
+    image, _ = codec.decode(torch.tensor([-9.0, 9.0]).view(1, 1, 1, 2).expand(1, 2, 1, 2))
+    assert image.flatten().tolist() == [0, 1]
+
+
+def test_a_constant_channel() -> None:
+    """Damage: dividing by a standard deviation of 0, e.g. for a data set of empty masks."""
+    images, masks = pictures()
+    codec = PairCodec.fit(images, torch.zeros_like(masks))
+    assert bool(torch.isfinite(codec.encode(images / 255, masks / 255)).all())
+
+
+def test_any_rank() -> None:
+    """Damage: view(1, C, 1, 1) in `_statistics`."""
+    codec = PairCodec((0.3, 0.05), (0.2, 0.2))
+    volume = torch.rand(2, 1, 3, 4, 5)
+    image, mask = codec.decode(codec.encode(volume, volume.round()))
+    assert torch.allclose(image, volume, atol=1e-6)
+    assert torch.equal(mask, volume.round() > 0)

@@ -1,0 +1,90 @@
+"""Classifier-free guidance: the formula, where it acts, and what it costs."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from medsegdiff.diffusion.condition import Condition
+from medsegdiff.diffusion.denoiser import Denoiser
+from medsegdiff.diffusion.guidance import guided_denoise
+
+NULL = -1.0
+LABELS = torch.tensor([2, 0, 1])
+
+
+class Spy:
+    """A denoiser that answers with 10 label + x, or NULL + x where the label is hidden."""
+
+    def __init__(self) -> None:
+        self.sigmas: list[Tensor] = []
+
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
+        self.sigmas.append(sigma)
+        assert cond.label is not None
+        keep = torch.ones_like(cond.label, dtype=torch.bool) if cond.keep_label is None else cond.keep_label
+        value = torch.where(keep, 10.0 * cond.label, NULL)
+        return value.view(-1, 1, 1, 1) + x
+
+    @property
+    def rows(self) -> list[int]:
+        return [len(s) for s in self.sigmas]
+
+
+def guided(spy: Spy, weight: float, sigma: list[float], x: Tensor, column: int = 0) -> Tensor:
+    denoise = guided_denoise(cast(Denoiser, spy), LABELS, weight, (0.3, 5.0), column)
+    return denoise(x, torch.tensor(sigma))
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+def class_estimate(x: Tensor) -> Tensor:
+    return x + 10.0 * LABELS.view(-1, 1, 1, 1)
+
+
+def test_weight_one_is_one_plain_call(x: Tensor) -> None:
+    """Damage: always calling the network for both, which doubles the cost of the default."""
+    spy = Spy()
+    assert torch.equal(guided(spy, 1.0, [1.0, 1.0], x), class_estimate(x))
+    assert spy.rows == [3]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 2.0, 7.5])
+def test_formula(weight: float, x: Tensor) -> None:
+    """Damage: D_class + weight (D_class - D_null); class and null halves swapped."""
+    spy = Spy()
+    expected = (x + NULL) + weight * (class_estimate(x) - (x + NULL))
+    assert torch.allclose(guided(spy, weight, [1.0, 1.0], x), expected, atol=1e-5)
+    assert spy.rows == [6]
+
+
+@pytest.mark.parametrize(("level", "acts"), [(0.29, False), (0.31, True), (5.0, True), (5.01, False), (0.0, False)])
+def test_interval(level: float, acts: bool, x: Tensor) -> None:
+    """Damage: ignoring one end of the interval."""
+    spy = Spy()
+    out = guided(spy, 3.0, [level, 1.0], x)
+    assert spy.rows == [6 if acts else 3]
+    assert torch.equal(out, class_estimate(x)) is not acts
+
+
+@pytest.mark.parametrize(("column", "acts"), [(0, False), (1, True)])
+def test_interval_looks_at_its_column(column: int, acts: bool, x: Tensor) -> None:
+    """Damage: sigma[0], or sigma.max(), whatever column is named."""
+    spy = Spy()
+    guided(spy, 3.0, [50.0, 1.0], x, column)
+    assert spy.rows == [6 if acts else 3]
+
+
+def test_levels_are_those_of_the_row(x: Tensor) -> None:
+    """Damage: one level for both modalities, or float64 levels for a float32 network."""
+    spy = Spy()
+    denoise = guided_denoise(cast(Denoiser, spy), LABELS, 3.0, (0.3, 5.0))
+    denoise(x, torch.tensor([1.0, 0.25], dtype=torch.float64))
+    assert spy.sigmas[0].tolist() == [[1.0, 0.25]] * 6
+    assert spy.sigmas[0].dtype == x.dtype

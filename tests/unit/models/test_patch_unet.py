@@ -1,0 +1,165 @@
+"""The backbone: shapes, where it starts from, what it listens to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from medsegdiff.cli import parse
+from medsegdiff.config import ModelConfig, TrainConfig
+from medsegdiff.diffusion.condition import Condition
+from medsegdiff.errors import UserError
+from medsegdiff.models.patch_unet import PatchUNet
+from medsegdiff.training.train import check_settings
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+SIDE = 16
+SMALL: dict[str, Any] = {
+    "model_channels": 8, "channel_mult": (1, 2), "transformer_depth": 1, "num_heads": 2, "patch_size": 4,
+}  # fmt: skip
+
+
+def network(perturb: bool = True, **changes: Any) -> PatchUNet:
+    """A small network in evaluation mode; `perturb` moves every weight off its start."""
+    torch.manual_seed(0)
+    model = PatchUNet(**{"img_size": SIDE, **SMALL, **changes}).eval()
+    if perturb:
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(0.1 * torch.randn_like(weight))
+    return model
+
+
+def inputs(n: int = 4, channels: int = 2, modalities: int = 2) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(1)
+    return torch.randn(n, channels, SIDE, SIDE, generator=random), torch.randn(n, modalities, generator=random)
+
+
+LABELS = Condition(torch.tensor([0, 1, 0, 1]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"channels": 4},
+        {"patch_size": 2, "channel_mult": (1, 2, 2)},
+        {"num_res_blocks": 2},
+        {"use_transformer": False},
+        {"modalities": 3},
+    ],
+)
+@torch.no_grad()
+def test_shape(changes: dict[str, Any]) -> None:
+    """Damage: a decoder stage short, or skips taken in the order of the encoder."""
+    x, c_noise = inputs(channels=changes.get("channels", 2), modalities=changes.get("modalities", 2))
+    out = network(**changes)(x, c_noise, LABELS)
+    assert out.shape == x.shape
+    assert bool(torch.isfinite(out).all())
+
+
+@torch.no_grad()
+def test_starts_as_zero() -> None:
+    """Damage: no zero initialisation of the last convolution, so that training starts worse than the mean."""
+    out = network(perturb=False)(*inputs(), LABELS)
+    assert bool((out == 0).all())
+
+
+@torch.no_grad()
+def test_batch_equals_one_by_one() -> None:
+    """Damage: batch normalisation, or a flatten that mixes rows."""
+    model, (x, c_noise) = network(), inputs()
+    together = model(x, c_noise, LABELS)
+    assert LABELS.label is not None
+    single = [model(x[i : i + 1], c_noise[i : i + 1], Condition(LABELS.label[i : i + 1])) for i in range(4)]
+    assert torch.allclose(together, torch.cat(single), atol=1e-5)
+
+
+@torch.no_grad()
+def test_class_and_levels_matter() -> None:
+    """Damage: the embedding not handed to the blocks; only the first modality's level read."""
+    model, (x, c_noise) = network(), inputs()
+    out = model(x, c_noise, LABELS)
+    other = model(x, c_noise, Condition(torch.tensor([1, 1, 0, 0])))
+    assert [bool(torch.allclose(out[i], other[i], atol=1e-6)) for i in range(4)] == [False, True, True, False]
+    for column in range(2):
+        changed = c_noise.clone()
+        changed[:, column] += 0.3
+        assert not torch.allclose(model(x, changed, LABELS), out, atol=1e-4)
+
+
+@torch.no_grad()
+def test_hidden_classes_use_the_null_embedding() -> None:
+    """Damage: keep_label ignored, or inverted; class 0 taken for the null class."""
+    model, (x, c_noise) = network(), inputs()
+    unknown = model(x, c_noise, Condition())
+    kept = model(x, c_noise, LABELS)
+    assert LABELS.label is not None
+    mixed = model(x, c_noise, Condition(LABELS.label, torch.tensor([True, False, False, True])))
+    hidden = model(x, c_noise, Condition(LABELS.label, torch.zeros(4, dtype=torch.bool)))
+    assert torch.equal(hidden, unknown)
+    assert torch.allclose(mixed[[0, 3]], kept[[0, 3]], atol=1e-6)
+    assert torch.allclose(mixed[[1, 2]], unknown[[1, 2]], atol=1e-6)
+    difference = (kept - unknown).abs().amax(dim=(1, 2, 3))
+    assert bool((difference > 1e-3).all())
+
+
+@torch.no_grad()
+def test_transformer_sees_the_whole_picture() -> None:
+    """Damage: attention within channels instead of positions; use_transformer without effect."""
+    x, c_noise = inputs(1)
+    changed = x.clone()
+    changed[..., :2, :2] += 1
+    cond = Condition(torch.tensor([0]))
+    for use, reaches in ((True, True), (False, False)):
+        model = network(use_transformer=use, img_size=128)
+        wide, moved = (torch.nn.functional.pad(t, (0, 112, 0, 112)) for t in (x, changed))
+        with torch.no_grad():  # group statistics would carry the change everywhere, too
+            for module in model.modules():
+                if isinstance(module, torch.nn.GroupNorm):
+                    module.forward = torch.nn.Identity().forward  # type: ignore[method-assign]
+        far = (model(wide, c_noise, cond) - model(moved, c_noise, cond))[..., -8:, -8:]
+        assert bool((far != 0).any()) is reaches
+
+
+def test_every_weight_learns() -> None:
+    """Damage: a module that is built but not called."""
+    model, (x, c_noise) = network(), inputs()
+    model(x, c_noise, Condition(LABELS.label, torch.tensor([True, True, True, False]))).square().sum().backward()
+    unused = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert unused == []
+
+
+@pytest.mark.parametrize(("name", "millions"), [("busi_128", 14.7), ("quickstart", None), ("busi_256", None)])
+def test_configs_build(name: str, millions: float | None) -> None:
+    """Damage: another width or depth in busi_128.yaml or in the blocks."""
+    config = parse("train", TrainConfig, ["--config", str(CONFIGS / f"{name}.yaml"), "--data_dir", "d"])
+    check_settings(config)
+    m = config.model
+    with torch.device("meta"):
+        model = PatchUNet(
+            config.img_size, patch_size=m.patch_size, model_channels=m.model_channels, channel_mult=m.channel_mult,
+            num_res_blocks=m.num_res_blocks, use_transformer=m.use_transformer,
+            transformer_depth=m.transformer_depth, num_heads=m.num_heads,
+        )  # fmt: skip
+    if millions is not None:
+        assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"img_size": 50}, r"--img_size: found 50; expected a multiple of 16 \(patch_size .*\)\. Try 48\."),
+        ({"img_size": 3}, r"--img_size: found 3; expected a multiple of 16 .* Try 16\."),
+        ({"model": ModelConfig(num_heads=5)}, "--model.num_heads: found 5; expected a divisor of 288 channels"),
+        ({"model": ModelConfig(in_channels=3)}, r"--model.in_channels: found \(3, 1\); expected 1, 1"),
+    ],
+)
+def test_sizes_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
+    """Damage: no check: a RuntimeError about tensor sizes minutes later."""
+    with pytest.raises(UserError, match=message):
+        check_settings(TrainConfig(data_dir="d", **changes))
