@@ -165,7 +165,7 @@ def opening(run: Path, seeds: list[int]) -> list[str]:
         "",
         "![generated pairs](busi_128_cpu_pairs.png)",
         "",
-        "Generated pairs, the first eight of each class, not chosen: benign above, malignant below, each row without and",
+        "Generated pairs, the first eight of each class, not chosen: benign above, malignant below, each without and",
         "with the outline of the generated mask.",
     ]
 
