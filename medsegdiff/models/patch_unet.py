@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the field's usual name)
 
@@ -81,12 +82,11 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, N, C) tokens and a (B, E) embedding to (B, N, C) tokens."""
-        b, n, c = x.shape
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(embedding)[:, None].chunk(6, dim=2)
         h = self.norm1(x) * (1 + scale1) + shift1
-        q, k, v = self.qkv(h).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c)
-        x = x + gate1 * self.out(attended)
+        q, k, v = rearrange(self.qkv(h), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        x = x + gate1 * self.out(rearrange(attended, "b heads n d -> b n (heads d)"))
         h = self.norm2(x) * (1 + scale2) + shift2
         return x + gate2 * self.mlp(h)
 
@@ -100,11 +100,10 @@ class Bottleneck(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(channels, heads, embedding, dropout) for _ in range(depth))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        b, c, height, width = x.shape
-        tokens = x.flatten(2).transpose(1, 2) + self.position
+        tokens = rearrange(x, "b c h w -> b (h w) c") + self.position
         for block in self.blocks:
             tokens = block(tokens, embedding)
-        return tokens.transpose(1, 2).reshape(b, c, height, width)
+        return rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2])
 
 
 class Seam(nn.Module):
