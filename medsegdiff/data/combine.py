@@ -29,8 +29,6 @@ from medsegdiff.files import DATASET_FILE, make_folder, staged_folder, write_jso
 
 log = logging.getLogger(__name__)
 
-SYNTHETIC = "synthetic:"  # how `source` of every generated pair begins
-
 
 def combine(config: CombineConfig) -> PairSet:
     """Add synthetic pairs to the train split of a real data set and write the result to `config.output_dir`.
@@ -83,12 +81,12 @@ def _check_settings(config: CombineConfig) -> None:
 
 def _check_roles(real: PairSet, synthetic: PairSet) -> None:
     """Raise `UserError` unless one set is all real, the other all synthetic with provenance, and the classes fit."""
-    generated = [r.id for r in real.records if r.source.startswith(SYNTHETIC)]
+    generated = [r.id for r in real.records if r.is_synthetic]
     if generated:
         found = f"{len(generated)} synthetic pairs, the first {generated[0]}"
         hint = "Give the folder that prepare wrote (are the two folders swapped?)."
         raise UserError(real.root, found, "only real pairs as --real_data", hint)
-    others = [r.id for r in synthetic.records if not r.source.startswith(SYNTHETIC)]
+    others = [r.id for r in synthetic.records if not r.is_synthetic]
     if others:
         found = f"{len(others)} pairs that are not synthetic, the first {others[0]}"
         hint = "Give the folder that generate wrote."
@@ -258,7 +256,7 @@ def describe_balance(real: PairSet, records: list[PairRecord]) -> dict[str, Any]
 
     first = Counter(r.label for r in real.select("train").records)
     last = Counter(r.label for r in records if r.split == "train")
-    generated = Counter(r.label for r in records if r.source.startswith(SYNTHETIC))
+    generated = Counter(r.label for r in records if r.is_synthetic)
     before, after, added = ({label: c[label] for label in real.classes} for c in (first, last, generated))
     texts = ["/".join(f"{100 * share:.0f}" for share in shares(c).values()) for c in (before, after)]
     return {

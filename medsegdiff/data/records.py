@@ -22,6 +22,7 @@ from medsegdiff.files import DATASET_FILE, make_folder, read_json, require_folde
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")
 METADATA_FILE = "metadata.csv"
+SYNTHETIC = "synthetic:"  # how `source` of every generated pair begins
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class PairRecord:
     image_hash: str  # SHA-256 of the decoded grey picture (`content_hash`)
     mask_hash: str
     perceptual_hash: str  # 256-bit DCT hash of the image, hexadecimal (`perceptual_hash`)
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the pair was generated."""
+        return self.source.startswith(SYNTHETIC)
 
 
 @dataclass(frozen=True)

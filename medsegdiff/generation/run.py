@@ -22,7 +22,7 @@ from tqdm import tqdm
 from medsegdiff.checkpoint import ModelCard, load_checkpoint
 from medsegdiff.config import GenerateConfig, identity_of, require, require_positive
 from medsegdiff.data.pictures import balance_table, contact_sheet
-from medsegdiff.data.records import PairRecord, PairSet, class_counts, write_pair, write_pairs
+from medsegdiff.data.records import SYNTHETIC, PairRecord, PairSet, class_counts, write_pair, write_pairs
 from medsegdiff.data.transforms import generator
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.noise import sigma_table
@@ -119,7 +119,7 @@ def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
         records.append(
             write_pair(
                 folder, images[slot], masks[slot], id=name, label=task.label, split="train", group=name,
-                source=f"synthetic:{source.digest}", pixel_aspect=aspects[choice[slot]],
+                source=f"{SYNTHETIC}{source.digest}", pixel_aspect=aspects[choice[slot]],
             )
         )  # fmt: skip
     value = {"records": [dataclasses.asdict(r) for r in records], "faults": dict(faults)}

@@ -36,6 +36,7 @@ from medsegdiff.segmentation.results import (
 from medsegdiff.segmentation.scores import overlaps, score_image
 from medsegdiff.training.ema import EMA
 from medsegdiff.training.loop import LoopConfig, autocast, choose_device, lr_factor, run_loop
+from medsegdiff.training.sampling import draw_indices
 from medsegdiff.training.state import STATE_FOLDER
 
 logger = logging.getLogger(__name__)
@@ -43,8 +44,7 @@ logger = logging.getLogger(__name__)
 WEIGHTS_FILE = "best_model.safetensors"
 COMPARISON_FILE = "comparison.json"
 SIZE_FACTOR = 32  # the encoders halve the picture five times
-SHUFFLE, AUGMENT, DROPOUT = 0, 1, 2  # purposes of random numbers
-SYNTHETIC = "synthetic:"  # start of the `source` of generated pairs
+AUGMENT, DROPOUT = 1, 2  # purposes of random numbers
 # What does not decide the weights: where things lie, and what is done with the scores afterwards.
 NOT_IDENTITY = ("data_dir", "output_dir", "baseline", "bootstrap", "device", "save_every")
 
@@ -112,7 +112,7 @@ def check_splits(pairs: PairSet) -> None:
     for split in ("train", "val", "test"):
         held = pairs.select(split).records
         for record in held:
-            if split != "train" and record.source.startswith(SYNTHETIC):
+            if split != "train" and record.is_synthetic:
                 hint = "Make the data set with combine, which puts them into train."
                 raise UserError(f"{pairs.root}, {record.id}", f"a synthetic pair in {split}", "real pairs there", hint)
             for key in (record.group, record.image_hash):
@@ -202,14 +202,14 @@ class SegmentationTrainer:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
-        self.pools = class_pools(train.labels, config.balance_classes)
         self.best_weights: dict[str, Tensor] = {}
         self.best_dice, self.best_step, self.stale = -1.0, 0, 0
 
     def train_step(self, step: int) -> dict[str, float]:
         """One optimiser step on an augmented batch; step counts from 0."""
         config = self.config
-        index = draw_batch(self.pools, config.batch_size, config.seed, step)
+        first, balanced = step * config.batch_size, config.balance_classes
+        index = draw_indices(self.train.labels, first, config.batch_size, config.seed, balanced)
         images, masks, _ = self.train.batch(index)
         random = generator(config.seed, step, AUGMENT)
         images, masks = augment(images.to(self.device), masks.to(self.device), SEGMENTATION, random)
@@ -259,30 +259,6 @@ class SegmentationTrainer:
         self.best_weights = state["best_weights"]
         best = state["best"]
         self.best_dice, self.best_step, self.stale = best["dice"], best["step"], best["stale"]
-
-
-def class_pools(labels: Tensor, balance: bool) -> list[Tensor]:
-    """Row numbers to draw from in turn: one pool of all rows, or one for each class that has any. `labels` (N,)."""
-    if not balance:
-        return [torch.arange(len(labels))]
-    return [torch.nonzero(labels == label).flatten() for label in torch.unique(labels)]
-
-
-def draw_batch(pools: list[Tensor], size: int, seed: int, step: int) -> Tensor:
-    """Row numbers (size,) of the batch of `step`: an endless run of shuffled epochs, cut into batches.
-
-    Draw number i goes to pool i mod (number of pools); each pool is used up before any of its rows comes again.
-    """
-    rows: list[Tensor] = []
-    orders: dict[tuple[int, int], Tensor] = {}
-    for draw in range(step * size, (step + 1) * size):
-        turn, pool = divmod(draw, len(pools))
-        epoch, place = divmod(turn, len(pools[pool]))
-        if (pool, epoch) not in orders:
-            random = generator(seed, epoch, SHUFFLE, pool)
-            orders[pool, epoch] = pools[pool][torch.randperm(len(pools[pool]), generator=random)]
-        rows.append(orders[pool, epoch][place])
-    return torch.stack(rows)
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:

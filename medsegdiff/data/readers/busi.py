@@ -117,20 +117,12 @@ def _unique_names(files: Iterable[tuple[str, Path]]) -> list[str]:
     return list(names)
 
 
-def _read(path: Path) -> np.ndarray:
-    """`read_grey`, and an error for a PNG file without its end, of which OpenCV decodes what is there."""
-    picture = read_grey(path)
-    if path.suffix.lower() == ".png" and b"IEND" not in path.read_bytes()[-64:]:
-        raise UserError(path, "a truncated PNG file", "a complete one", "Copy the file again.")
-    return picture
-
-
 def _read_pair(label: str, image: Path, masks: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     """(H, W) uint8 picture and the union of its masks, {0, 255}."""
-    picture = _read(image)
+    picture = read_grey(image)
     merged = np.zeros_like(picture)
     for path in masks:
-        mask = _read(path)
+        mask = read_grey(path)
         if mask.shape != picture.shape:
             found, expected = (f"{a.shape[1]} x {a.shape[0]} pixels" for a in (mask, picture))
             raise UserError(path, found, f"{expected}, as its picture", "Restore the published file.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from medsegdiff.cli import parse
 from medsegdiff.config import ModelConfig, TrainConfig
@@ -34,9 +36,10 @@ def network(perturb: bool = True, **changes: Any) -> PatchUNet:
     return model
 
 
-def inputs(n: int = 4, channels: int = 2, modalities: int = 2) -> tuple[Tensor, Tensor]:
+def inputs(n: int = 4, modality: Sequence[int] = (0, 1)) -> tuple[Tensor, Tensor]:
     random = torch.Generator().manual_seed(1)
-    return torch.randn(n, channels, SIDE, SIDE, generator=random), torch.randn(n, modalities, generator=random)
+    x = torch.randn(n, len(modality), SIDE, SIDE, generator=random)
+    return x, torch.randn(n, max(modality) + 1, generator=random) / 4
 
 
 LABELS = Condition(torch.tensor([0, 1, 0, 1]))
@@ -46,27 +49,43 @@ LABELS = Condition(torch.tensor([0, 1, 0, 1]))
     "changes",
     [
         {},
-        {"channels": 4},
+        {"modality": (0, 0, 0, 1)},
         {"patch_size": 2, "channel_mult": (1, 2, 2)},
         {"num_res_blocks": 2},
         {"use_transformer": False},
-        {"modalities": 3},
+        {"modality": (0, 1, 2)},
     ],
 )
 @torch.no_grad()
 def test_shape(changes: dict[str, Any]) -> None:
     """Damage: a decoder stage short, or skips taken in the order of the encoder."""
-    x, c_noise = inputs(channels=changes.get("channels", 2), modalities=changes.get("modalities", 2))
+    x, c_noise = inputs(modality=changes.get("modality", (0, 1)))
     out = network(**changes)(x, c_noise, LABELS)
     assert out.shape == x.shape
     assert bool(torch.isfinite(out).all())
 
 
 @torch.no_grad()
-def test_starts_as_zero() -> None:
-    """Damage: no zero initialisation of the last convolution, so that training starts worse than the mean."""
+def test_starts_as_nothing_but_a_bias() -> None:
+    """Damage: no zero initialisation of the last convolution, so that training starts from noise."""
     out = network(perturb=False)(*inputs(), LABELS)
-    assert bool((out == 0).all())
+    assert torch.equal(out, out[:1, :, :1, :1].expand_as(out))
+    assert float(out.abs().max()) < 0.5
+
+
+@pytest.mark.parametrize("sigmas", [(0.01, 20.0), (20.0, 0.5), (0.5, 0.01)])
+@torch.no_grad()
+def test_output_stage_sees_detail_in_units_of_the_noise(sigmas: tuple[float, float]) -> None:
+    """Damage: the deviation of modality 0 for every channel; sigma without the scaling c_in."""
+    modality = (0, 1, 1)
+    model, seen = network(modality=modality), []
+    model.seam.conv1.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    sigma = torch.tensor([sigmas])
+    level = sigma[:, modality].view(1, 3, 1, 1)
+    noise = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
+    model(level * noise / (level**2 + 0.25).sqrt(), sigma.log() / 4, Condition(torch.tensor([0])))
+    excess = seen[0][0, -3:]
+    assert torch.allclose(excess, torch.tanh((noise - avg_pool2d(noise, 3, 1, 1, count_include_pad=False)) / 2)[0])
 
 
 @torch.no_grad()
@@ -121,7 +140,7 @@ def test_transformer_sees_the_whole_picture() -> None:
         with torch.no_grad():  # group statistics would carry the change everywhere, too
             for module in model.modules():
                 if isinstance(module, torch.nn.GroupNorm):
-                    module.forward = torch.nn.Identity().forward  # type: ignore[method-assign]
+                    module.forward = torch.nn.Identity().forward
         far = (model(wide, c_noise, cond) - model(moved, c_noise, cond))[..., -8:, -8:]
         assert bool((far != 0).any()) is reaches
 
