@@ -27,7 +27,7 @@ from medsegdiff.segmentation.results import read_run
 
 ROOT = Path(__file__).resolve().parent.parent
 ARMS = {"real": "real only", "synthetic": "synthetic only", "combined": "real + synthetic"}
-STEPS, BATCH, PER_CLASS, BOOTSTRAP = 1200, 16, 500, 5000
+STEPS, BATCH, PER_CLASS, BOOTSTRAP = 800, 16, 500, 5000
 
 
 def commands(input_dir: str, run: str, seeds: list[int]) -> dict[str, str]:
