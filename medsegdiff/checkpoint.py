@@ -77,6 +77,8 @@ def find_checkpoint(path: Path) -> Path:
 
     Raises `UserError` where there is none. A .pth or .pt file itself is never opened, since a pickle runs code.
     """
+    if not path.name:
+        raise UserError("--checkpoint_path", repr(str(path)), "a checkpoint file", "Name the file.")
     beside = path.with_suffix(".safetensors")
     if path.suffix in {".pth", ".pt", ".ckpt"} and beside.is_file():
         return beside
@@ -101,9 +103,15 @@ def load_checkpoint(path: Path) -> tuple[Denoiser, ModelCard, str]:
     if metadata.get("kind") != KIND or metadata.get("version") != str(VERSION):
         found = f"kind {metadata.get('kind')!r}, version {metadata.get('version')!r}"
         raise UserError(path, found, f"kind {KIND!r}, version '{VERSION}'", "Use a checkpoint of phase 2.")
-    card = _card(json.loads(metadata["card"]))
-    denoiser = build_denoiser(card)
-    denoiser.load_state_dict(weights)
+    try:
+        card = _card(json.loads(metadata["card"]))
+        denoiser = build_denoiser(card)
+        denoiser.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            path, f"weights or settings that do not fit ({reason})", "a whole checkpoint", "Train it anew."
+        ) from error
     return denoiser.eval().requires_grad_(False), card, hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 

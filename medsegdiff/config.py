@@ -96,7 +96,7 @@ class TrainConfig:
     save_every: int = 200  # optimiser steps between two states to resume from
     eval_samples: int = 64  # pairs drawn at each evaluation for the sample-quality figure
     eval_steps: int = 16  # network calls a pair there
-    seed: int = 0
+    seed: int = 0  # of everything random
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
 
@@ -116,9 +116,9 @@ class GenerateConfig:
     guidance_high: float = 5.0  # ... and up to this
     chunk_size: int = 50  # pairs drawn together; part of what the seed means
     max_redraws: int = 20  # redraw rounds for empty or degenerate lesion masks before giving up
-    precision: Precision = "bf16"
-    device: Device = "auto"
-    seed: int = 0
+    precision: Precision = "bf16"  # autocast type
+    device: Device = "auto"  # auto: a GPU where there is one
+    seed: int = 0  # of everything random
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,9 @@ class CombineConfig:
     ratio: float | None = None  # synthetic pairs for each real train pair; default: as many as there are
     balance: bool = True  # choose them so that the classes of the combined train split are equally frequent
     synthetic_only: bool = False  # leave the real pairs out of train (val and test stay real)
-    duplicate_bits: int = 78  # a picture that the checkpoint saw, this close to a val or test picture, is refused, bits
+    duplicate_bits: int | None = (
+        None  # val or test this close to what the checkpoint saw is refused; default: as prepared
+    )
     seed: int = 0  # of the choice among the synthetic pairs
 
 
@@ -148,20 +150,20 @@ class SegmentConfig:
     steps: int | None = None  # optimiser steps instead of epochs, so that arms of different size train equally long
     patience: int = 15  # evaluations on val without a better Dice before training stops
     evals: int = 30  # evaluations on val in the whole run
-    batch_size: int = 16
+    batch_size: int = 16  # pairs an optimiser step
     lr: float = 1e-3  # peak learning rate of AdamW, cosine decay
-    weight_decay: float = 0.01
-    warmup_steps: int = 50
-    grad_clip: float = 1.0
+    weight_decay: float = 0.01  # of AdamW
+    warmup_steps: int = 50  # optimiser steps of linear warm-up
+    grad_clip: float = 1.0  # largest norm of the gradient
     ema_decay: float = 0.99  # of the averaged weights that are evaluated and saved (shorter at the start)
     img_size: int = 128  # side of the square that pictures are squashed to, pixels; Dice is computed at this size
     balance_classes: bool = False  # draw every class equally often
     baseline: str | None = None  # output folder of an earlier run on the same test pairs, to compare with
     bootstrap: int = 2000  # resamples of the intervals
-    precision: Precision = "bf16"
-    device: Device = "auto"
+    precision: Precision = "bf16"  # autocast type
+    device: Device = "auto"  # auto: a GPU where there is one
     save_every: int = 200  # optimiser steps between two states to resume from
-    seed: int = 0
+    seed: int = 0  # of everything random
 
 
 def identity_of(config: Any, phase: str, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -106,6 +106,12 @@ def check_output_folder(output: Path, identity: dict[str, Any]) -> None:
         )
 
 
+def is_finished(output: Path, identity: dict[str, Any]) -> bool:
+    """Whether `output` is a data set that the same settings made. Raises `UserError` as `check_output_folder` does."""
+    check_output_folder(output, json.loads(json.dumps(identity)))
+    return (output / DATASET_FILE).is_file()
+
+
 @contextmanager
 def staged_folder(output: Path, identity: dict[str, Any], keep_partial: bool = False) -> Iterator[Path]:
     """Yield `<output>.partial` to write into; on success it takes the place of `output` in one rename.
@@ -114,16 +120,18 @@ def staged_folder(output: Path, identity: dict[str, Any], keep_partial: bool = F
     Raises `UserError` where `output` holds something else or was made by other settings.
     """
     output = Path(os.path.abspath(output))
-    check_output_folder(output, identity)
+    check_output_folder(output, json.loads(json.dumps(identity)))
     staging = output.with_name(output.name + ".partial")
     begun = staging / "identity.json"
     same = begun.is_file() and not differing_keys(json.loads(begun.read_text()), json.loads(json.dumps(identity)))
+    if staging.is_dir() and not begun.is_file() and any(p.suffix != ".tmp" for p in staging.iterdir()):
+        raise UserError(staging, "other files", "no such folder: it is where the output grows", "Move it away.")
     if staging.exists() and not (keep_partial and same):
         shutil.rmtree(staging)
     make_folder(staging)
     write_json(begun, identity)
     yield staging
-    begun.unlink()
     if output.exists():
-        shutil.rmtree(output)
+        shutil.rmtree(output)  # made by the same settings, or empty
     os.replace(staging, output)
+    (output / begun.name).unlink()  # only now: until the rename it says whose half-made work this is

@@ -31,7 +31,9 @@ class QuickstartConfig:
     """The whole pipeline in a few minutes, at 64 pixels."""
 
     output_dir: str = "runs/quickstart"  # folder for the outputs of all phases; a second run goes on in it
-    train_config: str = "configs/quickstart.yaml"  # settings of the generative training
+    train_config: str = str(
+        Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+    )  # settings of the generative training
     num_samples_per_class: int = 48  # synthetic pairs of each class
     steps: int = 150  # optimiser steps of each of the two segmentation trainings
     seed: int = 0  # of every phase

@@ -25,7 +25,7 @@ from medsegdiff.data.hashing import content_hash, hash_distances
 from medsegdiff.data.pictures import balance_table
 from medsegdiff.data.records import METADATA_FILE, PairRecord, PairSet, class_counts, read_pairs, write_pairs
 from medsegdiff.errors import UserError
-from medsegdiff.files import DATASET_FILE, make_folder, staged_folder, write_json
+from medsegdiff.files import DATASET_FILE, is_finished, make_folder, staged_folder, write_json
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +39,15 @@ def combine(config: CombineConfig) -> PairSet:
     _check_settings(config)
     real, synthetic = read_pairs(Path(config.real_data)), read_pairs(Path(config.synthetic_data))
     _check_roles(real, synthetic)
-    _check_leakage(real, synthetic, config.duplicate_bits)
+    _check_leakage(real, synthetic, _duplicate_bits(config, real))
     chosen = choose(real, synthetic, config)
     kept = [r for r in real.records if not (config.synthetic_only and r.split == "train")]
     identity = identity_of(config, "combine", leave_out=("real_data", "synthetic_data", "output_dir"))
     identity |= {"real_hash": _metadata_hash(real), "synthetic_hash": _metadata_hash(synthetic)}
     output = Path(os.path.abspath(config.output_dir))
+    if is_finished(output, identity):
+        log.info("%s holds this data set, finished", output)
+        return read_pairs(output)
     with staged_folder(output, identity) as folder:
         records = _link_all(folder, [(real, r, r) for r in kept] + _renamed(real, synthetic, chosen))
         balance = describe_balance(real, records)
@@ -68,7 +71,8 @@ def combine(config: CombineConfig) -> PairSet:
 def _check_settings(config: CombineConfig) -> None:
     """Raise `UserError` for a setting out of range or one folder in two roles."""
     require(config.ratio is None or config.ratio > 0, "--ratio", config.ratio, "a number above 0")
-    require(0 <= config.duplicate_bits < 128, "--duplicate_bits", config.duplicate_bits, "0 to 127 of 256 bits")
+    bits = config.duplicate_bits
+    require(bits is None or 0 <= bits < 128, "--duplicate_bits", bits, "0 to 127 of 256 bits")
     require(config.seed >= 0, "--seed", config.seed, "a whole number of 0 or more")
     folders: dict[str, str] = {}
     for name in ("real_data", "synthetic_data", "output_dir"):
@@ -77,6 +81,13 @@ def _check_settings(config: CombineConfig) -> None:
             found = f"the same folder as --{folders[path]}"
             raise UserError(f"--{name} {path}", found, "a folder of its own", "Change one of them.")
         folders[path] = name
+
+
+def _duplicate_bits(config: CombineConfig, real: PairSet) -> int:
+    """The distance within which pictures count as one: what the real data set was split by, unless told."""
+    if config.duplicate_bits is not None:
+        return config.duplicate_bits
+    return int(real.info.get("duplicates", {}).get("bits", SAME_PICTURE_BITS))
 
 
 def _check_roles(real: PairSet, synthetic: PairSet) -> None:

@@ -50,8 +50,8 @@ def copying_test(
 
     nearest_to_train: the share, averaged over random subsets of train, with a 95 % bootstrap interval over synthetic
     pictures; 0.5 is no copying. beyond_held_out: the share of synthetic pictures that are more like a train picture
-    than 95 % of held-out pictures are (0.05 is expected). verdict: "pass" where the upper bound of the first is at
-    most 0.6, "fail" where its lower bound is above 0.5, else "too few pictures to tell".
+    than 95 % of held-out pictures are (0.05 is expected). verdict: "fail" where the lower bound of the first is
+    above 0.5, else "pass" where its upper bound is at most 0.6, else "too few pictures to tell".
     """
     to_train, to_held = likeness(synthetic, train), likeness(synthetic, held_out)
     limit = float(np.percentile(likeness(held_out, train).max(axis=1), 95))
@@ -64,7 +64,7 @@ def copying_test(
     nearer /= SUBSETS
     draws = nearer[random.integers(len(nearer), size=(bootstrap, len(nearer)))].mean(axis=1)
     low, high = (float(v) for v in np.percentile(draws, [2.5, 97.5]))
-    verdict = "pass" if high <= 0.6 else "fail" if low > 0.5 else "too few pictures to tell"
+    verdict = "fail" if low > 0.5 else "pass" if high <= 0.6 else "too few pictures to tell"
     best = to_train.max(axis=1)
     return {
         "synthetic": len(to_train),

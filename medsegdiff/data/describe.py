@@ -44,6 +44,7 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
     synthetic pairs. Raises `UserError` for a folder that is no PAIRS or has fewer than two classes.
     """
     require_positive(bootstrap=config.bootstrap)
+    require(config.seed >= 0, "--seed", config.seed, "0 or more")
     real = read_pairs(Path(config.real_data))
     sets = {"real": real.select(config.split)}
     if config.synthetic_data is not None:

@@ -21,7 +21,7 @@ from medsegdiff.data.readers import RawPair
 from medsegdiff.data.readers.busi import read_busi
 from medsegdiff.data.records import PairRecord, PairSet, class_counts, read_pairs, write_pair, write_pairs
 from medsegdiff.data.splits import assign_folds, assign_splits
-from medsegdiff.files import staged_folder, write_json
+from medsegdiff.files import is_finished, staged_folder, write_json
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,9 @@ def prepare(config: PrepareConfig) -> PairSet:
     identity = identity_of(config, "prepare", leave_out=("input_dir", "output_dir"))
     identity["input_hash"] = input_hash(found)
     output = Path(os.path.abspath(config.output_dir))
+    if is_finished(output, identity):
+        log.info("%s holds this data set, finished", output)
+        return read_pairs(output)
     with staged_folder(output, identity) as folder:
         records = _write_all(folder, raw, groups, splits, folds)
         pairs = write_pairs(

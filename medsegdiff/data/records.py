@@ -177,14 +177,17 @@ def read_pairs(root: Path) -> PairSet:
     root = Path(root)
     require_folder(root, f"{METADATA_FILE} and {DATASET_FILE}, as the phases write it")
     info = read_json(root / DATASET_FILE)
-    if info.get("schema_version") != SCHEMA_VERSION:
-        found = f"schema version {info.get('schema_version')}"
+    version = info.get("schema_version") if isinstance(info, dict) else None
+    if version != SCHEMA_VERSION or not isinstance(info.get("classes"), list):
+        found = f"schema version {version}" if version != SCHEMA_VERSION else "no list of classes"
         raise UserError(root / DATASET_FILE, found, f"version {SCHEMA_VERSION}", "Make the data set anew.")
     path = root / METADATA_FILE
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text())))
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
     except OSError as error:
         raise UserError(path, error.strerror or error, "a readable CSV", "Make the data set anew.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(path, f"text that is not UTF-8 ({error})", "a CSV", "Make the data set anew.") from error
     records = tuple(_parse_row(path, number, row) for number, row in enumerate(rows, start=2))
     _check_records(path, root, records, list(info["classes"]))
     return PairSet(root, records, info)
@@ -207,6 +210,7 @@ def _parse_row(path: Path, number: int, row: dict[str, str]) -> PairRecord:
 
 def _check_records(path: Path, root: Path, records: tuple[PairRecord, ...], classes: list[str]) -> None:
     seen: set[str] = set()
+    split_of: dict[str, str] = {}
     base = root.resolve()
     for number, record in enumerate(records, start=2):
         where = f"{path}, line {number}"
@@ -215,6 +219,9 @@ def _check_records(path: Path, root: Path, records: tuple[PairRecord, ...], clas
         seen.add(record.id)
         if record.split not in SPLITS:
             raise UserError(where, f"split {record.split!r}", f"one of {', '.join(SPLITS)}", "Correct the row.")
+        if split_of.setdefault(record.group, record.split) != record.split:
+            found = f"group {record.group} in {record.split} as well as in {split_of[record.group]}"
+            raise UserError(where, found, "each group in one split", "Prepare the data anew.")
         if record.label not in classes:
             raise UserError(where, f"label {record.label!r}", f"one of {', '.join(classes)}", "Correct the row.")
         for name in (record.image_file_name, record.mask_file_name):

@@ -22,12 +22,12 @@ from tqdm import tqdm
 from medsegdiff.checkpoint import ModelCard, load_checkpoint
 from medsegdiff.config import GenerateConfig, identity_of, require, require_positive
 from medsegdiff.data.pictures import balance_table, contact_sheet
-from medsegdiff.data.records import SYNTHETIC, PairRecord, PairSet, class_counts, write_pair, write_pairs
+from medsegdiff.data.records import SYNTHETIC, PairRecord, PairSet, class_counts, read_pairs, write_pair, write_pairs
 from medsegdiff.data.transforms import generator
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.noise import sigma_table
 from medsegdiff.errors import UserError
-from medsegdiff.files import read_json, staged_folder, write_json, write_png
+from medsegdiff.files import is_finished, read_json, staged_folder, write_json, write_png
 from medsegdiff.generation.draw import draw_pairs
 from medsegdiff.generation.gates import mask_fault
 from medsegdiff.training.loop import autocast, choose_device
@@ -78,6 +78,9 @@ def generate(config: GenerateConfig) -> PairSet:
     source = Source(config, denoiser.to(device), card, digest)
     identity = identity_of(config, "generate", ("checkpoint_path", "output_dir", "device", "max_redraws"))
     identity |= {"classes": classes, "checkpoint_sha256": digest}
+    if is_finished(Path(config.output_dir), identity):
+        logger.info("%s holds these pairs, finished", config.output_dir)
+        return read_pairs(Path(config.output_dir))
     tasks = plan(classes, config.num_samples_per_class, config.chunk_size)
     with staged_folder(Path(config.output_dir), identity, keep_partial=True) as folder:
         (folder / CHUNKS).mkdir(exist_ok=True)
@@ -212,9 +215,11 @@ def _finish(source: Source, tasks: list[Chunk], folder: Path, classes: list[str]
 
 
 def _check_settings(config: GenerateConfig) -> None:
-    require_positive(
-        num_samples_per_class=config.num_samples_per_class, chunk_size=config.chunk_size, steps=config.steps - 1
-    )
+    require_positive(num_samples_per_class=config.num_samples_per_class, chunk_size=config.chunk_size)
+    require(config.steps >= 2, "--steps", config.steps, "2 or more")
+    require(config.seed >= 0, "--seed", config.seed, "0 or more")
+    chosen = config.classes or []
+    require(len(set(chosen)) == len(chosen), "--classes", " ".join(chosen), "each class once")
     require(config.max_redraws >= 0, "--max_redraws", config.max_redraws, "0 or more")
     require(config.guidance >= 0, "--guidance", config.guidance, "0 or more")
     require(

@@ -1,1 +1,1 @@
-"""Backbones, one a file: forward(x (B, C, *S), c_noise (B, M), cond) -> (B, C, *S). They know no sigma_data."""
+"""Backbones, one a file: forward(x (B, C, *S), c_noise (B, M), cond) -> (B, C, *S). They know no process."""

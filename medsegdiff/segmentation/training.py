@@ -89,6 +89,10 @@ def check_settings(config: SegmentConfig) -> None:
         bootstrap=config.bootstrap,
         save_every=config.save_every,
     )
+    require(config.seed >= 0, "--seed", config.seed, "0 or more")
+    require(config.weight_decay >= 0, "--weight_decay", config.weight_decay, "0 or more")
+    require(config.warmup_steps >= 0, "--warmup_steps", config.warmup_steps, "0 or more")
+    require(0 <= config.ema_decay < 1, "--ema_decay", config.ema_decay, "from 0 to below 1")
     require(config.steps is None or config.steps > 0, "--steps", config.steps, "a number above 0")
     require(config.batch_size >= 2, "--batch_size", config.batch_size, "2 or more, as batch normalisation needs")
     below = max(SIZE_FACTOR, config.img_size // SIZE_FACTOR * SIZE_FACTOR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -70,14 +71,19 @@ class Watch:
 
     def is_best(self, step: int, scores: dict[str, float]) -> bool:
         """Whether these are the lowest val losses so far; remembers them if so."""
-        if scores["val_loss"] >= self.best["val_loss"]:
+        if not scores["val_loss"] < self.best["val_loss"]:  # written so that NaN is not the best
             return False
         self.best = {"step": step, **scores}
         return True
 
     @torch.inference_mode()
     def val_losses(self, model: Denoiser) -> dict[str, float]:
-        """Weighted loss of each modality in each noise band, and their mean as "val_loss"."""
+        """Weighted loss of each modality in each noise band, and their mean as "val_loss".
+
+        Always with the weight of edm, by which an untrained network has about 1 in every band: that of ddpm would
+        judge a network by the middle bands alone.
+        """
+        weighing = dataclasses.replace(self.config.diffusion, process="edm")
         device = model.modality.device
         result: dict[str, float] = {}
         for band, level in enumerate(BANDS):
@@ -90,7 +96,7 @@ class Watch:
                 with autocast(device, self.config.precision):
                     loss = denoising_loss(
                         model, x0.to(device), Condition(labels.to(device)), sigma.to(device), noise.to(device),
-                        self.config.diffusion,
+                        weighing,
                     )  # fmt: skip
                 terms.append(loss.float().cpu())
             mean = torch.cat(terms).mean(dim=0)

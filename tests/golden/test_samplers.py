@@ -100,11 +100,16 @@ def test_order_with_both_columns_alike(name: str, gaussian: Gaussian) -> None:
     assert errors[-1] < 0.02
 
 
+@pytest.fixture(scope="module")
+def fine_grid(gaussian: Gaussian) -> Tensor:
+    """Where `unlike` leads from `start_points(10)`, exact to seven digits."""
+    return SAMPLERS["heun"](gaussian.denoise, start_points(10.0), unlike(2000), PAIR)
+
+
 @pytest.mark.parametrize("name", DETERMINISTIC)
-def test_order_with_columns_of_their_own(name: str, gaussian: Gaussian) -> None:
+def test_order_with_columns_of_their_own(name: str, gaussian: Gaussian, fine_grid: Tensor) -> None:
     """Damage: taking the level or the step h of column 0 for both columns."""
     x = start_points(10.0)
-    fine_grid = SAMPLERS["heun"](gaussian.denoise, x, unlike(2000), PAIR)
     errors = [
         (SAMPLERS[name](gaussian.denoise, x, unlike(n), PAIR) - fine_grid).abs().max().item() for n in (40, 80, 160)
     ]

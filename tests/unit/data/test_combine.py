@@ -1,0 +1,260 @@
+"""Phase 4: counts per class, val and test untouched, and every way in which a test picture could leak refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from medsegdiff.config import CombineConfig
+from medsegdiff.data import combine as module
+from medsegdiff.data.combine import combine, plan_counts
+from medsegdiff.data.records import PairRecord, PairSet, class_counts, read_pairs, write_pair, write_pairs
+from medsegdiff.errors import UserError
+from medsegdiff.files import write_png
+
+CLASSES = ["benign", "malignant"]
+REAL = {"train": (8, 4), "val": (2, 2), "test": (3, 2)}
+
+
+def scene(seed: int) -> np.ndarray:
+    """(48, 56) uint8 noise, unlike for every seed."""
+    rng = np.random.default_rng(seed)
+    noise = np.sum([s * cv2.GaussianBlur(rng.standard_normal((48, 56)), (0, 0), s) for s in (1.5, 4)], axis=0)
+    return np.asarray(np.interp(noise, (noise.min(), noise.max()), (0, 255)).astype(np.uint8))
+
+
+def add(root: Path, image: np.ndarray, label: str, number: int, split: str, source: str) -> PairRecord:
+    """Write one pair."""
+    mask = np.asarray(cv2.circle(np.zeros_like(image), (25, 20), 8, 255, -1))
+    name = f"{label}_{number:04d}"
+    return write_pair(root, image, mask, id=name, label=label, split=split, group=f"g_{name}", source=source)
+
+
+def write_real(root: Path) -> PairSet:
+    """21 real pairs as in `REAL`, scenes 0..20."""
+    records, seed = [], 0
+    for split, counts in REAL.items():
+        for label, count in zip(CLASSES, counts, strict=True):
+            for _ in range(count):
+                records.append(add(root, scene(seed), label, seed, split, f"busi:{seed}"))
+                seed += 1
+    return write_pairs(root, records, classes=CLASSES, identity={"phase": "prepare"})
+
+
+def write_synthetic(
+    root: Path, real: PairSet, counts: tuple[int, ...] = (6, 9), extra: list[np.ndarray] | None = None, **info: Any
+) -> PairSet:
+    """Synthetic pairs of scenes from 1000 on, from a checkpoint trained on the train split of `real`."""
+    images: list[tuple[np.ndarray, str]] = []
+    records: list[PairRecord] = []
+    for label, count in zip(CLASSES, counts, strict=True):
+        images += [(scene(1000 + len(images) + i), label) for i in range(count)]
+    images += [(image, "benign") for image in extra or []]
+    for number, (image, label) in enumerate(images):
+        records.append(add(root, image, label, number, "train", "synthetic:abc"))
+    hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in real.select("train").records]
+    info = {"checkpoint": {"train_hashes": hashes}, **info}
+    return write_pairs(root, records, classes=CLASSES, identity={"phase": "generate"}, **info)
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> PairSet:
+    """The real set."""
+    return write_real(tmp_path / "real")
+
+
+@pytest.fixture
+def config(tmp_path: Path, real: PairSet) -> CombineConfig:
+    """Settings for a real set and one with 6 benign, 9 malignant synthetic pairs."""
+    write_synthetic(tmp_path / "synthetic", real)
+    return CombineConfig(str(tmp_path / "real"), str(tmp_path / "synthetic"), str(tmp_path / "combined"))
+
+
+def message(config: CombineConfig) -> str:
+    """The text of the error; nothing may have been written."""
+    with pytest.raises(UserError) as caught:
+        combine(config)
+    assert not Path(config.output_dir).exists()
+    return str(caught.value)
+
+
+def test_balances_train_and_leaves_the_rest(config: CombineConfig, real: PairSet) -> None:
+    """Damage: letting synthetic pairs into val, or stopping at the count of the larger class."""
+    result = combine(config)
+    counts = class_counts(result.records)
+    assert counts["train"] == {"benign": 13, "malignant": 13}  # 4 + 9 malignant are all there are
+    for split in ("val", "test"):
+        assert result.select(split).records == real.select(split).records
+    added = [r for r in result.records if r.source.startswith("synthetic:")]
+    assert {(r.split, r.fold) for r in added} == {("train", -1)}
+    assert read_pairs(result.root).records == result.records
+
+
+def test_report_tells_before_and_after(config: CombineConfig, caplog: pytest.LogCaptureFixture) -> None:
+    """Damage: reporting the shares of all splits instead of train."""
+    with caplog.at_level(logging.INFO):
+        result = combine(config)
+    balance = json.loads((result.root / "class_balance.json").read_text())
+    assert balance["text"] == "benign/malignant in train, %: 67/33 -> 50/50"
+    assert balance["train_before"]["counts"] == {"benign": 8, "malignant": 4}
+    assert balance["train_after"]["synthetic"] == {"benign": 5, "malignant": 9}
+    assert balance == result.info["class_balance"]
+    assert "67/33 -> 50/50" in caplog.text
+
+
+def test_ids_and_groups_stay_unique(config: CombineConfig, real: PairSet) -> None:
+    """Damage: keeping ids that both sets have, so that a synthetic file takes the place of a real one."""
+    result = combine(config)
+    added = [r for r in result.records if r.source.startswith("synthetic:")]
+    assert all(r.id.startswith("syn_") and r.group.startswith("syn_") for r in added)
+    assert len({r.id for r in result.records}) == len(result)
+    first = next(r for r in result.records if r.id == "benign_0000")
+    assert np.array_equal(result.read_image(first), scene(0))
+
+
+def test_files_are_hard_links_or_copies(config: CombineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: giving up where the file system has no hard links."""
+    linked = combine(config)
+    assert (linked.root / "images" / "benign_0000.png").stat().st_nlink > 1
+
+    def refuse(*_: object) -> None:
+        raise OSError("no hard links here")
+
+    monkeypatch.setattr(module.os, "link", refuse)
+    copied = combine(dataclasses.replace(config, output_dir=str(tmp_path / "copied")))
+    assert (copied.root / "images" / "benign_0000.png").stat().st_nlink == 1
+    assert (copied.root / "metadata.csv").read_bytes() == (linked.root / "metadata.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("real_counts", "available", "wanted", "balance", "expected"),
+    [
+        ((8, 4), (6, 9), None, True, (5, 9)),  # until malignant has no more
+        ((8, 4), (6, 9), 6, True, (1, 5)),  # first malignant up to 8, then in turn
+        ((8, 4), (0, 9), None, True, (0, 4)),  # only malignant was generated
+        ((8, 4), (6, 2), None, True, (0, 2)),  # not enough to balance: as near as can be
+        ((0, 0), (6, 9), None, True, (6, 6)),  # synthetic only
+        ((8, 4), (6, 9), None, False, (6, 9)),
+        ((8, 4), (8, 4), 6, False, (4, 2)),
+        ((8, 4), (6, 9), 99, False, (6, 9)),
+    ],
+)
+def test_plan(
+    real_counts: tuple[int, int],
+    available: tuple[int, int],
+    wanted: int | None,
+    balance: bool,
+    expected: tuple[int, int],
+) -> None:
+    """Damage: going on with one class after the other has run out."""
+    kept, there, counts = (dict(zip(CLASSES, values, strict=True)) for values in (real_counts, available, expected))
+    assert plan_counts(kept, there, wanted, balance) == counts
+
+
+def test_larger_ratio_draws_the_same_and_more(config: CombineConfig, tmp_path: Path) -> None:
+    """Damage: seeding by the number of pairs, which makes ratios differ in more than size."""
+    small = combine(dataclasses.replace(config, ratio=0.5, output_dir=str(tmp_path / "small")))
+    large = combine(dataclasses.replace(config, ratio=1.0, output_dir=str(tmp_path / "large")))
+    assert len(small.select("train")) == 12 + 6
+    assert len(large.select("train")) == 12 + 12
+    assert {r.image_hash for r in small.records} < {r.image_hash for r in large.records}
+
+
+def test_shortage_is_told(config: CombineConfig, caplog: pytest.LogCaptureFixture) -> None:
+    """Damage: adding fewer pairs than asked for without a word."""
+    combine(dataclasses.replace(config, ratio=5.0))
+    assert "60 synthetic pairs wanted, 14 added: there are 6 benign, 9 malignant" in caplog.text
+
+
+def test_synthetic_only(config: CombineConfig) -> None:
+    """Damage: leaving real pairs in train, or taking them from val and test too."""
+    counts = class_counts(combine(dataclasses.replace(config, synthetic_only=True)).records)
+    assert counts["train"] == {"benign": 6, "malignant": 6}
+    assert (counts["val"], counts["test"]) == ({"benign": 2, "malignant": 2}, {"benign": 3, "malignant": 2})
+
+
+def test_nothing_to_add(config: CombineConfig, real: PairSet, tmp_path: Path) -> None:
+    """Damage: writing a combined set that is the real one."""
+    write_synthetic(tmp_path / "synthetic", real, (6, 0))
+    text = message(config)
+    assert "found only 6 benign, 0 malignant; expected pairs of the rarest class to balance train with" in text
+
+
+def test_checkpoint_that_saw_a_test_picture(config: CombineConfig, real: PairSet, tmp_path: Path) -> None:
+    """Damage: comparing exact hashes only lets a cropped copy through."""
+    other = write_real(tmp_path / "other")
+    record = real.select("test").records[0]
+    near = add(tmp_path / "other", real.read_image(record)[1:, 1:], "benign", 900, "train", "busi:copy")
+    assert near.image_hash != record.image_hash
+    leaky = dataclasses.replace(other, records=(*other.records, near))
+    write_synthetic(tmp_path / "synthetic", leaky)
+    text = message(config)
+    assert "found 1 val or test pictures that the checkpoint was trained on, the first benign_" in text
+    assert "expected none within 78 bits" in text
+
+
+def test_synthetic_copy_of_a_val_picture(config: CombineConfig, real: PairSet, tmp_path: Path) -> None:
+    """Damage: checking what the checkpoint saw but not what it drew."""
+    picture = real.read_image(real.select("val").records[0])
+    write_synthetic(tmp_path / "synthetic", real, extra=[np.asarray(cv2.resize(picture, (64, 64)))])
+    assert "found copies of 1 val or test pictures, the first of benign_0012" in message(config)
+
+
+@pytest.mark.parametrize("checkpoint", [None, {}, {"train_hashes": []}, {"train_hashes": [{"image_hash": "a"}]}])
+def test_unknown_provenance(config: CombineConfig, real: PairSet, tmp_path: Path, checkpoint: Any) -> None:
+    """Damage: taking missing hashes for no leak."""
+    write_synthetic(tmp_path / "synthetic", real, checkpoint=checkpoint)
+    assert "dataset.json: found no such entry; expected checkpoint.train_hashes" in message(config)
+
+
+def test_changed_picture(config: CombineConfig, real: PairSet) -> None:
+    """Damage: believing the hashes of metadata.csv without a look at the pictures."""
+    write_png(real.root / real.select("test").records[0].image_file_name, scene(77))
+    assert "found another picture; expected the picture that metadata.csv describes" in message(config)
+
+
+def test_swapped_folders(config: CombineConfig) -> None:
+    """Damage: putting real pairs into train as if they were synthetic."""
+    swapped = dataclasses.replace(config, real_data=config.synthetic_data, synthetic_data=config.real_data)
+    text = message(swapped)
+    assert "found 15 synthetic pairs, the first benign_0000; expected only real pairs as --real_data" in text
+
+
+def test_two_real_folders(config: CombineConfig, tmp_path: Path) -> None:
+    """Damage: accepting any PAIRS folder as synthetic."""
+    write_real(tmp_path / "other")
+    text = message(dataclasses.replace(config, synthetic_data=str(tmp_path / "other")))
+    assert "found 21 pairs that are not synthetic" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"ratio": 0.0}, "--ratio: found 0.0; expected a number above 0"),
+        ({"duplicate_bits": -1}, "--duplicate_bits: found -1"),
+        ({"seed": -1}, "--seed: found -1"),
+    ],
+)
+def test_bad_settings(config: CombineConfig, change: dict[str, Any], text: str) -> None:
+    """Damage: dropping any one check."""
+    assert text in message(dataclasses.replace(config, **change))
+
+
+def test_same_folder_twice(config: CombineConfig) -> None:
+    """Damage: comparing paths as text, which a trailing dot defeats."""
+    text = message(dataclasses.replace(config, synthetic_data=config.real_data + "/."))
+    assert "found the same folder as --real_data; expected a folder of its own" in text
+
+
+def test_unknown_class(config: CombineConfig, tmp_path: Path) -> None:
+    """Damage: KeyError, or a class that the real data lacks in train."""
+    info = json.loads((tmp_path / "synthetic" / "dataset.json").read_text())
+    (tmp_path / "synthetic" / "dataset.json").write_text(json.dumps({**info, "classes": [*CLASSES, "cyst"]}))
+    assert "found classes cyst, which the real data lacks; expected some of benign, malignant" in message(config)

@@ -1,0 +1,48 @@
+"""The copying test against sets whose answer is known."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from medsegdiff.data.copying import copying_test, likeness
+
+
+def textures(count: int, seed: int) -> list[np.ndarray]:
+    """Smooth random pictures, no two alike."""
+    rng = np.random.default_rng(seed)
+    noise = [cv2.GaussianBlur(rng.standard_normal((96, 96)).astype(np.float32), (0, 0), 3) for _ in range(count)]
+    return [np.clip(128 + 40 * n / n.std(), 0, 255).astype(np.uint8) for n in noise]
+
+
+def test_planted_copies_fail() -> None:
+    """Damage: swap train and held-out in `copying_test`."""
+    train, held_out = textures(40, 1), textures(40, 2)
+    copies = [np.ascontiguousarray(np.clip(0.8 * p[:, ::-1] + 20, 0, 255).astype(np.uint8)) for p in train[:20]]
+    result = copying_test(copies, train, held_out, bootstrap=500, seed=0)
+    assert result["verdict"] == "fail"
+    assert result["nearest_to_train"]["mean"] > 0.95
+    assert result["beyond_held_out"] == 1.0
+
+
+def test_unrelated_pictures_are_as_near_to_either_set() -> None:
+    """Damage: compare with all of train instead of as many as there are held-out pictures."""
+    result = copying_test(textures(150, 3), textures(90, 4), textures(30, 5), bootstrap=500, seed=0)
+    share = result["nearest_to_train"]
+    assert share["low"] < 0.5 < share["high"]
+    assert result["compared"] == 30
+    assert result["beyond_held_out"] < 0.2
+
+
+def test_few_pictures_cannot_tell() -> None:
+    """Damage: call everything that does not fail a pass."""
+    result = copying_test(textures(6, 6), textures(30, 7), textures(30, 8), bootstrap=500, seed=0)
+    assert result["verdict"] == "too few pictures to tell"
+
+
+def test_likeness_finds_mirrored_shifted_copies() -> None:
+    """Damage: leave mirroring out of `likeness`."""
+    picture, other = textures(2, 9)
+    moved = np.roll(picture[:, ::-1], 4, axis=1)
+    assert likeness([moved], [picture])[0, 0] > 0.8
+    assert likeness([moved], [other])[0, 0] < 0.5

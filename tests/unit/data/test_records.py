@@ -1,0 +1,124 @@
+"""PAIRS on disk: what is written is what is read, and every breach of the contract names file and row."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from medsegdiff.data.records import METADATA_FILE, PairSet, class_counts, read_grey, read_pairs, write_pair, write_pairs
+from medsegdiff.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three pairs: two benign in train, one malignant in test."""
+    records = []
+    for number, (label, split) in enumerate([("benign", "train"), ("malignant", "test"), ("benign", "train")]):
+        image = np.random.default_rng(number).integers(0, 256, (30, 40), dtype=np.uint8)
+        mask = np.where(image > 200, np.uint8(255), np.uint8(0))
+        name = f"{label}_{number}"
+        records.append(
+            write_pair(
+                tmp_path, image, mask, id=name, label=label, split=split, group=f"g{number}", source=f"s:{number}"
+            )
+        )
+    write_pairs(tmp_path, records, classes=["benign", "malignant"], identity={"phase": "test"}, note="kept")
+    return tmp_path
+
+
+def edit(root: Path, line: int, column: str, value: str) -> None:
+    """Change one cell of metadata.csv; line 2 is the first row."""
+    path = root / METADATA_FILE
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    rows[line - 2][column] = value
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_round_trip(root: Path) -> None:
+    """Damage: writing a field that reading gives another type."""
+    pairs = read_pairs(root)
+    assert [r.id for r in pairs.records] == ["benign_0", "benign_2", "malignant_1"]
+    assert pairs.info["note"] == "kept"
+    assert pairs.classes == ["benign", "malignant"]
+    record = pairs.records[0]
+    assert (record.width, record.height, record.pixel_aspect, record.fold) == (40, 30, 1.0, -1)
+    expected = np.random.default_rng(0).integers(0, 256, (30, 40), dtype=np.uint8)
+    assert np.array_equal(pairs.read_image(record), expected)
+    assert set(np.unique(pairs.read_mask(record))) == {0, 255}
+
+
+def test_select_and_count(root: Path) -> None:
+    """Damage: `select` joining its conditions with or."""
+    pairs = read_pairs(root)
+    assert isinstance(pairs.select("train"), PairSet)
+    assert (len(pairs.select("train")), len(pairs.select("train", "malignant"))) == (2, 0)
+    assert class_counts(pairs.records) == {"test": {"malignant": 1}, "train": {"benign": 2}}
+
+
+def test_same_pairs_same_bytes(root: Path) -> None:
+    """Damage: writing rows in the order in which they were made, or a date into the record."""
+    before = (root / METADATA_FILE).read_bytes(), (root / "dataset.json").read_bytes()
+    pairs = read_pairs(root)
+    write_pairs(root, pairs.records[::-1], classes=pairs.classes, identity={"phase": "test"}, note="kept")
+    assert before == ((root / METADATA_FILE).read_bytes(), (root / "dataset.json").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "text"),
+    [
+        ("id", "benign_0", r"line 3: found id 'benign_0' a second time; expected unique ids"),
+        ("split", "dev", r"line 3: found split 'dev'; expected one of train, val, test"),
+        ("label", "cyst", r"line 3: found label 'cyst'; expected one of benign, malignant"),
+        ("width", "wide", r"line 3, column width: found 'wide'; expected a value of type int"),
+        ("image_file_name", "../x.png", r"line 3: found path '../x.png'; expected a path inside the folder"),
+        ("mask_file_name", "masks/none.png", r"line 3: found no file masks/none.png; expected an existing file"),
+    ],
+)
+def test_broken_row(root: Path, column: str, value: str, text: str) -> None:
+    """Damage: dropping any one check of `read_pairs`, or counting rows from 0."""
+    edit(root, 3, column, value)
+    with pytest.raises(UserError, match=text):
+        read_pairs(root)
+
+
+def test_missing_column(root: Path) -> None:
+    """Damage: KeyError instead of a message."""
+    path = root / METADATA_FILE
+    path.write_text(path.read_text().replace("mask_hash", "hash_of_mask", 1))
+    with pytest.raises(UserError, match="line 2, column mask_hash: found no such column"):
+        read_pairs(root)
+
+
+def test_other_schema(root: Path) -> None:
+    """Damage: reading a folder of a later version as if it were this one."""
+    info = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps({**info, "schema_version": 99}))
+    with pytest.raises(UserError, match="found schema version 99; expected version 1"):
+        read_pairs(root)
+
+
+def test_missing_files(root: Path) -> None:
+    """Damage: a traceback where a folder is no PAIRS folder."""
+    (root / METADATA_FILE).unlink()
+    with pytest.raises(UserError, match=r"metadata\.csv: found No such file"):
+        read_pairs(root)
+    with pytest.raises(UserError, match=r"found nothing; expected a folder with metadata\.csv and dataset.json"):
+        read_pairs(root / "none")
+
+
+def test_read_grey_refuses(tmp_path: Path) -> None:
+    """Damage: returning None for a file that is no picture."""
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(UserError, match="found a file that cannot be decoded"):
+        read_grey(tmp_path / "text.png")
+    cv2.imwrite(str(tmp_path / "deep.png"), np.full((4, 4), 60_000, np.uint16))
+    with pytest.raises(UserError, match="found uint16 pixels; expected 8-bit pixels"):
+        read_grey(tmp_path / "deep.png")
