@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from medsegdiff.config import CombineConfig, identity_of, require
+from medsegdiff.config import CombineConfig, PrepareConfig, identity_of, require
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS
 from medsegdiff.data.hashing import content_hash, hash_distances
 from medsegdiff.data.pictures import balance_table
@@ -87,7 +87,7 @@ def _duplicate_bits(config: CombineConfig, real: PairSet) -> int:
     """The distance within which pictures count as one: what the real data set was split by, unless told."""
     if config.duplicate_bits is not None:
         return config.duplicate_bits
-    return int(real.info.get("duplicates", {}).get("bits", SAME_PICTURE_BITS))
+    return int(real.info.get("duplicates", {}).get("bits", PrepareConfig.duplicate_bits))
 
 
 def _check_roles(real: PairSet, synthetic: PairSet) -> None:
