@@ -192,6 +192,15 @@ def test_leftovers_of_other_settings_are_not_used(
     assert files(tmp_path / "pairs") == files(straight.root)
 
 
+def test_a_finished_set_is_not_drawn_again(
+    straight: PairSet, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damage: drawing for hours what lies there."""
+    draws = count_draws(monkeypatch)
+    assert generate(settings(checkpoint, straight.root)).records == straight.records
+    assert draws == []
+
+
 def test_other_settings_do_not_overwrite(straight: PairSet, checkpoint: Path) -> None:
     """Damage: replacing a finished data set without a word."""
     with pytest.raises(UserError, match=r"other settings \(num_samples_per_class: 6 -> 7\); expected the same"):
@@ -203,6 +212,7 @@ def test_the_network_is_told_the_class_and_the_options(
 ) -> None:
     """Damage: labels of one class for all; guidance bounds swapped."""
     calls = count_draws(monkeypatch)
+    monkeypatch.setattr(run, "mask_fault", lambda *_: None)
     config = settings(checkpoint, tmp_path / "pairs", guidance=2.0, guidance_low=0.4, guidance_high=3.0, sampler="ddim")
     generate(config)
     assert [c["labels"] for c in calls] == [[0] * 4, [0] * 4, [1] * 4, [1] * 4]
@@ -298,7 +308,8 @@ def test_unknown_class(checkpoint: Path, tmp_path: Path) -> None:
     [
         ({"num_samples_per_class": 0}, "--num_samples_per_class: found 0; expected a number above 0"),
         ({"chunk_size": 0}, "--chunk_size: found 0"),
-        ({"steps": 1}, "--steps: found"),
+        ({"steps": 1}, "--steps: found 1; expected 2 or more"),
+        ({"classes": ["benign", "benign"]}, "--classes: found benign benign; expected each class once"),
         ({"guidance": -1.0}, "--guidance: found -1.0; expected 0 or more"),
         ({"guidance_low": 6.0}, "--guidance_low: found 6.0; expected less than --guidance_high 5.0"),
         ({"max_redraws": -1}, "--max_redraws: found -1"),
