@@ -32,7 +32,7 @@ def test_a_finished_folder_is_whole_and_known(tmp_path: Path) -> None:
 def test_an_interrupted_run_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
     """Damage: rename in a `finally`; or throw away what `keep_partial` should keep."""
     output = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt), staged_folder(output, IDENTITY, keep_partial=True) as folder:
+    with pytest.raises(KeyboardInterrupt), staged_folder(output, IDENTITY, keep_partial=True) as folder:  # noqa: PT012
         (folder / "half.txt").write_text("half")
         raise KeyboardInterrupt
     assert not output.exists()
@@ -45,7 +45,7 @@ def test_an_interrupted_run_leaves_nothing_under_the_final_name(tmp_path: Path) 
 def test_other_settings_start_anew_in_the_partial_folder(tmp_path: Path) -> None:
     """Damage: keep the partial work of other settings."""
     output = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt), staged_folder(output, IDENTITY, keep_partial=True) as folder:
+    with pytest.raises(KeyboardInterrupt), staged_folder(output, IDENTITY, keep_partial=True) as folder:  # noqa: PT012
         (folder / "half.txt").write_text("half")
         raise KeyboardInterrupt
     with staged_folder(output, IDENTITY | {"seed": 1}, keep_partial=True) as folder:
