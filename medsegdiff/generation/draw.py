@@ -34,7 +34,7 @@ def draw_pairs(
     start = noise(0) * sigmas[0][codec.modality].view(1, -1, 1, 1)
     with torch.inference_mode():
         x = SAMPLERS[sampler](
-            denoise, start.to(device), sigmas, denoiser.modality, lambda step: noise(1 + step).to(device)
+            denoise, start.to(device), sigmas.to(device), denoiser.modality, lambda step: noise(1 + step).to(device)
         )
     image, mask = codec.decode(x.float().cpu())
     return (image * 255).round().to(torch.uint8), mask.to(torch.uint8) * 255
