@@ -127,6 +127,26 @@ def test_tables_that_end_in_zero(name: str, tolerance: float, gaussian: Gaussian
     assert (out - gaussian.exact(x, TOP, 0.0)).abs().max().item() < tolerance
 
 
+@pytest.mark.parametrize("name", list(SAMPLERS))
+def test_the_step_to_zero_returns_the_estimate(name: str, gaussian: Gaussian) -> None:
+    """Damage: heun's correction, an extrapolated estimate, or fresh noise on the step to 0."""
+    table = both(torch.tensor([4.0, 2.0, 0.0], dtype=torch.float64))
+    x = start_points(4.0)
+    before = SAMPLERS[name](gaussian.denoise, x, table[:2], PAIR, lambda _: torch.ones_like(x))
+    after = SAMPLERS[name](gaussian.denoise, x, table, PAIR, lambda _: torch.ones_like(x))
+    assert torch.allclose(after, gaussian.denoise(before, table[1]), rtol=0, atol=1e-12)
+
+
+def test_heun_corrects_the_column_that_goes_on(gaussian: Gaussian) -> None:
+    """Damage: no correction for any column when one of them reaches 0."""
+    table = torch.tensor([[2.0, 2.0], [1.0, 0.0]], dtype=torch.float64)
+    x = start_points(2.0)
+    euler, out = (SAMPLERS[name](gaussian.denoise, x, table, PAIR) for name in ("ddim", "heun"))
+    slope = (x - gaussian.denoise(x, table[0]))[:, 0] / 2 + (euler - gaussian.denoise(euler, table[1]))[:, 0]
+    assert torch.allclose(out[:, 0], x[:, 0] - slope / 2)
+    assert torch.allclose(out[:, 1], euler[:, 1], rtol=0, atol=1e-12)
+
+
 def test_ddpm_draws_the_gaussian(gaussian: Gaussian) -> None:
     """Damage: noise s' sqrt(1 - a) instead of s' sqrt(1 - a^2); noise left out."""
     errors = []

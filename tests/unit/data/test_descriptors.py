@@ -134,7 +134,7 @@ def shapes(root: Path, ratios: dict[str, float], count: int = 12) -> PairSet:
             height = 20 * ratio * random.uniform(0.95, 1.05)
             mask = ellipse(height, 20, (96, 96))
             name = f"{label}_{number}"
-            group = f"{label}_{number // 2}"
+            group = f"{label}_{(number + 1) // 2}"
             split = "train" if number else "val"
             records.append(write_pair(root, mask, mask, id=name, label=label, split=split, group=group, source="t"))
     return write_pairs(root, records, classes=list(ratios), identity={})

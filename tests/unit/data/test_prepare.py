@@ -182,8 +182,8 @@ def test_real_busi(tmp_path: Path) -> None:
     """Damage: other duplicate thresholds, or masks that are not merged, change these counts."""
     folder = os.environ.get("MEDSEGDIFF_DATA")
     if not folder:
-        pytest.skip("MEDSEGDIFF_DATA is not set to the folder of the published BUSI data set")
-    pairs = prepare(PrepareConfig(folder, str(tmp_path / "busi")))
+        pytest.skip("MEDSEGDIFF_DATA does not name a folder with busi/Dataset_BUSI_with_GT, the published data set")
+    pairs = prepare(PrepareConfig(str(Path(folder) / "busi" / "Dataset_BUSI_with_GT"), str(tmp_path / "busi")))
     left_out = pairs.info["left_out"]
     assert pairs.info["pictures_read"] == 437 + 210
     assert sum(entry["file"].startswith("benign") for entry in left_out) == 8
