@@ -89,7 +89,7 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def load_checkpoint(path: Path) -> tuple[Denoiser, ModelCard, str]:
-    """The denoiser (averaged weights, in evaluation mode), its card, and the first 12 digits of the file's SHA-256.
+    """The denoiser (averaged weights, in evaluation mode), its card, and a digest of weights and card.
 
     Raises `UserError` for a file that is missing, damaged, of another kind or version.
     """
@@ -112,7 +112,16 @@ def load_checkpoint(path: Path) -> tuple[Denoiser, ModelCard, str]:
         raise UserError(
             path, f"weights or settings that do not fit ({reason})", "a whole checkpoint", "Train it anew."
         ) from error
-    return denoiser.eval().requires_grad_(False), card, hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return denoiser.eval().requires_grad_(False), card, content_digest(weights, metadata["card"])
+
+
+def content_digest(weights: dict[str, Tensor], card: str) -> str:
+    """12 hexadecimal digits that tell checkpoints apart by content: a file's bytes differ each time it is written."""
+    digest = hashlib.sha256(card.encode())
+    for name, value in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _card(values: dict[str, Any]) -> ModelCard:

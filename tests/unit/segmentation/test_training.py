@@ -196,7 +196,7 @@ def test_class_without_test_image(tmp_path: Path) -> None:
     [
         (",test,", ",val,", "no pair in the test split"),
         ("test,-1,test_benign_0,test", "test,-1,test_benign_0,synthetic:abc", "a synthetic pair in test"),
-        ("test,-1,test_benign_0,", "test,-1,train_benign_0,", "the same group or picture in test and train"),
+        ("test,-1,test_benign_0,", "test,-1,train_benign_0,", "group train_benign_0 in train as well as in test"),
     ],
 )
 def test_splits_that_leak(tmp_path: Path, old: str, new: str, message: str) -> None:
