@@ -205,7 +205,8 @@ def write_report(run: Path, lines: dict[str, str], seeds: list[int]) -> Path:
     notes = folder / "busi_128_cpu_notes.md"
     recipe = f"U-Net, ResNet-18 encoder from scratch, {STEPS} steps of {BATCH} for every arm, best weights by val Dice."
     shape = "Real train pairs beside the synthetic pairs, in true geometry (`medsegdiff describe`):"
-    pairs = f"{described['real']['pairs']} real and {described['synthetic']['pairs']} synthetic lesions."
+    counts = [", ".join(f"{n} {c}" for c, n in described[k]["pairs"].items()) for k in ("real", "synthetic")]
+    pairs = f"{counts[0]} real and {counts[1]} synthetic pairs."
     timed = [f"| {seconds[name]:.0f} | `python {line}` |" for name, line in lines.items() if name in seconds]
     sections = {
         "Does it help a segmentation network?": [

@@ -138,7 +138,7 @@ def test_every_sampler_draws(sampler: Any, checkpoint: Path, tmp_path: Path) -> 
 def test_more_pairs_leave_the_first_ones_as_they_are(
     gate: Callable[..., str | None] | None, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Damage: batches as large as what is left to draw; redraws from a stream that the count shifts."""
+    """Damage: `task.count` among the counters of the noise in `_draw_batch`."""
     if gate is not None:
         monkeypatch.setattr(run, "mask_fault", gate)
     drawn = [pictures(generate(settings(checkpoint, tmp_path / f"{n}", num_samples_per_class=n))) for n in (3, 10, 14)]
@@ -384,3 +384,9 @@ def test_the_same_checkpoint_has_the_same_digest(checkpoint: Path, tmp_path: Pat
         path = tmp_path / f"{number}.safetensors"
         save_checkpoint(path, denoiser.state_dict(), card)
         assert load_checkpoint(path)[2] == digest
+    card = dataclasses.replace(card, step=8)
+    save_checkpoint(tmp_path / "card.safetensors", denoiser.state_dict(), card)
+    weights = {name: value + 1e-3 for name, value in denoiser.state_dict().items()}
+    save_checkpoint(tmp_path / "weights.safetensors", weights, card)
+    others = {load_checkpoint(tmp_path / f"{name}.safetensors")[2] for name in ("card", "weights")}
+    assert len(others | {digest}) == 3

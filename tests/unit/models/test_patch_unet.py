@@ -109,6 +109,8 @@ def test_class_and_levels_matter() -> None:
         changed = c_noise.clone()
         changed[:, column] += 0.3
         assert not torch.allclose(model(x, changed, LABELS), out, atol=1e-4)
+        assert not torch.allclose(model.levels(changed), model.levels(c_noise), atol=0.1)
+    assert not torch.allclose(model.levels(c_noise.flip(1)), model.levels(c_noise), atol=0.1)
 
 
 @torch.no_grad()
