@@ -120,7 +120,7 @@ def content_digest(weights: dict[str, Tensor], card: str) -> str:
     digest = hashlib.sha256(card.encode())
     for name, value in sorted(weights.items()):
         digest.update(name.encode())
-        digest.update(value.contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from medsegdiff.config import require
 from medsegdiff.data.duplicates import DETAIL_SIDE, MAX_SHIFT, detail
 from medsegdiff.data.records import PairSet
 
@@ -85,5 +86,9 @@ def copying_of(synthetic: PairSet, real: PairSet, *, bootstrap: int, seed: int) 
         split: [real.read_image(r) for r in real.records if (r.split == "train") == (split == "train")]
         for split in ("train", "held_out")
     }
+    for split, found in images.items():
+        require(
+            bool(found), str(real.root), f"no {split.replace('_', '-')} picture", "some of both", "Prepare it anew."
+        )
     drawn = [synthetic.read_image(r) for r in synthetic.records]
     return copying_test(drawn, images["train"], images["held_out"], bootstrap=bootstrap, seed=seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -44,7 +45,7 @@ def latest_state(output_dir: Path, identity: dict[str, Any]) -> dict[str, Any] |
     if not pointer.is_file():
         return None
     folder = pointer.parent / pointer.read_text().strip()
-    changed = differing_keys(read_json(folder / "identity.json"), identity)
+    changed = differing_keys(read_json(folder / "identity.json"), json.loads(json.dumps(identity)))
     if changed:
         raise UserError(
             output_dir,

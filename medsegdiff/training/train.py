@@ -147,6 +147,14 @@ class DiffusionTrainer:
         self.device = choose_device(config.device)
         self.pairs = pairs
         self.train_set = load_tensors(pairs.select("train"), config.img_size, what="train split")
+        for label in pairs.classes:
+            require(
+                len(pairs.select("train", label)) > 0,
+                str(pairs.root),
+                f"no train pair of class {label}",
+                "at least one of each class",
+                "Prepare the data anew.",
+            )
         self.val_set = load_tensors(pairs.select("val"), config.img_size, what="val split")
         self.codec = PairCodec.fit(self.train_set.images, self.train_set.masks)
         torch.manual_seed(int(generator(config.seed, WEIGHTS).initial_seed()))
