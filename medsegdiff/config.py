@@ -131,9 +131,7 @@ class CombineConfig:
     ratio: float | None = None  # synthetic pairs for each real train pair; default: as many as there are
     balance: bool = True  # choose them so that the classes of the combined train split are equally frequent
     synthetic_only: bool = False  # leave the real pairs out of train (val and test stay real)
-    duplicate_bits: int | None = (
-        None  # val or test this close to what the checkpoint saw is refused; default: as prepared
-    )
+    duplicate_bits: int | None = None  # val or test this close to what was trained on is refused; default: as prepared
     seed: int = 0  # of the choice among the synthetic pairs
 
 

@@ -176,6 +176,9 @@ def read_pairs(root: Path) -> PairSet:
     """
     root = Path(root)
     require_folder(root, f"{METADATA_FILE} and {DATASET_FILE}, as the phases write it")
+    if not (root / DATASET_FILE).is_file():
+        hint = "Run phase 1 (prepare) on raw pictures first, and give its output."
+        raise UserError(root, f"no {DATASET_FILE}", "a PAIRS folder, as the phases write it", hint)
     info = read_json(root / DATASET_FILE)
     version = info.get("schema_version") if isinstance(info, dict) else None
     if version != SCHEMA_VERSION or not isinstance(info.get("classes"), list):
