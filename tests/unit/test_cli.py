@@ -184,7 +184,7 @@ def toy_command(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("work", 0, ""),
         ("refuse", 2, "error: file, line 3: found x; expected y. Mend it.\n"),
-        ("interrupt", 130, "stopped; the same command goes on\n"),
+        ("interrupt", 130, "stopped; the same command goes on from the last saved state\n"),
     ],
 )
 def test_exit_status(how: str, status: int, text: str, capfd: pytest.CaptureFixture[str]) -> None:
