@@ -13,18 +13,10 @@ from typing import Any
 import numpy as np
 
 from medsegdiff.config import require
-from medsegdiff.data.duplicates import DETAIL_SIDE, MAX_SHIFT, detail
+from medsegdiff.data.duplicates import MAX_SHIFT, detail, detail_windows
 from medsegdiff.data.records import PairSet
 
 SUBSETS = 20  # random choices of as many train pictures as there are held-out ones
-
-
-def _windows(details: np.ndarray, top: int, left: int) -> np.ndarray:
-    """(N, core^2) cuts of (N, 48, 48) details at an offset, each with mean 0 and length 1."""
-    core = DETAIL_SIDE - 2 * MAX_SHIFT
-    cut = details[:, top : top + core, left : left + core].reshape(len(details), -1)
-    cut = cut - cut.mean(axis=1, keepdims=True)
-    return np.asarray(cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-6))
 
 
 def likeness(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
@@ -32,10 +24,10 @@ def likeness(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.nd
     a, b = (np.stack([detail(image) for image in images]) for images in (first, second))
     best = np.full((len(a), len(b)), -1.0, np.float32)
     for turned in (a, np.ascontiguousarray(a[:, :, ::-1])):
-        middle = _windows(turned, MAX_SHIFT, MAX_SHIFT)
+        middle = detail_windows(turned, MAX_SHIFT, MAX_SHIFT)
         for top in range(0, 2 * MAX_SHIFT + 1, 2):
             for left in range(0, 2 * MAX_SHIFT + 1, 2):
-                np.maximum(best, middle @ _windows(b, top, left).T, out=best)
+                np.maximum(best, middle @ detail_windows(b, top, left).T, out=best)
     return best
 
 

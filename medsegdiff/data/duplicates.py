@@ -50,21 +50,22 @@ def detail(image: np.ndarray) -> np.ndarray:
     return np.asarray(centred / (spread + NOISE_FLOOR), dtype=np.float32)
 
 
+def detail_windows(details: np.ndarray, top: int, left: int) -> np.ndarray:
+    """(N, core^2) cuts of (N, 48, 48) details at an offset, each with mean 0 and length 1."""
+    core = DETAIL_SIDE - 2 * MAX_SHIFT
+    cut = details[:, top : top + core, left : left + core].reshape(len(details), -1)
+    cut = cut - cut.mean(axis=1, keepdims=True)
+    return np.asarray(cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-6))
+
+
 def scene_correlations(images: Sequence[np.ndarray]) -> np.ndarray:
     """(N, N) largest correlation of the details of N (H, W) uint8 images over small shifts, -1..1."""
     details = np.stack([detail(image) for image in images])
-    core = DETAIL_SIDE - 2 * MAX_SHIFT
-
-    def window(top: int, left: int) -> np.ndarray:
-        cut = details[:, top : top + core, left : left + core].reshape(len(details), -1)
-        cut = cut - cut.mean(axis=1, keepdims=True)
-        return cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-6)
-
-    middle = window(MAX_SHIFT, MAX_SHIFT)
+    middle = detail_windows(details, MAX_SHIFT, MAX_SHIFT)
     best = np.full((len(images), len(images)), -1.0, dtype=np.float32)
     for top in range(2 * MAX_SHIFT + 1):
         for left in range(2 * MAX_SHIFT + 1):
-            np.maximum(best, middle @ window(top, left).T, out=best)
+            np.maximum(best, middle @ detail_windows(details, top, left).T, out=best)
     return np.maximum(best, best.T)
 
 
