@@ -31,7 +31,7 @@ from medsegdiff.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
-AUGMENT, NOISE, WEIGHTS = 1, 2, 3  # purpose numbers of the random streams
+AUGMENT, NOISE, WEIGHTS, DROPOUT = 1, 2, 3, 4  # purpose numbers of the random streams
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -199,7 +199,7 @@ class DiffusionTrainer:
         noise = torch.randn(x0.shape, generator=random).to(self.device)
         keep = torch.rand(len(x0), generator=random) >= config.label_dropout
         cond = Condition(labels.to(self.device), keep.to(self.device))
-        torch.manual_seed(int(random.initial_seed()))  # dropout
+        torch.manual_seed(generator(config.seed, seed_step, DROPOUT).initial_seed())  # dropout draws from the global one
         with autocast(self.device, config.precision):
             return denoising_loss(self.denoiser, x0, cond, sigma, noise, config.diffusion).mean(dim=0)
 
