@@ -12,7 +12,8 @@ from typing import Any, Literal
 from medsegdiff.errors import UserError
 
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["bf16", "fp32"]
+Mode = Literal["joint", "mask_first", "mask_to_image", "image_to_mask"]
+Precision = Literal["auto", "bf16", "fp32"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class TrainConfig:
     label_dropout: float = 0.1  # share of pairs whose class is hidden, for classifier-free guidance
     augment: bool = True  # joint augmentation: mirroring, zoom, gain
     balance_classes: bool = True  # draw every class equally often
-    precision: Precision = "bf16"  # autocast type
+    precision: Precision = "auto"  # autocast type; auto: bf16 where the device computes with it, else fp32
     device: Device = "auto"  # auto: a GPU where there is one
     evals: int = 10  # evaluations in the whole run: val loss, sample quality, sample grid, checkpoint
     save_every: int = 200  # optimiser steps between two states to resume from
@@ -103,20 +104,29 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """Phase 3: checkpoint -> PAIRS of synthetic pairs."""
+    """Phase 3: checkpoint -> PAIRS of synthetic pairs, or masks of given images."""
 
     checkpoint_path: str  # .safetensors file; a .pth name finds the .safetensors beside it
-    output_dir: str  # PAIRS folder to write
-    num_samples_per_class: int = 100  # pairs of each class
-    classes: list[str] | None = None  # which classes; default: all that the checkpoint knows
+    output_dir: str  # folder to write: PAIRS, or for image_to_mask masks with their doubt
+    mode: Mode | None = (
+        None  # what is drawn; default: mask_to_image with --masks, image_to_mask with --images, else joint
+    )
+    masks: str | None = None  # mask_to_image: folder with masks to draw images for (PAIRS, class folders, or pictures)
+    images: str | None = None  # image_to_mask: folder with images to find masks of (PAIRS, class folders, or pictures)
+    split: Literal["train", "val", "test"] | None = None  # of PAIRS given; default: train of masks, all of images
+    draws: int | None = None  # draws of each given mask (default 1) or image (default 8)
+    num_samples_per_class: int = 100  # pairs of each class (joint and mask_first)
+    classes: list[str] | None = (
+        None  # which classes; default: all that the checkpoint knows, or as the given masks tell
+    )
     sampler: Literal["dpmpp_2m", "heun", "ddim", "ddpm"] = "dpmpp_2m"  # update rule
-    steps: int = 20  # rows of the noise-level table that the sampler walks
+    steps: int = 20  # noise levels that a modality goes through; mask_first takes so many twice
     guidance: float = 1.0  # classifier-free guidance weight; 1: none (and half the network calls)
     guidance_low: float = 0.3  # guidance acts where the image's noise level is above this ...
     guidance_high: float = 5.0  # ... and up to this
-    chunk_size: int = 50  # pairs drawn together; part of what the seed means
-    max_redraws: int = 20  # redraw rounds for empty or degenerate lesion masks before giving up
-    precision: Precision = "bf16"  # autocast type
+    chunk_size: int = 50  # pairs drawn together; decides memory and speed, and pixels only in their last bits
+    max_redraws: int = 20  # further draws of a pair whose lesion mask is empty or degenerate before giving up
+    precision: Precision = "auto"  # autocast type; auto: bf16 where the device computes with it, else fp32
     device: Device = "auto"  # auto: a GPU where there is one
     seed: int = 0  # of everything random
 
@@ -158,7 +168,7 @@ class SegmentConfig:
     balance_classes: bool = False  # draw every class equally often
     baseline: str | None = None  # output folder of an earlier run on the same test pairs, to compare with
     bootstrap: int = 2000  # resamples of the intervals
-    precision: Precision = "bf16"  # autocast type
+    precision: Precision = "auto"  # autocast type; auto: bf16 where the device computes with it, else fp32
     device: Device = "auto"  # auto: a GPU where there is one
     save_every: int = 200  # optimiser steps between two states to resume from
     seed: int = 0  # of everything random

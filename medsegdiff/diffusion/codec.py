@@ -51,13 +51,20 @@ class PairCodec:
         mean, std = self._statistics(x)
         return (x - mean) / std * SIGMA_DATA
 
+    def pixels(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and masks in pixels, 0 to 1 and somewhat beyond, of channels (B, C, *S).
+
+        Of a denoised estimate the mask is the expected mask: in each pixel the probability of lesion.
+        """
+        mean, std = self._statistics(x)
+        both = x / SIGMA_DATA * std + mean
+        return both[:, : self.image_channels], both[:, self.image_channels :]
+
     def decode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images in [0, 1] and boolean masks of channels (B, C, *S).
 
         The mask is thresholded half-way between the codes of background and lesion (0.5 in pixels), not at code 0,
         which is the mean of the mask and lies close to background.
         """
-        mean, std = self._statistics(x)
-        pixels = x / SIGMA_DATA * std + mean
-        image, mask = pixels[:, : self.image_channels], pixels[:, self.image_channels :]
+        image, mask = self.pixels(x)
         return image.clamp(0, 1), mask > 0.5

@@ -1,4 +1,4 @@
-"""Classifier-free guidance within an interval of noise levels."""
+"""Denoising with a class, with classifier-free guidance within an interval of noise levels, or without a class."""
 
 from __future__ import annotations
 
@@ -34,5 +34,20 @@ def guided_denoise(
             return result
         with_class, without = denoiser(torch.cat([x, x]), torch.cat([levels, levels]), both).chunk(2)
         return without + weight * (with_class - without)
+
+    return denoise
+
+
+def classless_denoise(denoiser: Denoiser, n: int) -> Denoise:
+    """denoise(x, sigma (M,)) for n pairs whose class is not told (the null embedding)."""
+    device = denoiser.modality.device
+    hidden = Condition(
+        label=torch.zeros(n, dtype=torch.long, device=device),
+        keep_label=torch.zeros(n, dtype=torch.bool, device=device),
+    )
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        result: Tensor = denoiser(x, sigma.to(x).expand(n, -1), hidden)
+        return result
 
     return denoise

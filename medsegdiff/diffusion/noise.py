@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 IMAGE, MASK = 0, 1
+MODES = ("joint", "mask_first", "mask_to_image", "image_to_mask")
 
 
 class NoiseConfig(Protocol):
@@ -149,11 +150,21 @@ def sampling_sigmas(config: NoiseConfig, steps: int) -> Tensor:
 
 
 def sigma_table(mode: str, config: NoiseConfig, steps: int) -> Tensor:
-    """(steps + 1, 2) levels that a sampler walks: the table is the generation mode.
+    """(T + 1, 2) levels that a sampler walks: the table is the generation mode. T = steps; mask_first has T = 2 steps.
 
-    joint: image and mask go down together. Raises ValueError for a mode that is not known.
+    joint: image and mask go down together. mask_first: the mask goes down while the image stays at the highest level,
+    which hides it, then the image with the mask clean. mask_to_image, image_to_mask: the given modality has level 0 in
+    every row, so that samplers leave it as it is (Bao et al. 2023, UniDiffuser). Raises ValueError for another mode.
     """
-    if mode != "joint":
-        raise ValueError(f"mode {mode!r}; known: joint")
     levels = sampling_sigmas(config, steps)
-    return torch.stack([levels, levels], dim=1)
+    clean, hidden = torch.zeros_like(levels), levels[:1].expand(steps)
+    if mode == "joint":
+        return torch.stack([levels, levels], dim=1)
+    if mode == "mask_first":
+        image, mask = torch.cat([hidden, levels]), torch.cat([levels, clean[:-1]])
+        return torch.stack([image, mask], dim=1)
+    if mode == "mask_to_image":
+        return torch.stack([levels, clean], dim=1)
+    if mode == "image_to_mask":
+        return torch.stack([clean, levels], dim=1)
+    raise ValueError(f"mode {mode!r}; known: {', '.join(MODES)}")

@@ -1,4 +1,4 @@
-"""Drawing a batch of pairs from a denoiser; all chance comes from counters."""
+"""Drawing a batch of pairs from a denoiser, whole or one modality given; all chance comes from counters."""
 
 from __future__ import annotations
 
@@ -9,8 +9,30 @@ from torch import Tensor
 
 from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.diffusion.denoiser import Denoiser
-from medsegdiff.diffusion.guidance import guided_denoise
-from medsegdiff.diffusion.samplers import SAMPLERS
+from medsegdiff.diffusion.guidance import classless_denoise, guided_denoise
+from medsegdiff.diffusion.samplers import SAMPLERS, Denoise
+
+Noise = Callable[[int], Tensor]
+
+
+def draw_channels(
+    denoise: Denoise, codec: PairCodec, sigmas: Tensor, noise: Noise, *, sampler: str, given: Tensor | None = None
+) -> Tensor:
+    """Channels (B, C, S, S) at the last row of the table `sigmas` (T + 1, M), on its device.
+
+    noise(0) starts the walk, noise(1 + step) serves stochastic samplers; both are made on the CPU, so that every device
+    starts from the same numbers. A modality of level 0 in the first row is taken from `given` (B, C, S, S) and comes
+    back as it is, to the bit; of the other channels `given` may hold anything.
+    """
+    device = sigmas.device
+    start = sigmas.cpu()[0][codec.modality].view(1, -1, 1, 1)
+    x = noise(0) * start
+    if given is not None:
+        x = torch.where(start == 0, given, x)
+    with torch.inference_mode():
+        return SAMPLERS[sampler](
+            denoise, x.to(device), sigmas, codec.modality.to(device), lambda step: noise(1 + step).to(device)
+        )
 
 
 def draw_pairs(
@@ -18,23 +40,43 @@ def draw_pairs(
     codec: PairCodec,
     labels: Tensor,
     sigmas: Tensor,
-    noise: Callable[[int], Tensor],
+    noise: Noise,
     *,
     sampler: str = "dpmpp_2m",
     guidance: float = 1.0,
     interval: tuple[float, float] = (0.0, float("inf")),
+    given: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Images (B, 1, S, S) uint8 and masks (B, 1, S, S) uint8 {0, 255} of classes `labels` (B,).
 
-    `sigmas` (T + 1, M) is the table that the sampler walks; noise(0) starts it, noise(1 + step) serves stochastic
-    samplers. Both come from the CPU, so that every device starts from the same numbers.
+    `sigmas`, `noise` and `given` as in `draw_channels`; `interval`: image levels between which `guidance` acts.
     """
     device = denoiser.modality.device
     denoise = guided_denoise(denoiser, labels.to(device), guidance, interval)
-    start = noise(0) * sigmas[0][codec.modality].view(1, -1, 1, 1)
-    with torch.inference_mode():
-        x = SAMPLERS[sampler](
-            denoise, start.to(device), sigmas.to(device), denoiser.modality, lambda step: noise(1 + step).to(device)
-        )
+    x = draw_channels(denoise, codec, sigmas.to(device), noise, sampler=sampler, given=given)
     image, mask = codec.decode(x.float().cpu())
     return (image * 255).round().to(torch.uint8), mask.to(torch.uint8) * 255
+
+
+def draw_masks(
+    denoiser: Denoiser, codec: PairCodec, given: Tensor, sigmas: Tensor, noise: Noise, *, sampler: str = "dpmpp_2m"
+) -> Tensor:
+    """(B, 1, S, S) boolean masks of the images in `given` (B, C, S, S), drawn from p(mask | image), no class told."""
+    denoise = classless_denoise(denoiser, len(given))
+    device = denoiser.modality.device
+    x = draw_channels(denoise, codec, sigmas.to(device), noise, sampler=sampler, given=given)
+    return codec.decode(x.float().cpu())[1]
+
+
+def expected_masks(denoiser: Denoiser, codec: PairCodec, given: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+    """(B, 1, S, S) expected masks in [0, 1] of the images in `given`, from one network call.
+
+    The denoised estimate is E[mask | image, noisy mask]; at the highest level of the table the noisy mask tells
+    nothing, which leaves E[mask | image], the probability of lesion in each pixel.
+    """
+    device = denoiser.modality.device
+    start = sigmas[0][codec.modality].view(1, -1, 1, 1)
+    x = torch.where(start == 0, given, noise(0) * start)
+    with torch.inference_mode():
+        estimate = classless_denoise(denoiser, len(given))(x.to(device), sigmas[0].to(device))
+    return codec.pixels(estimate.float().cpu())[1].clamp(0, 1)

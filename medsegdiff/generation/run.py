@@ -1,221 +1,178 @@
-"""Phase 3: draw class-balanced synthetic pairs in chunks of fixed size; what an interrupted run finished is kept.
+"""Phase 3: draw from a checkpoint in chunks of fixed size; what an interrupted run finished is kept.
 
-A chunk is the unit of chance: its pairs depend on (seed, class, chunk) and the settings, redraws included, not on how
-many pairs are asked for or on how often the run was stopped.
+What is drawn is the mode: new pairs, images for given masks, or masks for given images. A draw depends on the settings,
+the seed, its class and its number (or the picture that it is given), not on how many are drawn, in what chunks, or on
+how often the run was stopped.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
-import math
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from medsegdiff.checkpoint import ModelCard, load_checkpoint
 from medsegdiff.config import GenerateConfig, identity_of, require, require_positive
-from medsegdiff.data.pictures import balance_table, contact_sheet
-from medsegdiff.data.records import SYNTHETIC, PairRecord, PairSet, class_counts, read_pairs, write_pair, write_pairs
-from medsegdiff.data.transforms import generator
-from medsegdiff.diffusion.denoiser import Denoiser
-from medsegdiff.diffusion.noise import sigma_table
+from medsegdiff.data.pictures import balance_table
+from medsegdiff.data.records import PairSet, class_counts, read_pairs
 from medsegdiff.errors import UserError
-from medsegdiff.files import is_finished, read_json, staged_folder, write_json, write_png
-from medsegdiff.generation.draw import draw_pairs
-from medsegdiff.generation.gates import mask_fault
-from medsegdiff.training.loop import autocast, choose_device
+from medsegdiff.files import is_finished, read_json, staged_folder
+from medsegdiff.generation import masks, pairs
+from medsegdiff.generation.given import Given, read_given
+from medsegdiff.generation.plan import CHUNKS, plan_images, plan_masks, plan_pairs, run_pending
+from medsegdiff.generation.source import Source
+from medsegdiff.training.device import choose_device, settle_precision
 
 logger = logging.getLogger(__name__)
 
-SAMPLE, ASPECT = 21, 22  # purpose numbers of the random streams
-CHUNKS = "chunks"
-SHEET_PER_CLASS = 32
+# What does not decide what is drawn: where things lie, and when to give up.
+NOT_IDENTITY = ("checkpoint_path", "output_dir", "masks", "images", "device", "max_redraws")
+# Settings that a mode makes no use of.
+UNUSED = {
+    "joint": ("split", "draws"),
+    "mask_first": ("split", "draws"),
+    "mask_to_image": ("num_samples_per_class",),
+    "image_to_mask": ("num_samples_per_class", "classes", "guidance", "guidance_low", "guidance_high"),
+}
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """One task: `count` pairs of a class, drawn together."""
-
-    label: str
-    number: int
-    count: int  # pairs to keep; the batch is always `chunk_size` pairs, the rest is thrown away
-
-    @property
-    def name(self) -> str:
-        """File name of its record, without ending."""
-        return f"{self.label}_{self.number:05d}"
+def generate(config: GenerateConfig) -> PairSet | list[dict[str, Any]]:
+    """What `generate_pairs` or, in mode image_to_mask, `generate_masks` returns."""
+    config = settle_mode(config)
+    return generate_masks(config) if config.mode == "image_to_mask" else generate_pairs(config)
 
 
-@dataclass(frozen=True)
-class Source:
-    """What a chunk is drawn from."""
-
-    config: GenerateConfig
-    denoiser: Denoiser
-    card: ModelCard
-    digest: str  # of the checkpoint file
-
-
-def generate(config: GenerateConfig) -> PairSet:
-    """Draw `num_samples_per_class` pairs of each class into a new PAIRS folder.
+def generate_pairs(config: GenerateConfig) -> PairSet:
+    """Draw pairs into a new PAIRS folder: `num_samples_per_class` of each class, or `draws` for each given mask.
 
     Also writes class_balance.json and contact_sheet.png there. Raises `UserError` for settings that do not fit the
-    checkpoint, and where a lesion class keeps giving degenerate masks after `max_redraws` rounds.
+    checkpoint, for masks that cannot be used, and where a lesion class keeps giving degenerate masks.
     """
+    config = settle_mode(config)
     _check_settings(config)
-    denoiser, card, digest = load_checkpoint(Path(config.checkpoint_path))
-    classes = config.classes or card.classes
+    source = _load(config)
+    card, classes = source.card, config.classes or source.card.classes
     unknown = [c for c in classes if c not in card.classes]
     require(not unknown, "--classes", ", ".join(unknown), f"classes of the checkpoint: {', '.join(card.classes)}")
-    device = choose_device(config.device)
-    source = Source(config, denoiser.to(device), card, digest)
-    identity = identity_of(config, "generate", ("checkpoint_path", "output_dir", "device", "max_redraws"))
-    identity |= {"classes": classes, "checkpoint_sha256": digest}
-    if is_finished(Path(config.output_dir), identity):
-        logger.info("%s holds these pairs, finished", config.output_dir)
-        return read_pairs(Path(config.output_dir))
-    tasks = plan(classes, config.num_samples_per_class, config.chunk_size)
-    with staged_folder(Path(config.output_dir), identity, keep_partial=True) as folder:
-        (folder / CHUNKS).mkdir(exist_ok=True)
-        todo = pending(tasks, folder)
-        total, left = (sum(t.count for t in some) for some in (tasks, todo))
-        bar = tqdm(total=total, initial=total - left, desc="drawing", unit="pair")
-        for task in todo:
-            run_chunk(source, task, folder)
-            bar.update(task.count)
-        bar.close()
-        result = _finish(source, tasks, folder, classes, identity)
-    return dataclasses.replace(result, root=Path(config.output_dir))
+    identity = _identity(source)
+    if config.mode == "mask_to_image":
+        given = _masks_to_use(config, card)
+        drawn = {g.label for g in given}
+        classes = classes if None in drawn else [c for c in card.classes if c in drawn]
+        tasks = plan_images(given, classes, card.classes, config.draws or 1, config.chunk_size)
+        identity |= {"classes": classes, "given": _digest(given)}
+    else:
+        assert config.mode is not None
+        tasks = plan_pairs(config.mode, classes, card.classes, config.num_samples_per_class, config.chunk_size)
+        identity |= {"classes": classes}
+    output = Path(config.output_dir)
+    if is_finished(output, identity):
+        logger.info("%s holds these pairs, finished", output)
+        return read_pairs(output)
+    with staged_folder(output, identity, keep_partial=True) as folder:
+        run_pending(tasks, folder, lambda task: pairs.run_chunk(source, task, folder), "pair")
+        result = pairs.gather(source, tasks, folder, classes, identity)
+    logger.info("%s", balance_table(class_counts(result.records)))
+    for label, counts in result.info["masks_redrawn"].items():
+        if counts:
+            logger.info("%s: masks drawn again: %s", label, counts)
+    logger.info("pictures: %s", output / "contact_sheet.png")
+    return dataclasses.replace(result, root=output)
 
 
-def plan(classes: list[str], per_class: int, chunk_size: int) -> list[Chunk]:
-    """All chunks, from the settings alone."""
-    return [
-        Chunk(label, number, min(chunk_size, per_class - number * chunk_size))
-        for label in classes
-        for number in range(math.ceil(per_class / chunk_size))
-    ]
+def generate_masks(config: GenerateConfig) -> list[dict[str, Any]]:
+    """Draw `draws` masks of each image in `images`; writes their mean, consensus, doubt, and the one-call estimate.
 
-
-def pending(tasks: list[Chunk], folder: Path) -> list[Chunk]:
-    """The chunks whose record is not written yet."""
-    return [t for t in tasks if not (folder / CHUNKS / f"{t.name}.json").is_file()]
-
-
-def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
-    """Draw a chunk, write its pairs and then, as the sign that it is finished, its record."""
-    images, masks, faults = _draw_chunk(source, task)
-    config, card = source.config, source.card
-    random = generator(config.seed, card.classes.index(task.label), task.number, ASPECT)
-    aspects = card.aspects[task.label]
-    choice = torch.randint(len(aspects), (config.chunk_size,), generator=random).tolist()
-    records = []
-    for slot in range(task.count):
-        name = f"syn_{task.label}_{task.number * config.chunk_size + slot:06d}"
-        records.append(
-            write_pair(
-                folder, images[slot], masks[slot], id=name, label=task.label, split="train", group=name,
-                source=f"{SYNTHETIC}{source.digest}", pixel_aspect=aspects[choice[slot]],
-            )
-        )  # fmt: skip
-    value = {"records": [dataclasses.asdict(r) for r in records], "faults": dict(faults)}
-    write_json(folder / CHUNKS / f"{task.name}.json", value)
-
-
-def _draw_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
-    """(count, S, S) images and masks of a chunk, and how many masks were refused, by reason.
-
-    A redraw round draws a whole fresh batch and fills the gaps of earlier ones in order.
+    Returns the rows of masks.csv. Raises `UserError` for settings that do not fit and images that cannot be read.
     """
-    has_lesion = task.label in source.card.lesion_classes
-    size = source.card.img_size
-    images = np.zeros((task.count, size, size), np.uint8)
-    masks = np.zeros_like(images)
-    gaps, faults = list(range(task.count)), Counter[str]()
-    for attempt in range(source.config.max_redraws + 1):
-        drawn_images, drawn_masks = _draw_batch(source, task, attempt)
-        for slot in gaps if attempt == 0 else range(len(drawn_masks)):
-            if not gaps:
-                break
-            fault = mask_fault(drawn_masks[slot], has_lesion)
-            if fault is not None:
-                faults[fault] += 1
-                continue
-            target = slot if attempt == 0 else gaps[0]
-            images[target], masks[target] = drawn_images[slot], drawn_masks[slot]
-            gaps = [g for g in gaps if g != target]
-        if not gaps:
-            return images, masks, faults
-    raise UserError(
-        f"class {task.label}",
-        f"{len(gaps)} of {task.count} masks degenerate after {source.config.max_redraws} redraws ({dict(faults)})",
-        "lesion masks",
-        "Train longer, or lower --guidance.",
-    )
+    config = settle_mode(config)
+    _check_settings(config)
+    source = _load(config)
+    given = read_given(Path(str(config.images)), "images", source.card.img_size, config.split, source.card.classes)
+    identity = _identity(source) | {"given": _digest(given)}
+    output = Path(config.output_dir)
+    tasks = plan_masks(given, config.draws or 1, config.chunk_size)
+    if is_finished(output, identity):
+        logger.info("%s holds these masks, finished", output)
+        return [row for t in tasks for row in read_json(output / CHUNKS / f"{t.name}.json")["rows"]]
+    with staged_folder(output, identity, keep_partial=True) as folder:
+        run_pending(tasks, folder, lambda task: masks.run_chunk(source, task, folder), "mask")
+        rows = masks.gather(source, tasks, folder, identity)
+    mean = float(np.mean([row["agreement"] for row in rows]))
+    logger.info("%d images, %d draws each; Dice between draws of one image: %.3f", len(rows), rows[0]["draws"], mean)
+    logger.info("masks: %s; pictures: %s", output / "masks", output / "contact_sheet.png")
+    return rows
 
 
-def _draw_batch(source: Source, task: Chunk, attempt: int) -> tuple[np.ndarray, np.ndarray]:
-    config, card = source.config, source.card
-    label = card.classes.index(task.label)
-    shape = (config.chunk_size, len(card.codec.mean), card.img_size, card.img_size)
+def settle_mode(config: GenerateConfig) -> GenerateConfig:
+    """`config` with mode, draws, split and precision settled. Raises `UserError` where they contradict each other."""
+    mode = config.mode
+    if mode is None:
+        mode = "image_to_mask" if config.images else "mask_to_image" if config.masks else "joint"
+    for name, owner in (("masks", "mask_to_image"), ("images", "image_to_mask")):
+        folder = getattr(config, name)
+        if mode == owner and not folder:
+            raise UserError(f"--mode {mode}", f"no --{name}", f"--{name} FOLDER", f"Give the {name}.")
+        require(mode == owner or folder is None, f"--{name}", f"mode {mode}", f"mode {owner}", "Leave one of them out.")
+    split, draws = config.split, config.draws
+    if mode in ("joint", "mask_first"):
+        hint = f"Leave it out; --num_samples_per_class says how many {mode} draws."
+        require(draws is None and split is None, "--draws, --split", f"mode {mode}", "given masks or images", hint)
+    if mode == "image_to_mask":
+        require(config.classes is None, "--classes", "mode image_to_mask", "no class: it is not told", "Leave it out.")
+        draws = 8 if draws is None else draws
+    if mode == "mask_to_image":
+        draws = 1 if draws is None else draws
+    return settle_precision(dataclasses.replace(config, mode=mode, draws=draws, split=split))
 
-    def noise(step: int) -> Tensor:
-        return torch.randn(shape, generator=generator(config.seed, label, task.number, attempt, step, SAMPLE))
 
-    with autocast(source.denoiser.modality.device, config.precision):
-        images, masks = draw_pairs(
-            source.denoiser,
-            card.codec,
-            torch.full((config.chunk_size,), label),
-            sigma_table("joint", card.diffusion, config.steps),
-            noise,
-            sampler=config.sampler,
-            guidance=config.guidance,
-            interval=(config.guidance_low, config.guidance_high),
-        )
-    return images[:, 0].numpy(), masks[:, 0].numpy()
+def _load(config: GenerateConfig) -> Source:
+    denoiser, card, digest = load_checkpoint(Path(config.checkpoint_path))
+    return Source(config, denoiser.to(choose_device(config.device)), card, digest)
 
 
-def _finish(source: Source, tasks: list[Chunk], folder: Path, classes: list[str], identity: dict[str, Any]) -> PairSet:
-    """Gather the chunks into metadata, and tell the balance in words, as JSON and as a picture."""
-    chunks = [read_json(folder / CHUNKS / f"{t.name}.json") for t in tasks]
-    records = [PairRecord(**row) for chunk in chunks for row in chunk["records"]]
-    redrawn: dict[str, Counter[str]] = {c: Counter() for c in classes}
-    for task, chunk in zip(tasks, chunks, strict=True):
-        redrawn[task.label].update(chunk["faults"])
-    card = source.card
-    pairs = write_pairs(
-        folder,
-        records,
-        classes=classes,
-        identity=identity,
-        checkpoint={"sha256": source.digest, "step": card.step, "train_hashes": card.train_hashes},
-        masks_redrawn={label: dict(counts) for label, counts in redrawn.items()},
-    )
-    counts = class_counts(records)
-    write_json(folder / "class_balance.json", {"generated": counts["train"], "masks_redrawn": redrawn})
-    chosen = [r for label in classes for r in pairs.select(label=label).records[:SHEET_PER_CLASS]]
-    sheet = contact_sheet(
-        [pairs.read_image(r) for r in chosen], [pairs.read_mask(r) for r in chosen], [r.label for r in chosen]
-    )
-    write_png(folder / "contact_sheet.png", sheet)
-    logger.info("%s", balance_table(counts))
-    for label in classes:
-        if redrawn[label]:
-            logger.info("%s: masks drawn again: %s", label, dict(redrawn[label]))
-    logger.info("pictures: %s", Path(source.config.output_dir) / "contact_sheet.png")
-    return pairs
+def _identity(source: Source) -> dict[str, Any]:
+    unused = UNUSED[str(source.config.mode)]
+    return identity_of(source.config, "generate", NOT_IDENTITY + unused) | {"checkpoint_sha256": source.digest}
+
+
+def _digest(given: list[Given]) -> str:
+    """What was given, whatever folder it lies in."""
+    rows = sorted(f"{g.id} {g.label} {g.group} {g.hash} {g.pixel_aspect}\n" for g in given)
+    return hashlib.sha256("".join(rows).encode()).hexdigest()[:16]
+
+
+def _masks_to_use(config: GenerateConfig, card: ModelCard) -> list[Given]:
+    """The given masks; of a PAIRS folder those of the train split unless told, since images of held-out masks leak."""
+    folder = Path(str(config.masks))
+    split = config.split
+    if split is None and (folder / "dataset.json").is_file():
+        split = "train"
+    given = read_given(folder, "masks", card.img_size, split, card.classes)
+    if config.classes is not None:
+        given = [g for g in given if g.label is None or g.label in config.classes]
+        require(bool(given), "--classes", f"no mask of {', '.join(config.classes)} in {folder}", "masks of that class")
+    for g in given:
+        where = folder / g.file
+        if g.label is None and config.classes is None:
+            known = ", ".join(card.classes)
+            hint = f"Put masks into folders {known}, or name one with --classes."
+            raise UserError(where, "a mask whose class nobody tells", f"one of {known}", hint)
+        labels = config.classes or [] if g.label is None else [g.label]
+        for label in labels:
+            require(label in card.classes, str(where), f"class {label}", f"one of {', '.join(card.classes)}")
+            if label in card.lesion_classes:
+                require(bool((g.picture > 127).any()), str(where), "a mask that is empty at this size", "a lesion")
+    return given
 
 
 def _check_settings(config: GenerateConfig) -> None:
     require_positive(num_samples_per_class=config.num_samples_per_class, chunk_size=config.chunk_size)
+    require(config.draws is None or config.draws > 0, "--draws", config.draws, "a number above 0")
     require(config.steps >= 2, "--steps", config.steps, "2 or more")
     require(config.seed >= 0, "--seed", config.seed, "0 or more")
     chosen = config.classes or []

@@ -19,9 +19,10 @@ from medsegdiff.config import DiffusionConfig, GenerateConfig, ModelConfig
 from medsegdiff.data.records import PairSet, class_counts, read_pairs
 from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.errors import UserError
-from medsegdiff.generation import run
+from medsegdiff.generation import pairs as drawing
 from medsegdiff.generation.gates import mask_fault
-from medsegdiff.generation.run import Chunk, generate, plan
+from medsegdiff.generation.plan import plan_pairs
+from medsegdiff.generation.run import generate_pairs as generate
 
 SIDE = 16
 CLASSES = ["benign", "malignant"]
@@ -79,13 +80,13 @@ def pictures(pairs: PairSet) -> dict[str, tuple[bytes, bytes, float]]:
 def count_draws(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Record every call of `draw_pairs`."""
     calls: list[dict[str, Any]] = []
-    original = run.draw_pairs
+    original = drawing.draw_pairs
 
     def spy(denoiser: Any, codec: Any, labels: Any, sigmas: Any, noise: Any, **options: Any) -> Any:
         calls.append({"labels": labels.tolist(), "sigmas": sigmas, **options})
         return original(denoiser, codec, labels, sigmas, noise, **options)
 
-    monkeypatch.setattr(run, "draw_pairs", spy)
+    monkeypatch.setattr(drawing, "draw_pairs", spy)
     return calls
 
 
@@ -138,9 +139,9 @@ def test_every_sampler_draws(sampler: Any, checkpoint: Path, tmp_path: Path) -> 
 def test_more_pairs_leave_the_first_ones_as_they_are(
     gate: Callable[..., str | None] | None, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Damage: `task.count` among the counters of the noise in `_draw_batch`."""
+    """Damage: the number of items of a chunk among the counters of the noise."""
     if gate is not None:
-        monkeypatch.setattr(run, "mask_fault", gate)
+        monkeypatch.setattr(drawing, "mask_fault", gate)
     drawn = [pictures(generate(settings(checkpoint, tmp_path / f"{n}", num_samples_per_class=n))) for n in (3, 10, 14)]
     for few, many in zip(drawn[:-1], drawn[1:], strict=True):
         assert few == {name: many[name] for name in few}
@@ -154,14 +155,14 @@ def test_a_class_alone_is_drawn_as_with_the_others(straight: PairSet, checkpoint
     assert pictures(alone) == pictures(straight.select(label="malignant"))
 
 
-@pytest.mark.parametrize(("name", "call", "left"), [("write_pair", 6, 3), ("write_json", 3, 2), ("_finish", 1, 0)])
+@pytest.mark.parametrize(("name", "call", "left"), [("write_pair", 6, 3), ("write_json", 3, 2), ("gather", 1, 0)])
 def test_resumes_to_the_same_bytes(
     name: str, call: int, left: int, straight: PairSet, checkpoint: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Damage: writing the record of a chunk before its pairs; drawing finished chunks again."""
     config, calls = settings(checkpoint, tmp_path / "pairs"), []
-    original = getattr(run, name)
+    original = getattr(drawing, name)
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
@@ -170,7 +171,7 @@ def test_resumes_to_the_same_bytes(
         return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, name, interrupted)
+        patch.setattr(drawing, name, interrupted)
         with pytest.raises(KeyboardInterrupt):
             generate(config)
     assert not (tmp_path / "pairs").exists()
@@ -185,7 +186,7 @@ def test_leftovers_of_other_settings_are_not_used(
 ) -> None:
     """Damage: keeping every partial folder, which mixes two seeds."""
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(drawing, "gather", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             generate(settings(checkpoint, tmp_path / "pairs", seed=5))
     generate(settings(checkpoint, tmp_path / "pairs"))
@@ -212,7 +213,7 @@ def test_the_network_is_told_the_class_and_the_options(
 ) -> None:
     """Damage: labels of one class for all; guidance bounds swapped."""
     calls = count_draws(monkeypatch)
-    monkeypatch.setattr(run, "mask_fault", lambda *_: None)
+    monkeypatch.setattr(drawing, "mask_fault", lambda *_: None)
     config = settings(checkpoint, tmp_path / "pairs", guidance=2.0, guidance_low=0.4, guidance_high=3.0, sampler="ddim")
     generate(config)
     assert [c["labels"] for c in calls] == [[0] * 4, [0] * 4, [1] * 4, [1] * 4]
@@ -225,16 +226,16 @@ def test_refused_masks_are_drawn_again_and_counted(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Damage: keeping a refused mask; the image of one draw with the mask of another; no count."""
-    monkeypatch.setattr(run, "mask_fault", corner)
+    monkeypatch.setattr(drawing, "mask_fault", corner)
     drawn: dict[bytes, bytes] = {}
-    original = run._draw_batch
+    original = drawing.draw_batch
 
     def remember(*args: Any) -> tuple[np.ndarray, np.ndarray]:
         images, masks = original(*args)
         drawn.update({m.tobytes(): i.tobytes() for i, m in zip(images, masks, strict=True)})
         return images, masks
 
-    monkeypatch.setattr(run, "_draw_batch", remember)
+    monkeypatch.setattr(drawing, "draw_batch", remember)
     pairs = generate(settings(checkpoint, tmp_path / "pairs", num_samples_per_class=12))
     assert class_counts(pairs.records)["train"] == {"benign": 12, "malignant": 12}
     for r in pairs.records:
@@ -248,17 +249,45 @@ def test_refused_masks_are_drawn_again_and_counted(
 
 def test_gives_up_after_max_redraws(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage: letting degenerate masks through in the end, or drawing for ever."""
-    monkeypatch.setattr(run, "mask_fault", lambda *_: "empty")
-    message = r"^class benign: found 4 of 4 masks degenerate after 2 redraws \(\{'empty': 12\}\); expected lesion masks"
+    monkeypatch.setattr(drawing, "mask_fault", lambda *_: "empty")
+    message = (
+        r"^chunk benign_00000: found 4 of 4 masks degenerate after 2 redraws \(\{'benign': \{'empty': 12\}\}\); "
+        "expected lesion masks"
+    )
     with pytest.raises(UserError, match=message):
         generate(settings(checkpoint, tmp_path / "pairs", max_redraws=2))
     assert not (tmp_path / "pairs").exists()
 
 
 def test_plan() -> None:
-    """Damage: a last chunk of 0 pairs where the count is a multiple of the chunk."""
-    assert plan(["a", "b"], 5, 4) == [Chunk("a", 0, 4), Chunk("a", 1, 1), Chunk("b", 0, 4), Chunk("b", 1, 1)]
-    assert [c.count for c in plan(["a"], 8, 4)] == [4, 4]
+    """Damage: a last chunk of 0 pairs where the count is a multiple of the chunk; one key for two items."""
+    tasks = plan_pairs("joint", ["a", "b"], ["b", "a"], 5, 4)
+    assert [(t.name, len(t.items)) for t in tasks] == [("a_00000", 4), ("a_00001", 1), ("b_00000", 4), ("b_00001", 1)]
+    items = [item for task in tasks for item in task.items]
+    assert len({i.key for i in items}) == len({i.name for i in items}) == 10
+    assert items[0].key == (0, 1, 0)
+    assert [len(t.items) for t in plan_pairs("joint", ["a"], ["a"], 8, 4)] == [4, 4]
+
+
+@pytest.mark.parametrize("gate", [None, corner])
+def test_the_chunk_size_changes_nothing_that_can_be_seen(
+    gate: Callable[..., str | None] | None, straight: PairSet, checkpoint: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Damage: noise of a chunk instead of an item; redraws that fill gaps in the order of the chunk."""
+    if gate is not None:
+        monkeypatch.setattr(drawing, "mask_fault", gate)
+    small, large = (
+        generate(settings(checkpoint, tmp_path / f"{size}", chunk_size=size, num_samples_per_class=10))
+        for size in (3, 8)
+    )
+    assert [r.id for r in small.records] == [r.id for r in large.records]
+    assert small.info["masks_redrawn"] == large.info["masks_redrawn"]
+    for one, other in zip(small.records, large.records, strict=True):
+        difference = np.abs(small.read_image(one).astype(int) - large.read_image(other).astype(int))
+        assert (difference <= 1).mean() >= 0.999
+        assert (small.read_mask(one) == large.read_mask(other)).mean() >= 0.999
+        assert one.pixel_aspect == other.pixel_aspect
 
 
 def spots(*areas: int) -> np.ndarray:
@@ -341,7 +370,7 @@ def test_a_pickle_is_never_opened(ending: str, tmp_path: Path) -> None:
     """Damage: torch.load for names that end in .pth."""
     path = tmp_path / f"best_model.{ending}"
     path.write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
-    refuse("found a file of another kind; expected a checkpoint, best_model.safetensors", path, tmp_path)
+    refuse("found a pickle, which is never opened .*; expected a checkpoint, best_model.safetensors", path, tmp_path)
     assert not (tmp_path / "exploded").exists()
 
 

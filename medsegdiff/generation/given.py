@@ -1,0 +1,112 @@
+"""Masks or images that a user gives, to draw the other modality for."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from medsegdiff.data.dataset import squash
+from medsegdiff.data.hashing import content_hash
+from medsegdiff.data.readers.busi import MASK_NAME, MASK_THRESHOLD, SUFFIXES
+from medsegdiff.data.records import read_grey, read_pairs
+from medsegdiff.errors import UserError
+from medsegdiff.files import DATASET_FILE, require_folder
+
+UNCLEAR = (64, 192)  # grey values between these are neither lesion nor background of a mask
+UNCLEAR_SHARE = 0.05  # largest share of such pixels; soft edges stay below it, ultrasound pictures far above
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """One picture that is given, squashed to the size of the network."""
+
+    id: str  # of the pair in PAIRS, or the file's name
+    file: str  # relative to the folder
+    label: str | None  # class, where the folder tells it
+    group: str  # group of the pair, or one made from the content: a drawn image stays with the mask that it shows
+    width: int  # pixels, native
+    height: int  # pixels, native
+    pixel_aspect: float  # native pixel width / height
+    hash: str  # `content_hash` of the native picture (of a mask: after thresholding)
+    picture: np.ndarray  # (S, S) uint8; a mask is soft: the share of each pixel that the lesion covers, in 255ths
+
+    @property
+    def number(self) -> int:
+        """What its chance comes from: name and content, not the other files of the folder."""
+        return int(hashlib.sha256(f"{self.id} {self.hash}".encode()).hexdigest()[:15], 16)
+
+
+def read_given(folder: Path, kind: str, size: int, split: str | None, classes: list[str]) -> list[Given]:
+    """The "masks" or "images" (`kind`) in a PAIRS folder (of `split`, or all), or in a folder of pictures.
+
+    A folder of pictures may hold sub-folders named after `classes`, which tell the class. Raises `UserError` where
+    there is none, where one cannot be read, or where a mask is none.
+    """
+    require_folder(folder, kind)
+    if (folder / DATASET_FILE).is_file():
+        return _from_pairs(folder, kind, size, split)
+    if split is not None:
+        raise UserError(
+            "--split", split, f"--{kind} that is a PAIRS folder", f"{folder} has no splits; leave --split out."
+        )
+    found: dict[str, Given] = {}
+    for label, path in tqdm(_picture_files(folder, kind, classes), desc=f"reading {kind}", unit="file", leave=False):
+        picture = read_grey(path)
+        if kind == "masks":
+            picture = _as_mask(path, picture)
+        name = re.sub(r"[^\w.-]+", "-", path.stem).strip("-")
+        if label is not None and not name.lower().startswith(label.lower()):
+            name = f"{label}_{name}"
+        digest, relative = content_hash(picture), str(path.relative_to(folder))
+        if name in found:
+            raise UserError(
+                path, f"the same name {name!r} as {found[name].file}", "unlike names", "Rename one of them."
+            )
+        height, width = picture.shape
+        found[name] = Given(name, relative, label, f"m{digest[:12]}", width, height, 1.0, digest, squash(picture, size))
+    return list(found.values())
+
+
+def _from_pairs(folder: Path, kind: str, size: int, split: str | None) -> list[Given]:
+    pairs = read_pairs(folder).select(split)
+    if not len(pairs):
+        raise UserError(folder, f"no pair in the {split} split", "at least one", "Choose another --split.")
+    result = []
+    for r in tqdm(pairs.records, desc=f"reading {kind}", unit="file", leave=False):
+        masks = kind == "masks"
+        picture = pairs.read_mask(r) if masks else pairs.read_image(r)
+        name, digest = (r.mask_file_name, r.mask_hash) if masks else (r.image_file_name, r.image_hash)
+        result.append(
+            Given(r.id, name, r.label, r.group, r.width, r.height, r.pixel_aspect, digest, squash(picture, size))
+        )
+    return result
+
+
+def _picture_files(folder: Path, kind: str, classes: list[str]) -> list[tuple[str | None, Path]]:
+    """(class or None, file) of the wanted pictures: those called `..._mask` are masks where any is called so."""
+    below = {p.name.lower(): p for p in sorted(folder.iterdir()) if p.is_dir()}
+    places: list[tuple[str | None, Path]] = [(c, below[c.lower()]) for c in classes if c.lower() in below]
+    result: list[tuple[str | None, Path]] = []
+    for label, place in places or [(None, folder)]:
+        files = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        called_mask = [p for p in files if MASK_NAME.fullmatch(p.stem)]
+        chosen = (called_mask or files) if kind == "masks" else [p for p in files if p not in called_mask]
+        result += [(label, p) for p in chosen]
+    if not result:
+        expected = f"a PAIRS folder, or PNG files, or folders {', '.join(classes)} of them"
+        raise UserError(folder, f"no {kind}", expected, "Check the path.")
+    return result
+
+
+def _as_mask(path: Path, picture: np.ndarray) -> np.ndarray:
+    """The picture thresholded to {0, 255}; `UserError` where it is no mask."""
+    unclear = float(((picture > UNCLEAR[0]) & (picture < UNCLEAR[1])).mean())
+    if unclear > UNCLEAR_SHARE:
+        found = f"a picture of which {unclear:.0%} is neither black nor white"
+        raise UserError(path, found, "a mask, white lesion on black", "Give the folder of the masks.")
+    return np.where(picture > MASK_THRESHOLD, 255, 0).astype(np.uint8)

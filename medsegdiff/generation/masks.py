@@ -1,0 +1,149 @@
+"""Masks of given images: several draws each, and what they say together about the lesion and the doubt about it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from medsegdiff.data.pictures import contact_sheet
+from medsegdiff.data.records import read_grey
+from medsegdiff.files import DATASET_FILE, make_folder, read_json, write_bytes, write_json, write_png
+from medsegdiff.generation.draw import draw_masks, expected_masks
+from medsegdiff.generation.given import Given
+from medsegdiff.generation.plan import CHUNKS, Chunk
+from medsegdiff.generation.source import Source, padded
+from medsegdiff.training.device import autocast
+
+KIND = "masks of images"  # in dataset.json, where PAIRS have their classes
+TABLE_FILE = "masks.csv"
+FOLDERS = ("masks", "draws", "mean", "uncertainty", "one_call")
+SHEET_IMAGES, SHEET_DRAWS = 12, 3
+
+
+def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
+    """Draw the masks of a chunk's images, write all pictures and then, as the sign that it is finished, its record."""
+    for name in FOLDERS:
+        make_folder(folder / name)
+    images = list({id(i.given): i.given for i in task.items if i.given is not None}.values())
+    draws = len(task.items) // len(images)
+    drawn, expected = draw_all(source, task)
+    rows = []
+    for number, image in enumerate(images):
+        part = slice(number * draws, (number + 1) * draws)
+        rows.append(_write(folder, image, drawn[part], expected[number * draws]))
+    write_json(folder / CHUNKS / f"{task.name}.json", {"rows": rows})
+
+
+def draw_all(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray]:
+    """(n, S, S) boolean masks and (n, S, S) expected masks in [0, 1] of a chunk, in batches of `chunk_size`.
+
+    The expected mask of an image is computed once, at its first item, and stands at that place.
+    """
+    config = source.config
+    masks, expected = [], np.zeros((len(task.items), source.card.img_size, source.card.img_size), np.float32)
+    for start in range(0, len(task.items), config.chunk_size):
+        some = task.items[start : start + config.chunk_size]
+        batch = padded(some, config.chunk_size)
+        given, noise = source.given(batch), source.noise(batch, [0] * len(batch))
+        assert given is not None
+        with autocast(source.device, config.precision):
+            drawn = draw_masks(source.denoiser, source.card.codec, given, source.sigmas, noise, sampler=config.sampler)
+            mean = expected_masks(source.denoiser, source.card.codec, given, source.sigmas, noise)
+        masks.append(drawn[: len(some), 0].numpy())
+        expected[start : start + len(some)] = mean[: len(some), 0].numpy()
+    return np.concatenate(masks), expected
+
+
+def entropy(probability: np.ndarray) -> np.ndarray:
+    """Entropy in bits of a yes-or-no answer with this probability, 0 (sure) to 1 (even)."""
+    p = np.clip(probability.astype(np.float64), 1e-12, 1 - 1e-12)
+    return np.where((probability <= 0) | (probability >= 1), 0.0, -(p * np.log2(p) + (1 - p) * np.log2(1 - p)))
+
+
+def agreement(masks: np.ndarray) -> float:
+    """Mean Dice over all couples of n (H, W) boolean masks; 1 where all are the same (empty ones too), or n = 1."""
+    flat = masks.reshape(len(masks), -1).astype(np.float64)
+    both, areas = flat @ flat.T, flat.sum(axis=1)
+    total = areas[:, None] + areas[None, :]
+    dice = np.where(total > 0, 2 * both / np.where(total > 0, total, 1), 1.0)
+    couples = dice[np.triu_indices(len(masks), k=1)]
+    return float(couples.mean()) if couples.size else 1.0
+
+
+def _write(folder: Path, image: Given, drawn: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
+    """Write the pictures of one image at its native size; returns its row of the table."""
+    size = (image.width, image.height)
+
+    def native(share: np.ndarray) -> np.ndarray:
+        return np.clip(cv2.resize(share.astype(np.float32), size, interpolation=cv2.INTER_LINEAR), 0, 1)
+
+    mean = native(drawn.mean(axis=0))
+    consensus = mean > 0.5
+    pictures = {
+        "masks": consensus * 255.0,
+        "mean": mean * 255,
+        "uncertainty": entropy(mean) * 255,
+        "one_call": native(expected) * 255,
+    }
+    for name, picture in pictures.items():
+        write_png(folder / name / f"{image.id}.png", picture.round().astype(np.uint8))
+    for number, mask in enumerate(drawn):
+        write_png(folder / "draws" / f"{image.id}_{number:03d}.png", ((native(mask) > 0.5) * 255).astype(np.uint8))
+    areas = drawn.mean(axis=(1, 2))
+    values = {
+        "agreement": agreement(drawn),
+        "area": float(areas.mean()),
+        "area_std": float(areas.std()),
+        "area_consensus": float(consensus.mean()),
+        "area_one_call": float(expected.mean()),
+        "uncertainty": float(entropy(mean).mean()),
+    }
+    return {
+        "id": image.id, "image_file_name": image.file, "width": image.width, "height": image.height,
+        "draws": len(drawn), **{name: round(value, 5) for name, value in values.items()},
+    }  # fmt: skip
+
+
+def gather(source: Source, tasks: list[Chunk], folder: Path, identity: dict[str, Any]) -> list[dict[str, Any]]:
+    """Write masks.csv, contact_sheet.png and, last of all, dataset.json; returns the rows of the table."""
+    rows = [row for t in tasks for row in read_json(folder / CHUNKS / f"{t.name}.json")["rows"]]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(folder / TABLE_FILE, text.getvalue().encode())
+    given = list({i.given.id: i.given for t in tasks for i in t.items if i.given is not None}.values())
+    write_png(folder / "contact_sheet.png", _sheet(folder, given, rows[0]["draws"]))
+    checkpoint = {"sha256": source.digest, "step": source.card.step, "train_hashes": source.card.train_hashes}
+    write_json(folder / DATASET_FILE, {"kind": KIND, "identity": identity, "checkpoint": checkpoint})
+    return rows
+
+
+def _sheet(folder: Path, given: list[Given], draws: int) -> np.ndarray:
+    """A row for each of some images, spread over all: image, some draws, mean, uncertainty, consensus, one call."""
+    rows = np.linspace(0, len(given) - 1, min(SHEET_IMAGES, len(given))).round().astype(int)
+    images: list[np.ndarray] = []
+    masks: list[np.ndarray | None] = []
+    titles: list[str] = []
+    shown = min(SHEET_DRAWS, draws)
+    for image in (given[i] for i in rows):
+        picture = cv2.resize(image.picture, (image.width, image.height), interpolation=cv2.INTER_LINEAR)
+
+        def read(name: str, image: Given = image) -> np.ndarray:
+            return read_grey(folder / name)
+
+        images += [picture] * (1 + shown)
+        masks += [None, *[read(f"draws/{image.id}_{n:03d}.png") for n in range(shown)]]
+        titles += [image.id, *[f"draw {n}" for n in range(shown)]]
+        images += [read(f"mean/{image.id}.png"), read(f"uncertainty/{image.id}.png"), picture]
+        masks += [None, None, read(f"masks/{image.id}.png")]
+        titles += ["mean", "uncertainty", "consensus"]
+        images.append(read(f"one_call/{image.id}.png"))
+        masks.append(None)
+        titles.append("one call")
+    return contact_sheet(images, masks, titles, columns=shown + 5)

@@ -1,0 +1,161 @@
+"""Drawing chunks of pairs, with degenerate masks drawn again, and gathering them into PAIRS."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medsegdiff.data.pictures import contact_sheet
+from medsegdiff.data.records import SYNTHETIC, PairRecord, PairSet, class_counts, write_pair, write_pairs
+from medsegdiff.data.transforms import generator
+from medsegdiff.errors import UserError
+from medsegdiff.files import read_json, write_json, write_png
+from medsegdiff.generation.draw import draw_pairs
+from medsegdiff.generation.gates import mask_fault
+from medsegdiff.generation.plan import CHUNKS, Chunk, Item
+from medsegdiff.generation.source import ASPECT, Source, padded
+from medsegdiff.training.device import autocast
+
+SHEET_PER_CLASS = 32
+SHEET_MASKS, SHEET_DRAWS = 12, 7  # given masks on a sheet, and images beside each
+
+
+def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
+    """Draw a chunk, write its pairs and then, as the sign that it is finished, its record."""
+    images, masks, faults = draw_chunk(source, task)
+    records = []
+    for item, image, mask in zip(task.items, images, masks, strict=True):
+        records.append(
+            write_pair(
+                folder, image, mask, id=item.name, label=item.label, split="train",
+                group=item.name if item.given is None else item.given.group,
+                source=f"{SYNTHETIC}{source.digest}", pixel_aspect=_aspect(source, item),
+            )
+        )  # fmt: skip
+    value = {"records": [dataclasses.asdict(r) for r in records], "faults": {k: dict(v) for k, v in faults.items()}}
+    write_json(folder / CHUNKS / f"{task.name}.json", value)
+
+
+def _aspect(source: Source, item: Item) -> float:
+    """True width / height: that of the given mask, else that of a train picture of the class."""
+    if item.given is not None:
+        return item.given.width * item.given.pixel_aspect / item.given.height
+    aspects = source.card.aspects[item.label]
+    choice = torch.randint(len(aspects), (1,), generator=generator(source.config.seed, *item.key, ASPECT))
+    return aspects[int(choice)]
+
+
+def draw_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, dict[str, Counter[str]]]:
+    """(n, S, S) images and masks of a chunk, and by class how many masks were refused, by reason.
+
+    An item keeps the first of its attempts 0, 1, ... whose mask passes, so what it becomes does not depend on the chunk
+    that it stands in. Given masks are not judged. Raises `UserError` where `max_redraws` further ones do not do.
+    """
+    config, size = source.config, source.card.img_size
+    images = np.zeros((len(task.items), size, size), np.uint8)
+    masks = np.zeros_like(images)
+    faults: dict[str, Counter[str]] = {item.label: Counter() for item in task.items}
+    gaps, attempt = list(range(len(task.items))), 0
+    while gaps and attempt <= config.max_redraws:
+        rounds = min(max(1, config.chunk_size // len(gaps)), config.max_redraws + 1 - attempt) if attempt else 1
+        tries = [(gap, attempt + k) for k in range(rounds) for gap in gaps]
+        drawn_images, drawn_masks = draw_batch(source, [task.items[g] for g, _ in tries], [a for _, a in tries])
+        for (gap, _), image, mask in zip(tries, drawn_images, drawn_masks, strict=True):
+            if gap not in gaps:  # an earlier attempt has passed
+                continue
+            item = task.items[gap]
+            fault = None if item.given else mask_fault(mask, item.label in source.card.lesion_classes)
+            if fault is not None:
+                faults[item.label][fault] += 1
+                continue
+            images[gap], masks[gap] = image, mask
+            gaps.remove(gap)
+        attempt += rounds
+    if gaps:
+        counts = {label: dict(c) for label, c in faults.items() if c}
+        raise UserError(
+            f"chunk {task.name}",
+            f"{len(gaps)} of {len(task.items)} masks degenerate after {config.max_redraws} redraws ({counts})",
+            "lesion masks",
+            "Train longer, or lower --guidance.",
+        )
+    return images, masks, faults
+
+
+def draw_batch(source: Source, items: list[Item], attempts: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(n, S, S) uint8 images and masks of the given attempts, drawn in a batch of `chunk_size`."""
+    config, card = source.config, source.card
+    batch = padded(items, config.chunk_size)
+    numbers = [*attempts, *[attempts[-1]] * (len(batch) - len(items))]
+    with autocast(source.device, config.precision):
+        images, masks = draw_pairs(
+            source.denoiser,
+            card.codec,
+            torch.tensor([card.classes.index(i.label) for i in batch]),
+            source.sigmas,
+            source.noise(batch, numbers),
+            sampler=config.sampler,
+            guidance=config.guidance,
+            interval=(config.guidance_low, config.guidance_high),
+            given=source.given(batch),
+        )
+    return images[: len(items), 0].numpy(), masks[: len(items), 0].numpy()
+
+
+def gather(source: Source, tasks: list[Chunk], folder: Path, classes: list[str], identity: dict[str, Any]) -> PairSet:
+    """Turn the records of all chunks into metadata; also writes class_balance.json and contact_sheet.png."""
+    chunks = [read_json(folder / CHUNKS / f"{t.name}.json") for t in tasks]
+    records = [PairRecord(**row) for chunk in chunks for row in chunk["records"]]
+    redrawn: dict[str, Counter[str]] = {c: Counter() for c in classes}
+    for chunk in chunks:
+        for label, counts in chunk["faults"].items():
+            redrawn[label].update(counts)
+    card = source.card
+    given = sorted({item.given.hash for task in tasks for item in task.items if item.given})
+    pairs = write_pairs(
+        folder,
+        records,
+        classes=classes,
+        identity=identity,
+        checkpoint={"sha256": source.digest, "step": card.step, "train_hashes": card.train_hashes},
+        masks_redrawn={label: dict(counts) for label, counts in redrawn.items()},
+        **({"given_masks": given} if given else {}),
+    )
+    balance = {"generated": class_counts(records)["train"], "masks_redrawn": redrawn}
+    write_json(folder / "class_balance.json", balance)
+    write_png(folder / "contact_sheet.png", _given_sheet(tasks, pairs) if given else _sheet(pairs))
+    return pairs
+
+
+def _sheet(pairs: PairSet) -> np.ndarray:
+    """The first pairs of each class."""
+    chosen = [r for label in pairs.classes for r in pairs.select(label=label).records[:SHEET_PER_CLASS]]
+    return contact_sheet(
+        [pairs.read_image(r) for r in chosen], [pairs.read_mask(r) for r in chosen], [r.label for r in chosen]
+    )
+
+
+def _given_sheet(tasks: list[Chunk], pairs: PairSet) -> np.ndarray:
+    """A row for each of some given masks, spread over all: the mask, then images drawn for it."""
+    names: dict[str, list[str]] = {}
+    for task in tasks:
+        for item in task.items:
+            assert item.given is not None
+            names.setdefault(f"{item.given.id} {item.label}", []).append(item.name)
+    rows = list(names.items())
+    rows = [rows[i] for i in np.linspace(0, len(rows) - 1, min(SHEET_MASKS, len(rows))).round().astype(int)]
+    by_id = {r.id: r for r in pairs.records}
+    width = min(SHEET_DRAWS, max(len(drawn) for _, drawn in rows))
+    images, masks, titles = [], [], []
+    for title, drawn in rows:
+        records = [by_id[name] for name in drawn[:width]]
+        mask = pairs.read_mask(records[0])
+        images += [mask, *[pairs.read_image(r) for r in records]]
+        masks += [None, *[mask] * len(records)]
+        titles += [title, *[f"draw {n}" for n in range(len(records))]]
+    return contact_sheet(images, masks, titles, columns=width + 1)

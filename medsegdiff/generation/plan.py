@@ -1,0 +1,93 @@
+"""What there is to draw, as a plan from the settings and the given pictures alone, and which of it is left to do."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from medsegdiff.diffusion.noise import MODES
+from medsegdiff.generation.given import Given
+
+T = TypeVar("T")
+
+CHUNKS = "chunks"  # folder of the records of finished chunks
+
+
+@dataclass(frozen=True)
+class Item:
+    """One draw. All its chance comes from `key` and the seed, whatever else is drawn, and with what."""
+
+    name: str  # id of the pair
+    label: str  # class; "" where none is told
+    key: tuple[int, ...]  # counters of its random streams
+    given: Given | None = None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One task: items that are drawn together. Its record is written last, as the sign that it is finished."""
+
+    name: str  # of its record, without ending
+    items: tuple[Item, ...]
+
+
+def plan_pairs(mode: str, classes: list[str], known: list[str], per_class: int, chunk_size: int) -> list[Chunk]:
+    """`per_class` new pairs of each of `classes`; `known` are the classes in the order of the network."""
+    chunks = []
+    for label in classes:
+        key = (MODES.index(mode), known.index(label))
+        items = [Item(f"syn_{label}_{number:06d}", label, (*key, number)) for number in range(per_class)]
+        chunks += [Chunk(f"{label}_{n:05d}", some) for n, some in enumerate(_batched(items, chunk_size))]
+    return chunks
+
+
+def plan_images(given: list[Given], classes: list[str], known: list[str], draws: int, chunk_size: int) -> list[Chunk]:
+    """`draws` images of each given mask, in its class, or where the folder tells none in each of `classes`."""
+    items = []
+    mode = MODES.index("mask_to_image")
+    for mask in given:
+        for label in [mask.label] if mask.label is not None else classes:
+            stem = f"syn_{mask.id}" if mask.label is not None or len(classes) == 1 else f"syn_{mask.id}_{label}"
+            key = (mode, known.index(label), mask.number)
+            items += [Item(f"{stem}_{draw:03d}", label, (*key, draw), mask) for draw in range(draws)]
+    return [Chunk(f"images_{n:05d}", some) for n, some in enumerate(_batched(items, chunk_size))]
+
+
+def plan_masks(given: list[Given], draws: int, chunk_size: int) -> list[Chunk]:
+    """`draws` masks of each given image; all of an image stand in one chunk."""
+    mode = MODES.index("image_to_mask")
+    together = _batched(given, max(1, chunk_size // draws))
+    return [
+        Chunk(
+            f"masks_{n:05d}",
+            tuple(Item(image.id, "", (mode, image.number, draw), image) for image in images for draw in range(draws)),
+        )
+        for n, images in enumerate(together)
+    ]
+
+
+def _batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    rest = iter(items)
+    while some := tuple(itertools.islice(rest, size)):
+        yield some
+
+
+def pending(tasks: list[Chunk], folder: Path) -> list[Chunk]:
+    """The chunks whose record is not written yet."""
+    return [t for t in tasks if not (folder / CHUNKS / f"{t.name}.json").is_file()]
+
+
+def run_pending(tasks: list[Chunk], folder: Path, work: Callable[[Chunk], None], unit: str) -> None:
+    """Do what is left to do, with a progress bar over the items of all chunks."""
+    (folder / CHUNKS).mkdir(exist_ok=True)
+    todo = pending(tasks, folder)
+    total, left = (sum(len(t.items) for t in some) for some in (tasks, todo))
+    with tqdm(total=total, initial=total - left, desc="drawing", unit=unit) as bar:
+        for task in todo:
+            work(task)
+            bar.update(len(task.items))

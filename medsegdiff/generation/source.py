@@ -1,0 +1,65 @@
+"""What is drawn from: network, settings, noise of each item, and the given pictures as channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medsegdiff.checkpoint import ModelCard
+from medsegdiff.config import GenerateConfig
+from medsegdiff.data.transforms import generator
+from medsegdiff.diffusion.denoiser import Denoiser
+from medsegdiff.diffusion.noise import sigma_table
+from medsegdiff.generation.plan import Item
+
+SAMPLE, ASPECT = 21, 22  # purpose numbers of the random streams
+
+
+@dataclass(frozen=True)
+class Source:
+    """A loaded checkpoint and how to draw from it; `config.mode` is settled."""
+
+    config: GenerateConfig
+    denoiser: Denoiser
+    card: ModelCard
+    digest: str  # of the checkpoint
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.denoiser.modality.device
+
+    @property
+    def sigmas(self) -> Tensor:
+        """(T + 1, 2) table of the mode."""
+        assert self.config.mode is not None
+        return sigma_table(self.config.mode, self.card.diffusion, self.config.steps)
+
+    def noise(self, items: Sequence[Item], attempts: Sequence[int]) -> Callable[[int], Tensor]:
+        """noise(step) -> (B, C, S, S): standard normal numbers of each item from its own counters, on the CPU."""
+        shape = (len(self.card.codec.mean), self.card.img_size, self.card.img_size)
+        seed = self.config.seed
+
+        def noise(step: int) -> Tensor:
+            rows = zip(items, attempts, strict=True)
+            return torch.stack(
+                [torch.randn(shape, generator=generator(seed, *i.key, a, step, SAMPLE)) for i, a in rows]
+            )
+
+        return noise
+
+    def given(self, items: Sequence[Item]) -> Tensor | None:
+        """(B, C, S, S) channels of what the items are given, in both modalities: the mode tells which one counts."""
+        pictures = [i.given.picture for i in items if i.given is not None]
+        if not pictures:
+            return None
+        stack = torch.stack([torch.from_numpy(p) for p in pictures])[:, None].float() / 255
+        return self.card.codec.encode(stack, stack)
+
+
+def padded(items: Sequence[Item], size: int) -> list[Item]:
+    """`size` items, the last one repeated: batches of one size give the same pixels however many are asked for."""
+    return [*items, *[items[-1]] * (size - len(items))]
