@@ -1,0 +1,248 @@
+"""Every direction of one checkpoint on real BUSI: does the image follow the mask, does the mask follow the image?
+
+    python benchmarks/directions.py --run_dir runs/busi_128
+
+`run_dir` holds `real/` (phase 1), `checkpoints/` (phase 2) and `segmentation_real_seed0/` (phase 5 on `real/`), as
+benchmarks/busi_128_cpu.py leaves them. Draws in all four modes, scores, and writes docs/results/directions.md with one
+sheet a mode and directions.json beside the draws. With `--table_only` it writes page and sheets from the JSON alone.
+Nothing here is learnt or chosen: test pictures are only scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from medsegdiff.config import SegmentConfig
+from medsegdiff.data.dataset import load_tensors
+from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.segmentation.models import load_model
+from medsegdiff.segmentation.scores import bootstrap_interval, overlaps
+from medsegdiff.segmentation.training import predict_masks, true_masks
+
+ROOT = Path(__file__).resolve().parent.parent
+MODES = ("joint", "mask_first", "mask_to_image", "image_to_mask")
+RESAMPLES = 5000
+REQUIRED_DROP = 0.3  # Dice that shuffling the masks has to cost
+
+
+def commands(run: str, sizes: argparse.Namespace) -> dict[str, str]:
+    """Mode -> command line; paths relative to the project."""
+    base = f"generate_synthetic.py --checkpoint_path {run}/checkpoints/best_model.pth --output_dir {run}/mode_"
+    return {
+        "joint": f"{base}joint --num_samples_per_class {sizes.per_class}",
+        "mask_first": f"{base}mask_first --mode mask_first --num_samples_per_class {sizes.per_class}",
+        "mask_to_image": f"{base}mask_to_image --masks {run}/real --split test --draws {sizes.images_a_mask}",
+        "image_to_mask": f"{base}image_to_mask --images {run}/real --split test --draws {sizes.masks_an_image} "
+        f"--steps {sizes.mask_steps}",
+    }
+
+
+def run_all(lines: dict[str, str], run: Path) -> dict[str, float]:
+    """Run every command; returns the seconds of those that drew something now, and of earlier calls otherwise."""
+    file = run / "directions_seconds.json"
+    for name, line in lines.items():
+        known = json.loads(file.read_text()) if file.exists() else {}
+        if name in known:
+            continue
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *shlex.split(line)], cwd=ROOT, check=True)
+        file.write_text(json.dumps(known | {name: round(time.perf_counter() - started, 1)}))
+    return dict(json.loads(file.read_text()))
+
+
+def dice(found: np.ndarray, true: np.ndarray) -> list[float]:
+    """Dice of each of n couples of (S, S) boolean masks."""
+    return [overlaps(f, t)["dice"] for f, t in zip(found, true, strict=True)]
+
+
+def interval(values: list[float]) -> dict[str, float]:
+    """Mean and 95 % bootstrap interval over pictures."""
+    found = bootstrap_interval(values, RESAMPLES, 0)
+    return {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+
+
+class Judge:
+    """The segmentation network that was trained on the real train split."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model, self.settings = load_model(folder / "best_model.safetensors")
+        self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def masks(self, pairs: PairSet, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """(N, S, S) boolean masks that it finds in the images of all pairs, and those that the pairs hold."""
+        data = load_tensors(pairs, size, what="pairs")
+        config = SegmentConfig(data_dir="", precision="fp32")
+        found = predict_masks(
+            self.model, data, self.settings["mean"], self.settings["std"], config, torch.device("cpu")
+        )
+        return found, true_masks(data)
+
+
+def images_follow_masks(judge: Judge, run: Path, size: int) -> dict[str, Any]:
+    """Agreement of the judge with the given masks, with shuffled ones, and with those of real test images.
+
+    Shuffled: image i is drawn from the mask of another picture and judged against mask i.
+    """
+    drawn = read_pairs(run / "mode_mask_to_image")
+    found, given = judge.masks(drawn, size)
+    origin = np.array([r.id.rpartition("_")[0] for r in drawn.records])
+    order = np.random.default_rng(0).permutation(len(found))
+    partner = np.roll(order, 1)[np.argsort(order)]  # one cycle through all draws: none is its own partner
+    other = origin[partner] != origin
+    right, shuffled = np.array(dice(found, given)), np.array(dice(found[partner], given))
+    real_found, real_masks = judge.masks(read_pairs(run / "real").select("test"), size)
+    return {
+        "images": len(found),
+        "right": interval(list(right[other])),
+        "shuffled": interval(list(shuffled[other])),
+        "drop": interval(list((right - shuffled)[other])),
+        "real": interval(dice(real_found, real_masks)),
+    }
+
+
+def masks_follow_images(judge: Judge, run: Path, size: int) -> dict[str, Any]:
+    """Dice against the true masks of test images: one draw, the consensus, the one-call estimate, and the judge."""
+    test = read_pairs(run / "real").select("test")
+    data = load_tensors(test, size, what="test split")
+    true = true_masks(data)
+    folder = run / "mode_image_to_mask"
+
+    def read(pattern: str) -> np.ndarray:
+        pictures = [cv2.imread(str(folder / pattern.format(r.id)), cv2.IMREAD_GRAYSCALE) for r in test.records]
+        return np.stack([cv2.resize(p, (size, size), interpolation=cv2.INTER_AREA) for p in pictures]) >= 128
+
+    draws = len(list((folder / "draws").glob(f"{test.records[0].id}_*.png")))
+    values = {
+        "one draw": dice(read("draws/{}_000.png"), true),
+        "consensus": dice(read("masks/{}.png"), true),
+        "one call": dice(read("one_call/{}.png"), true),
+        "segmentation network": dice(judge.masks(test, size)[0], true),
+    }
+    rows = {row.split(",")[0]: float(row.split(",")[5]) for row in (folder / "masks.csv").read_text().splitlines()[1:]}
+    agreement = [rows[r.id] for r in test.records]
+    doubt = spearmanr(agreement, values["consensus"])
+    return {
+        "images": len(true),
+        "draws": draws,
+        "dice": {name: interval(some) for name, some in values.items()},
+        "agreement": interval(agreement),
+        "rank_correlation_of_agreement_and_dice": {"rho": float(doubt.statistic), "p": float(doubt.pvalue)},
+    }
+
+
+def measure(run: Path, seconds: dict[str, float], lines: dict[str, str]) -> dict[str, Any]:
+    """All figures of the page."""
+    scores = json.loads((run / "segmentation_real_seed0" / "scores.json").read_text())
+    size = int(scores["img_size"])
+    judge = Judge(run / "segmentation_real_seed0")
+    summary = json.loads((run / "checkpoints" / "summary.json").read_text())
+    redrawn = {
+        mode: json.loads((run / f"mode_{mode}" / "class_balance.json").read_text()) for mode in ("joint", "mask_first")
+    }
+    return {
+        "commands": lines,
+        "seconds": seconds,
+        "size": size,
+        "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "train": {k: summary[k] for k in ("steps", "seconds", "parameters", "config")},
+        "judge": {"steps": scores["steps"], "model": scores["config"]["model"]},
+        "images_follow_masks": images_follow_masks(judge, run, size),
+        "masks_follow_images": masks_follow_images(judge, run, size),
+        "redrawn": redrawn,
+    }
+
+
+def cell(value: dict[str, float]) -> str:
+    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def page(found: dict[str, Any]) -> str:
+    """The report, as Markdown."""
+    train, follow, back = found["train"], found["images_follow_masks"], found["masks_follow_images"]
+    config = train["config"]
+    verdict = "passes" if follow["drop"]["low"] > REQUIRED_DROP else "FAILS"
+    doubt = back["rank_correlation_of_agreement_and_dice"]
+    lines = [
+        "# Every direction of one checkpoint, real BUSI",
+        "",
+        "Written by `python benchmarks/directions.py --table_only` from the run's directions.json.",
+        f"Machine: {found['machine']}. Checkpoint: {train['parameters'] / 1e6:.1f} M parameters at",
+        f"{config['img_size']} px, {train['steps']} steps of {config['batch_size']} ({config['precision']}, {train['seconds'] / 60:.0f} min), "
+        f"seed {config['seed']}.",
+        f"Judge: {found['judge']['model']}, {found['judge']['steps']} steps on the real train split, seed 0. Dice at "
+        f"{found['size']} px;",
+        "95 % bootstrap intervals over pictures, of one network each.",
+        "",
+        "## Does the image follow the mask?",
+        "",
+        f"{follow['images']} images drawn for the masks of the test split, which neither network was trained on. "
+        "Shuffled: each image",
+        "is drawn from the mask of another picture. A model that ignores the mask would score alike in both rows.",
+        "",
+        "| images | Dice of what the judge finds with the mask |",
+        "|---|---|",
+        f"| drawn for this mask | {cell(follow['right'])} |",
+        f"| drawn for another mask (shuffled) | {cell(follow['shuffled'])} |",
+        f"| drop | {cell(follow['drop'])}: {verdict} (at least {REQUIRED_DROP} required, by the lower end) |",
+        f"| real test images | {cell(follow['real'])} |",
+        "",
+        "## Does the mask follow the image?",
+        "",
+        f"Masks of the {back['images']} test images, {back['draws']} draws each; no class is told.",
+        "",
+        "| mask | Dice with the true mask |",
+        "|---|---|",
+        *[f"| {name} | {cell(value)} |" for name, value in back["dice"].items()],
+        "",
+        f"Dice between draws of one image: {cell(back['agreement'])}. Rank correlation of this agreement with the Dice of",
+        f"the consensus: {doubt['rho']:.2f} (p = {doubt['p']:.1g}).",
+        "",
+        "## The commands, and a sheet of each",
+        "",
+    ]
+    for mode in MODES:
+        command = found["commands"][mode]
+        lines += [f"### {mode}", "", f"`python {command}` ({found['seconds'][mode]:.0f} s with start-up)", ""]
+        if mode in found["redrawn"]:
+            lines += [f"Masks drawn again: {json.dumps(found['redrawn'][mode]['masks_redrawn'])}.", ""]
+        lines += [f"![{mode}](directions_{mode}.png)", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run_dir", default="runs/busi_128")
+    parser.add_argument("--per_class", type=int, default=32, help="pairs of each class in joint and mask_first")
+    parser.add_argument("--images_a_mask", type=int, default=2)
+    parser.add_argument("--masks_an_image", type=int, default=4)
+    parser.add_argument("--mask_steps", type=int, default=10, help="noise levels of image_to_mask")
+    parser.add_argument("--table_only", action="store_true")
+    sizes = parser.parse_args()
+    run = Path(sizes.run_dir)
+    results = ROOT / "docs" / "results"
+    record = run / "directions.json"
+    if not sizes.table_only:
+        lines = commands(sizes.run_dir, sizes)
+        record.write_text(json.dumps(measure(run, run_all(lines, run), lines), indent=2))
+    (results / "directions.md").write_text(page(json.loads(record.read_text())))
+    for mode in MODES:
+        shutil.copyfile(run / f"mode_{mode}" / "contact_sheet.png", results / f"directions_{mode}.png")
+    print((results / "directions.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

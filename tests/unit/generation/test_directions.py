@@ -1,0 +1,234 @@
+"""Given masks and given images: what is read, drawn, written and refused. The network is tiny, with random weights."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from medsegdiff.checkpoint import ModelCard, build_denoiser, save_checkpoint
+from medsegdiff.config import DiffusionConfig, GenerateConfig, ModelConfig
+from medsegdiff.data.dataset import squash
+from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.diffusion.codec import PairCodec
+from medsegdiff.errors import UserError
+from medsegdiff.generation.given import Given, read_given
+from medsegdiff.generation.masks import agreement, entropy
+from medsegdiff.generation.plan import plan_images, plan_masks
+from medsegdiff.generation.run import generate, generate_masks, generate_pairs
+
+if TYPE_CHECKING:
+    from conftest import WritePairs
+
+SIDE = 16
+CLASSES = ["benign", "malignant"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that nobody trained."""
+    card = ModelCard(
+        img_size=SIDE, classes=CLASSES, lesion_classes=CLASSES,
+        model=ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2),
+        diffusion=DiffusionConfig(sigma_max=2.0, sigma_min=0.5), codec=PairCodec((0.4, 0.2), (0.2, 0.4)),
+        aspects={"benign": [1.25], "malignant": [0.75]}, train_hashes=[{"image_hash": "a", "perceptual_hash": "b"}],
+        step=7, scores={},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    denoiser = build_denoiser(card)
+    with torch.no_grad():
+        for weight in denoiser.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    path = tmp_path_factory.mktemp("checkpoint") / "best_model.safetensors"
+    save_checkpoint(path, denoiser.state_dict(), card)
+    return path
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WritePairs) -> PairSet:
+    """Pairs of 40 x 40 pixels, larger than the network."""
+    return write_ellipses(tmp_path_factory.mktemp("real") / "pairs", {"train": 2, "val": 1, "test": 1}, side=40)
+
+
+def settings(checkpoint: Path, output: Path, **changes: Any) -> GenerateConfig:
+    config = GenerateConfig(str(checkpoint), str(output), steps=2, chunk_size=4, precision="fp32", device="cpu")
+    return dataclasses.replace(config, **changes)
+
+
+def pictures(folder: Path, real: PairSet, kind: str) -> Path:
+    """Masks or images of some pairs in class folders, without metadata."""
+    for r in real.select("train").records:
+        target = folder / r.label / f"{r.id}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(target), real.read_mask(r) if kind == "masks" else real.read_image(r))
+    return folder
+
+
+def test_images_for_given_masks(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: the mask of the network's size read back from noise; a class of its own for all; a new group, by which a
+    test picture's mask could enter train."""
+    drawn = generate_pairs(settings(checkpoint, tmp_path / "pairs", masks=str(real.root), draws=3))
+    assert read_pairs(drawn.root).records == drawn.records
+    given = {r.id: r for r in real.select("train").records}
+    assert len(drawn) == 3 * len(given) == 12
+    for r in drawn.records:
+        source = given[r.id.removeprefix("syn_").rpartition("_")[0]]
+        assert (r.label, r.group, r.split, r.pixel_aspect) == (source.label, source.group, "train", 1.0)
+        assert r.is_synthetic
+        expected = np.where(squash(real.read_mask(source), SIDE) > 127, 255, 0)
+        assert (drawn.read_mask(r) == expected).all()
+    assert len({r.image_hash for r in drawn.records}) == 12
+    assert drawn.info["given_masks"] == sorted({r.mask_hash for r in given.values()})
+    assert (drawn.root / "contact_sheet.png").is_file()
+
+
+def test_the_mask_matters_to_the_image(
+    real: PairSet, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damage: the image of the noise alone, the given mask laid over it afterwards."""
+    monkeypatch.setattr(Given, "number", 7)  # the same noise for all masks
+    drawn = generate_pairs(settings(checkpoint, tmp_path / "pairs", masks=str(real.root), classes=["benign"], draws=2))
+    hashes = {r.id: r.image_hash for r in drawn.records}
+    assert len(hashes) == 4
+    assert hashes["syn_train_benign_0_000"] != hashes["syn_train_benign_1_000"]
+    again = generate_pairs(settings(checkpoint, tmp_path / "again", masks=str(real.root), classes=["benign"]))
+    assert {r.id: r.image_hash for r in again.records} == {k: v for k, v in hashes.items() if k.endswith("_000")}
+
+
+def test_draws_do_not_depend_on_the_other_files(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: noise by the place in the folder."""
+    folder = pictures(tmp_path / "masks", real, "masks")
+    every = generate_pairs(settings(checkpoint, tmp_path / "all", masks=str(folder), draws=2, chunk_size=2))
+    min((folder / "benign").iterdir()).unlink()
+    fewer = generate_pairs(settings(checkpoint, tmp_path / "fewer", masks=str(folder), draws=2, chunk_size=2))
+    hashes = {r.id: r.image_hash for r in every.records}
+    assert len(fewer) == 6
+    assert {r.id: r.image_hash for r in fewer.records} == {r.id: hashes[r.id] for r in fewer.records}
+
+
+def test_one_class_for_masks_without_one(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: --classes that is not handed on; the first class for all."""
+    folder = pictures(tmp_path / "masks", real, "masks") / "benign"
+    drawn = generate_pairs(settings(checkpoint, tmp_path / "a", masks=str(folder), classes=["malignant"]))
+    assert {r.label for r in drawn.records} == {"malignant"}
+    both = generate_pairs(settings(checkpoint, tmp_path / "b", masks=str(folder), classes=CLASSES))
+    assert sorted(r.label for r in both.records) == ["benign"] * 2 + ["malignant"] * 2
+    assert all(r.id.startswith("syn_train_benign_") and r.label in r.id for r in both.records)
+    assert drawn.records[0].group == both.records[0].group
+
+
+def test_masks_of_images(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: the mean of one draw; maps of the network's size; the class told to the network."""
+    config = settings(checkpoint, tmp_path / "out", images=str(real.root), split="test", draws=5)
+    rows = generate_masks(config)
+    with (tmp_path / "out" / "masks.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["id"] for row in table] == [row["id"] for row in rows] == [r.id for r in real.select("test").records]
+    for row in rows:
+        read = {
+            name: cv2.imread(str(tmp_path / "out" / name / f"{row['id']}.png"), cv2.IMREAD_UNCHANGED)
+            for name in ("masks", "mean", "uncertainty", "one_call")
+        }
+        assert all(p.shape == (40, 40) and p.dtype == np.uint8 for p in read.values())
+        drawn = sorted((tmp_path / "out" / "draws").glob(f"{row['id']}_*.png"))
+        assert len(drawn) == row["draws"] == 5
+        assert set(np.unique(read["masks"])) <= {0, 255}
+        assert ((read["mean"] > 128) <= (read["masks"] == 255)).all()
+        assert 0 < row["agreement"] < 1
+        assert row["area_consensus"] == pytest.approx((read["masks"] > 0).mean(), abs=1e-4)
+        assert read["uncertainty"].max() > 100
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["kind"] == "masks of images"
+    assert generate(config) == rows
+    with pytest.raises(UserError):
+        read_pairs(tmp_path / "out")  # predicted masks are no data set to learn from
+
+
+def test_more_draws_than_a_chunk(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: one chunk one batch, whatever its size; noise that the batch decides."""
+    few = generate_masks(settings(checkpoint, tmp_path / "few", images=str(real.root), split="val", draws=6))
+    many = generate_masks(
+        settings(checkpoint, tmp_path / "many", images=str(real.root), split="val", draws=6, chunk_size=20)
+    )
+    for one, other in zip(few, many, strict=True):
+        assert one["area"] == pytest.approx(other["area"], abs=0.002)
+        assert one["area_one_call"] == pytest.approx(other["area_one_call"], abs=1e-4)
+
+
+def test_mask_first_and_joint_differ(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: a mode that is parsed and not handed on."""
+    monkeypatch.setattr("medsegdiff.generation.pairs.mask_fault", lambda *_: None)
+    sets = [
+        generate_pairs(settings(checkpoint, tmp_path / mode, mode=mode, num_samples_per_class=2))
+        for mode in ("joint", "mask_first")
+    ]
+    assert [len(s) for s in sets] == [4, 4]
+    assert not {r.image_hash for r in sets[0].records} & {r.image_hash for r in sets[1].records}
+    assert sets[1].info["identity"]["mode"] == "mask_first"
+
+
+def test_plans_have_a_key_for_every_draw(real: PairSet) -> None:
+    """Damage: equal masks (as the empty ones of `normal` are) that get equal noise."""
+    given = read_given(real.root, "masks", SIDE, None, CLASSES)
+    given = [dataclasses.replace(g, hash="0" * 64) for g in given]
+    for tasks in (plan_images(given, CLASSES, CLASSES, 3, 4), plan_masks(given, 3, 4)):
+        keys = [item.key for task in tasks for item in task.items]
+        assert len(keys) == len(set(keys)) == 24
+    assert {len(t.items) for t in plan_masks(given, 9, 4)} == {9}
+
+
+def test_file_names_tell_masks_from_images(real: PairSet, tmp_path: Path) -> None:
+    """Damage: the ultrasound picture beside `x_mask.png` taken for a mask."""
+    record = real.records[0]
+    for name, picture in (("x.png", real.read_image(record)), ("x_mask.png", real.read_mask(record))):
+        cv2.imwrite(str(tmp_path / name), picture)
+    assert [g.file for g in read_given(tmp_path, "masks", SIDE, None, CLASSES)] == ["x_mask.png"]
+    assert [g.file for g in read_given(tmp_path, "images", SIDE, None, CLASSES)] == ["x.png"]
+
+
+def test_entropy_and_agreement() -> None:
+    """Damage: natural logarithms; couples of a mask with itself counted."""
+    assert entropy(np.array([0.0, 0.5, 1.0, 0.25])).tolist() == pytest.approx([0, 1, 0, 0.811278], abs=1e-6)
+    left, right, none = (np.zeros((4, 4), bool) for _ in range(3))
+    left[:, :2] = right[:, 1:3] = True
+    assert agreement(np.stack([left, right])) == pytest.approx(0.5)
+    assert agreement(np.stack([left, left, right])) == pytest.approx((1 + 0.5 + 0.5) / 3)
+    assert agreement(np.stack([none, none])) == agreement(left[None]) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mode": "mask_to_image"}, "--mode mask_to_image: found no --masks; expected --masks FOLDER"),
+        ({"mode": "image_to_mask"}, "--mode image_to_mask: found no --images"),
+        ({"mode": "joint", "masks": "x"}, "--masks: found mode joint; expected mode mask_to_image"),
+        ({"masks": "x", "images": "y"}, "--masks: found mode image_to_mask; expected mode mask_to_image"),
+        ({"draws": 3}, "--draws, --split: found mode joint; expected given masks or images"),
+        ({"images": "REAL", "classes": ["benign"]}, "--classes: found mode image_to_mask; expected no class"),
+        ({"images": "REAL", "draws": 0}, "--draws: found 0; expected a number above 0"),
+        ({"masks": "nowhere"}, "nowhere: found nothing; expected a folder with masks"),
+        ({"masks": "EMPTY"}, "empty: found no masks; expected a PAIRS folder, or PNG files, or folders benign"),
+        ({"masks": "EMPTY", "split": "val"}, "--split: found val; expected --masks that is a PAIRS folder"),
+        ({"masks": "IMAGES"}, r"png: found a picture of which \d+% is neither black nor white; expected a mask"),
+        ({"masks": "FLAT"}, "png: found a mask whose class nobody tells; expected one of benign, malignant"),
+        ({"masks": "REAL", "classes": ["cyst"]}, "--classes: found cyst; expected classes of the checkpoint"),
+    ],
+)
+def test_refused(changes: dict[str, Any], message: str, real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: dropping any one check."""
+    (tmp_path / "empty").mkdir()
+    folders = {
+        "REAL": real.root, "EMPTY": tmp_path / "empty", "IMAGES": pictures(tmp_path / "images", real, "images"),
+        "FLAT": pictures(tmp_path / "masks", real, "masks") / "benign", "x": "x", "y": "y",
+    }  # fmt: skip
+    values = {k: str(folders.get(v, v)) if k in ("masks", "images") else v for k, v in changes.items()}
+    with pytest.raises(UserError, match=message):
+        generate(settings(checkpoint, tmp_path / "out", **values))
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.partial").exists()
