@@ -162,7 +162,8 @@ def opening(run: Path, seeds: list[int]) -> list[str]:
     """What was run on what, and the picture."""
     prepared = json.loads((run / "real/dataset.json").read_text())["class_counts"]
     splits = ", ".join(f"{split} {sum(prepared[split].values())}" for split in ("train", "val", "test"))
-    machine = f"{platform.machine()} CPU, {torch.get_num_threads()} cores, torch {torch.__version__}, bf16"
+    precision = json.loads((run / "checkpoints/summary.json").read_text())["config"]["precision"]
+    machine = f"{platform.machine()} CPU, {torch.get_num_threads()} cores, torch {torch.__version__}, {precision}"
     return [
         "# Real BUSI at 128 px on two CPU cores",
         "",

@@ -1,6 +1,6 @@
 """What stays the same: one set of pairs drawn again in other ways, compared pixel by pixel.
 
-    python benchmarks/determinism.py --checkpoint_path runs/busi_128/checkpoints/best_model.pth --run_dir runs/determinism
+    python benchmarks/determinism.py --checkpoint_path runs/x/checkpoints/best_model.pth --run_dir runs/determinism
 
 Writes docs/determinism.md between its two marks. Masks are compared as they are drawn, so a pair whose first mask was
 refused in one run alone would show up as a whole different pair.
@@ -75,7 +75,7 @@ def main() -> None:
         f"{torch.__version__}; checkpoint {base.info['identity']['checkpoint_sha256']}, "
         f"{base.records[0].width} px. Grey levels are 0 to 255.",
         "",
-        "| drawn again with | pairs | pixels identical | within one level | largest difference | mask pixels identical |",
+        "| drawn again with | pairs | pixels identical | within one level | largest difference | mask pixels alike |",
         "|---|---|---|---|---|---|",
     ]
     for name, (title, changed, threads) in RUNS.items():

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from tqdm import tqdm
 
 from medsegdiff.config import CombineConfig, PrepareConfig, identity_of, require
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS
-from medsegdiff.data.hashing import content_hash, hash_distances
+from medsegdiff.data.hashing import hash_distances
 from medsegdiff.data.pictures import balance_table
 from medsegdiff.data.records import METADATA_FILE, PairRecord, PairSet, class_counts, read_pairs, write_pairs
 from medsegdiff.errors import UserError
-from medsegdiff.files import DATASET_FILE, is_finished, make_folder, staged_folder, write_json
+from medsegdiff.files import DATASET_FILE, check_output_folder, is_finished, make_folder, staged_folder, write_json
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,13 @@ def combine(config: CombineConfig) -> PairSet:
     _check_settings(config)
     real, synthetic = read_pairs(Path(config.real_data)), read_pairs(Path(config.synthetic_data))
     _check_roles(real, synthetic)
-    _check_leakage(real, synthetic, _duplicate_bits(config, real))
-    chosen = choose(real, synthetic, config)
-    kept = [r for r in real.records if not (config.synthetic_only and r.split == "train")]
     identity = identity_of(config, "combine", leave_out=("real_data", "synthetic_data", "output_dir"))
     identity |= {"real_hash": _metadata_hash(real), "synthetic_hash": _metadata_hash(synthetic)}
     output = Path(os.path.abspath(config.output_dir))
+    check_output_folder(output, identity)  # before pictures are read
+    _check_leakage(real, synthetic, _duplicate_bits(config, real))
+    chosen = choose(real, synthetic, config)
+    kept = [r for r in real.records if not (config.synthetic_only and r.split == "train")]
     if is_finished(output, identity):
         log.info("%s holds this data set, finished", output)
         return read_pairs(output)
@@ -64,7 +66,7 @@ def combine(config: CombineConfig) -> PairSet:
         write_json(folder / "class_balance.json", balance)
     log.info("before:\n%s", balance_table(class_counts(real.records)))
     log.info("after, in %s:\n%s", output, balance_table(class_counts(records)))
-    log.info("%s", balance["text"])
+    log.info("%s; %d of %d synthetic pairs used", balance["text"], len(chosen), len(synthetic))
     return read_pairs(output)
 
 
@@ -110,12 +112,16 @@ def _check_roles(real: PairSet, synthetic: PairSet) -> None:
         raise UserError(real.root, "no pair in train", "at least one", "Prepare the data with a train split.")
 
 
-def _read_hashes(pairs: PairSet, what: str) -> None:
-    """Read every picture of a selection and check that it is the one that its row describes."""
-    for record in tqdm(pairs.records, desc=f"checking {what}", unit="pair", leave=False):
-        if content_hash(pairs.read_image(record)) != record.image_hash:
-            where, expected = pairs.root / record.image_file_name, "the picture that metadata.csv describes"
-            raise UserError(where, "another picture", expected, "Make the data set anew.")
+def _check_pictures(pairs: PairSet, what: str) -> None:
+    """Read every picture and mask of a set, which refuses those that are not what their rows describe."""
+
+    def read(record: PairRecord) -> None:
+        pairs.read_image(record)
+        pairs.read_mask(record)
+
+    with ThreadPoolExecutor(2) as pool:  # decoding releases the interpreter lock
+        for _ in tqdm(pool.map(read, pairs.records), f"checking {what}", len(pairs), unit="pair", leave=False):
+            pass
 
 
 def _train_hashes(synthetic: PairSet) -> list[dict[str, str]]:
@@ -132,8 +138,9 @@ def _train_hashes(synthetic: PairSet) -> list[dict[str, str]]:
 def _check_leakage(real: PairSet, synthetic: PairSet, bits: int) -> None:
     """Raise `UserError` where a val or test picture was seen in training, or comes back as a synthetic picture."""
     held_out = dataclasses.replace(real, records=tuple(r for r in real.records if r.split != "train"))
-    _read_hashes(held_out, "val and test")
-    _read_hashes(synthetic, "synthetic pairs")
+    _check_pictures(real, "real pairs")
+    _check_pictures(synthetic, "synthetic pairs")
+    _check_given_masks(held_out, synthetic)
     seen = _train_hashes(synthetic)
     exact, looks = [h["image_hash"] for h in seen], [h["perceptual_hash"] for h in seen]
     leaked = _near(held_out, exact, looks, bits)
@@ -149,6 +156,24 @@ def _check_leakage(real: PairSet, synthetic: PairSet, bits: int) -> None:
         where, distance = next(iter(copied.items()))
         found = f"copies of {len(copied)} val or test pictures, the first of {where} ({distance} bits away)"
         raise UserError(synthetic.root, found, f"none within {SAME_PICTURE_BITS} bits", "Leave these pairs out.")
+
+
+def _check_given_masks(held_out: PairSet, synthetic: PairSet) -> None:
+    """Raise `UserError` where images were drawn for the mask of a val or test picture, or for one of its group."""
+    given = set(synthetic.info.get("given_masks", []))
+    if not given:
+        return
+    hint = "Draw images for masks of the train split."
+    groups = {r.group: r for r in held_out.records}
+    shared = [r for r in synthetic.records if r.group in groups]
+    if shared:
+        other = groups[shared[0].group]
+        found = f"{shared[0].id}, drawn for a mask in the group of {other.id} ({other.split})"
+        raise UserError(synthetic.root, found, "pairs drawn for masks of train alone", hint)
+    leaked = [r for r in held_out.records if r.mask_hash in given and held_out.read_mask(r).any()]
+    if leaked:
+        found = f"images drawn for the masks of {len(leaked)} val or test pictures, the first of {leaked[0].id}"
+        raise UserError(synthetic.root, found, "masks of train alone", hint)
 
 
 def _near(pairs: PairSet, exact: list[str], looks: list[str], bits: int) -> dict[str, int]:
@@ -230,10 +255,13 @@ def _renamed(
 ) -> list[tuple[PairSet, PairRecord, PairRecord]]:
     """Chosen pairs as (set, record there, record here): in train, in no fold, with ids and groups of their own."""
     ids, groups = {r.id for r in real.records}, {r.group for r in real.records}
+    given = bool(synthetic.info.get("given_masks"))  # then a pair is of the group of its mask, and has to stay there
     # One clash renames all: ids of one origin keep one pattern, and stay unique among themselves.
-    prefix = "syn_" if any(r.id in ids or r.group in groups for r in chosen) else ""
+    clash = any(r.id in ids or (r.group in groups and not given) for r in chosen)
+    prefix = "syn_" if clash else ""
+    group_prefix = "" if given else prefix
     return [
-        (synthetic, r, dataclasses.replace(r, id=prefix + r.id, group=prefix + r.group, split="train", fold=-1))
+        (synthetic, r, dataclasses.replace(r, id=prefix + r.id, group=group_prefix + r.group, split="train", fold=-1))
         for r in chosen
     ]
 

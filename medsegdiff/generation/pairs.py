@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -135,9 +136,15 @@ def gather(source: Source, tasks: list[Chunk], folder: Path, classes: list[str],
 def _sheet(pairs: PairSet) -> np.ndarray:
     """The first pairs of each class."""
     chosen = [r for label in pairs.classes for r in pairs.select(label=label).records[:SHEET_PER_CLASS]]
-    return contact_sheet(
-        [pairs.read_image(r) for r in chosen], [pairs.read_mask(r) for r in chosen], [r.label for r in chosen]
-    )
+    images, masks = zip(*[_in_proportion(pairs, r) for r in chosen], strict=True)
+    return contact_sheet(images, masks, [r.label for r in chosen])
+
+
+def _in_proportion(pairs: PairSet, record: PairRecord) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask of a pair in their true proportions: squashed to a square, a wide lesion looks tall."""
+    size = (max(1, round(record.width * record.pixel_aspect)), record.height)
+    image = cv2.resize(pairs.read_image(record), size, interpolation=cv2.INTER_LINEAR)
+    return image, cv2.resize(pairs.read_mask(record), size, interpolation=cv2.INTER_LINEAR)
 
 
 def _given_sheet(tasks: list[Chunk], pairs: PairSet) -> np.ndarray:
@@ -151,11 +158,13 @@ def _given_sheet(tasks: list[Chunk], pairs: PairSet) -> np.ndarray:
     rows = [rows[i] for i in np.linspace(0, len(rows) - 1, min(SHEET_MASKS, len(rows))).round().astype(int)]
     by_id = {r.id: r for r in pairs.records}
     width = min(SHEET_DRAWS, max(len(drawn) for _, drawn in rows))
-    images, masks, titles = [], [], []
+    images: list[np.ndarray] = []
+    masks: list[np.ndarray | None] = []
+    titles: list[str] = []
     for title, drawn in rows:
         records = [by_id[name] for name in drawn[:width]]
-        mask = pairs.read_mask(records[0])
-        images += [mask, *[pairs.read_image(r) for r in records]]
-        masks += [None, *[mask] * len(records)]
+        shown = [_in_proportion(pairs, r) for r in records]
+        images += [shown[0][1], *[image for image, _ in shown]]
+        masks += [None, *[mask for _, mask in shown]]
         titles += [title, *[f"draw {n}" for n in range(len(records))]]
     return contact_sheet(images, masks, titles, columns=width + 1)

@@ -15,6 +15,7 @@ import pytest
 from medsegdiff.config import CombineConfig
 from medsegdiff.data import combine as module
 from medsegdiff.data.combine import combine, plan_counts
+from medsegdiff.data.hashing import content_hash
 from medsegdiff.data.records import PairRecord, PairSet, class_counts, read_pairs, write_pair, write_pairs
 from medsegdiff.errors import UserError
 from medsegdiff.files import write_png
@@ -258,3 +259,52 @@ def test_unknown_class(config: CombineConfig, tmp_path: Path) -> None:
     info = json.loads((tmp_path / "synthetic" / "dataset.json").read_text())
     (tmp_path / "synthetic" / "dataset.json").write_text(json.dumps({**info, "classes": [*CLASSES, "cyst"]}))
     assert "found classes cyst, which the real data lacks; expected some of benign, malignant" in message(config)
+
+
+def write_given(root: Path, real: PairSet, split: str, groups: bool = True) -> PairSet:
+    """Images drawn for the masks of a split, each in the group of its mask (or, damaged, in one of its own)."""
+    records = []
+    for number, r in enumerate(real.select(split).records):
+        drawn = add(root, scene(3000 + number), r.label, 100 + number, "train", "synthetic:abc")
+        records.append(dataclasses.replace(drawn, group=r.group if groups else drawn.group))
+    hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in real.select("train").records]
+    given = sorted({r.mask_hash for r in real.select(split).records})
+    return write_pairs(
+        root, records, classes=CLASSES, identity={}, checkpoint={"train_hashes": hashes}, given_masks=given
+    )
+
+
+def unlike_masks(real: PairSet) -> PairSet:
+    """The same pairs with a mask of its own for each: `add` gives all the same."""
+    records = []
+    for number, r in enumerate(real.records):
+        mask = real.read_mask(r)
+        mask[40, : 5 + number] = 255
+        write_png(real.root / r.mask_file_name, mask)
+        records.append(dataclasses.replace(r, mask_hash=content_hash(mask)))
+    return write_pairs(real.root, records, classes=CLASSES, identity=real.info["identity"])
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize(
+    ("groups", "message"), [(True, "drawn for a mask in the group of"), (False, "for the masks of")]
+)
+def test_images_for_held_out_masks_are_refused(
+    groups: bool, message: str, split: str, real: PairSet, tmp_path: Path
+) -> None:
+    """Damage: comparing images alone: the outline of a test lesion would be learnt."""
+    real = unlike_masks(real)
+    synthetic = write_given(tmp_path / "synthetic", real, split, groups)
+    with pytest.raises(UserError, match=message):
+        combine(CombineConfig(str(real.root), str(synthetic.root), str(tmp_path / "out"), balance=False))
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_for_train_masks_stay_in_their_groups(real: PairSet, tmp_path: Path) -> None:
+    """Damage: renaming groups of one name, which cuts the tie between a mask and what was drawn for it."""
+    real = unlike_masks(real)
+    synthetic = write_given(tmp_path / "synthetic", real, "train")
+    out = combine(CombineConfig(str(real.root), str(synthetic.root), str(tmp_path / "out"), balance=False))
+    drawn = [r for r in out.records if r.is_synthetic]
+    assert len(drawn) == 12
+    assert {r.group for r in drawn} == {r.group for r in real.select("train").records}
