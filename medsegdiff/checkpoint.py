@@ -24,6 +24,8 @@ from medsegdiff.models.patch_unet import PatchUNet
 
 KIND = "medsegdiff.generative"
 VERSION = 1
+PICKLES = {".pth", ".pt", ".ckpt", ".pkl", ".pickle"}
+BEST_FILE = "best_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -77,15 +79,21 @@ def find_checkpoint(path: Path) -> Path:
 
     Raises `UserError` where there is none. A .pth or .pt file itself is never opened, since a pickle runs code.
     """
-    if not path.name:
-        raise UserError("--checkpoint_path", repr(str(path)), "a checkpoint file", "Name the file.")
+    hint = "Train one (phase 2), or correct the path."
+    if path.is_dir():
+        inside = path / BEST_FILE
+        hint = f"Give {inside}." if inside.is_file() else hint
+        raise UserError(path, "a folder", f"a checkpoint file, such as {BEST_FILE}", hint)
     beside = path.with_suffix(".safetensors")
-    if path.suffix in {".pth", ".pt", ".ckpt"} and beside.is_file():
+    is_pickle = path.suffix.lower() in PICKLES
+    if is_pickle and beside.is_file():
         return beside
     if path.is_file() and path.suffix == ".safetensors":
         return path
-    found = "a file of another kind" if path.is_file() else "no such file"
-    raise UserError(path, found, f"a checkpoint, {beside.name}", "Train one (phase 2), or correct the path.")
+    found = "no such file"
+    if path.is_file():
+        found = "a pickle, which is never opened since it can run code" if is_pickle else "a file of another kind"
+    raise UserError(path, found, f"a checkpoint, {beside.name}", hint)
 
 
 def load_checkpoint(path: Path) -> tuple[Denoiser, ModelCard, str]:
@@ -102,13 +110,15 @@ def load_checkpoint(path: Path) -> tuple[Denoiser, ModelCard, str]:
         raise UserError(path, f"a damaged file ({error})", "a safetensors checkpoint", "Train it anew.") from error
     if metadata.get("kind") != KIND or metadata.get("version") != str(VERSION):
         found = f"kind {metadata.get('kind')!r}, version {metadata.get('version')!r}"
+        if "kind" not in metadata and "settings" in metadata:
+            found = "a segmentation model"
         raise UserError(path, found, f"kind {KIND!r}, version '{VERSION}'", "Use a checkpoint of phase 2.")
     try:
         card = _card(json.loads(metadata["card"]))
         denoiser = build_denoiser(card)
         denoiser.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             path, f"weights or settings that do not fit ({reason})", "a whole checkpoint", "Train it anew."
         ) from error
@@ -126,6 +136,8 @@ def content_digest(weights: dict[str, Tensor], card: str) -> str:
 
 def _card(values: dict[str, Any]) -> ModelCard:
     codec = values["codec"]
+    if any(set(name) & {"/", "\\"} for name in values["classes"]):  # they become file names
+        raise ValueError("class names with slashes")
     return ModelCard(
         **values
         | {

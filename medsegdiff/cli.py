@@ -11,16 +11,19 @@ import difflib
 import importlib
 import inspect
 import logging
+import math
 import re
 import sys
+import threading
 import types
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from medsegdiff.errors import UserError
+from medsegdiff.errors import UserError, from_os_error
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,9 @@ COMMANDS = {
         "all five phases on a small phantom data set",
     ),
 }
+
+
+FINITE = "a finite number"
 
 
 @dataclass(frozen=True)
@@ -148,24 +154,44 @@ def _refuse_unknown(where: str, key: str, known: Sequence[str], name: str, dashe
 
 def _yaml_leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and prefix.count(".") < 2:  # no setting lies deeper; a YAML alias may hold itself
             yield from _yaml_leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
+def _double_key(tree: Any) -> str | None:
+    """A key that stands twice in one mapping of a YAML tree, of which PyYAML would take the last without a word."""
+    for _, node in [(None, tree), *tree.value]:
+        keys = [key.value for key, _ in node.value] if node.id == "mapping" else []
+        for key in keys:
+            if keys.count(key) > 1:
+                return str(key)
+    return None
+
+
 def _check_yaml(path: str, known: dict[str, Setting], name: str) -> None:
-    """Refuse a YAML file that cannot be read, is no mapping, has an unknown key, or no list where one is due."""
+    """Refuse a YAML file that cannot be read, is no mapping, or has a key that is unknown, double or no list."""
     import yaml
 
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        text = Path(path).read_text(encoding="utf-8")
+        values, tree = yaml.safe_load(text), yaml.compose(text)
     except OSError as error:
         raise UserError(path, error.strerror or error, "a readable YAML file", "Check the path.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(path, f"text that is not UTF-8 ({error.reason})", "YAML", "Correct the file.") from error
+    except yaml.MarkedYAMLError as error:
+        where = f"{path}, line {error.problem_mark.line + 1}" if error.problem_mark else path
+        raise UserError(where, _one_line(error.problem), "YAML", "Correct the line.") from error
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(path, _one_line(error), "YAML", "Correct the file.") from error
     if not isinstance(values, dict):
-        raise UserError(path, f"a {type(values).__name__}", "lines of the form `key: value`", "Correct the file.")
+        found = "nothing" if values is None else f"a {type(values).__name__}"
+        raise UserError(path, found, "lines of the form `key: value`", "Correct the file.")
+    double = _double_key(tree)
+    if double is not None:
+        raise UserError(path, f"{double} a second time", "each key once", "Remove one of the lines.")
     for key, value in _yaml_leaves(values):
         _refuse_unknown(path, key, list(known), name)
         if known[key].many and not isinstance(value, list) and value is not None:
@@ -194,8 +220,9 @@ def _one_line(message: object) -> str:
 
 def _kind(setting: Setting) -> str:
     """What a setting takes, in words: "int", "float | None", "one of auto, cpu, cuda", "a list of str"."""
-    if get_origin(setting.kind) is Literal:
-        return f"one of {', '.join(map(str, get_args(setting.kind)))}"
+    for kind in (setting.kind, *get_args(setting.kind)):  # the choices of `Literal[...] | None` lie one level down
+        if get_origin(kind) is Literal:
+            return f"one of {', '.join(map(str, get_args(kind)))}"
     name = setting.kind.__name__ if isinstance(setting.kind, type) else str(setting.kind)
     return f"a list of {name}" if setting.many else name
 
@@ -210,8 +237,24 @@ def _told(error: Exception, name: str, known: dict[str, Setting]) -> UserError:
     key = re.search(r'key "([^"]+)"', text)
     value = re.search(r"(?:Got value:|Given value:) (.*)", text)
     if key and value and key[1] in known:
-        return UserError(f"--{key[1]}", value[1], _kind(known[key[1]]), hint)
+        boundless = value[1].lower().strip("+-.") in ("nan", "inf", "infinity")
+        return UserError(f"--{key[1]}", value[1], FINITE if boundless else _kind(known[key[1]]), hint)
+    alone = re.search(r"argument --([\w.]+): expected .*argument", text)
+    if alone and alone[1] in known:
+        return UserError(f"--{alone[1]}", "nothing behind it", _kind(known[alone[1]]), hint)
     return UserError(f"medsegdiff {name}", text, "flags and values as --help lists them", hint)
+
+
+def _check_values(values: dict[str, Any]) -> None:
+    """Refuse what has the right type and can never be meant: empty text, numbers that are none or have no bound."""
+    for key, value in _yaml_leaves(values):
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, str) and (not item.strip() or "\0" in item):
+                raise UserError(f"--{key}", repr(item), "a name", "Give one, or leave the setting out.")
+            if isinstance(item, float) and not math.isfinite(item):
+                raise UserError(f"--{key}", item, FINITE, "Change the setting.")
+            if isinstance(item, int) and abs(item) >= 2**63:
+                raise UserError(f"--{key}", item, "a number below 2^63", "Change the setting.")
 
 
 def parse(name: str, config_class: type, argv: Sequence[str]) -> Any:
@@ -220,15 +263,21 @@ def parse(name: str, config_class: type, argv: Sequence[str]) -> Any:
     files, tokens = _config_first(argv)
     for file in files:
         _check_yaml(file, known, name)
-    for token in tokens:
+    given: set[str] = set()
+    for token in tokens[len(files) :]:
         if token.startswith("--"):
             key = token[2:].partition("=")[0]
             _refuse_unknown(f"medsegdiff {name}", key, [*known, "config", "help", "print_config"], name, "--")
+            if key in given:
+                hint = f"Write the values behind one --{key}." if key in known and known[key].many else "Remove one."
+                raise UserError(f"medsegdiff {name}", f"--{key} a second time", "each flag once", hint)
+            given.add(key)
     try:
         values = _parser(name, config_class).parse_args(tokens).as_dict()
     except ArgumentError as error:
         raise _told(error, name, known) from error
     values.pop("config", None)
+    _check_values(values)
     return build(config_class, values)
 
 
@@ -255,14 +304,39 @@ def main(argv: Sequence[str]) -> int:
             return 0 if argv else 2
         if argv[0] not in COMMANDS:
             _refuse_command(argv[0])
-        run(argv[0], argv[1:])
+        with _quiet_threads():
+            run(argv[0], argv[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _refuse(error)
+    except (OSError, MemoryError, RuntimeError) as error:
+        refusal = from_os_error(error)
+        if refusal is None:  # a bug, which needs its traceback
+            raise
+        return _refuse(refusal)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last saved state", file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Leave out the traceback of a thread that the system refused something: TensorBoard's tells the main one too."""
+
+    def told(failure: threading.ExceptHookArgs) -> None:
+        if not isinstance(failure.exc_value, Exception) or from_os_error(failure.exc_value) is None:
+            before(failure)
+
+    before, threading.excepthook = threading.excepthook, told
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def _refuse(error: UserError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
 
 
 def _refuse_command(name: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from medsegdiff.config import require, require_positive
 from medsegdiff.data.copying import copying_of
 from medsegdiff.data.descriptors import lesion_shape
-from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.data.records import SPLITS, PairSet, read_pairs
 from medsegdiff.files import make_folder, write_json
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
     """
     require_positive(bootstrap=config.bootstrap)
     require(config.seed >= 0, "--seed", config.seed, "0 or more")
+    require(config.split in SPLITS, "--split", repr(config.split), f"one of {', '.join(SPLITS)}")
     real = read_pairs(Path(config.real_data))
     sets = {"real": real.select(config.split)}
     if config.synthetic_data is not None:
@@ -72,7 +73,8 @@ def describe_pairs(pairs: PairSet, bootstrap: int, seed: int) -> dict[str, Any]:
             for name in SHAPE:
                 values[name][record.label].append((record.group, shape[name]))
     classes = [c for c in pairs.classes if values["area"][c]]
-    require(len(classes) >= 2, str(pairs.root), f"lesions of {classes}", "lesions of two classes", "Use other data.")
+    found = f"lesions of {', '.join(classes) or 'no class'}"
+    require(len(classes) >= 2, str(pairs.root), found, "lesions of two classes", "Use other data, or another --split.")
     first, last = classes[0], classes[-1]
     result: dict[str, Any] = {"pairs": {c: len(values["area"][c]) for c in classes}}
     for name in SHAPE:

@@ -20,7 +20,7 @@ THUMB_SIDE = 64
 def content_hash(picture: np.ndarray) -> str:
     """SHA-256, hexadecimal, of the shape and pixels of a uint8 picture (not of its PNG coding)."""
     digest = hashlib.sha256(repr(picture.shape).encode())
-    digest.update(np.ascontiguousarray(picture).tobytes())
+    digest.update(np.ascontiguousarray(picture).data)
     return digest.hexdigest()
 
 

@@ -303,7 +303,11 @@ def _made_before(output: Path, identity: dict[str, Any]) -> bool:
     text = note.read_text() if note.is_file() else ""
     if not text.startswith(NOTE):
         raise UserError(output, "other files", "an empty folder or a phantom", "Choose another output folder.")
-    changed = differing_keys(json.loads(text.removeprefix(NOTE)), identity)
+    try:
+        made_by = dict(json.loads(text.removeprefix(NOTE)))
+    except (ValueError, TypeError) as error:
+        raise UserError(note, "settings that are not JSON", "the note of a phantom", "Delete that folder.") from error
+    changed = differing_keys(made_by, identity)
     if changed:
         found = f"a phantom made with other settings ({'; '.join(changed)})"
         raise UserError(output, found, "the same settings", "Delete that folder or choose another.")
@@ -326,6 +330,9 @@ def write_phantom(config: PhantomConfig) -> Path:
         return output
     staging = output.with_name(output.name + ".partial")
     if staging.exists():
+        if staging.is_file() or any(not p.name.startswith((*LABELS, NOTE_FILE)) for p in staging.iterdir()):
+            hint = "Move it away: it is where the output grows."
+            raise UserError(staging, "other files", "no such folder, or a phantom that was begun", hint)
         shutil.rmtree(staging)
     _write_all(make_folder(staging), config)
     write_bytes(staging / NOTE_FILE, (NOTE + json.dumps(identity, indent=2) + "\n").encode())

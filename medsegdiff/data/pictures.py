@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from medsegdiff.data.records import SPLITS, PairRecord, PairSet, class_counts
+from medsegdiff.files import write_bytes
 
 OUTLINE = (255, 200, 0)  # RGB
 TITLE_HEIGHT = 14  # pixels
@@ -140,4 +142,6 @@ def overview(pairs: PairSet, examples: int = 40, columns: int = 10) -> Figure:
 
 def write_overview(path: Path, pairs: PairSet) -> None:
     """Write `overview(pairs)` as PNG; the same pairs give the same bytes."""
-    overview(pairs).savefig(path, format="png", metadata={"Software": None})
+    buffer = io.BytesIO()
+    overview(pairs).savefig(buffer, format="png", metadata={"Software": None})
+    write_bytes(path, buffer.getvalue())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 from collections import Counter
@@ -21,7 +22,7 @@ from medsegdiff.data.readers import RawPair
 from medsegdiff.data.readers.busi import read_busi
 from medsegdiff.data.records import PairRecord, PairSet, class_counts, read_pairs, write_pair, write_pairs
 from medsegdiff.data.splits import assign_folds, assign_splits
-from medsegdiff.files import is_finished, staged_folder, write_json
+from medsegdiff.files import DATASET_FILE, check_output_folder, is_finished, read_json, staged_folder, write_json
 
 log = logging.getLogger(__name__)
 
@@ -35,18 +36,21 @@ def prepare(config: PrepareConfig) -> PairSet:
     Raises `UserError` for bad settings, a broken input, or an output folder that holds something else.
     """
     _check(config)
+    identity = identity_of(config, "prepare", leave_out=("input_dir", "output_dir"))
+    output = Path(os.path.abspath(config.output_dir))
+    _check_output(output, identity)
     found = read_busi(Path(config.input_dir), config.classes)
     raw, left_out = leave_out_conflicts(found)
     for label in config.classes:
         kept = any(pair.label == label for pair in raw)
-        require(kept, config.input_dir, f"no picture of class {label} that is in no other class", "some", "Add some.")
+        found_none = f"no picture of class {label} that does not stand in another class as well"
+        hint = "Add pictures, or leave the class out of --classes."
+        require(kept, config.input_dir, found_none, "at least one", hint)
     groups = group_names(raw, config.duplicate_bits, config.duplicate_correlation)
     labels = [pair.label for pair in raw]
     splits = assign_splits(labels, groups, config.val_fraction, config.test_fraction, config.seed)
     folds = assign_folds(labels, groups, splits, config.folds, config.seed)
-    identity = identity_of(config, "prepare", leave_out=("input_dir", "output_dir"))
     identity["input_hash"] = input_hash(found)
-    output = Path(os.path.abspath(config.output_dir))
     if is_finished(output, identity):
         log.info("%s holds this data set, finished", output)
         return read_pairs(output)
@@ -106,6 +110,15 @@ def _check(config: PrepareConfig) -> None:
     require(unique, "--classes", config.classes, "one or more class folders, each once")
 
 
+def _check_output(output: Path, identity: dict[str, Any]) -> None:
+    """Refuse an output folder that cannot do before pictures are read, whatever these will turn out to be."""
+    record = output / DATASET_FILE
+    info = read_json(record) if record.is_file() else {}
+    made_by = info.get("identity") if isinstance(info, dict) else None
+    known = made_by.get("input_hash") if isinstance(made_by, dict) else None
+    check_output_folder(output, json.loads(json.dumps(identity | {"input_hash": known})))
+
+
 def input_hash(pairs: list[RawPair]) -> str:
     """SHA-256 of names, pictures and masks that were read, whatever folder they lie in."""
     digest = hashlib.sha256()
@@ -125,7 +138,11 @@ def leave_out_conflicts(pairs: list[RawPair]) -> tuple[list[RawPair], list[dict[
     for index, other in conflicts.items():
         entry = {"file": pairs[index].source, "why": "the same picture stands in another class"}
         left_out.append({**entry, "other": pairs[other].source})
-        log.warning("left out %s: the same picture as %s", pairs[index].source, pairs[other].source)
+    if left_out:
+        counts = Counter(pairs[index].label for index in conflicts)
+        text = ", ".join(f"{n} {label}" for label, n in counts.items())
+        reason = "the same picture stands in another class; dataset.json lists them"
+        log.warning("left out %d of %d pictures (%s): %s", len(left_out), len(pairs), text, reason)
     return [pair for index, pair in enumerate(pairs) if index not in conflicts], left_out
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
+import os
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import cv2
 import numpy as np
 
 from medsegdiff import __version__
+from medsegdiff.data.decoding import read_grey
 from medsegdiff.data.hashing import content_hash, perceptual_hash
 from medsegdiff.errors import UserError
 from medsegdiff.files import DATASET_FILE, make_folder, read_json, require_folder, write_bytes, write_json, write_png
@@ -23,6 +27,31 @@ SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")
 METADATA_FILE = "metadata.csv"
 SYNTHETIC = "synthetic:"  # how `source` of every generated pair begins
+ANEW = "Make the data set anew."
+
+
+def _is_name(value: str) -> bool:
+    return bool(value) and value.isprintable()
+
+
+def _is_hash(value: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{64}", value) is not None
+
+
+# Columns whose values are more than of a type: what holds for them, and how it is told. Ids become file names.
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "id": (lambda value: _is_name(value) and not set(value) & {"/", "\\"}, "a name that can be a file name"),
+    "image_file_name": (_is_name, "a file name"),
+    "mask_file_name": (_is_name, "a file name"),
+    "group": (_is_name, "a name"),
+    "fold": (lambda value: value >= -1, "-1 or more"),
+    "pixel_aspect": (lambda value: 0 < value < math.inf, "a number above 0"),
+    "width": (lambda value: value > 0, "a number above 0"),
+    "height": (lambda value: value > 0, "a number above 0"),
+    "image_hash": (_is_hash, "64 hexadecimal digits"),
+    "mask_hash": (_is_hash, "64 hexadecimal digits"),
+    "perceptual_hash": (_is_hash, "64 hexadecimal digits"),
+}
 
 
 @dataclass(frozen=True)
@@ -74,32 +103,23 @@ class PairSet:
         return len(self.records)
 
     def read_image(self, record: PairRecord) -> np.ndarray:
-        """The (H, W) uint8 grey image of a record."""
-        return read_grey(self.root / record.image_file_name)
+        """The (H, W) uint8 grey image of a record. Raises `UserError` where it is not the one that was prepared."""
+        return self._read(record.image_file_name, record.image_hash, record)
 
     def read_mask(self, record: PairRecord) -> np.ndarray:
-        """The (H, W) uint8 mask, 0 or 255."""
-        return read_grey(self.root / record.mask_file_name)
+        """The (H, W) uint8 mask, 0 or 255. Raises `UserError` where it is not the one that was prepared."""
+        return self._read(record.mask_file_name, record.mask_hash, record)
 
-
-def read_grey(path: Path) -> np.ndarray:
-    """Read a picture as (H, W) uint8 grey; colour is converted (Rec. 601 luma).
-
-    Raises `UserError` where the file is missing, unreadable or not 8 bits deep.
-    """
-    try:
-        data = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise UserError(path, error.strerror or error, "a PNG picture", "Restore the file.") from error
-    picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    if picture is None:
-        raise UserError(path, "a file that cannot be decoded", "a PNG picture", "Restore the file.")
-    if picture.dtype != np.uint8:
-        raise UserError(path, f"{picture.dtype} pixels", "8-bit pixels", "Convert the picture to 8 bits.")
-    if picture.ndim == 2:
+    def _read(self, name: str, known_hash: str, record: PairRecord) -> np.ndarray:
+        """A picture of the set, which has to be the one that its row describes: hashing costs a tenth of decoding."""
+        path, hint = self.root / name, "Restore the file, or make the data set anew."
+        picture = read_grey(path)
+        if picture.shape != (record.height, record.width):
+            found, expected = f"{picture.shape[1]} x {picture.shape[0]}", f"{record.width} x {record.height}"
+            raise UserError(path, f"{found} pixels", f"{expected}, as {METADATA_FILE} tells", hint)
+        if content_hash(picture) != known_hash:
+            raise UserError(path, "another picture", f"the picture that {METADATA_FILE} describes", hint)
         return picture
-    code = cv2.COLOR_BGRA2GRAY if picture.shape[2] == 4 else cv2.COLOR_BGR2GRAY
-    return cv2.cvtColor(picture, code)
 
 
 def write_pair(
@@ -170,7 +190,7 @@ def write_pairs(
 
 
 def read_pairs(root: Path) -> PairSet:
-    """Read a PAIRS folder and check its contract: schema, columns, unique ids, files that stay inside it and exist.
+    """Read a PAIRS folder and check its contract: schema, columns, values, unique ids, files inside it that exist.
 
     Raises `UserError` naming file, row, what was found and what was expected.
     """
@@ -179,42 +199,73 @@ def read_pairs(root: Path) -> PairSet:
     if not (root / DATASET_FILE).is_file():
         hint = "Run phase 1 (prepare) on raw pictures first, and give its output."
         raise UserError(root, f"no {DATASET_FILE}", "a PAIRS folder, as the phases write it", hint)
-    info = read_json(root / DATASET_FILE)
-    version = info.get("schema_version") if isinstance(info, dict) else None
-    if version != SCHEMA_VERSION or not isinstance(info.get("classes"), list):
-        found = f"schema version {version}" if version != SCHEMA_VERSION else "no list of classes"
-        raise UserError(root / DATASET_FILE, found, f"version {SCHEMA_VERSION}", "Make the data set anew.")
+    info = _read_info(root / DATASET_FILE)
     path = root / METADATA_FILE
-    try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-    except OSError as error:
-        raise UserError(path, error.strerror or error, "a readable CSV", "Make the data set anew.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(path, f"text that is not UTF-8 ({error})", "a CSV", "Make the data set anew.") from error
-    records = tuple(_parse_row(path, number, row) for number, row in enumerate(rows, start=2))
+    records = tuple(_parse_row(path, number, row) for number, row in enumerate(_read_rows(path), start=2))
     _check_records(path, root, records, list(info["classes"]))
     return PairSet(root, records, info)
 
 
-def _parse_row(path: Path, number: int, row: dict[str, str]) -> PairRecord:
+def _read_info(path: Path) -> dict[str, Any]:
+    """dataset.json, with what the phases read of it in place."""
+    info = read_json(path)
+    version = info.get("schema_version") if isinstance(info, dict) else None
+    if version != SCHEMA_VERSION:
+        found = "no schema version" if version is None else f"schema version {version}"
+        raise UserError(path, found, f"version {SCHEMA_VERSION}", ANEW)
+    classes = info.get("classes")
+    names = classes if isinstance(classes, list) else []
+    if not names or not all(isinstance(c, str) and c for c in names) or len(set(names)) < len(names):
+        raise UserError(path, "no list of classes", "classes: their names, each once", ANEW)
+    for key, default in (("identity", None), ("duplicates", {})):
+        if not isinstance(info.get(key, default), dict):
+            raise UserError(path, f"no mapping under {key!r}", f"{key}: settings and their values", ANEW)
+    return dict(info)
+
+
+def _read_rows(path: Path) -> list[dict[str | None, str]]:
+    """The rows of metadata.csv by column; under None what is beyond the last one."""
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")), strict=True)
+        columns, rows = reader.fieldnames or [], list(reader)
+    except OSError as error:
+        raise UserError(path, error.strerror or error, "a readable CSV", ANEW) from error
+    except UnicodeDecodeError as error:
+        raise UserError(path, f"text that is not UTF-8 ({error.reason})", "a CSV", ANEW) from error
+    except csv.Error as error:
+        raise UserError(path, f"text that is not CSV ({error})", "a CSV", ANEW) from error
+    missing = [f.name for f in fields(PairRecord) if f.name not in columns]
+    if missing:
+        found = f"no column {', '.join(missing)}" if columns else "an empty file"
+        raise UserError(path, found, "every column of PAIRS", ANEW)
+    return rows
+
+
+def _parse_row(path: Path, number: int, row: dict[str | None, str]) -> PairRecord:
+    """One row, every value of its type and in its range."""
+    if None in row or None in row.values():
+        found = "more values than columns" if None in row else "fewer values than columns"
+        raise UserError(f"{path}, line {number}", found, "a value for every column", "Correct the row.")
     values: dict[str, Any] = {}
     for field in fields(PairRecord):
-        text = row.get(field.name)
+        text = row[field.name]
         where = f"{path}, line {number}, column {field.name}"
-        if text is None:
-            raise UserError(where, "no such column", "every column of PAIRS", "Make the data set anew.")
         kind = {"str": str, "int": int, "float": float}[str(field.type)]
         try:
-            values[field.name] = kind(text)
+            value = kind(text)
         except ValueError as error:
             raise UserError(where, repr(text), f"a value of type {field.type}", "Correct the row.") from error
+        fits, expected = RANGES.get(field.name, (lambda value: True, ""))
+        if not fits(value):
+            raise UserError(where, repr(text), expected, "Correct the row.")
+        values[field.name] = value
     return PairRecord(**values)
 
 
 def _check_records(path: Path, root: Path, records: tuple[PairRecord, ...], classes: list[str]) -> None:
     seen: set[str] = set()
     split_of: dict[str, str] = {}
-    base = root.resolve()
+    base = Path(os.path.realpath(root))
     for number, record in enumerate(records, start=2):
         where = f"{path}, line {number}"
         if record.id in seen:
@@ -228,7 +279,7 @@ def _check_records(path: Path, root: Path, records: tuple[PairRecord, ...], clas
         if record.label not in classes:
             raise UserError(where, f"label {record.label!r}", f"one of {', '.join(classes)}", "Correct the row.")
         for name in (record.image_file_name, record.mask_file_name):
-            if not (base / name).resolve().is_relative_to(base):
+            if not Path(os.path.realpath(base / name)).is_relative_to(base):
                 raise UserError(where, f"path {name!r}", "a path inside the folder", "Correct the row.")
             if not (base / name).is_file():
                 raise UserError(where, f"no file {name}", "an existing file", "Restore it, or remove the row.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import shlex
 import sys
 import types
@@ -138,7 +139,7 @@ def test_missing_yaml_file() -> None:
         (["train", "--data_dir", "d", "--lr", "fast"], "--lr: found fast; expected float."),
         (["train", "--data_dir", "d", "--model.num_heads", "1.5"], "--model.num_heads: found 1.5; expected int."),
         (["train", "--data_dir", "d", "--device", "tpu"], "--device: found tpu; expected one of auto, cpu, cuda."),
-        (["train", "--data_dir"], "expected one argument"),
+        (["train", "--data_dir"], "--data_dir: found nothing behind it; expected str"),
         (["train", "--data_dir", "d", "stray"], "unrecognized arguments: stray"),
         (["train", "--data_dir", "d", "--lrr", "3"], "Did you mean --lr?"),
         (["train", "--config"], "--config: found nothing behind it"),
@@ -168,6 +169,10 @@ def toy(config: ToyConfig) -> None:
         raise UserError("file, line 3", "x", "y", "Mend it.")
     if config.how == "interrupt":
         raise KeyboardInterrupt
+    if config.how == "full":
+        raise OSError(errno.ENOSPC, "No space left on device", "disk/file")
+    if config.how == "bug":
+        raise RuntimeError("a bug")
 
 
 @pytest.fixture
@@ -184,6 +189,12 @@ def toy_command(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("work", 0, ""),
         ("refuse", 2, "error: file, line 3: found x; expected y. Mend it.\n"),
+        (
+            "full",
+            2,
+            "error: disk/file: found No space left on device; expected room to write. Free some space; the same "
+            "command goes on from the last saved state.\n",
+        ),
         ("interrupt", 130, "stopped; the same command goes on from the last saved state\n"),
     ],
 )
@@ -191,6 +202,13 @@ def test_exit_status(how: str, status: int, text: str, capfd: pytest.CaptureFixt
     """Fails if `main` swallows one of the exceptions or returns 1 for it."""
     assert main(["toy", "--how", how]) == status
     assert capfd.readouterr().err == text
+
+
+@pytest.mark.usefixtures("toy_command")
+def test_a_bug_keeps_its_traceback() -> None:
+    """Fails if every RuntimeError is taken for what the system refuses."""
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["toy", "--how", "bug"])
 
 
 @pytest.mark.usefixtures("toy_command")

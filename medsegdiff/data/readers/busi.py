@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from medsegdiff.data.decoding import read_grey
 from medsegdiff.data.readers import RawPair
-from medsegdiff.data.records import read_grey
 from medsegdiff.errors import UserError
 from medsegdiff.files import require_folder
 

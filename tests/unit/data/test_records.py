@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from medsegdiff.data.records import METADATA_FILE, PairSet, class_counts, read_grey, read_pairs, write_pair, write_pairs
+from medsegdiff.data.decoding import read_grey
+from medsegdiff.data.records import (
+    METADATA_FILE,
+    PairRecord,
+    PairSet,
+    class_counts,
+    read_pairs,
+    write_pair,
+    write_pairs,
+)
 from medsegdiff.errors import UserError
+from medsegdiff.files import write_png
 
 
 @pytest.fixture
@@ -93,8 +104,20 @@ def test_missing_column(root: Path) -> None:
     """Damage: KeyError instead of a message."""
     path = root / METADATA_FILE
     path.write_text(path.read_text().replace("mask_hash", "hash_of_mask", 1))
-    with pytest.raises(UserError, match="line 2, column mask_hash: found no such column"):
+    with pytest.raises(UserError, match=r"metadata\.csv: found no column mask_hash; expected every column"):
         read_pairs(root)
+
+
+@pytest.mark.parametrize("read", [PairSet.read_image, PairSet.read_mask])
+def test_a_changed_picture_is_noticed(root: Path, read: Callable[[PairSet, PairRecord], np.ndarray]) -> None:
+    """Damage: believing the hashes of metadata.csv without a look at the picture, or looking at images only."""
+    pairs = read_pairs(root)
+    record = pairs.records[0]
+    changed = read(pairs, record)
+    changed[3, 4] ^= 255
+    write_png(root / (record.image_file_name if read is PairSet.read_image else record.mask_file_name), changed)
+    with pytest.raises(UserError, match=r"found another picture; expected the picture that metadata\.csv describes"):
+        read(pairs, record)
 
 
 def test_other_schema(root: Path) -> None:
@@ -117,8 +140,8 @@ def test_missing_files(root: Path) -> None:
 def test_read_grey_refuses(tmp_path: Path) -> None:
     """Damage: returning None for a file that is no picture."""
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(UserError, match="found a file that cannot be decoded"):
+    with pytest.raises(UserError, match="found a file that is no picture; expected a whole PNG picture"):
         read_grey(tmp_path / "text.png")
     cv2.imwrite(str(tmp_path / "deep.png"), np.full((4, 4), 60_000, np.uint16))
-    with pytest.raises(UserError, match="found uint16 pixels; expected 8-bit pixels"):
+    with pytest.raises(UserError, match="found 16-bit pixels; expected 8-bit pixels"):
         read_grey(tmp_path / "deep.png")
