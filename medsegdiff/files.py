@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,29 @@ import cv2
 import numpy as np
 
 from medsegdiff.errors import UserError
+from medsegdiff.locks import clear_stale_lock, locked
 
 DATASET_FILE = "dataset.json"
+IDENTITY_FILE = "identity.json"  # in a folder that is being made: what decides its content
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` through a temporary name, flushed to disk before the rename."""
+    """Write `data` to `path` through a temporary name, flushed to disk before the rename.
+
+    Raises `OSError`, with the name of the file, where the system does not take it.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()  # half a file on a full disk takes room, and is of no use
+        error.filename, error.filename2 = str(path), None  # a write that fails does not say which file it was
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -36,10 +47,10 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; a missing or broken one is a `UserError` that names it."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(path, error.strerror or error, "a readable JSON file", "Check the path.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(path, f"text that is not JSON ({error})", "a JSON file", "Make it anew.") from error
 
 
@@ -58,21 +69,24 @@ def write_png(path: Path, picture: np.ndarray) -> None:
 
 
 def make_folder(path: Path) -> Path:
-    """Create `path` and its parents; what the file system refuses becomes a `UserError`."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            path, error.strerror or error, "a folder that can be written", "Choose another folder."
-        ) from error
+    """Create `path` and its parents; `UserError` where a file stands there, `OSError` where the system refuses."""
+    if os.path.lexists(path) and not path.is_dir():
+        raise UserError(path, kind_of(path), "a folder to write", "Choose another output folder.")
+    path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def kind_of(path: Path) -> str:
+    """What stands at a path where no folder is, for messages."""
+    if path.exists():
+        return "a file"
+    return "a broken link" if path.is_symlink() else "nothing"
 
 
 def require_folder(path: Path, what: str) -> Path:
     """`path`, if it is a folder; else a `UserError` that says what was looked for there."""
     if not path.is_dir():
-        found = "a file" if path.exists() else "nothing"
-        raise UserError(path, found, f"a folder with {what}", "Check the path.")
+        raise UserError(path, kind_of(path), f"a folder with {what}", "Check the path.")
     return path
 
 
@@ -82,10 +96,34 @@ def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in keys if old.get(k) != new.get(k)]
 
 
+def sync_folder(folder: Path) -> None:
+    """Flush the names in `folder` to disk, so that what was renamed or made in it outlasts a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def clear_leftovers(folder: Path, *names: str) -> None:
+    """Remove the half-written files and folders of a killed run: `names` (or patterns) with ".tmp" behind."""
+    for name in names:
+        for path in folder.glob(name + ".tmp"):
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 def check_output_folder(output: Path, identity: dict[str, Any]) -> None:
     """Refuse an output folder that holds something else, or was made by other settings.
 
-    `identity` is what decides the content (phase and settings). A folder made by the same identity may be made anew.
+    `identity` is what decides the content (phase and settings), as JSON-like values.
     """
     if output.is_file():
         raise UserError(output, "a file", "a folder to write", "Choose another output folder.")
@@ -96,7 +134,9 @@ def check_output_folder(output: Path, identity: dict[str, Any]) -> None:
         raise UserError(
             output, "other files", "an empty folder or one made by this command", "Choose another output folder."
         )
-    changed = differing_keys(read_json(record).get("identity", {}), identity)
+    info = read_json(record)
+    made_by = info.get("identity", {}) if isinstance(info, dict) else {}
+    changed = differing_keys(made_by, identity)
     if changed:
         raise UserError(
             output,
@@ -107,9 +147,17 @@ def check_output_folder(output: Path, identity: dict[str, Any]) -> None:
 
 
 def is_finished(output: Path, identity: dict[str, Any]) -> bool:
-    """Whether `output` is a data set that the same settings made. Raises `UserError` as `check_output_folder` does."""
+    """Whether `output` is a data set that the same settings made. Raises `UserError` as `check_output_folder` does.
+
+    Clears what is left of a run that was killed after its data set had got its name.
+    """
+    output = Path(os.path.realpath(output))
     check_output_folder(output, json.loads(json.dumps(identity)))
-    return (output / DATASET_FILE).is_file()
+    if not (output / DATASET_FILE).is_file():
+        return False
+    (output / IDENTITY_FILE).unlink(missing_ok=True)
+    clear_stale_lock(output, beside=True)
+    return True
 
 
 @contextmanager
@@ -117,21 +165,44 @@ def staged_folder(output: Path, identity: dict[str, Any], keep_partial: bool = F
     """Yield `<output>.partial` to write into; on success it takes the place of `output` in one rename.
 
     With `keep_partial`, what an interrupted run left there with the same identity is kept, so that it can go on.
-    Raises `UserError` where `output` holds something else or was made by other settings.
+    Raises `UserError` where `output` is more than an empty folder, and where another run is at it.
     """
-    output = Path(os.path.abspath(output))
-    check_output_folder(output, json.loads(json.dumps(identity)))
-    staging = output.with_name(output.name + ".partial")
-    begun = staging / "identity.json"
-    same = begun.is_file() and not differing_keys(json.loads(begun.read_text()), json.loads(json.dumps(identity)))
+    output = Path(os.path.realpath(output))
+    plain = json.loads(json.dumps(identity))
+    make_folder(output.parent)
+    with locked(output, beside=True):
+        check_output_folder(output, plain)
+        if (output / DATASET_FILE).is_file():  # another run was quicker, between `is_finished` and the lock
+            hint = "Start the same command again: it takes what is there."
+            raise UserError(output, "a finished data set", "an empty folder or none", hint)
+        staging = output.with_name(output.name + ".partial")
+        _open_staging(staging, plain, keep_partial)
+        yield staging
+        _put_in_place(staging, output)
+
+
+def _open_staging(staging: Path, identity: dict[str, Any], keep: bool) -> None:
+    """Make `staging` ready. Whatever a kill leaves of it, it says whose it is, or is empty."""
+    begun = staging / IDENTITY_FILE
     if staging.is_dir() and not begun.is_file() and any(p.suffix != ".tmp" for p in staging.iterdir()):
         raise UserError(staging, "other files", "no such folder: it is where the output grows", "Move it away.")
-    if staging.exists() and not (keep_partial and same):
-        shutil.rmtree(staging)
-    make_folder(staging)
+    if keep and begun.is_file() and not differing_keys(read_json(begun), identity):
+        clear_leftovers(staging, "**/*")
+        return
+    for path in make_folder(staging).iterdir():
+        if path != begun:  # that one last, by the rename below: without it nobody knows whose the rest is
+            remove(path)
     write_json(begun, identity)
-    yield staging
-    if output.exists():
-        shutil.rmtree(output)  # made by the same settings, or empty
-    os.replace(staging, output)
-    (output / begun.name).unlink()  # only now: until the rename it says whose half-made work this is
+
+
+def _put_in_place(staging: Path, output: Path) -> None:
+    for folder in (staging, *(path for path in staging.rglob("*") if path.is_dir())):
+        sync_folder(folder)
+    try:
+        os.replace(staging, output)  # takes the place of an empty folder as well, in one step
+    except OSError as error:
+        found = error.strerror or error
+        hint = f"What was to go there is whole, in {staging}. Move the other files away, and start the command again."
+        raise UserError(output, found, "an empty folder or none, as at the start", hint) from error
+    (output / IDENTITY_FILE).unlink()  # only now: until the rename it says whose half-made work this is
+    sync_folder(output.parent)

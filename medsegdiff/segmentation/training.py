@@ -17,7 +17,8 @@ from medsegdiff.data.dataset import PairTensors, load_tensors, pixel_size
 from medsegdiff.data.records import PairRecord, PairSet, read_pairs
 from medsegdiff.data.transforms import SEGMENTATION, augment, generator
 from medsegdiff.errors import UserError
-from medsegdiff.files import DATASET_FILE, differing_keys, make_folder, read_json, write_json
+from medsegdiff.files import DATASET_FILE, clear_leftovers, differing_keys, make_folder, read_json, write_json
+from medsegdiff.locks import locked
 from medsegdiff.segmentation.models import build_model, load_model, save_model
 from medsegdiff.segmentation.results import (
     OVERLAYS_FILE,
@@ -34,8 +35,9 @@ from medsegdiff.segmentation.results import (
     write_rows,
 )
 from medsegdiff.segmentation.scores import overlaps, score_image
+from medsegdiff.training.device import autocast, choose_device, settle_precision
 from medsegdiff.training.ema import EMA
-from medsegdiff.training.loop import LoopConfig, autocast, choose_device, lr_factor, run_loop
+from medsegdiff.training.loop import LoopConfig, lr_factor, run_loop
 from medsegdiff.training.sampling import draw_indices
 from medsegdiff.training.state import STATE_FOLDER
 
@@ -55,6 +57,7 @@ def segment(config: SegmentConfig) -> dict[str, Any]:
     With `config.baseline` the result has "comparison" too. The same call goes on where an interrupted one stopped, and
     returns the scores of a finished one without training. Raises `UserError` for bad settings or data.
     """
+    config = settle_precision(config)
     check_settings(config)
     pairs = read_pairs(Path(config.data_dir))
     check_splits(pairs)
@@ -62,17 +65,20 @@ def segment(config: SegmentConfig) -> dict[str, Any]:
     output = Path(config.output_dir)
     baseline = _read_baseline(config, test)
     identity = {**identity_of(config, "segment", NOT_IDENTITY), "data": content_digest(pairs.records)}
-    if not _finished(output, identity):
-        results, rows = _train_and_test(config, pairs, identity)
-        write_rows(output / PER_IMAGE_FILE, rows)
-        write_json(output / SCORES_FILE, results)
-        shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)  # only now is there nothing left to resume
-    results, rows = read_run(output)
-    results["test"] = summarise(rows, config.bootstrap, config.seed)
-    if baseline is not None:
-        scopes = compare(rows, baseline, config.bootstrap, config.seed)
-        results["comparison"] = {"baseline": str(config.baseline), "scopes": scopes}
-        write_json(output / COMPARISON_FILE, results["comparison"])
+    with locked(make_folder(output)):
+        clear_leftovers(output, WEIGHTS_FILE, OVERLAYS_FILE, PER_IMAGE_FILE, SCORES_FILE, COMPARISON_FILE)
+        if not _finished(output, identity):
+            results, rows = _train_and_test(config, pairs, identity)
+            write_rows(output / PER_IMAGE_FILE, rows)
+            write_json(output / SCORES_FILE, results)
+        # Only now is there nothing left to resume; a run killed before it got here left them
+        shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
+        results, rows = read_run(output)
+        results["test"] = summarise(rows, config.bootstrap, config.seed)
+        if baseline is not None:
+            scopes = compare(rows, baseline, config.bootstrap, config.seed)
+            results["comparison"] = {"baseline": str(config.baseline), "scopes": scopes}
+            write_json(output / COMPARISON_FILE, results["comparison"])
     logger.info("%s", format_table(results))
     return results
 
@@ -157,7 +163,7 @@ def _finished(output: Path, identity: dict[str, Any]) -> bool:
 def _train_and_test(
     config: SegmentConfig, pairs: PairSet, identity: dict[str, Any]
 ) -> tuple[dict[str, Any], list[ImageScore]]:
-    output = make_folder(Path(config.output_dir))
+    output = Path(config.output_dir)
     train = load_tensors(pairs.select("train"), config.img_size, what="train split")
     val = load_tensors(pairs.select("val"), config.img_size, what="val split")
     steps = config.steps or config.epochs * -(-len(train) // config.batch_size)
@@ -228,7 +234,7 @@ class SegmentationTrainer:
         if torch.isfinite(norm):  # else the loop stops with the loss below; keep the weights sound until then
             self.optimizer.step()
         self.ema.update(self.model, step)
-        return {"loss": float(loss.detach()), "grad_norm": float(norm), "val_dice": self.best_dice}
+        return {"loss": float(loss.detach()), "grad_norm": float(norm), "val_dice": max(self.best_dice, 0.0)}
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Mean Dice over val of the averaged weights; keeps the best ones."""

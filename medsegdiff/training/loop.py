@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from medsegdiff.errors import UserError
-from medsegdiff.training.state import latest_state, save_state
+from medsegdiff.training.state import begin_run, damaged_state, latest_state, save_state
 
 
 class Trainer(Protocol):
@@ -76,14 +75,11 @@ def eval_steps(total: int, evals: int) -> set[int]:
 def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str, Any]:
     """Train to the end, going on from the last saved state; returns {"steps", "seconds", "stopped_early"}.
 
-    Raises `UserError` where the loss is no longer finite (the last saved state stays) or where the state in
-    `output_dir` was made with other settings.
+    Raises `UserError` where the loss is no longer finite (the last saved state stays), where the run in `output_dir`
+    was begun with other settings, or where its state is damaged.
     """
-    progress = Progress()
-    state = latest_state(config.output_dir, config.identity)
-    if state is not None:
-        trainer.load_state_dict(state["trainer"])
-        progress = Progress(**state["progress"])
+    begin_run(config.output_dir, config.identity)
+    progress = _resume(trainer, config.output_dir)
     marks = eval_steps(config.total_steps, config.evals)
     with contextlib.ExitStack() as stack:
         writer = SummaryWriter(str(config.output_dir / "tensorboard"), purge_step=progress.step + 1)
@@ -103,6 +99,7 @@ def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str
                 progress.done = trainer.finished()
             progress.seconds += time.perf_counter() - started
             if evaluates or done % config.save_every == 0:
+                writer.flush()  # what a kill takes from its queue would not be drawn again after this state
                 state = {"trainer": trainer.state_dict(), "progress": dataclasses.asdict(progress)}
                 save_state(config.output_dir, done, config.identity, state)
     return {
@@ -110,6 +107,19 @@ def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str
         "seconds": round(progress.seconds, 1),
         "stopped_early": progress.step < config.total_steps,
     }
+
+
+def _resume(trainer: Trainer, output_dir: Path) -> Progress:
+    """Put the last saved state back where there is one, and tell how far it had come."""
+    found = latest_state(output_dir)
+    if found is None:
+        return Progress()
+    folder, state = found
+    try:
+        trainer.load_state_dict(state["trainer"])
+        return Progress(**state["progress"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise damaged_state(folder, error) from error
 
 
 def _checked(scalars: dict[str, float], step: int) -> dict[str, float]:
@@ -133,17 +143,3 @@ def _report(
     if done % 10 == 0 or done == config.total_steps:
         for name, value in (scalars | {"images_per_second": speed}).items():
             writer.add_scalar(f"train/{name}", value, done)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a `device` setting; `UserError` where a GPU is asked for and there is none."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device", "cuda, but torch sees no GPU", "a device that exists", "Use --device cpu or auto.")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bf16 autocast on `device`, or none for fp32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

@@ -1,9 +1,13 @@
-"""States to resume from: step-named directories, written, flushed, renamed, then pointed to."""
+"""States to resume from: step-named directories, written, flushed, renamed. The newest one counts.
+
+Beside them lies the identity of the run, from before its first step on.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,14 +15,53 @@ from typing import Any
 import torch
 
 from medsegdiff.errors import UserError
-from medsegdiff.files import differing_keys, make_folder, read_json, write_bytes, write_json
+from medsegdiff.files import (
+    IDENTITY_FILE,
+    clear_leftovers,
+    differing_keys,
+    make_folder,
+    read_json,
+    sync_folder,
+    write_json,
+)
 
 STATE_FOLDER = "state"
-POINTER = "latest"
+
+
+def begin_run(output_dir: Path, identity: dict[str, Any]) -> None:
+    """Write down whose run `output_dir` holds, and clear what a killed one left half-written in its states.
+
+    Raises `UserError` where a run with other settings was begun there.
+    """
+    folder = output_dir / STATE_FOLDER
+    record = folder / IDENTITY_FILE
+    for known in (record, *folder.glob(f"step_*[0-9]/{IDENTITY_FILE}")):  # older runs have the second alone
+        if known.is_file():
+            refuse_other_run(output_dir, read_json(known), identity)
+    clear_leftovers(folder, "*")
+    if not record.is_file():
+        write_json(make_folder(folder) / IDENTITY_FILE, identity)
+        sync_folder(folder)
+
+
+def refuse_other_run(output_dir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raise `UserError`, naming the differences, where two identities are not the same."""
+    changed = differing_keys(old, json.loads(json.dumps(new)))
+    if changed:
+        raise UserError(
+            output_dir,
+            f"a run with other settings ({'; '.join(changed)})",
+            "the settings of the run to resume",
+            "Use the same command to go on, or another --output_dir to start anew.",
+        )
 
 
 def save_state(output_dir: Path, step: int, identity: dict[str, Any], state: dict[str, Any]) -> Path:
-    """Save `state` as `state/step_<step>`, then point `state/latest` to it and drop older ones."""
+    """Save `state` as `state/step_<step>`, and drop older ones.
+
+    Flushed in this order: what the run wrote so far, the state, its name. So no state is newer than the weights and
+    records that it takes for written.
+    """
     folder = make_folder(output_dir / STATE_FOLDER)
     target = folder / f"step_{step:08d}"
     temporary = folder / f"step_{step:08d}.tmp"
@@ -28,30 +71,46 @@ def save_state(output_dir: Path, step: int, identity: dict[str, Any], state: dic
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    write_json(temporary / "identity.json", identity)
+    write_json(temporary / IDENTITY_FILE, identity)
+    for written in (temporary, output_dir):
+        sync_folder(written)
     if target.exists():
         shutil.rmtree(target)
     os.replace(temporary, target)
-    write_bytes(folder / POINTER, target.name.encode())
-    for other in folder.glob("step_*"):
-        if other != target:
-            shutil.rmtree(other, ignore_errors=True)
+    sync_folder(folder)
+    _drop_others(target)
     return target
 
 
-def latest_state(output_dir: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The state that `state/latest` points to, or None. Raises `UserError` where other settings made it."""
-    pointer = output_dir / STATE_FOLDER / POINTER
-    if not pointer.is_file():
+def latest_state(output_dir: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest state and its folder, or None; older ones, which a killed run did not get to drop, are dropped.
+
+    Raises `UserError` where it cannot be read.
+    """
+    folders = sorted((output_dir / STATE_FOLDER).glob("step_*[0-9]"))
+    if not folders:
         return None
-    folder = pointer.parent / pointer.read_text().strip()
-    changed = differing_keys(read_json(folder / "identity.json"), json.loads(json.dumps(identity)))
-    if changed:
-        raise UserError(
-            output_dir,
-            f"a run with other settings ({'; '.join(changed)})",
-            "the settings of the run to resume",
-            "Use the same command to go on, or another --output_dir to start anew.",
-        )
-    state: dict[str, Any] = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-    return state
+    newest = folders[-1]
+    try:
+        state: dict[str, Any] = torch.load(newest / "state.pt", map_location="cpu", weights_only=True)
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+        raise damaged_state(newest, error) from error
+    _drop_others(newest)
+    return newest, state
+
+
+def damaged_state(folder: Path, error: Exception) -> UserError:
+    """The one line for a state that cannot be read or does not fit, whatever torch says about it."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return UserError(
+        folder,
+        f"a damaged state ({reason})",
+        "a state to resume from",
+        "Delete that folder: the same command then goes on from an older state, or starts anew where there is none.",
+    )
+
+
+def _drop_others(kept: Path) -> None:
+    for other in kept.parent.glob("step_*"):
+        if other != kept:
+            shutil.rmtree(other, ignore_errors=True)

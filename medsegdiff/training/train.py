@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import logging
 import math
 from pathlib import Path
@@ -23,14 +24,18 @@ from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.loss import denoising_loss
 from medsegdiff.diffusion.noise import IMAGE, MASK, draw_sigma
 from medsegdiff.errors import UserError
-from medsegdiff.files import make_folder, write_json
+from medsegdiff.files import clear_leftovers, make_folder, read_json, write_json
+from medsegdiff.locks import locked
+from medsegdiff.training.device import autocast, choose_device, settle_precision
 from medsegdiff.training.ema import EMA
-from medsegdiff.training.loop import LoopConfig, autocast, choose_device, lr_factor, run_loop
+from medsegdiff.training.loop import LoopConfig, lr_factor, run_loop
 from medsegdiff.training.sampling import draw_indices
+from medsegdiff.training.state import refuse_other_run
 from medsegdiff.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
+BEST_FILE, LAST_FILE, SUMMARY_FILE = "best_model.safetensors", "last_model.safetensors", "summary.json"
 AUGMENT, NOISE, WEIGHTS, DROPOUT = 1, 2, 3, 4  # purpose numbers of the random streams
 
 
@@ -40,6 +45,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     Writes best_model.safetensors (lowest val loss), last_model.safetensors, samples/, tensorboard/, history.jsonl.
     Raises `UserError` for settings or data that do not fit.
     """
+    config = settle_precision(config)
     check_settings(config)
     pairs = read_pairs(Path(config.data_dir))
     generated = [r.id for r in pairs.records if r.is_synthetic]
@@ -51,6 +57,26 @@ def train(config: TrainConfig) -> dict[str, Any]:
             "Give the folder that prepare wrote.",
         )
     output = make_folder(Path(config.output_dir))
+    identity = identity_of(config, "train", ("data_dir", "output_dir", "device", "save_every"))
+    identity = json.loads(json.dumps(identity | {"data": data_digest(pairs)}))
+    with locked(output):
+        clear_leftovers(output, BEST_FILE, LAST_FILE, SUMMARY_FILE, "history.jsonl", "samples/*.png")
+        return _finished(output, identity) or _train(config, pairs, output, identity)
+
+
+def _finished(output: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The summary of a finished run with the same settings; other settings are a `UserError`."""
+    if not (output / SUMMARY_FILE).is_file():
+        return None
+    summary: dict[str, Any] = read_json(output / SUMMARY_FILE)
+    if "identity" not in summary:  # an older run; the state beside it tells
+        return None
+    refuse_other_run(output, summary["identity"], identity)
+    logger.info("%s holds this run, finished", output)
+    return summary
+
+
+def _train(config: TrainConfig, pairs: PairSet, output: Path, identity: dict[str, Any]) -> dict[str, Any]:
     trainer = DiffusionTrainer(config, pairs)
     n = len(trainer.train_set)
     per_step = config.batch_size * config.accumulate
@@ -61,26 +87,26 @@ def train(config: TrainConfig) -> dict[str, Any]:
         n, len(trainer.val_set), f"{parameters / 1e6:.1f} M", total, per_step, trainer.device,
     )  # fmt: skip
     trainer.total_steps = total
-    identity = identity_of(config, "train", ("data_dir", "output_dir", "device", "save_every"))
     loop = LoopConfig(
         output_dir=output,
         total_steps=total,
         evals=config.evals,
         save_every=config.save_every,
         images_per_step=per_step,
-        identity=identity | {"data": data_digest(pairs)},
+        identity=identity,
         bar=("image_loss", "mask_loss"),
     )
     summary = run_loop(trainer, loop, "training")
-    save_checkpoint(output / "last_model.safetensors", trainer.ema.state_dict(), trainer.card(total))
+    save_checkpoint(output / LAST_FILE, trainer.ema.state_dict(), trainer.card(total))
     summary |= {
         "parameters": parameters,
         "train_pairs": n,
         "images_per_second": round(summary["steps"] * per_step / max(summary["seconds"], 1e-9), 1),
         "best": trainer.watch.best,
         "config": dataclasses.asdict(config),
+        "identity": identity,
     }
-    write_json(output / "summary.json", summary)
+    write_json(output / SUMMARY_FILE, summary)  # last of all: it says that the run is finished
     logger.info("best model: step %d, val loss %.4f", trainer.watch.best["step"], trainer.watch.best["val_loss"])
     return summary
 
@@ -199,7 +225,7 @@ class DiffusionTrainer:
         noise = torch.randn(x0.shape, generator=random).to(self.device)
         keep = torch.rand(len(x0), generator=random) >= config.label_dropout
         cond = Condition(labels.to(self.device), keep.to(self.device))
-        torch.manual_seed(generator(config.seed, seed_step, DROPOUT).initial_seed())  # dropout draws from the global one
+        torch.manual_seed(generator(config.seed, seed_step, DROPOUT).initial_seed())  # dropout uses the global one
         with autocast(self.device, config.precision):
             return denoising_loss(self.denoiser, x0, cond, sigma, noise, config.diffusion).mean(dim=0)
 
@@ -229,7 +255,7 @@ class DiffusionTrainer:
         output = Path(self.config.output_dir)
         scores = self.watch.look(self.ema.model, step, output)
         if self.watch.is_best(step, scores):
-            save_checkpoint(output / "best_model.safetensors", self.ema.state_dict(), self.card(step, scores))
+            save_checkpoint(output / BEST_FILE, self.ema.state_dict(), self.card(step, scores))
         return scores
 
     def finished(self) -> bool:

@@ -13,7 +13,7 @@ from medsegdiff.config import TrainConfig
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "medsegdiff"
 
-BASE = {"errors", "config", "files"}
+BASE = {"errors", "config", "locks", "files"}
 MATHS = {"diffusion", "models"}
 
 # Every part (a module or folder of the package; the longest name counts) and the parts below it that it may import.
@@ -21,7 +21,8 @@ MATHS = {"diffusion", "models"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
-    "files": {"errors"},
+    "locks": {"errors"},
+    "files": {"errors", "locks"},
     "diffusion": {"errors"},
     "models": {"errors", "diffusion"},
     "data": BASE,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from medsegdiff import files
 from medsegdiff.errors import UserError
 from medsegdiff.files import DATASET_FILE, is_finished, staged_folder, write_bytes, write_json
 
@@ -67,6 +69,88 @@ def test_other_peoples_files_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="found other files"):
         finish(tmp_path / "out")
     assert (tmp_path / name / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_kill_between_rename_and_clearing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: leaving identity.json in the finished folder, or the lock file beside it."""
+    output = tmp_path / "out"
+
+    def rename_and_die(staging: Path, output: Path) -> None:
+        os.rename(staging, output)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "_put_in_place", rename_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        finish(output)
+    (tmp_path / ".out.lock").write_text("1\n")
+    assert (output / "identity.json").is_file()
+    assert is_finished(output, IDENTITY)
+    assert sorted(p.name for p in output.iterdir()) == [DATASET_FILE, "x.txt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_kill_while_the_partial_folder_is_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: deleting identity.json among the first, after which nobody knows whose the rest is."""
+    output, partial = tmp_path / "out", tmp_path / "out.partial"
+    removed: list[Path] = []
+
+    def remove_two_and_die(path: Path) -> None:
+        if len(removed) == 2:
+            raise KeyboardInterrupt
+        removed.append(path)
+        path.unlink()
+
+    for number in range(3):
+        with pytest.raises(KeyboardInterrupt), staged_folder(output, IDENTITY, keep_partial=True) as folder:  # noqa: PT012
+            for name in ("a", "b", "c"):
+                (folder / name).write_text(name)
+            raise KeyboardInterrupt
+        removed.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "remove", remove_two_and_die)
+            with pytest.raises(KeyboardInterrupt):
+                finish(output, IDENTITY | {"seed": number})
+        assert len(list(partial.iterdir())) == 2
+        assert (partial / "identity.json").is_file()
+    finish(output)
+    assert sorted(p.name for p in output.iterdir()) == [DATASET_FILE, "x.txt"]
+
+
+def test_half_written_files_do_not_get_into_the_output(tmp_path: Path) -> None:
+    """Damage: keeping with the finished chunks what a kill left half-written among them."""
+    output = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt), staged_folder(output, IDENTITY, keep_partial=True) as folder:  # noqa: PT012
+        (folder / "images").mkdir()
+        for name in ("whole.png", "images/whole.png", "half.png.tmp", "images/half.png.tmp"):
+            (folder / name).write_text(name)
+        raise KeyboardInterrupt
+    with staged_folder(output, IDENTITY, keep_partial=True):
+        pass
+    assert sorted(str(p.relative_to(output)) for p in output.rglob("*.*")) == ["images/whole.png", "whole.png"]
+
+
+def test_what_came_into_the_output_folder_meanwhile_is_kept(tmp_path: Path) -> None:
+    """Damage: deleting whatever stands where the data set goes."""
+    output = tmp_path / "out"
+    output.mkdir()
+    told = r"out: found Directory not empty; .*is whole, in .*out\.partial"
+    with pytest.raises(UserError, match=told), staged_folder(output, IDENTITY) as folder:  # noqa: PT012
+        (folder / "x.txt").write_text("x")
+        (output / "thesis.txt").write_text("years of work")
+    assert (output / "thesis.txt").read_text() == "years of work"
+    assert (tmp_path / "out.partial" / "x.txt").is_file()
+    (output / "thesis.txt").unlink()
+    finish(output)
+    assert (output / "x.txt").is_file()
+
+
+def test_an_unreadable_identity_is_told_in_one_line(tmp_path: Path) -> None:
+    """Damage: a traceback for a file that a power cut left empty."""
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "identity.json").write_text("")
+    with pytest.raises(UserError, match=r"identity\.json: found text that is not JSON"):
+        staged_folder(tmp_path / "out", IDENTITY, keep_partial=True).__enter__()
+    finish(tmp_path / "out")
 
 
 def test_writing_replaces_whole_files(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from medsegdiff.config import SegmentConfig
 from medsegdiff.data.records import PairRecord, read_pairs, write_pair, write_pairs
 from medsegdiff.errors import UserError
+from medsegdiff.locks import locked
 from medsegdiff.segmentation import training
 from medsegdiff.segmentation.models import load_model
 from medsegdiff.segmentation.training import (
@@ -114,6 +116,31 @@ def test_interrupted_run_ends_with_the_same_weights(
         assert torch.equal(value, found.state_dict()[name]), name
     assert results["test"] == finished[1]["test"]
     assert not (tmp_path / "seg" / "state").exists()
+
+
+def test_a_run_killed_at_its_very_end_is_cleared_up(
+    finished: tuple[SegmentConfig, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Scores are written, half of the state is deleted. Fails if a finished run keeps its state, or half a file."""
+    output = shutil.copytree(finished[0].output_dir, tmp_path / "seg")
+    (output / "state" / "step_00000020").mkdir(parents=True)
+    for name in ("comparison.json.tmp", "state/identity.json", ".lock"):
+        (output / name).write_text("{}")
+    assert segment(dataclasses.replace(finished[0], output_dir=str(output))) == finished[1]
+    kept = {p.relative_to(finished[0].output_dir) for p in Path(finished[0].output_dir).rglob("*")}
+    assert {p.relative_to(output) for p in output.rglob("*")} == kept
+
+
+def test_a_run_is_known_before_its_first_step(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if other settings go on in the folder of a run that has no state yet, or in that of a running one."""
+    stop_after(monkeypatch, 0)
+    config = settings(data, tmp_path / "seg")
+    with pytest.raises(KeyboardInterrupt):
+        segment(config)
+    with pytest.raises(UserError, match=r"found a run with other settings \(lr: 0\.001 -> 0\.002\)"):
+        segment(dataclasses.replace(config, lr=0.002))
+    with locked(tmp_path / "seg"), pytest.raises(UserError, match="another run that is writing here"):
+        segment(config)
 
 
 def test_outputs(finished: tuple[SegmentConfig, dict[str, Any]]) -> None:

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from medsegdiff.checkpoint import load_checkpoint
 from medsegdiff.config import DiffusionConfig, ModelConfig, TrainConfig
 from medsegdiff.data.records import PairSet, read_pairs
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.errors import UserError
+from medsegdiff.locks import locked
 from medsegdiff.training import state as state_module
 from medsegdiff.training import train as train_module
-from medsegdiff.training.ema import EMA
-from medsegdiff.training.loop import eval_steps, lr_factor
-from medsegdiff.training.sampling import draw_indices
-from medsegdiff.training.state import latest_state, save_state
+from medsegdiff.training.state import begin_run, latest_state, save_state
 from medsegdiff.training.train import DiffusionTrainer, train
 
 if TYPE_CHECKING:
@@ -72,9 +72,8 @@ def trainer(data: Path, output: Path, **changes: Any) -> DiffusionTrainer:
 
 
 def final_state(output: Path) -> dict[str, Any]:
-    folder = output / "state" / (output / "state" / "latest").read_text()
-    assert folder.name == f"step_{STEPS:08d}"
-    state: dict[str, Any] = torch.load(folder / "state.pt", weights_only=True)
+    assert sorted(p.name for p in (output / "state").iterdir()) == ["identity.json", f"step_{STEPS:08d}"]
+    state: dict[str, Any] = torch.load(output / "state" / f"step_{STEPS:08d}" / "state.pt", weights_only=True)
     return state["trainer"]  # type: ignore[no-any-return]
 
 
@@ -116,8 +115,8 @@ def fail_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
     [
         (train_module, "clip_grad_norm_", 5),  # in the middle of a step, after backward
         (train_module, "save_checkpoint", 1),  # in the middle of an evaluation
-        (state_module, "write_bytes", 2),  # a new state written, and not yet pointed to
-        (state_module, "write_json", 3),  # a new state half written
+        (state_module, "_drop_others", 2),  # a new state written, and the old one still there
+        (state_module, "write_json", 4),  # a new state half written (the first call is the identity of the run)
     ],
 )
 def test_resumes_to_the_bit(
@@ -133,16 +132,109 @@ def test_resumes_to_the_bit(
     summary = train(config)
     assert summary["steps"] == STEPS
     assert_same_run(tmp_path / "run", straight)
-    assert [p.name for p in (tmp_path / "run" / "state").glob("step_*")] == [f"step_{STEPS:08d}"]
 
 
-def test_a_finished_run_is_not_trained_again(
+def test_a_finished_run_is_left_alone(data: Path, finished: Path) -> None:
+    """Damage: training again, or writing the weights, the summary or another file of TensorBoard again."""
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    summary = json.loads((finished / "summary.json").read_text())
+    assert train(settings(data, finished)) == summary
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()} == before
+
+
+def test_a_run_that_lacks_its_summary_is_finished_without_a_step(
     data: Path, finished: Path, straight: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Damage: starting at step 0 where the state says all steps are done."""
     monkeypatch.setattr(DiffusionTrainer, "train_step", fail_at(1, DiffusionTrainer.train_step))
+    (finished / "summary.json").unlink()
     assert train(settings(data, finished))["steps"] == STEPS
     assert_same_run(finished, straight)
+
+
+def test_a_run_is_known_before_its_first_step(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: writing the identity with the first state, so that until then other settings take over the folder."""
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusionTrainer, "train_step", fail_at(1, DiffusionTrainer.train_step))
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(data, tmp_path / "run"))
+    with pytest.raises(UserError, match=r"found a run with other settings \(lr: 0\.003 -> 0\.01\)"):
+        train(settings(data, tmp_path / "run", lr=0.01))
+
+
+def test_a_finished_run_without_states_keeps_its_settings(data: Path, finished: Path) -> None:
+    """Damage: knowing a run by its states alone, so that whoever deletes them loses the weights to another run."""
+    shutil.rmtree(finished / "state")
+    with pytest.raises(UserError, match=r"found a run with other settings \(lr: "):
+        train(settings(data, finished, lr=0.01))
+    assert train(settings(data, finished))["steps"] == STEPS
+
+
+def test_what_a_killed_run_left_is_cleared(data: Path, finished: Path, straight: Path) -> None:
+    """Damage: looking for half-written files at the top alone, or taking an older state for the newest one."""
+    (finished / "summary.json").unlink()
+    for name in ("best_model.safetensors.tmp", "samples/step_0000006.png.tmp", "state/identity.json.tmp", ".lock"):
+        (finished / name).write_text("half")
+    for name in ("step_00000004", "step_00000006.tmp"):
+        shutil.copytree(finished / "state" / "step_00000006", finished / "state" / name)
+    (finished / "notes.tmp").write_text("not ours")
+    train(settings(data, finished))
+    assert_same_run(finished, straight)
+    extra = {p.relative_to(finished) for p in finished.rglob("*")} - {
+        p.relative_to(straight) for p in straight.rglob("*")
+    }
+    assert {str(p) for p in extra if "tensorboard" not in p.parts} == {"notes.tmp"}
+
+
+def test_two_trainings_into_one_folder(data: Path, tmp_path: Path) -> None:
+    """Damage: no lock, so that both write their states over each other's."""
+    with locked(tmp_path), pytest.raises(UserError, match=r"another run that is writing here \(process \d+\)"):
+        train(settings(data, tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99, None])
+def test_a_damaged_state_is_told_in_one_line(share: float | None, data: Path, finished: Path) -> None:
+    """Damage: a traceback of torch for a file that a power cut left short, or for one that is not there."""
+    (finished / "summary.json").unlink()
+    path = finished / "state" / f"step_{STEPS:08d}" / "state.pt"
+    content = path.read_bytes()
+    path.unlink()
+    if share is not None:
+        path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(UserError, match=r"step_00000006: found a damaged state \(.*Delete that folder") as caught:
+        train(settings(data, finished))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_state_that_does_not_fit_is_told_in_one_line(data: Path, finished: Path) -> None:
+    """Damage: a KeyError for a state that lacks the averaged weights; code that runs while a state is unpickled."""
+    (finished / "summary.json").unlink()
+    path = finished / "state" / f"step_{STEPS:08d}" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    del state["trainer"]["ema"]
+    torch.save(state, path)
+    with pytest.raises(UserError, match=r"found a damaged state \('ema'\)"):
+        train(settings(data, finished))
+    torch.save(state | {"progress": Path("x")}, path)
+    with pytest.raises(UserError, match=r"found a damaged state \(Weights only load failed"):
+        train(settings(data, finished))
+
+
+def test_curves_go_on_without_gap_and_without_doubles(
+    data: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damage: no purge_step, which draws the steps after the last state twice; no flush before a state is saved."""
+    config = settings(data, tmp_path / "run", evals=6)
+    with monkeypatch.context() as patch:
+        # As SIGKILL: what is in the queue of the writer is lost, here after the evaluation of step 5 (last state: 4)
+        patch.setattr("medsegdiff.training.loop.save_state", fail_at(5, save_state))
+        patch.setattr(SummaryWriter, "close", lambda _: None)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    train(config)
+    reader = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={SCALARS: 0}).Reload()
+    assert [event.step for event in reader.Scalars("val_loss")] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +279,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         patch.setattr(train_module, "denoising_loss", spoilt)
         with pytest.raises(UserError, match=r"^training step 3: found .*nan.*; expected finite numbers\. Lower --lr"):
             train(config)
-    assert (tmp_path / "run" / "state" / "latest").read_text() == "step_00000003"
+    assert [p.name for p in (tmp_path / "run" / "state").glob("step_*")] == ["step_00000003"]
     train(config)
     assert_same_run(tmp_path / "run", straight)
 
@@ -312,83 +404,20 @@ def test_bad_settings(change: dict[str, Any], message: str, tmp_path: Path) -> N
         train(settings(tmp_path, tmp_path / "run", **change))
 
 
-def test_ema_formula() -> None:
-    """Damage: lerp with decay instead of 1 - decay; no shorter average at the start; integer buffers averaged."""
-    torch.manual_seed(0)
-    model = nn.BatchNorm1d(3)
-    ema = EMA(model, decay=0.4)
-    expected = {k: v.clone().double() for k, v in model.state_dict().items()}
-    for step in range(12):
-        with torch.no_grad():
-            model.weight.normal_()
-        model(torch.randn(4, 3))
-        ema.update(model, step)
-        decay = min(0.4, (1 + step) / (10 + step))
-        for name, value in model.state_dict().items():
-            old = expected[name]
-            expected[name] = decay * old + (1 - decay) * value if value.is_floating_point() else value.double()
-        for name, value in ema.state_dict().items():
-            assert torch.allclose(value.double(), expected[name], atol=1e-6)
-    assert not ema.model.training
-    assert not any(p.requires_grad for p in ema.model.parameters())
-
-
-LABELS = torch.tensor([0] * 7 + [1] * 3)
-
-
-def test_balanced_draws() -> None:
-    """Damage: drawing by frequency; a row twice before all of its class came once."""
-    rows = draw_indices(LABELS, 0, 42, seed=0, balanced=True)
-    drawn = LABELS[rows]
-    assert drawn.tolist() == [0, 1] * 21
-    first, second = rows[drawn == 0], rows[drawn == 1]
-    assert all(sorted(epoch.tolist()) == list(range(7)) for epoch in first.split(7))
-    assert all(sorted(epoch.tolist()) == [7, 8, 9] for epoch in second.split(3))
-    assert len({tuple(epoch.tolist()) for epoch in first.split(7)}) == 3  # every epoch has an order of its own
-
-
-@pytest.mark.parametrize("balanced", [True, False])
-def test_draws_have_no_state(balanced: bool) -> None:
-    """Damage: an order that depends on where a batch starts."""
-    whole = draw_indices(LABELS, 0, 40, 5, balanced)
-    parts = [draw_indices(LABELS, start, 8, 5, balanced) for start in range(0, 40, 8)]
-    assert torch.equal(torch.cat(parts), whole)
-    assert not torch.equal(draw_indices(LABELS, 0, 40, 6, balanced), whole)
-
-
-def test_every_row_once_an_epoch() -> None:
-    """Damage: drawing with replacement."""
-    rows = draw_indices(LABELS, 0, 30, 0, balanced=False)
-    assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in rows.split(10))
-
-
-def test_lr_factor() -> None:
-    """Damage: a warm-up from 0, which wastes a step; decay to 0; decay that starts at step 0."""
-    values = [lr_factor(step, 10, 110) for step in range(111)]
-    assert values[0] == pytest.approx(0.1)
-    assert values[9] == values[10] == pytest.approx(1)
-    assert values[60] == pytest.approx(0.505)
-    assert values[110] == pytest.approx(0.01)
-    assert all(a >= b for a, b in zip(values[10:-1], values[11:], strict=True))
-    assert lr_factor(500, 10, 110) == pytest.approx(0.01)
-    assert lr_factor(0, 0, 0) == pytest.approx(1)
-
-
-@pytest.mark.parametrize(("total", "evals", "expected"), [(10, 3, {3, 7, 10}), (2, 5, {1, 2}), (1, 1, {1})])
-def test_eval_steps(total: int, evals: int, expected: set[int]) -> None:
-    """Damage: total // evals steps apart, which misses the end."""
-    assert eval_steps(total, evals) == expected
-
-
 def test_states_replace_each_other(tmp_path: Path) -> None:
     """Damage: keeping every state (disk full), or what a kill left half-written."""
     (tmp_path / "state" / "step_00000003.tmp").mkdir(parents=True)
-    assert latest_state(tmp_path, {"a": 1}) is None
+    begin_run(tmp_path, {"a": 1})
+    assert latest_state(tmp_path) is None
     save_state(tmp_path, 4, {"a": 1}, {"x": torch.ones(2)})
-    save_state(tmp_path, 8, {"a": 1}, {"x": torch.zeros(2)})
-    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == ["latest", "step_00000008"]
-    state = latest_state(tmp_path, {"a": 1})
-    assert state is not None
-    assert torch.equal(state["x"], torch.zeros(2))
+    newest = save_state(tmp_path, 8, {"a": 1}, {"x": torch.zeros(2)})
+    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == ["identity.json", "step_00000008"]
+    found = latest_state(tmp_path)
+    assert found is not None
+    assert found[0] == newest
+    assert torch.equal(found[1]["x"], torch.zeros(2))
     with pytest.raises(UserError, match=r"other settings \(a: 1 -> 2\)"):
-        latest_state(tmp_path, {"a": 2})
+        begin_run(tmp_path, {"a": 2})
+    (tmp_path / "state" / "identity.json").unlink()  # as runs had it before it was written at the start
+    with pytest.raises(UserError, match=r"other settings \(a: 1 -> 2\)"):
+        begin_run(tmp_path, {"a": 2})

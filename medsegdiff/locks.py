@@ -1,0 +1,61 @@
+"""One run in a folder at a time: a lock that the kernel frees when its process dies, SIGKILL included."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from medsegdiff.errors import UserError
+
+
+def lock_file(folder: Path, beside: bool) -> Path:
+    """Where the lock of `folder` lies: in it, or beside it under a hidden name, for folders that get renamed."""
+    return folder.with_name(f".{folder.name}.lock") if beside else folder / ".lock"
+
+
+@contextmanager
+def locked(folder: Path, beside: bool = False) -> Iterator[None]:
+    """Hold `folder` for this process; the lock file is gone at the end.
+
+    One that a killed run left is nobody's, since the lock itself died with the process: it is taken over. Raises
+    `UserError` where another run holds the folder, or where the lock file cannot be written.
+    """
+    path = lock_file(folder, beside)
+    holder = _holder(path)  # read first: some versions of filelock empty the file in trying
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        found = f"another run that is writing here{holder}"
+        hint = "Wait until it has ended, or choose another output folder."
+        raise UserError(folder, found, "a folder of its own for every run", hint) from error
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise UserError(folder, found, "a folder that can be written", "Choose another folder.") from error
+    try:
+        path.write_text(f"{os.getpid()}\n")
+        yield
+    finally:
+        # While it is still held: whoever opened the old file sees that its name is gone, and does not count it.
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def clear_stale_lock(folder: Path, beside: bool = False) -> None:
+    """Remove the lock file that a killed run left; one that is held stays."""
+    if lock_file(folder, beside).exists():
+        with contextlib.suppress(UserError), locked(folder, beside):
+            pass
+
+
+def _holder(path: Path) -> str:
+    """` (process 123)`, as the lock file tells, or nothing."""
+    try:
+        return f" (process {int(path.read_text())})"
+    except (OSError, ValueError):
+        return ""

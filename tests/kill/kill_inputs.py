@@ -1,0 +1,73 @@
+"""Small inputs for every job: ellipses of 32 pixels, a checkpoint of a tiny network, pairs drawn from it, a phantom."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+TINY_MODEL = "--model.model_channels 8 --model.channel_mult 1 2 --model.transformer_depth 1 --model.num_heads 2"
+# 12 steps; states after 3, 6, 9 and 12, evaluations after 6 and 12
+TRAIN = (
+    "--img_size 32 --batch_size 4 --num_epochs 4 --lr 3e-3 --warmup_steps 2 --ema_decay 0.9 --precision fp32 "
+    f"--device cpu --evals 2 --save_every 3 --eval_samples 4 --eval_steps 2 {TINY_MODEL}"
+)
+# 6 pairs a class in chunks of 2
+GENERATE = "--num_samples_per_class 6 --chunk_size 2 --steps 2 --precision fp32 --device cpu"
+COMBINE = "--duplicate_bits 0"
+# 8 steps; states after 3, 4, 6 and 8, evaluations after 4 and 8
+SEGMENT = (
+    "--img_size 32 --steps 8 --evals 2 --save_every 3 --batch_size 4 --warmup_steps 2 --bootstrap 20 --precision fp32 "
+    "--device cpu --model linknet --encoder tu-mobilenetv3_small_050"
+)
+FLAGS = {"prepare": "--folds 2", "train": TRAIN, "generate": GENERATE, "combine": COMBINE, "segment": SEGMENT}
+
+
+def make_inputs(folder: Path, jobs: Iterable[str]) -> int:
+    """real/, synthetic/ (PAIRS), checkpoint/best_model.safetensors, and raw/ where `jobs` need it; returns 0."""
+    from medsegdiff.cli import run
+    from medsegdiff.data.phantom import PhantomConfig, write_phantom
+
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from conftest import ellipse_pairs
+
+    ellipse_pairs(folder / "real", {"train": 6, "val": 2, "test": 2})
+    checkpoint = folder / "checkpoint" / "best_model.safetensors"
+    write_checkpoint(folder / "real", checkpoint)
+    argv = ["--checkpoint_path", str(checkpoint), "--output_dir", str(folder / "synthetic")]
+    run("generate", [*argv, *GENERATE.split()])
+    if "prepare" in jobs:
+        write_phantom(PhantomConfig(str(folder / "raw"), num_benign=8, num_malignant=8, duplicates=0))
+    return 0
+
+
+def write_checkpoint(real: Path, path: Path) -> None:
+    """A network with random weights. Its masks are noise of which half is lesion: one large connected part."""
+    import torch
+
+    from medsegdiff.checkpoint import ModelCard, build_denoiser, save_checkpoint
+    from medsegdiff.config import DiffusionConfig, ModelConfig
+    from medsegdiff.data.records import read_pairs
+    from medsegdiff.diffusion.codec import PairCodec
+
+    pairs = read_pairs(real)
+    records = pairs.select("train").records
+    card = ModelCard(
+        img_size=32,
+        classes=pairs.classes,
+        lesion_classes=pairs.classes,
+        model=ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2),
+        diffusion=DiffusionConfig(sigma_max=2.0, sigma_min=0.5),
+        codec=PairCodec((0.4, 0.6), (0.2, 0.5)),
+        aspects={label: [1.0, 1.25] for label in pairs.classes},
+        train_hashes=[{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in records],
+        step=7,
+        scores={"val_loss": 1.0},
+    )
+    torch.manual_seed(0)
+    denoiser = build_denoiser(card)
+    with torch.no_grad():
+        for weight in denoiser.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    path.parent.mkdir(parents=True)
+    save_checkpoint(path, denoiser.state_dict(), card)

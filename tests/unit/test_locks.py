@@ -1,0 +1,92 @@
+"""One run in a folder: a second process is refused, a killed one holds nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medsegdiff.errors import UserError
+from medsegdiff.files import DATASET_FILE, is_finished, staged_folder, write_json
+from medsegdiff.locks import clear_stale_lock, locked
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from medsegdiff.locks import locked
+with locked(Path(sys.argv[1]), beside=sys.argv[2] == "beside"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def hold(folder: Path, where: str) -> subprocess.Popen[str]:
+    """Another process that holds `folder`, until it is killed."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder), where], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+@pytest.mark.parametrize("where", ["inside", "beside"])
+def test_a_second_process_is_refused_until_the_first_is_killed(where: str, tmp_path: Path) -> None:
+    """Damage: a lock that is the mere presence of a file, which a killed run leaves behind for ever; no lock at all."""
+    folder, beside = tmp_path / "out", where == "beside"
+    folder.mkdir()
+    process = hold(folder, where)
+    told = rf"out: found another run that is writing here \(process {process.pid}\); expected a folder of its own"
+    try:
+        for _ in range(2):  # being refused does not wear the lock down
+            with pytest.raises(UserError, match=told):
+                locked(folder, beside).__enter__()
+        clear_stale_lock(folder, beside)
+        assert len([*tmp_path.glob(".*.lock"), *folder.glob(".lock")]) == 1
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert len([*tmp_path.glob(".*.lock"), *folder.glob(".lock")]) == 1
+    with locked(folder, beside):
+        pass
+    assert [p.name for p in tmp_path.rglob("*")] == ["out"]
+
+
+def test_the_lock_goes_with_an_error_too(tmp_path: Path) -> None:
+    """Damage: releasing only after success, so that a failed run shuts its folder to the next one in this process."""
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), locked(tmp_path):  # noqa: PT012
+            assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+            raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """Damage: a traceback where there can be no lock file."""
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UserError, match=r"file: found .*; expected a folder that can be written"):
+        locked(tmp_path / "file").__enter__()
+
+
+def test_two_runs_into_one_data_set(tmp_path: Path) -> None:
+    """Damage: locking the folder that grows, or after it was cleared: the second run throws away the first one's."""
+    identity = {"phase": "test"}
+    output = tmp_path / "out"
+    with staged_folder(output, identity, keep_partial=True) as folder:
+        (folder / "half.txt").write_text("half")
+        code = f"""
+from pathlib import Path
+from medsegdiff.files import staged_folder
+with staged_folder(Path({str(output)!r}), {identity!r}):
+    pass
+"""
+        second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert f"another run that is writing here (process {os.getpid()})" in second.stderr
+        assert (folder / "half.txt").read_text() == "half"
+        write_json(folder / DATASET_FILE, {"identity": identity})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+    with pytest.raises(UserError, match=r"found a finished data set.*the same command again"):
+        staged_folder(output, identity).__enter__()
+    assert is_finished(output, identity)

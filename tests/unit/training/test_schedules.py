@@ -1,0 +1,79 @@
+"""What training is made of: the average of the weights, the order of the draws, the schedules."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from medsegdiff.training.ema import EMA
+from medsegdiff.training.loop import eval_steps, lr_factor
+from medsegdiff.training.sampling import draw_indices
+
+
+def test_ema_formula() -> None:
+    """Damage: lerp with decay instead of 1 - decay; no shorter average at the start; integer buffers averaged."""
+    torch.manual_seed(0)
+    model = nn.BatchNorm1d(3)
+    ema = EMA(model, decay=0.4)
+    expected = {k: v.clone().double() for k, v in model.state_dict().items()}
+    for step in range(12):
+        with torch.no_grad():
+            model.weight.normal_()
+        model(torch.randn(4, 3))
+        ema.update(model, step)
+        decay = min(0.4, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            old = expected[name]
+            expected[name] = decay * old + (1 - decay) * value if value.is_floating_point() else value.double()
+        for name, value in ema.state_dict().items():
+            assert torch.allclose(value.double(), expected[name], atol=1e-6)
+    assert not ema.model.training
+    assert not any(p.requires_grad for p in ema.model.parameters())
+
+
+LABELS = torch.tensor([0] * 7 + [1] * 3)
+
+
+def test_balanced_draws() -> None:
+    """Damage: drawing by frequency; a row twice before all of its class came once."""
+    rows = draw_indices(LABELS, 0, 42, seed=0, balanced=True)
+    drawn = LABELS[rows]
+    assert drawn.tolist() == [0, 1] * 21
+    first, second = rows[drawn == 0], rows[drawn == 1]
+    assert all(sorted(epoch.tolist()) == list(range(7)) for epoch in first.split(7))
+    assert all(sorted(epoch.tolist()) == [7, 8, 9] for epoch in second.split(3))
+    assert len({tuple(epoch.tolist()) for epoch in first.split(7)}) == 3  # every epoch has an order of its own
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_draws_have_no_state(balanced: bool) -> None:
+    """Damage: an order that depends on where a batch starts."""
+    whole = draw_indices(LABELS, 0, 40, 5, balanced)
+    parts = [draw_indices(LABELS, start, 8, 5, balanced) for start in range(0, 40, 8)]
+    assert torch.equal(torch.cat(parts), whole)
+    assert not torch.equal(draw_indices(LABELS, 0, 40, 6, balanced), whole)
+
+
+def test_every_row_once_an_epoch() -> None:
+    """Damage: drawing with replacement."""
+    rows = draw_indices(LABELS, 0, 30, 0, balanced=False)
+    assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in rows.split(10))
+
+
+def test_lr_factor() -> None:
+    """Damage: a warm-up from 0, which wastes a step; decay to 0; decay that starts at step 0."""
+    values = [lr_factor(step, 10, 110) for step in range(111)]
+    assert values[0] == pytest.approx(0.1)
+    assert values[9] == values[10] == pytest.approx(1)
+    assert values[60] == pytest.approx(0.505)
+    assert values[110] == pytest.approx(0.01)
+    assert all(a >= b for a, b in zip(values[10:-1], values[11:], strict=True))
+    assert lr_factor(500, 10, 110) == pytest.approx(0.01)
+    assert lr_factor(0, 0, 0) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("total", "evals", "expected"), [(10, 3, {3, 7, 10}), (2, 5, {1, 2}), (1, 1, {1})])
+def test_eval_steps(total: int, evals: int, expected: set[int]) -> None:
+    """Damage: total // evals steps apart, which misses the end."""
+    assert eval_steps(total, evals) == expected
