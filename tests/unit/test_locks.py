@@ -63,13 +63,6 @@ def test_the_lock_goes_with_an_error_too(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    """Damage: a traceback where there can be no lock file."""
-    (tmp_path / "file").write_text("no folder")
-    with pytest.raises(UserError, match=r"file: found .*; expected a folder that can be written"):
-        locked(tmp_path / "file").__enter__()
-
-
 def test_two_runs_into_one_data_set(tmp_path: Path) -> None:
     """Damage: locking the folder that grows, or after it was cleared: the second run throws away the first one's."""
     identity = {"phase": "test"}

@@ -156,6 +156,7 @@ def test_truncated_file(folder: Path, keep: int) -> None:
     assert "benign (2).png: found a damaged or cut-off file; expected a whole PNG picture" in message(folder)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # of Pillow, about the TIFF that is cut off here
 @pytest.mark.parametrize("ending", [".jpg", ".bmp", ".tiff"])
 def test_other_formats(folder: Path, ending: str) -> None:
     """Damage: a signature or an ending mistyped, so that a format that is read no longer is."""
