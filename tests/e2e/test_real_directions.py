@@ -1,0 +1,46 @@
+"""The direction mask -> image on a real model: does what is drawn for a mask show a lesion there?
+
+    MEDSEGDIFF_RUN=runs/busi_128 python -m pytest tests/e2e/test_real_directions.py
+
+The folder holds `real/`, `checkpoints/` and `segmentation_real_seed0/`, as benchmarks/busi_128_cpu.py leaves them. An
+hour of training cannot be had in a test run, so without that variable this is skipped; benchmarks/directions.py measures
+the same with intervals.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medsegdiff.config import GenerateConfig, SegmentConfig
+from medsegdiff.data.dataset import load_tensors
+from medsegdiff.generation.run import generate_pairs
+from medsegdiff.segmentation.models import load_model
+from medsegdiff.segmentation.scores import overlaps
+from medsegdiff.segmentation.training import predict_masks, true_masks
+
+REQUIRED_DROP = 0.3  # Dice
+
+
+def test_shuffled_masks_cost_agreement(tmp_path: Path) -> None:
+    """Damage: a network that does not see the given mask, or the given mask taken from another item of the batch."""
+    if "MEDSEGDIFF_RUN" not in os.environ:
+        pytest.skip("MEDSEGDIFF_RUN does not name a folder of benchmarks/busi_128_cpu.py with its trained networks")
+    run = Path(os.environ["MEDSEGDIFF_RUN"])
+    config = GenerateConfig(
+        str(run / "checkpoints" / "best_model.safetensors"), str(tmp_path / "drawn"), masks=str(run / "real"),
+        split="val", steps=12, chunk_size=24,
+    )  # fmt: skip
+    drawn = generate_pairs(config)
+    model, settings = load_model(run / "segmentation_real_seed0" / "best_model.safetensors")
+    data = load_tensors(drawn, int(settings["config"]["img_size"]), what="drawn pairs")
+    judge = SegmentConfig("", precision="fp32")
+    found = predict_masks(model, data, settings["mean"], settings["std"], judge, torch.device("cpu"))
+    given = true_masks(data)
+    right = np.mean([overlaps(f, g)["dice"] for f, g in zip(found, given, strict=True)])
+    shuffled = np.mean([overlaps(f, g)["dice"] for f, g in zip(np.roll(found, 1, axis=0), given, strict=True)])
+    assert right - shuffled >= REQUIRED_DROP
