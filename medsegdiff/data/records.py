@@ -209,6 +209,9 @@ def read_pairs(root: Path) -> PairSet:
 def _read_info(path: Path) -> dict[str, Any]:
     """dataset.json, with what the phases read of it in place."""
     info = read_json(path)
+    if isinstance(info, dict) and "kind" in info:
+        hint = "Predicted masks are no labels: give what prepare, generate or combine wrote."
+        raise UserError(path, str(info["kind"]), "a PAIRS folder", hint)
     version = info.get("schema_version") if isinstance(info, dict) else None
     if version != SCHEMA_VERSION:
         found = "no schema version" if version is None else f"schema version {version}"

@@ -24,7 +24,7 @@ from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.loss import denoising_loss
 from medsegdiff.diffusion.noise import IMAGE, MASK, draw_sigma
 from medsegdiff.errors import UserError
-from medsegdiff.files import clear_leftovers, make_folder, read_json, write_json
+from medsegdiff.files import DATASET_FILE, clear_leftovers, make_folder, read_json, write_json
 from medsegdiff.locks import locked
 from medsegdiff.training.device import autocast, choose_device, settle_precision
 from medsegdiff.training.ema import EMA
@@ -56,7 +56,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
             "real pairs only, since a checkpoint tells by their hashes what it saw",
             "Give the folder that prepare wrote.",
         )
-    output = make_folder(Path(config.output_dir))
+    output = Path(config.output_dir)
+    if (output / DATASET_FILE).exists():
+        expected = "a folder for checkpoints"
+        raise UserError(output, "a data set", expected, "Choose another --output_dir.")
+    make_folder(output)
     identity = identity_of(config, "train", ("data_dir", "output_dir", "device", "save_every"))
     identity = json.loads(json.dumps(identity | {"data": data_digest(pairs)}))
     with locked(output):

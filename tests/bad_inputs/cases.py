@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import torch
 from bad_base import EXPLODED, SHAPE, Case, another_job, disc, edit, first, scene, without_permission
+from direction_cases import DIRECTIONS
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -395,6 +396,8 @@ OUTPUTS = [
     Case("training folder made with other settings", f"{TRAIN} --lr 3e-4",
          ("out: found a run with other settings (lr: 0.0001 -> 0.0003)",), trained),
     Case("phantom folder that holds something else", "phantom --output_dir raw", ("raw: found other files",)),
+    Case("training into a data set", "train --config tiny.yaml --data_dir real --output_dir real",
+         ("real: found a data set; expected a folder for checkpoints",)),
     Case("two jobs in one folder, prepare", PREPARE, ("out: found another run that is writing here",),
          around=lambda folder: another_job(folder / "out", beside=True)),
     Case("two jobs in one folder, train", TRAIN, ("out: found another run that is writing here",),
@@ -414,6 +417,7 @@ CASES: dict[str, list[Case]] = {
     "Raw pictures": RAW,
     "PAIRS folders": PAIRS,
     "Checkpoints": CHECKPOINTS,
+    "Given masks and images": DIRECTIONS,
     "Settings": SETTINGS,
     "Outputs and disks": OUTPUTS,
 }

@@ -2,8 +2,8 @@
 
     MEDSEGDIFF_RUN=runs/busi_128 python -m pytest tests/e2e/test_real_directions.py
 
-The folder holds `real/`, `checkpoints/` and `segmentation_real_seed0/`, as benchmarks/busi_128_cpu.py leaves them. An
-hour of training cannot be had in a test run, so without that variable this is skipped; benchmarks/directions.py measures
+The folder holds `real/`, `checkpoints/` and `segmentation_real_seed0/`, as benchmarks/busi_128_cpu.py leaves them. So
+much training cannot be had in a test run, so without that variable this is skipped; benchmarks/directions.py measures
 the same with intervals.
 """
 

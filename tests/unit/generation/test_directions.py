@@ -146,7 +146,7 @@ def test_masks_of_images(real: PairSet, checkpoint: Path, tmp_path: Path) -> Non
         assert read["uncertainty"].max() > 100
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["kind"] == "masks of images"
     assert generate(config) == rows
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="found masks of images; expected a PAIRS folder"):
         read_pairs(tmp_path / "out")  # predicted masks are no data set to learn from
 
 
