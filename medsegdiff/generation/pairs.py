@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from medsegdiff.generation.plan import CHUNKS, Chunk, Item
 from medsegdiff.generation.source import ASPECT, Source, padded
 from medsegdiff.training.device import autocast
 
+REDRAWN = 8  # redraws go in batches of the chunk size by this: few masks are refused, and a whole chunk costs minutes
 SHEET_PER_CLASS = 32
 SHEET_MASKS, SHEET_DRAWS = 12, 7  # given masks on a sheet, and images beside each
 
@@ -61,22 +63,23 @@ def draw_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, dic
     images = np.zeros((len(task.items), size, size), np.uint8)
     masks = np.zeros_like(images)
     faults: dict[str, Counter[str]] = {item.label: Counter() for item in task.items}
-    gaps, attempt = list(range(len(task.items))), 0
-    while gaps and attempt <= config.max_redraws:
-        rounds = min(max(1, config.chunk_size // len(gaps)), config.max_redraws + 1 - attempt) if attempt else 1
-        tries = [(gap, attempt + k) for k in range(rounds) for gap in gaps]
-        drawn_images, drawn_masks = draw_batch(source, [task.items[g] for g, _ in tries], [a for _, a in tries])
-        for (gap, _), image, mask in zip(tries, drawn_images, drawn_masks, strict=True):
+    gaps = list(range(len(task.items)))
+    tries, batch = [(gap, 0) for gap in gaps], config.chunk_size
+    tried = [1] * len(gaps)  # attempts that each item has had
+    while tries:
+        drawn = draw_batch(source, [task.items[g] for g, _ in tries], [a for _, a in tries], batch)
+        for (gap, _), image, mask in zip(tries, *drawn, strict=True):
             if gap not in gaps:  # an earlier attempt has passed
                 continue
             item = task.items[gap]
             fault = None if item.given else mask_fault(mask, item.label in source.card.lesion_classes)
-            if fault is not None:
+            if fault is None:
+                images[gap], masks[gap] = image, mask
+                gaps.remove(gap)
+            else:
                 faults[item.label][fault] += 1
-                continue
-            images[gap], masks[gap] = image, mask
-            gaps.remove(gap)
-        attempt += rounds
+        batch = max(1, config.chunk_size // REDRAWN)
+        tries = _next_tries(gaps, tried, batch, config.max_redraws)
     if gaps:
         counts = {label: dict(c) for label, c in faults.items() if c}
         raise UserError(
@@ -88,11 +91,21 @@ def draw_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, dic
     return images, masks, faults
 
 
-def draw_batch(source: Source, items: list[Item], attempts: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """(n, S, S) uint8 images and masks of the given attempts, drawn in a batch of `chunk_size`."""
+def _next_tries(gaps: list[int], tried: list[int], count: int, max_redraws: int) -> list[tuple[int, int]]:
+    """Up to `count` (item, attempt), the items in turn, which `tried` then holds; none where all have had theirs."""
+    tries: list[tuple[int, int]] = []
+    for gap in itertools.chain.from_iterable(itertools.repeat(gaps, count)):
+        if len(tries) < count and tried[gap] <= max_redraws:
+            tries.append((gap, tried[gap]))
+            tried[gap] += 1
+    return tries
+
+
+def draw_batch(source: Source, items: list[Item], attempts: list[int], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n, S, S) uint8 images and masks of the given attempts, drawn in a batch that is padded to `size`."""
     config, card = source.config, source.card
-    batch = padded(items, config.chunk_size)
-    numbers = [*attempts, *[attempts[-1]] * (len(batch) - len(items))]
+    batch = padded(items, size)
+    numbers = [*attempts, *[attempts[-1]] * (size - len(items))]
     with autocast(source.device, config.precision):
         images, masks = draw_pairs(
             source.denoiser,
