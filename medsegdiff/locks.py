@@ -23,7 +23,7 @@ def locked(folder: Path, beside: bool = False) -> Iterator[None]:
     """Hold `folder` for this process; the lock file is gone at the end.
 
     One that a killed run left is nobody's, since the lock itself died with the process: it is taken over. Raises
-    `UserError` where another run holds the folder, or where the lock file cannot be written.
+    `UserError` where another run holds the folder.
     """
     path = lock_file(folder, beside)
     holder = _holder(path)  # read first: some versions of filelock empty the file in trying
@@ -34,9 +34,6 @@ def locked(folder: Path, beside: bool = False) -> Iterator[None]:
         found = f"another run that is writing here{holder}"
         hint = "Wait until it has ended, or choose another output folder."
         raise UserError(folder, found, "a folder of its own for every run", hint) from error
-    except OSError as error:
-        found = error.strerror or str(error)
-        raise UserError(folder, found, "a folder that can be written", "Choose another folder.") from error
     try:
         path.write_text(f"{os.getpid()}\n")
         yield
@@ -47,9 +44,9 @@ def locked(folder: Path, beside: bool = False) -> Iterator[None]:
 
 
 def clear_stale_lock(folder: Path, beside: bool = False) -> None:
-    """Remove the lock file that a killed run left; one that is held stays."""
+    """Remove the lock file that a killed run left; one that is held stays, as does one that may not be removed."""
     if lock_file(folder, beside).exists():
-        with contextlib.suppress(UserError), locked(folder, beside):
+        with contextlib.suppress(UserError, OSError), locked(folder, beside):
             pass
 
 

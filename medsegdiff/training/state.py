@@ -93,14 +93,19 @@ def latest_state(output_dir: Path) -> tuple[Path, dict[str, Any]] | None:
     newest = folders[-1]
     try:
         state: dict[str, Any] = torch.load(newest / "state.pt", map_location="cpu", weights_only=True)
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+    except (FileNotFoundError, EOFError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
         raise damaged_state(newest, error) from error
     _drop_others(newest)
     return newest, state
 
 
 def damaged_state(folder: Path, error: Exception) -> UserError:
-    """The one line for a state that cannot be read or does not fit, whatever torch says about it."""
+    """The one line for a state that cannot be read or does not fit, whatever torch says about it.
+
+    Raises `error` itself where memory ran out: nothing is wrong with the state then.
+    """
+    if isinstance(error, torch.cuda.OutOfMemoryError) or "allocat" in str(error):
+        raise error
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return UserError(
         folder,

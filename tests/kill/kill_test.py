@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import logging
 import os
 import random
 import re
@@ -148,10 +149,9 @@ class Bench:
             return True, events
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
             return False, events
-        tail = stem.with_suffix(".log").read_text(errors="replace").strip().splitlines()[-3:]
-        raise BrokenTestError(
-            f"run {self.started} ended with status {os.waitstatus_to_exitcode(status)}: {' / '.join(tail)}"
-        )
+        tail = stem.with_suffix(".log").read_text(errors="replace").strip().splitlines()[-1:]
+        code = os.waitstatus_to_exitcode(status)
+        raise BrokenTestError(f"run {self.started} ended with status {code}: {' '.join(tail)}")
 
     def redone(self, before: set[str], events: list[Event]) -> list[str]:
         """Finished work that a run did again: states up to the newest one, chunks that were there."""
@@ -295,7 +295,7 @@ def _kill_all(bench: Bench, targets: list[Target], result: Result) -> None:
                 break
             stray = 0
         hit.add(target.event.site)
-    result.hit = len(hit)
+        result.hit = len(hit)
 
 
 def report(results: list[Result], path: Path | None) -> None:
@@ -350,6 +350,7 @@ def main(argv: list[str]) -> int:
         os.environ[name] = str(settings.threads)
     if settings.child:
         return child(json.loads(settings.child.read_text()))
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # that it purges what a kill made obsolete is as it should
     work = Path(os.path.abspath(settings.output or tempfile.mkdtemp(prefix="kill_test_")))
     work.mkdir(parents=True, exist_ok=True)
     if not settings.fresh:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="name
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What the command reports of each job. A process of its own: it forks, which those with thread pools must not."""
     folder = tmp_path_factory.mktemp("kill")
-    command = [sys.executable, str(Path(__file__).with_name("kill_test.py")), "--sample", "--timeout", "100"]
+    command = [sys.executable, str(Path(__file__).with_name("kill_test.py")), "--sample", "--timeout", "600"]
     command += ["--job", *KILLS, "--kills", *map(str, KILLS.values())]
     command += ["--output", str(folder / "work"), "--report", str(folder / "report")]
     done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False)

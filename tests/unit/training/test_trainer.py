@@ -221,13 +221,22 @@ def test_a_state_that_does_not_fit_is_told_in_one_line(data: Path, finished: Pat
         train(settings(data, finished))
 
 
+def test_curves_are_written_before_the_state(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: saving a state while points before it wait in the writer's queue, where a kill takes them for good."""
+    order: list[str] = []
+    monkeypatch.setattr(SummaryWriter, "flush", lambda _: order.append("flush"))
+    monkeypatch.setattr("medsegdiff.training.loop.save_state", lambda *_: order.append("save"))
+    train(settings(data, tmp_path))
+    assert order == ["flush", "save"] * 4
+
+
 def test_curves_go_on_without_gap_and_without_doubles(
     data: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Damage: no purge_step, which draws the steps after the last state twice; no flush before a state is saved."""
+    """Damage: no purge_step, which draws the steps after the last state twice."""
     config = settings(data, tmp_path / "run", evals=6)
     with monkeypatch.context() as patch:
-        # As SIGKILL: what is in the queue of the writer is lost, here after the evaluation of step 5 (last state: 4)
+        # As SIGKILL, which closes nothing: after the evaluation of step 5 (last state: 4)
         patch.setattr("medsegdiff.training.loop.save_state", fail_at(5, save_state))
         patch.setattr(SummaryWriter, "close", lambda _: None)
         with pytest.raises(KeyboardInterrupt):
