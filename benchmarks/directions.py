@@ -157,7 +157,7 @@ def measure(run: Path, seconds: dict[str, float], lines: dict[str, str]) -> dict
         "commands": lines,
         "seconds": seconds,
         "size": size,
-        "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
         "train": {k: summary[k] for k in ("steps", "seconds", "parameters", "config")},
         "judge": {"steps": scores["steps"], "model": scores["config"]["model"]},
         "images_follow_masks": images_follow_masks(judge, run, size),
@@ -184,8 +184,7 @@ def page(found: dict[str, Any]) -> str:
         f"Checkpoint: {train['parameters'] / 1e6:.1f} M parameters, {config['img_size']} px, {train['steps']} steps of "
         f"{config['batch_size']} in {config['precision']}, seed {config['seed']}.",
         f"Judge: {found['judge']['model']}, {found['judge']['steps']} steps on the real train split, seed 0.",
-        f"Dice at {found['size']} px, of one network each;",
-        "95 % bootstrap intervals over pictures.",
+        f"Dice at {found['size']} px; 95 % bootstrap intervals over pictures, of one network each.",
         "",
         "## Does the image follow the mask?",
         "",

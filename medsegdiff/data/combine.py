@@ -199,7 +199,12 @@ def plan_counts(
     total = sum(available.values())
     if not balance:
         share = 1.0 if wanted is None else min(1.0, wanted / max(total, 1))
-        return {label: round(share * available[label]) for label in real}
+        exact = {label: share * available[label] for label in real}
+        counts = {label: int(value) for label, value in exact.items()}
+        rest = round(sum(exact.values())) - sum(counts.values())  # goes to the largest remainders
+        for label in sorted(exact, key=lambda label: counts[label] - exact[label])[:rest]:
+            counts[label] += 1
+        return counts
     while wanted is None or sum(counts.values()) < wanted:
         level = min(real[label] + counts[label] for label in real)
         rarest = [label for label in real if real[label] + counts[label] == level]

@@ -173,7 +173,10 @@ def write_pairs(
     """Write metadata.csv and, last of all, dataset.json; `info` is whatever else the phase has to tell."""
     rows = sorted(records, key=lambda r: r.id)
     text = io.StringIO()
-    writer = csv.DictWriter(text, [f.name for f in fields(PairRecord)], lineterminator="\n")
+    values = [value for r in rows for value in dataclasses.astuple(r)]
+    # csv leaves a lone carriage return unquoted, and reads it back as the end of the row
+    quoting = csv.QUOTE_ALL if any("\r" in str(value) for value in values) else csv.QUOTE_MINIMAL
+    writer = csv.DictWriter(text, [f.name for f in fields(PairRecord)], lineterminator="\n", quoting=quoting)
     writer.writeheader()
     writer.writerows(dataclasses.asdict(r) for r in rows)
     write_bytes(root / METADATA_FILE, text.getvalue().encode())
@@ -229,7 +232,7 @@ def _read_info(path: Path) -> dict[str, Any]:
 def _read_rows(path: Path) -> list[dict[str | None, str]]:
     """The rows of metadata.csv by column; under None what is beyond the last one."""
     try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")), strict=True)
+        reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8"), newline=""), strict=True)
         columns, rows = reader.fieldnames or [], list(reader)
     except OSError as error:
         raise UserError(path, error.strerror or error, "a readable CSV", ANEW) from error

@@ -25,7 +25,7 @@ from medsegdiff.training.device import autocast
 
 REDRAWN = 8  # redraws go in batches of the chunk size by this: few masks are refused, and a whole chunk costs minutes
 SHEET_PER_CLASS = 32
-SHEET_MASKS, SHEET_DRAWS = 12, 7  # given masks on a sheet, and images beside each
+SHEET_MASKS, SHEET_DRAWS, SHEET_COLUMNS = 12, 7, 8  # given masks on a sheet, images beside each, pictures a row
 
 
 def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
@@ -161,7 +161,7 @@ def _in_proportion(pairs: PairSet, record: PairRecord) -> tuple[np.ndarray, np.n
 
 
 def _given_sheet(tasks: list[Chunk], pairs: PairSet) -> np.ndarray:
-    """A row for each of some given masks, spread over all: the mask, then images drawn for it."""
+    """Some given masks, spread over all: each mask, then images drawn for it."""
     names: dict[str, list[str]] = {}
     for task in tasks:
         for item in task.items:
@@ -180,4 +180,5 @@ def _given_sheet(tasks: list[Chunk], pairs: PairSet) -> np.ndarray:
         images += [shown[0][1], *[image for image, _ in shown]]
         masks += [None, *[mask for _, mask in shown]]
         titles += [title, *[f"draw {n}" for n in range(len(records))]]
-    return contact_sheet(images, masks, titles, columns=width + 1)
+    masks_a_row = max(1, SHEET_COLUMNS // (width + 1))
+    return contact_sheet(images, masks, titles, columns=masks_a_row * (width + 1))

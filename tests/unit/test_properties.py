@@ -42,9 +42,7 @@ FEW = settings(
     SETTINGS, max_examples=20, phases=[Phase.generate]
 )  # where an example takes long, a failure stays as found
 
-NAMES = st.text(
-    st.characters(codec="utf-8", exclude_characters="\r") | st.sampled_from(",;\"' \\\n"), min_size=1, max_size=8
-)
+NAMES = st.text(st.characters(codec="utf-8") | st.sampled_from(",;\"' \\\n\r"), min_size=1, max_size=8)
 PRINTABLE = NAMES.filter(str.isprintable)
 IDS = PRINTABLE.filter(lambda name: not set(name) & {"/", "\\"})
 HASHES = st.text("0123456789abcdef", min_size=64, max_size=64)
@@ -99,9 +97,8 @@ def test_metadata_comes_back_as_it_was_written(rows: list[PairRecord], tmp_path:
         assert [row["source"] for row in csv.DictReader(file)] == [r.source for r in found.records]
 
 
-@pytest.mark.xfail(strict=True, reason="csv neither quotes a lone carriage return nor reads it back", raises=UserError)
 def test_a_carriage_return_comes_back(tmp_path: Path) -> None:
-    """Damage: a picture called `a\\r.png` (Linux allows it), whose row no phase can read. Not mended yet."""
+    """Damage: a picture called `a\\r.png` (Linux allows it), whose row csv writes without quotes."""
     row = PairRecord("a", "a.png", "a.png", LABELS[0], "train", 0, "g", "busi:a\r.png", 1.0, 1, 1, *["0" * 64] * 3)
     assert write_and_read(tmp_path, [row]).records == (row,)
 
@@ -186,7 +183,7 @@ def test_what_is_added_exists_and_balances(
     assert all(0 <= counts[label] <= available[label] for label in real)
     if not balance:
         goal = sum(available.values()) if wanted is None else min(wanted, sum(available.values()))
-        assert abs(added - goal) <= len(real) / 2  # each class is rounded
+        assert added == goal
         return
     levels = {label: real[label] + counts[label] for label in real}
     rarest = [label for label, level in levels.items() if level == min(levels.values())]
