@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -29,6 +30,10 @@ from medsegdiff.errors import UserError
 from medsegdiff.files import DATASET_FILE, check_output_folder, is_finished, make_folder, staged_folder, write_json
 
 log = logging.getLogger(__name__)
+
+# Intersection over union from which two lesion masks, squashed to one size, are one. Between train and val or test of
+# BUSI, at 128 x 128 pixels, no two masks come above 0.88.
+SAME_MASK = 0.95
 
 
 def combine(config: CombineConfig) -> PairSet:
@@ -159,8 +164,16 @@ def _check_leakage(real: PairSet, synthetic: PairSet, bits: int) -> None:
 
 
 def _check_given_masks(held_out: PairSet, synthetic: PairSet) -> None:
-    """Raise `UserError` where images were drawn for the mask of a val or test picture, or for one of its group."""
-    given = set(synthetic.info.get("given_masks", []))
+    """Raise `UserError` where images were drawn for the mask of a val or test picture, or for one of its group.
+
+    Masks are compared by group, by content, and squashed to the size of the network: so one that was saved at another
+    size, or drawn for once already, is recognised. One that was edited beyond `SAME_MASK` is not.
+    """
+    entry = synthetic.info.get("given_masks", [])
+    if not isinstance(entry, list) or not all(isinstance(value, str) for value in entry):
+        expected = "given_masks: the hashes of the masks that were given"
+        raise UserError(synthetic.root / DATASET_FILE, "something else", expected, "Generate the pairs anew.")
+    given = set(entry)
     if not given:
         return
     hint = "Draw images for masks of the train split."
@@ -174,6 +187,33 @@ def _check_given_masks(held_out: PairSet, synthetic: PairSet) -> None:
     if leaked:
         found = f"images drawn for the masks of {len(leaked)} val or test pictures, the first of {leaked[0].id}"
         raise UserError(synthetic.root, found, "masks of train alone", hint)
+    likest = _likest_masks(held_out, synthetic)
+    if likest is not None:
+        found = f"{likest[0]}, whose mask is that of {likest[1]} (overlap {likest[2]:.3f})"
+        raise UserError(synthetic.root, found, f"no mask of val or test (overlap below {SAME_MASK})", hint)
+
+
+def _likest_masks(held_out: PairSet, synthetic: PairSet) -> tuple[str, str, float] | None:
+    """Ids of a synthetic and a held-out pair whose lesion masks are one, and their intersection over union."""
+    drawn = {r.mask_hash: r for r in synthetic.records}
+    masks = [synthetic.read_mask(r) > 127 for r in drawn.values()]
+    for shape in sorted({mask.shape for mask in masks}):
+        rows = [(r, m) for r, m in zip(drawn.values(), masks, strict=True) if m.shape == shape]
+        theirs = [(r, _resized(held_out.read_mask(r), shape) > 127) for r in held_out.records]
+        ours, others = (np.stack([m.ravel() for _, m in some]).astype(np.float32) for some in (rows, theirs))
+        both = ours @ others.T
+        union = ours.sum(axis=1)[:, None] + others.sum(axis=1)[None, :] - both
+        overlap = np.where(union > 0, both / np.maximum(union, 1), 0.0)
+        i, j = np.unravel_index(int(overlap.argmax()), overlap.shape)
+        if overlap[i, j] >= SAME_MASK:
+            return rows[i][0].id, theirs[j][0].id, float(overlap[i, j])
+    return None
+
+
+def _resized(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The mask at the (H, W) of another one, soft at its edges."""
+    how = cv2.INTER_AREA if mask.shape[0] >= shape[0] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(mask, (shape[1], shape[0]), interpolation=how))
 
 
 def _near(pairs: PairSet, exact: list[str], looks: list[str], bits: int) -> dict[str, int]:

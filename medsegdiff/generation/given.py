@@ -50,16 +50,20 @@ def read_given(folder: Path, kind: str, size: int, split: str | None, classes: l
     require_folder(folder, kind)
     if (folder / DATASET_FILE).is_file():
         return _from_pairs(folder, kind, size, split)
+    if (folder.resolve().parent / DATASET_FILE).is_file():  # its split and groups would be lost, and leaks unnoticed
+        hint = f"Give {folder.resolve().parent.name}/ itself, so that splits and groups are known."
+        raise UserError(folder, "a part of a data set", "a PAIRS folder, or pictures of their own", hint)
     if split is not None:
         raise UserError(
             "--split", split, f"--{kind} that is a PAIRS folder", f"{folder} has no splits; leave --split out."
         )
     found: dict[str, Given] = {}
-    for label, path in tqdm(_picture_files(folder, kind, classes), desc=f"reading {kind}", unit="file", leave=False):
-        picture = read_grey(path)
-        if kind == "masks":
-            picture = _as_mask(path, picture)
-        name = re.sub(r"[^\w.-]+", "-", path.stem).strip("-")
+    for label, stem, paths in tqdm(_picture_files(folder, kind, classes), f"reading {kind}", unit="file", leave=False):
+        path = paths[0]
+        picture = _union(paths) if kind == "masks" else read_grey(path)
+        name = re.sub(r"[^\w.-]+", "-", stem).strip("-.")
+        if not name:
+            raise UserError(path, "a name without letters or digits", "one that can be an id", "Rename the file.")
         if label is not None and not name.lower().startswith(label.lower()):
             name = f"{label}_{name}"
         digest, relative = content_hash(picture), str(path.relative_to(folder))
@@ -69,7 +73,7 @@ def read_given(folder: Path, kind: str, size: int, split: str | None, classes: l
             )
         height, width = picture.shape
         found[name] = Given(name, relative, label, f"m{digest[:12]}", width, height, 1.0, digest, squash(picture, size))
-    return list(found.values())
+    return [found[name] for name in sorted(found)]
 
 
 def _from_pairs(folder: Path, kind: str, size: int, split: str | None) -> list[Given]:
@@ -77,7 +81,7 @@ def _from_pairs(folder: Path, kind: str, size: int, split: str | None) -> list[G
     if not len(pairs):
         raise UserError(folder, f"no pair in the {split} split", "at least one", "Choose another --split.")
     result = []
-    for r in tqdm(pairs.records, desc=f"reading {kind}", unit="file", leave=False):
+    for r in tqdm(sorted(pairs.records, key=lambda r: r.id), desc=f"reading {kind}", unit="file", leave=False):
         masks = kind == "masks"
         picture = pairs.read_mask(r) if masks else pairs.read_image(r)
         name, digest = (r.mask_file_name, r.mask_hash) if masks else (r.image_file_name, r.image_hash)
@@ -87,20 +91,39 @@ def _from_pairs(folder: Path, kind: str, size: int, split: str | None) -> list[G
     return result
 
 
-def _picture_files(folder: Path, kind: str, classes: list[str]) -> list[tuple[str | None, Path]]:
-    """(class or None, file) of the wanted pictures: those called `..._mask` are masks where any is called so."""
+def _picture_files(folder: Path, kind: str, classes: list[str]) -> list[tuple[str | None, str, list[Path]]]:
+    """(class or None, name, files) of the wanted pictures.
+
+    Files called `..._mask`, `..._mask_1` are masks where any is called so; those of one picture are one mask.
+    """
     below = {p.name.lower(): p for p in sorted(folder.iterdir()) if p.is_dir()}
     places: list[tuple[str | None, Path]] = [(c, below[c.lower()]) for c in classes if c.lower() in below]
-    result: list[tuple[str | None, Path]] = []
+    result: list[tuple[str | None, str, list[Path]]] = []
     for label, place in places or [(None, folder)]:
         files = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-        called_mask = [p for p in files if MASK_NAME.fullmatch(p.stem)]
-        chosen = (called_mask or files) if kind == "masks" else [p for p in files if p not in called_mask]
-        result += [(label, p) for p in chosen]
+        masks: dict[str, list[Path]] = {}
+        for path in files:
+            if match := MASK_NAME.fullmatch(path.stem):
+                masks.setdefault(match["image"], []).append(path)
+        if kind == "masks" and masks:
+            result += [(label, stem, paths) for stem, paths in masks.items()]
+        else:
+            result += [(label, p.stem, [p]) for p in files if not MASK_NAME.fullmatch(p.stem)]
     if not result:
         expected = f"a PAIRS folder, or PNG files, or folders {', '.join(classes)} of them"
         raise UserError(folder, f"no {kind}", expected, "Check the path.")
     return result
+
+
+def _union(paths: list[Path]) -> np.ndarray:
+    """The masks of one picture as one, as `prepare` merges them."""
+    merged = _as_mask(paths[0], read_grey(paths[0]))
+    for path in paths[1:]:
+        mask = _as_mask(path, read_grey(path))
+        if mask.shape != merged.shape:
+            raise UserError(path, f"size {mask.shape}", f"{merged.shape}, as {paths[0].name}", "Restore the file.")
+        merged = np.maximum(merged, mask)
+    return merged
 
 
 def _as_mask(path: Path, picture: np.ndarray) -> np.ndarray:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from torch import Tensor
 
 from medsegdiff.data.pictures import contact_sheet
 from medsegdiff.data.records import read_grey
 from medsegdiff.files import DATASET_FILE, make_folder, read_json, write_bytes, write_json, write_png
-from medsegdiff.generation.draw import draw_masks, expected_masks
+from medsegdiff.generation.draw import Noise, draw_masks, expected_masks
 from medsegdiff.generation.given import Given
-from medsegdiff.generation.plan import CHUNKS, Chunk
+from medsegdiff.generation.plan import CHUNKS, Chunk, Item
 from medsegdiff.generation.source import Source, padded
 from medsegdiff.training.device import autocast
 
@@ -35,28 +37,35 @@ def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
     rows = []
     for number, image in enumerate(images):
         part = slice(number * draws, (number + 1) * draws)
-        rows.append(_write(folder, image, drawn[part], expected[number * draws]))
+        rows.append(_write(folder, image, drawn[part], expected[number]))
     write_json(folder / CHUNKS / f"{task.name}.json", {"rows": rows})
 
 
 def draw_all(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray]:
-    """(n, S, S) boolean masks and (n, S, S) expected masks in [0, 1] of a chunk, in batches of `chunk_size`.
+    """(n, S, S) boolean masks of a chunk, and (images, S, S) expected masks in [0, 1], in batches of `chunk_size`."""
+    denoiser, codec, sigmas = source.denoiser, source.card.codec, source.sigmas
+    masks, expected = [], []
+    for some, given, noise in _batches(source, task.items):
+        with autocast(source.device, source.config.precision):
+            drawn = draw_masks(denoiser, codec, given, sigmas, noise, sampler=source.config.sampler)
+        masks.append(drawn[:some, 0].numpy())
+    firsts = {item.given.id: item for item in reversed(task.items) if item.given is not None}
+    for some, given, noise in _batches(source, tuple(reversed(firsts.values()))):
+        with autocast(source.device, source.config.precision):
+            mean = expected_masks(denoiser, codec, given, sigmas, noise)
+        expected.append(mean[:some, 0].numpy())
+    return np.concatenate(masks), np.concatenate(expected)
 
-    The expected mask of an image is computed once, at its first item, and stands at that place.
-    """
-    config = source.config
-    masks, expected = [], np.zeros((len(task.items), source.card.img_size, source.card.img_size), np.float32)
-    for start in range(0, len(task.items), config.chunk_size):
-        some = task.items[start : start + config.chunk_size]
-        batch = padded(some, config.chunk_size)
-        given, noise = source.given(batch), source.noise(batch, [0] * len(batch))
+
+def _batches(source: Source, items: tuple[Item, ...]) -> Iterator[tuple[int, Tensor, Noise]]:
+    """Number of items, given channels and noise of each batch, padded to `chunk_size`."""
+    size = source.config.chunk_size
+    for start in range(0, len(items), size):
+        some = items[start : start + size]
+        batch = padded(some, size)
+        given = source.given(batch)
         assert given is not None
-        with autocast(source.device, config.precision):
-            drawn = draw_masks(source.denoiser, source.card.codec, given, source.sigmas, noise, sampler=config.sampler)
-            mean = expected_masks(source.denoiser, source.card.codec, given, source.sigmas, noise)
-        masks.append(drawn[: len(some), 0].numpy())
-        expected[start : start + len(some)] = mean[: len(some), 0].numpy()
-    return np.concatenate(masks), expected
+        yield len(some), given, source.noise(batch, [0] * size)
 
 
 def entropy(probability: np.ndarray) -> np.ndarray:
@@ -82,7 +91,8 @@ def _write(folder: Path, image: Given, drawn: np.ndarray, expected: np.ndarray) 
     def native(share: np.ndarray) -> np.ndarray:
         return np.clip(cv2.resize(share.astype(np.float32), size, interpolation=cv2.INTER_LINEAR), 0, 1)
 
-    mean = native(drawn.mean(axis=0))
+    draws = np.stack([native(mask) > 0.5 for mask in drawn])
+    mean = draws.mean(axis=0)
     consensus = mean > 0.5
     pictures = {
         "masks": consensus * 255.0,
@@ -92,11 +102,11 @@ def _write(folder: Path, image: Given, drawn: np.ndarray, expected: np.ndarray) 
     }
     for name, picture in pictures.items():
         write_png(folder / name / f"{image.id}.png", picture.round().astype(np.uint8))
-    for number, mask in enumerate(drawn):
-        write_png(folder / "draws" / f"{image.id}_{number:03d}.png", ((native(mask) > 0.5) * 255).astype(np.uint8))
-    areas = drawn.mean(axis=(1, 2))
+    for number, mask in enumerate(draws):
+        write_png(folder / "draws" / f"{image.id}_{number:03d}.png", (mask * 255).astype(np.uint8))
+    areas = draws.mean(axis=(1, 2))
     values = {
-        "agreement": agreement(drawn),
+        "agreement": agreement(draws),
         "area": float(areas.mean()),
         "area_std": float(areas.std()),
         "area_consensus": float(consensus.mean()),

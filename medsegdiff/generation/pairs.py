@@ -86,7 +86,7 @@ def draw_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, dic
             f"chunk {task.name}",
             f"{len(gaps)} of {len(task.items)} masks degenerate after {config.max_redraws} redraws ({counts})",
             "lesion masks",
-            "Train longer, or lower --guidance.",
+            "Raise --max_redraws, train longer, or lower --guidance.",
         )
     return images, masks, faults
 

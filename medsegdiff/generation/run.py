@@ -29,12 +29,12 @@ from medsegdiff.training.device import choose_device, settle_precision
 
 logger = logging.getLogger(__name__)
 
-# What does not decide what is drawn: where things lie, and when to give up.
-NOT_IDENTITY = ("checkpoint_path", "output_dir", "masks", "images", "device", "max_redraws")
+# What does not decide what is drawn: where things lie (what was given counts by its content), and when to give up.
+NOT_IDENTITY = ("checkpoint_path", "output_dir", "masks", "images", "split", "device", "max_redraws")
 # Settings that a mode makes no use of.
 UNUSED = {
-    "joint": ("split", "draws"),
-    "mask_first": ("split", "draws"),
+    "joint": ("draws",),
+    "mask_first": ("draws",),
     "mask_to_image": ("num_samples_per_class",),
     "image_to_mask": ("num_samples_per_class", "classes", "guidance", "guidance_low", "guidance_high"),
 }
@@ -53,6 +53,7 @@ def generate_pairs(config: GenerateConfig) -> PairSet:
     checkpoint, for masks that cannot be used, and where a lesion class keeps giving degenerate masks.
     """
     config = settle_mode(config)
+    require(config.mode != "image_to_mask", "--mode", config.mode, "a mode that draws images", "Call generate_masks.")
     _check_settings(config)
     source = _load(config)
     card, classes = source.card, config.classes or source.card.classes
@@ -158,15 +159,18 @@ def _masks_to_use(config: GenerateConfig, card: ModelCard) -> list[Given]:
         require(bool(given), "--classes", f"no mask of {', '.join(config.classes)} in {folder}", "masks of that class")
     for g in given:
         where = folder / g.file
-        if g.label is None and config.classes is None:
+        if g.label is None and not config.classes:
             known = ", ".join(card.classes)
             hint = f"Put masks into folders {known}, or name one with --classes."
             raise UserError(where, "a mask whose class nobody tells", f"one of {known}", hint)
         labels = config.classes or [] if g.label is None else [g.label]
         for label in labels:
             require(label in card.classes, str(where), f"class {label}", f"one of {', '.join(card.classes)}")
+            lesion = bool((g.picture > 127).any())
             if label in card.lesion_classes:
-                require(bool((g.picture > 127).any()), str(where), "a mask that is empty at this size", "a lesion")
+                require(lesion, str(where), "a mask that is empty at this size", "a lesion", "Leave it out.")
+            else:
+                require(not lesion, str(where), f"a lesion in class {label}", "an empty mask", "Choose --classes.")
     return given
 
 

@@ -278,8 +278,8 @@ def unlike_masks(real: PairSet) -> PairSet:
     """The same pairs with a mask of its own for each: `add` gives all the same."""
     records = []
     for number, r in enumerate(real.records):
-        mask = real.read_mask(r)
-        mask[40, : 5 + number] = 255
+        mask = np.zeros_like(real.read_mask(r))
+        mask[5:25, 2 * number : 2 * number + 12] = 255
         write_png(real.root / r.mask_file_name, mask)
         records.append(dataclasses.replace(r, mask_hash=content_hash(mask)))
     return write_pairs(real.root, records, classes=CLASSES, identity=real.info["identity"])
@@ -308,3 +308,26 @@ def test_images_for_train_masks_stay_in_their_groups(real: PairSet, tmp_path: Pa
     drawn = [r for r in out.records if r.is_synthetic]
     assert len(drawn) == 12
     assert {r.group for r in drawn} == {r.group for r in real.select("train").records}
+
+
+def test_a_held_out_mask_at_another_size_is_recognised(real: PairSet, tmp_path: Path) -> None:
+    """Damage: comparing hashes alone, which differ when a mask was saved at another size or drawn for before."""
+    real = unlike_masks(real)
+    record = real.select("test").records[0]
+    mask = cv2.resize(real.read_mask(record), (32, 32), interpolation=cv2.INTER_AREA)
+    mask = np.where(mask > 127, 255, 0).astype(np.uint8)
+    records = []
+    for number, picture in enumerate((np.flipud(mask), mask)):
+        image = cv2.resize(scene(5000 + number), (32, 32))
+        name = f"syn_{number}"
+        records.append(
+            write_pair(
+                tmp_path / "synthetic", image, np.ascontiguousarray(picture), id=name, label="benign", split="train",
+                group=f"m{number}", source="synthetic:abc",
+            )
+        )  # fmt: skip
+    hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in real.select("train").records]
+    info: dict[str, Any] = {"checkpoint": {"train_hashes": hashes}, "given_masks": ["0" * 64]}
+    synthetic = write_pairs(tmp_path / "synthetic", records, classes=CLASSES, identity={}, **info)
+    with pytest.raises(UserError, match=r"found syn_1, whose mask is that of \w+ \(overlap"):
+        combine(CombineConfig(str(real.root), str(synthetic.root), str(tmp_path / "out"), balance=False))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from medsegdiff.checkpoint import ModelCard, build_denoiser, save_checkpoint
+from medsegdiff.checkpoint import ModelCard, build_denoiser, load_checkpoint, save_checkpoint
 from medsegdiff.config import DiffusionConfig, GenerateConfig, ModelConfig
 from medsegdiff.data.dataset import squash
 from medsegdiff.data.records import PairSet, read_pairs
@@ -190,6 +190,43 @@ def test_file_names_tell_masks_from_images(real: PairSet, tmp_path: Path) -> Non
         cv2.imwrite(str(tmp_path / name), picture)
     assert [g.file for g in read_given(tmp_path, "masks", SIDE, None, CLASSES)] == ["x_mask.png"]
     assert [g.file for g in read_given(tmp_path, "images", SIDE, None, CLASSES)] == ["x.png"]
+
+
+def test_masks_of_one_picture_are_one(real: PairSet, tmp_path: Path) -> None:
+    """Damage: `x_mask_1.png` as a mask of its own, whose hash is not that of the merged one in PAIRS."""
+    whole = real.read_mask(real.records[0])
+    parts = whole.copy(), whole.copy()
+    parts[0][:, 20:], parts[1][:, :20] = 0, 0
+    for ending, part in zip(("", "_1"), parts, strict=True):
+        cv2.imwrite(str(tmp_path / f"x_mask{ending}.png"), part)
+    (given,) = read_given(tmp_path, "masks", SIDE, None, CLASSES)
+    assert (given.id, given.hash) == ("x", real.records[0].mask_hash)
+
+
+def test_one_draw_has_no_doubt(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: entropy of an interpolated mask, which finds doubt along every outline."""
+    config = settings(checkpoint, tmp_path / "out", images=str(real.root), split="test", draws=1)
+    for row in generate_masks(config):
+        found = cv2.imread(str(tmp_path / "out" / "uncertainty" / f"{row['id']}.png"), cv2.IMREAD_UNCHANGED)
+        assert found.max() == 0
+        assert (row["agreement"], row["uncertainty"], row["area_std"]) == (1, 0, 0)
+
+
+def test_a_class_without_lesions_takes_no_lesion(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: a normal picture with a lesion in its mask."""
+    denoiser, card, _ = load_checkpoint(checkpoint)
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, denoiser.state_dict(), dataclasses.replace(card, lesion_classes=["benign"]))
+    with pytest.raises(UserError, match="found a lesion in class malignant; expected an empty mask"):
+        generate_pairs(settings(other, tmp_path / "out", masks=str(real.root)))
+
+
+def test_a_part_of_a_data_set_is_refused(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: masks of test pictures as masks of nobody, past their split and group."""
+    for kind in ("masks", "images"):
+        config = settings(checkpoint, tmp_path / "out", **{kind: str(real.root / kind)})
+        with pytest.raises(UserError, match="found a part of a data set; expected a PAIRS folder"):
+            generate(config)
 
 
 def test_entropy_and_agreement() -> None:
