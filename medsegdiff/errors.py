@@ -47,9 +47,12 @@ def from_os_error(error: Exception) -> UserError | None:
 
     A file that torch fails to write ends in a RuntimeError, raised while the refusal was being handled.
     """
-    if isinstance(error, MemoryError):
+    # torch has a class of its own on a GPU, and a RuntimeError on a CPU
+    short = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if short or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
         hint = "Lower --batch_size, --chunk_size or --img_size, or close other programs."
-        return UserError("memory", error or "too little of it", "room for the data", hint)
+        found = (str(error).splitlines() or ["too little of it"])[0]
+        return UserError("memory", found, "room for the data and the network", hint)
     refusal = error.__context__ if isinstance(error, RuntimeError) else error
     if not isinstance(refusal, OSError) or refusal.errno is None:
         return None

@@ -186,9 +186,16 @@ def _open_staging(staging: Path, identity: dict[str, Any], keep: bool) -> None:
     begun = staging / IDENTITY_FILE
     if staging.is_dir() and not begun.is_file() and any(p.suffix != ".tmp" for p in staging.iterdir()):
         raise UserError(staging, "other files", "no such folder: it is where the output grows", "Move it away.")
-    if keep and begun.is_file() and not differing_keys(read_json(begun), identity):
-        clear_leftovers(staging, "**/*")
-        return
+    if keep and begun.is_file():
+        changed = differing_keys(read_json(begun), identity)
+        if not changed:
+            clear_leftovers(staging, "**/*")
+            return
+        if any(path.is_file() for path in staging.rglob("*") if path != begun):  # hours of work, perhaps
+            hint = "Use the same command to go on with it, or delete that folder to start anew."
+            raise UserError(
+                staging, f"work begun with other settings ({'; '.join(changed)})", "the same settings", hint
+            )
     for path in make_folder(staging).iterdir():
         if path != begun:  # that one last, by the rename below: without it nobody knows whose the rest is
             remove(path)
@@ -204,5 +211,5 @@ def _put_in_place(staging: Path, output: Path) -> None:
         found = error.strerror or error
         hint = f"What was to go there is whole, in {staging}. Move the other files away, and start the command again."
         raise UserError(output, found, "an empty folder or none, as at the start", hint) from error
-    (output / IDENTITY_FILE).unlink()  # only now: until the rename it says whose half-made work this is
+    (output / IDENTITY_FILE).unlink(missing_ok=True)  # only now: until the rename it says whose half-made work this is
     sync_folder(output.parent)

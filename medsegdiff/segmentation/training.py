@@ -143,9 +143,9 @@ def _read_baseline(config: SegmentConfig, test: PairSet) -> list[ImageScore] | N
 
 
 def _finished(output: Path, identity: dict[str, Any]) -> bool:
-    if (output / DATASET_FILE).exists():
-        found = "a data set"
-        raise UserError(output, found, "a folder for weights and scores", "Choose another --output_dir.")
+    for name, what in ((DATASET_FILE, "a data set"), ("summary.json", "a generative training")):
+        if (output / name).exists():
+            raise UserError(output, what, "a folder for weights and scores", "Choose another --output_dir.")
     if not (output / SCORES_FILE).is_file():
         return False
     changed = differing_keys(read_json(output / SCORES_FILE)["identity"], identity)

@@ -28,7 +28,8 @@ def has_fast_bf16(device: torch.device) -> bool:
     slower than fp32.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        # is_bf16_supported says yes to emulation as well
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch tells this by no public name
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
@@ -46,5 +47,7 @@ def settle_precision(config: Config) -> Config:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bf16 autocast on `device`, or none for fp32."""
+    """bf16 autocast on `device`, or none for fp32, which then is fp32 in convolutions on a GPU too (not TF32)."""
+    if device.type == "cuda" and precision == "fp32":
+        torch.backends.cudnn.allow_tf32 = False
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

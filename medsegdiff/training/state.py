@@ -111,7 +111,7 @@ def damaged_state(folder: Path, error: Exception) -> UserError:
         folder,
         f"a damaged state ({reason})",
         "a state to resume from",
-        "Delete that folder: the same command then goes on from an older state, or starts anew where there is none.",
+        "Delete that folder: the same command then starts anew.",
     )
 
 

@@ -57,9 +57,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
             "Give the folder that prepare wrote.",
         )
     output = Path(config.output_dir)
-    if (output / DATASET_FILE).exists():
-        expected = "a folder for checkpoints"
-        raise UserError(output, "a data set", expected, "Choose another --output_dir.")
+    for name, what in ((DATASET_FILE, "a data set"), ("scores.json", "a segmentation run")):
+        if (output / name).exists():
+            raise UserError(output, what, "a folder for checkpoints", "Choose another --output_dir.")
     make_folder(output)
     identity = identity_of(config, "train", ("data_dir", "output_dir", "device", "save_every"))
     identity = json.loads(json.dumps(identity | {"data": data_digest(pairs)}))
@@ -164,7 +164,9 @@ def _check_noise(d: DiffusionConfig) -> None:
 
 def data_digest(pairs: PairSet) -> str:
     """A short digest of what train and val hold, so that a run is not resumed on other data."""
-    text = "".join(f"{r.id}{r.split}{r.label}{r.image_hash}{r.mask_hash}" for r in pairs.records if r.split != "test")
+    rows = [r for r in pairs.records if r.split != "test"]
+    text = " ".join(pairs.classes)
+    text += "".join(f"{r.id}{r.split}{r.label}{r.image_hash}{r.mask_hash}{r.pixel_aspect}" for r in rows)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -64,6 +64,10 @@ def test_too_little_memory() -> None:
     assert "memory: found Unable to allocate 9 TiB; expected" in str(
         from_os_error(MemoryError("Unable to allocate 9 TiB"))
     )
+    assert "memory: found too little of it; expected" in str(from_os_error(MemoryError()))
+    told = str(from_os_error(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")))
+    assert told.startswith("memory: found [enforce fail]")
+    assert from_os_error(RuntimeError("a bug")) is None
 
 
 def test_one_line_whatever_the_file_is_called() -> None:

@@ -44,13 +44,17 @@ def test_an_interrupted_run_leaves_nothing_under_the_final_name(tmp_path: Path) 
         assert sorted(p.name for p in folder.iterdir()) == ["identity.json"]
 
 
-def test_other_settings_start_anew_in_the_partial_folder(tmp_path: Path) -> None:
-    """Damage: keep the partial work of other settings."""
+def test_work_of_other_settings_is_neither_used_nor_deleted(tmp_path: Path) -> None:
+    """Damage: keep the partial work of other settings, or throw it away without a word."""
     output = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt), staged_folder(output, IDENTITY, keep_partial=True) as folder:  # noqa: PT012
         (folder / "half.txt").write_text("half")
         raise KeyboardInterrupt
-    with staged_folder(output, IDENTITY | {"seed": 1}, keep_partial=True) as folder:
+    told = r"out\.partial: found work begun with other settings \(seed: 0 -> 1\)"
+    with pytest.raises(UserError, match=told):
+        staged_folder(output, IDENTITY | {"seed": 1}, keep_partial=True).__enter__()
+    assert (folder / "half.txt").read_text() == "half"
+    with staged_folder(output, IDENTITY | {"seed": 1}) as folder:  # what is not meant to be gone on with starts anew
         assert not (folder / "half.txt").exists()
 
 

@@ -181,16 +181,19 @@ def test_resumes_to_the_same_bytes(
     assert files(tmp_path / "pairs") == files(straight.root)
 
 
-def test_leftovers_of_other_settings_are_not_used(
-    straight: PairSet, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_leftovers_of_other_settings_are_neither_used_nor_lost(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Damage: keeping every partial folder, which mixes two seeds."""
+    """Damage: keeping every partial folder, which mixes two seeds; deleting hours of work without a word."""
     with monkeypatch.context() as patch:
         patch.setattr(drawing, "gather", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             generate(settings(checkpoint, tmp_path / "pairs", seed=5))
-    generate(settings(checkpoint, tmp_path / "pairs"))
-    assert files(tmp_path / "pairs") == files(straight.root)
+    before = files(tmp_path / "pairs.partial")
+    with pytest.raises(UserError, match=r"found work begun with other settings \(seed: 5 -> 0\)"):
+        generate(settings(checkpoint, tmp_path / "pairs"))
+    assert files(tmp_path / "pairs.partial") == before
+    assert len(generate(settings(checkpoint, tmp_path / "pairs", seed=5))) == 12
 
 
 def test_a_finished_set_is_not_drawn_again(
