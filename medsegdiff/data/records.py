@@ -175,8 +175,9 @@ def write_pairs(
     text = io.StringIO()
     values = [value for r in rows for value in dataclasses.astuple(r)]
     # csv leaves a lone carriage return unquoted, and reads it back as the end of the row
-    quoting = csv.QUOTE_ALL if any("\r" in str(value) for value in values) else csv.QUOTE_MINIMAL
-    writer = csv.DictWriter(text, [f.name for f in fields(PairRecord)], lineterminator="\n", quoting=quoting)
+    unusual = any("\r" in str(value) for value in values)
+    names = [f.name for f in fields(PairRecord)]
+    writer = csv.DictWriter(text, names, lineterminator="\n", quoting=csv.QUOTE_ALL if unusual else csv.QUOTE_MINIMAL)
     writer.writeheader()
     writer.writerows(dataclasses.asdict(r) for r in rows)
     write_bytes(root / METADATA_FILE, text.getvalue().encode())
