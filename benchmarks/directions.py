@@ -105,11 +105,16 @@ def images_follow_masks(judge: Judge, run: Path, size: int) -> dict[str, Any]:
     other = origin[partner] != origin
     right, shuffled = np.array(dice(found, given)), np.array(dice(found[partner], given))
     real_found, real_masks = judge.masks(read_pairs(run / "real").select("test"), size)
+
+    def by_mask(values: np.ndarray) -> list[float]:
+        """Means over the images of each mask, which are no independent cases."""
+        return [float(values[other & (origin == name)].mean()) for name in np.unique(origin[other])]
+
     return {
         "images": len(found),
-        "right": interval(list(right[other])),
-        "shuffled": interval(list(shuffled[other])),
-        "drop": interval(list((right - shuffled)[other])),
+        "right": interval(by_mask(right)),
+        "shuffled": interval(by_mask(shuffled)),
+        "drop": interval(by_mask(right - shuffled)),
         "real": interval(dice(real_found, real_masks)),
     }
 
