@@ -59,9 +59,13 @@ def test_kill_points_are_at_every_place_and_all_over_the_job() -> None:
 def test_differences_are_seen(tmp_path: Path) -> None:
     """Damage: comparing names alone; passing over a hidden file, or over one beside the output folder."""
     for name in ("one", "other"):  # another start of the curve, which the second part hides
-        for start, value in ((1, 7.0 if name == "one" else 8.0), (1, 5.0)):
-            with SummaryWriter(str(tmp_path / name / "out" / "tensorboard"), purge_step=start) as writer:
+        curves = tmp_path / name / "out" / "tensorboard"
+        for part, value in enumerate((7.0 if name == "one" else 8.0, 5.0)):
+            with SummaryWriter(str(curves), purge_step=1) as writer:
                 writer.add_scalar("loss", value, 3)
+            # Files of one second are read in the order of a number in their names, in which 10 comes before 9
+            (new,) = (path for path in curves.iterdir() if path.suffix != ".part")
+            new.rename(curves / f"events.out.tfevents.{part}.part")
         (tmp_path / name / "out" / "summary.json").write_text('{"steps": 4, "seconds": 1.5}')
         (tmp_path / name / "out" / "history.jsonl").write_text("{}\n")
     (tmp_path / "other" / "out" / "summary.json").write_text('{"steps": 4, "seconds": 2.5}')
