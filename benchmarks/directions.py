@@ -242,7 +242,9 @@ def main() -> None:
     if not sizes.table_only:
         lines = commands(sizes.run_dir, sizes)
         record.write_text(json.dumps(measure(run, run_all(lines, run), lines), indent=2))
-    (results / "directions.md").write_text(page(json.loads(record.read_text())))
+    notes = results / "directions_notes.md"  # written by hand
+    text = page(json.loads(record.read_text())) + "\n" + (notes.read_text() if notes.is_file() else "")
+    (results / "directions.md").write_text(text)
     for mode in MODES:
         shutil.copyfile(run / f"mode_{mode}" / "contact_sheet.png", results / f"directions_{mode}.png")
     print((results / "directions.md").read_text())

@@ -43,7 +43,9 @@ COMMANDS = {
         "medsegdiff.config:TrainConfig", "medsegdiff.training.train:train", "phase 2: PAIRS -> generative checkpoint"
     ),
     "generate": Command(
-        "medsegdiff.config:GenerateConfig", "medsegdiff.generation.run:generate", "phase 3: checkpoint -> new PAIRS"
+        "medsegdiff.config:GenerateConfig",
+        "medsegdiff.generation.run:generate",
+        "phase 3: checkpoint -> new PAIRS, or masks of images",
     ),
     "combine": Command(
         "medsegdiff.config:CombineConfig", "medsegdiff.data.combine:combine", "phase 4: real + synthetic PAIRS -> PAIRS"
@@ -223,7 +225,7 @@ def _kind(setting: Setting) -> str:
     for kind in (setting.kind, *get_args(setting.kind)):  # the choices of `Literal[...] | None` lie one level down
         if get_origin(kind) is Literal:
             return f"one of {', '.join(map(str, get_args(kind)))}"
-    name = setting.kind.__name__ if isinstance(setting.kind, type) else str(setting.kind)
+    name = setting.kind.__name__ if isinstance(setting.kind, type) else str(setting.kind).removesuffix(" | None")
     return f"a list of {name}" if setting.many else name
 
 

@@ -108,17 +108,13 @@ class GenerateConfig:
 
     checkpoint_path: str  # .safetensors file; a .pth name finds the .safetensors beside it
     output_dir: str  # folder to write: PAIRS, or for image_to_mask masks with their doubt
-    mode: Mode | None = (
-        None  # what is drawn; default: mask_to_image with --masks, image_to_mask with --images, else joint
-    )
+    mode: Mode | None = None  # default: mask_to_image with --masks, image_to_mask with --images, else joint
     masks: str | None = None  # mask_to_image: folder with masks to draw images for (PAIRS, class folders, or pictures)
     images: str | None = None  # image_to_mask: folder with images to find masks of (PAIRS, class folders, or pictures)
     split: Literal["train", "val", "test"] | None = None  # of PAIRS given; default: train of masks, all of images
     draws: int | None = None  # draws of each given mask (default 1) or image (default 8)
     num_samples_per_class: int = 100  # pairs of each class (joint and mask_first)
-    classes: list[str] | None = (
-        None  # which classes; default: all that the checkpoint knows, or as the given masks tell
-    )
+    classes: list[str] | None = None  # which ones; default: all that the checkpoint knows, or as given masks tell
     sampler: Literal["dpmpp_2m", "heun", "ddim", "ddpm"] = "dpmpp_2m"  # update rule
     steps: int = 20  # noise levels that a modality goes through; mask_first takes so many twice
     guidance: float = 1.0  # classifier-free guidance weight; 1: none (and half the network calls)

@@ -32,8 +32,8 @@ from medsegdiff.files import DATASET_FILE, check_output_folder, is_finished, mak
 log = logging.getLogger(__name__)
 
 # Intersection over union from which two lesion masks, squashed to one size, are one. Between train and val or test of
-# BUSI, at 128 x 128 pixels, no two masks come above 0.88.
-SAME_MASK = 0.95
+# BUSI, at 128 x 128 pixels and mirrored or not, no two masks come above 0.88.
+SAME_MASK = 0.92
 
 
 def combine(config: CombineConfig) -> PairSet:
@@ -167,7 +167,7 @@ def _check_given_masks(held_out: PairSet, synthetic: PairSet) -> None:
     """Raise `UserError` where images were drawn for the mask of a val or test picture, or for one of its group.
 
     Masks are compared by group, by content, and squashed to the size of the network: so one that was saved at another
-    size, or drawn for once already, is recognised. One that was edited beyond `SAME_MASK` is not.
+    size, mirrored, or drawn for once already, is recognised. One that was edited beyond `SAME_MASK` is not.
     """
     entry = synthetic.info.get("given_masks", [])
     if not isinstance(entry, list) or not all(isinstance(value, str) for value in entry):
@@ -199,7 +199,8 @@ def _likest_masks(held_out: PairSet, synthetic: PairSet) -> tuple[str, str, floa
     masks = [synthetic.read_mask(r) > 127 for r in drawn.values()]
     for shape in sorted({mask.shape for mask in masks}):
         rows = [(r, m) for r, m in zip(drawn.values(), masks, strict=True) if m.shape == shape]
-        theirs = [(r, _resized(held_out.read_mask(r), shape) > 127) for r in held_out.records]
+        plain = [(r, _resized(held_out.read_mask(r), shape) > 127) for r in held_out.records]
+        theirs = plain + [(r, mask[:, ::-1]) for r, mask in plain]  # mirrored, as augmentation does
         ours, others = (np.stack([m.ravel() for _, m in some]).astype(np.float32) for some in (rows, theirs))
         both = ours @ others.T
         union = ours.sum(axis=1)[:, None] + others.sum(axis=1)[None, :] - both

@@ -15,9 +15,11 @@ from medsegdiff.data.hashing import content_hash
 from medsegdiff.data.readers.busi import MASK_NAME, MASK_THRESHOLD, SUFFIXES
 from medsegdiff.data.records import read_grey, read_pairs
 from medsegdiff.errors import UserError
-from medsegdiff.files import DATASET_FILE, require_folder
+from medsegdiff.files import DATASET_FILE, read_json, require_folder
+from medsegdiff.generation.gates import LARGEST_LESION
 
 UNCLEAR = (64, 192)  # grey values between these are neither lesion nor background of a mask
+GREY_SHARE = 0.05  # least share of an ultrasound picture that is neither black nor white; masks have next to nothing
 UNCLEAR_SHARE = 0.05  # largest share of such pixels; soft edges stay below it, ultrasound pictures far above
 
 
@@ -52,6 +54,8 @@ def read_given(folder: Path, kind: str, size: int, split: str | None, classes: l
         return _from_pairs(folder, kind, size, split)
     if (folder.resolve().parent / DATASET_FILE).is_file():  # its split and groups would be lost, and leaks unnoticed
         hint = f"Give {folder.resolve().parent.name}/ itself, so that splits and groups are known."
+        if "kind" in read_json(folder.resolve().parent / DATASET_FILE):
+            hint = "What image_to_mask wrote is nothing to draw for."
         raise UserError(folder, "a part of a data set", "a PAIRS folder, or pictures of their own", hint)
     if split is not None:
         raise UserError(
@@ -60,7 +64,7 @@ def read_given(folder: Path, kind: str, size: int, split: str | None, classes: l
     found: dict[str, Given] = {}
     for label, stem, paths in tqdm(_picture_files(folder, kind, classes), f"reading {kind}", unit="file", leave=False):
         path = paths[0]
-        picture = _union(paths) if kind == "masks" else read_grey(path)
+        picture = _union(paths) if kind == "masks" else _as_image(path)
         name = re.sub(r"[^\w.-]+", "-", stem).strip("-.")
         if not name:
             raise UserError(path, "a name without letters or digits", "one that can be an id", "Rename the file.")
@@ -98,6 +102,8 @@ def _picture_files(folder: Path, kind: str, classes: list[str]) -> list[tuple[st
     """
     below = {p.name.lower(): p for p in sorted(folder.iterdir()) if p.is_dir()}
     places: list[tuple[str | None, Path]] = [(c, below[c.lower()]) for c in classes if c.lower() in below]
+    if kind == "images" and not any(p.suffix.lower() in SUFFIXES for p in folder.iterdir()):
+        places = [(p.name, p) for p in below.values()]  # no class is told, so every folder will do
     result: list[tuple[str | None, str, list[Path]]] = []
     for label, place in places or [(None, folder)]:
         files = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
@@ -110,7 +116,7 @@ def _picture_files(folder: Path, kind: str, classes: list[str]) -> list[tuple[st
         else:
             result += [(label, p.stem, [p]) for p in files if not MASK_NAME.fullmatch(p.stem)]
     if not result:
-        expected = f"a PAIRS folder, or PNG files, or folders {', '.join(classes)} of them"
+        expected = f"a PAIRS folder, or pictures ({', '.join(SUFFIXES)}), or folders {', '.join(classes)} of them"
         raise UserError(folder, f"no {kind}", expected, "Check the path.")
     return result
 
@@ -126,10 +132,27 @@ def _union(paths: list[Path]) -> np.ndarray:
     return merged
 
 
+def _as_image(path: Path) -> np.ndarray:
+    """The picture; `UserError` where it is black and white like a mask."""
+    picture = read_grey(path)
+    grey = float(((picture > 8) & (picture < 247)).mean())
+    if grey < GREY_SHARE:
+        found = f"a black and white picture (grey in {grey:.1%} of it)"
+        raise UserError(path, found, "an ultrasound picture, no mask", "Give a folder of images alone.")
+    return picture
+
+
 def _as_mask(path: Path, picture: np.ndarray) -> np.ndarray:
     """The picture thresholded to {0, 255}; `UserError` where it is no mask."""
     unclear = float(((picture > UNCLEAR[0]) & (picture < UNCLEAR[1])).mean())
     if unclear > UNCLEAR_SHARE:
         found = f"a picture of which {unclear:.0%} is neither black nor white"
-        raise UserError(path, found, "a mask, white lesion on black", "Give the folder of the masks.")
+        raise UserError(path, found, "a mask, white lesion on black", "Give a folder of masks alone.")
+    if 0 < picture.max() <= MASK_THRESHOLD:
+        found = f"a picture whose brightest pixel is {picture.max()}"
+        raise UserError(path, found, f"a mask, lesion above {MASK_THRESHOLD}", "Scale it to 0 and 255.")
+    share = float((picture > MASK_THRESHOLD).mean())
+    if share > LARGEST_LESION:
+        hint = "Is it inverted? Lesions are white."
+        raise UserError(path, f"a lesion on {share:.0%} of the picture", f"at most {LARGEST_LESION:.0%}", hint)
     return np.where(picture > MASK_THRESHOLD, 255, 0).astype(np.uint8)

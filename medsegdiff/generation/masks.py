@@ -75,13 +75,12 @@ def entropy(probability: np.ndarray) -> np.ndarray:
 
 
 def agreement(masks: np.ndarray) -> float:
-    """Mean Dice over all couples of n (H, W) boolean masks; 1 where all are the same (empty ones too), or n = 1."""
+    """Mean Dice over all couples of n >= 2 (H, W) boolean masks; 1 where all are the same, empty ones too."""
     flat = masks.reshape(len(masks), -1).astype(np.float64)
     both, areas = flat @ flat.T, flat.sum(axis=1)
     total = areas[:, None] + areas[None, :]
     dice = np.where(total > 0, 2 * both / np.where(total > 0, total, 1), 1.0)
-    couples = dice[np.triu_indices(len(masks), k=1)]
-    return float(couples.mean()) if couples.size else 1.0
+    return float(dice[np.triu_indices(len(masks), k=1)].mean())
 
 
 def _write(folder: Path, image: Given, drawn: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
@@ -106,7 +105,7 @@ def _write(folder: Path, image: Given, drawn: np.ndarray, expected: np.ndarray) 
         write_png(folder / "draws" / f"{image.id}_{number:03d}.png", (mask * 255).astype(np.uint8))
     areas = draws.mean(axis=(1, 2))
     values = {
-        "agreement": agreement(draws),
+        "agreement": agreement(draws) if len(draws) > 1 else None,
         "area": float(areas.mean()),
         "area_std": float(areas.std()),
         "area_consensus": float(consensus.mean()),
@@ -115,7 +114,7 @@ def _write(folder: Path, image: Given, drawn: np.ndarray, expected: np.ndarray) 
     }
     return {
         "id": image.id, "image_file_name": image.file, "width": image.width, "height": image.height,
-        "draws": len(drawn), **{name: round(value, 5) for name, value in values.items()},
+        "draws": len(drawn), **{name: None if value is None else round(value, 5) for name, value in values.items()},
     }  # fmt: skip
 
 

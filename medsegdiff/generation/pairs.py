@@ -81,7 +81,7 @@ def draw_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, dic
         batch = max(1, config.chunk_size // REDRAWN)
         tries = _next_tries(gaps, tried, batch, config.max_redraws)
     if gaps:
-        counts = {label: dict(c) for label, c in faults.items() if c}
+        counts = ", ".join(f"{label}: {n} {fault}" for label, c in faults.items() for fault, n in c.items())
         raise UserError(
             f"chunk {task.name}",
             f"{len(gaps)} of {len(task.items)} masks degenerate after {config.max_redraws} redraws ({counts})",
@@ -177,7 +177,7 @@ def _given_sheet(tasks: list[Chunk], pairs: PairSet) -> np.ndarray:
     for title, drawn in rows:
         records = [by_id[name] for name in drawn[:width]]
         shown = [_in_proportion(pairs, r) for r in records]
-        images += [shown[0][1], *[image for image, _ in shown]]
+        images += [np.maximum(shown[0][1], 48), *[image for image, _ in shown]]  # its edge shows on black
         masks += [None, *[mask for _, mask in shown]]
         titles += [title, *[f"draw {n}" for n in range(len(records))]]
     masks_a_row = max(1, SHEET_COLUMNS // (width + 1))

@@ -58,7 +58,8 @@ def generate_pairs(config: GenerateConfig) -> PairSet:
     source = _load(config)
     card, classes = source.card, config.classes or source.card.classes
     unknown = [c for c in classes if c not in card.classes]
-    require(not unknown, "--classes", ", ".join(unknown), f"classes of the checkpoint: {', '.join(card.classes)}")
+    known = f"classes of the checkpoint, with blanks between them: {' '.join(card.classes)}"
+    require(not unknown, "--classes", " ".join(map(repr, unknown)), known)
     identity = _identity(source)
     if config.mode == "mask_to_image":
         given = _masks_to_use(config, card)
@@ -80,7 +81,7 @@ def generate_pairs(config: GenerateConfig) -> PairSet:
     logger.info("%s", balance_table(class_counts(result.records)))
     for label, counts in result.info["masks_redrawn"].items():
         if counts:
-            logger.info("%s: masks drawn again: %s", label, counts)
+            logger.info("%s: masks drawn again: %s", label, ", ".join(f"{n} {fault}" for fault, n in counts.items()))
     logger.info("pictures: %s", output / "contact_sheet.png")
     return dataclasses.replace(result, root=output)
 
@@ -103,8 +104,9 @@ def generate_masks(config: GenerateConfig) -> list[dict[str, Any]]:
     with staged_folder(output, identity, keep_partial=True) as folder:
         run_pending(tasks, folder, lambda task: masks.run_chunk(source, task, folder), "mask")
         rows = masks.gather(source, tasks, folder, identity)
-    mean = float(np.mean([row["agreement"] for row in rows]))
-    logger.info("%d images, %d draws each; Dice between draws of one image: %.3f", len(rows), rows[0]["draws"], mean)
+    logger.info("images: %d; draws of each: %d", len(rows), rows[0]["draws"])
+    if rows[0]["draws"] > 1:
+        logger.info("Dice between draws of one image: %.3f", float(np.mean([row["agreement"] for row in rows])))
     logger.info("masks: %s; pictures: %s", output / "masks", output / "contact_sheet.png")
     return rows
 
@@ -112,6 +114,8 @@ def generate_masks(config: GenerateConfig) -> list[dict[str, Any]]:
 def settle_mode(config: GenerateConfig) -> GenerateConfig:
     """`config` with mode, draws, split and precision settled. Raises `UserError` where they contradict each other."""
     mode = config.mode
+    if config.masks and config.images:
+        raise UserError("--masks", "--images beside it", "one of them", "Leave one of them out.")
     if mode is None:
         mode = "image_to_mask" if config.images else "mask_to_image" if config.masks else "joint"
     for name, owner in (("masks", "mask_to_image"), ("images", "image_to_mask")):
@@ -122,7 +126,8 @@ def settle_mode(config: GenerateConfig) -> GenerateConfig:
     split, draws = config.split, config.draws
     if mode in ("joint", "mask_first"):
         hint = f"Leave it out; --num_samples_per_class says how many {mode} draws."
-        require(draws is None and split is None, "--draws, --split", f"mode {mode}", "given masks or images", hint)
+        require(draws is None, "--draws", f"mode {mode}", "given masks or images", hint)
+        require(split is None, "--split", f"mode {mode}", "given masks or images", "Leave it out.")
     if mode == "image_to_mask":
         require(config.classes is None, "--classes", "mode image_to_mask", "no class: it is not told", "Leave it out.")
         draws = 8 if draws is None else draws
@@ -153,6 +158,8 @@ def _masks_to_use(config: GenerateConfig, card: ModelCard) -> list[Given]:
     split = config.split
     if split is None and (folder / "dataset.json").is_file():
         split = "train"
+    if split in ("val", "test"):
+        logger.warning("images for masks of %s: to look at and to measure; combine will refuse them", split)
     given = read_given(folder, "masks", card.img_size, split, card.classes)
     if config.classes is not None:
         given = [g for g in given if g.label is None or g.label in config.classes]

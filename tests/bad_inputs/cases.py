@@ -321,7 +321,7 @@ CHECKPOINTS = [
     Case("pickle (.pt) that would run code", "generate --checkpoint_path model.pt --output_dir out",
          ("model.pt: found a pickle",), bomb("model.pt")),
     Case("pickle renamed .safetensors", GENERATE, ("found a damaged file",), bomb("model.safetensors")),
-    Case("class that the checkpoint does not know", f"{GENERATE} --classes cyst", ("cyst", "benign, malignant")),
+    Case("class that the checkpoint does not know", f"{GENERATE} --classes cyst", ("cyst", "benign malignant")),
 ]  # fmt: skip
 
 SETTINGS = [

@@ -234,8 +234,8 @@ def test_every_command_exists(name: str) -> None:
     assert dataclasses.is_dataclass(config_class)
     assert callable(cli.load(COMMANDS[name].function))
     assert len({s.key for s in settings(config_class)}) > 1
-    commented = [s.key for s in settings(config_class) if s.help]
-    assert len(commented) > 1
+    # A comment that the formatter moves off the line of its field is not found
+    assert [s.key for s in settings(config_class) if not s.help] == []
 
 
 def test_the_quickstart_prints_lines_that_can_be_typed() -> None:

@@ -310,12 +310,13 @@ def test_images_for_train_masks_stay_in_their_groups(real: PairSet, tmp_path: Pa
     assert {r.group for r in drawn} == {r.group for r in real.select("train").records}
 
 
-def test_a_held_out_mask_at_another_size_is_recognised(real: PairSet, tmp_path: Path) -> None:
-    """Damage: comparing hashes alone, which differ when a mask was saved at another size or drawn for before."""
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_held_out_mask_at_another_size_is_recognised(mirrored: bool, real: PairSet, tmp_path: Path) -> None:
+    """Damage: comparing hashes alone, which differ when a mask was saved at another size, mirrored, or drawn for."""
     real = unlike_masks(real)
     record = real.select("test").records[0]
     mask = cv2.resize(real.read_mask(record), (32, 32), interpolation=cv2.INTER_AREA)
-    mask = np.where(mask > 127, 255, 0).astype(np.uint8)
+    mask = np.where(mask > 127, 255, 0).astype(np.uint8)[:, :: -1 if mirrored else 1]
     records = []
     for number, picture in enumerate((np.flipud(mask), mask)):
         image = cv2.resize(scene(5000 + number), (32, 32))

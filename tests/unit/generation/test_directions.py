@@ -203,13 +203,21 @@ def test_masks_of_one_picture_are_one(real: PairSet, tmp_path: Path) -> None:
     assert (given.id, given.hash) == ("x", real.records[0].mask_hash)
 
 
+def test_folders_of_images_need_not_be_classes(real: PairSet, tmp_path: Path) -> None:
+    """Damage: leaving out the folders that are no class of the checkpoint, of which none is told."""
+    folder = pictures(tmp_path / "images", real, "images")
+    (folder / "benign").rename(folder / "normal")
+    given = read_given(folder, "images", SIDE, None, CLASSES)
+    assert [g.id.split("_")[0] for g in given] == ["malignant"] * 2 + ["normal"] * 2
+
+
 def test_one_draw_has_no_doubt(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: entropy of an interpolated mask, which finds doubt along every outline."""
     config = settings(checkpoint, tmp_path / "out", images=str(real.root), split="test", draws=1)
     for row in generate_masks(config):
         found = cv2.imread(str(tmp_path / "out" / "uncertainty" / f"{row['id']}.png"), cv2.IMREAD_UNCHANGED)
         assert found.max() == 0
-        assert (row["agreement"], row["uncertainty"], row["area_std"]) == (1, 0, 0)
+        assert (row["agreement"], row["uncertainty"], row["area_std"]) == (None, 0, 0)
 
 
 def test_a_class_without_lesions_takes_no_lesion(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
@@ -236,7 +244,7 @@ def test_entropy_and_agreement() -> None:
     left[:, :2] = right[:, 1:3] = True
     assert agreement(np.stack([left, right])) == pytest.approx(0.5)
     assert agreement(np.stack([left, left, right])) == pytest.approx((1 + 0.5 + 0.5) / 3)
-    assert agreement(np.stack([none, none])) == agreement(left[None]) == 1
+    assert agreement(np.stack([none, none])) == 1
 
 
 @pytest.mark.parametrize(
@@ -245,16 +253,20 @@ def test_entropy_and_agreement() -> None:
         ({"mode": "mask_to_image"}, "--mode mask_to_image: found no --masks; expected --masks FOLDER"),
         ({"mode": "image_to_mask"}, "--mode image_to_mask: found no --images"),
         ({"mode": "joint", "masks": "x"}, "--masks: found mode joint; expected mode mask_to_image"),
-        ({"masks": "x", "images": "y"}, "--masks: found mode image_to_mask; expected mode mask_to_image"),
-        ({"draws": 3}, "--draws, --split: found mode joint; expected given masks or images"),
+        ({"masks": "x", "images": "y"}, "--masks: found --images beside it; expected one of them"),
+        ({"draws": 3}, "--draws: found mode joint; expected given masks or images"),
+        ({"mode": "mask_first", "split": "val"}, "--split: found mode mask_first; expected given masks or images"),
+        ({"images": "FLAT"}, "png: found a black and white picture .*; expected an ultrasound picture"),
+        ({"masks": "DIM", "classes": ["benign"]}, "png: found a picture whose brightest pixel is 1; expected a mask"),
+        ({"masks": "INVERTED", "classes": ["benign"]}, r"png: found a lesion on 9\d% of the picture; expected at most"),
         ({"images": "REAL", "classes": ["benign"]}, "--classes: found mode image_to_mask; expected no class"),
         ({"images": "REAL", "draws": 0}, "--draws: found 0; expected a number above 0"),
         ({"masks": "nowhere"}, "nowhere: found nothing; expected a folder with masks"),
-        ({"masks": "EMPTY"}, "empty: found no masks; expected a PAIRS folder, or PNG files, or folders benign"),
+        ({"masks": "EMPTY"}, "empty: found no masks; expected a PAIRS folder, or pictures .*, or folders benign"),
         ({"masks": "EMPTY", "split": "val"}, "--split: found val; expected --masks that is a PAIRS folder"),
         ({"masks": "IMAGES"}, r"png: found a picture of which \d+% is neither black nor white; expected a mask"),
         ({"masks": "FLAT"}, "png: found a mask whose class nobody tells; expected one of benign, malignant"),
-        ({"masks": "REAL", "classes": ["cyst"]}, "--classes: found cyst; expected classes of the checkpoint"),
+        ({"masks": "REAL", "classes": ["cyst"]}, "--classes: found 'cyst'; expected classes of the checkpoint"),
     ],
 )
 def test_refused(changes: dict[str, Any], message: str, real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
@@ -264,6 +276,12 @@ def test_refused(changes: dict[str, Any], message: str, real: PairSet, checkpoin
         "REAL": real.root, "EMPTY": tmp_path / "empty", "IMAGES": pictures(tmp_path / "images", real, "images"),
         "FLAT": pictures(tmp_path / "masks", real, "masks") / "benign", "x": "x", "y": "y",
     }  # fmt: skip
+    mask = np.zeros((40, 40), np.uint8)
+    mask[10:20, 10:20] = 1
+    for name, picture in (("DIM", mask), ("INVERTED", 255 - 255 * mask)):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        cv2.imwrite(str(tmp_path / name / "a.png"), picture)
     values = {k: str(folders.get(v, v)) if k in ("masks", "images") else v for k, v in changes.items()}
     with pytest.raises(UserError, match=message):
         generate(settings(checkpoint, tmp_path / "out", **values))

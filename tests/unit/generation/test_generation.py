@@ -254,7 +254,7 @@ def test_gives_up_after_max_redraws(checkpoint: Path, tmp_path: Path, monkeypatc
     """Damage: letting degenerate masks through in the end, or drawing for ever."""
     monkeypatch.setattr(drawing, "mask_fault", lambda *_: "empty")
     message = (
-        r"^chunk benign_00000: found 4 of 4 masks degenerate after 2 redraws \(\{'benign': \{'empty': 12\}\}\); "
+        r"^chunk benign_00000: found 4 of 4 masks degenerate after 2 redraws \(benign: 12 empty\); "
         "expected lesion masks"
     )
     with pytest.raises(UserError, match=message):
@@ -331,7 +331,7 @@ def refuse(message: str, path: Path | str, tmp_path: Path, **changes: Any) -> No
 
 def test_unknown_class(checkpoint: Path, tmp_path: Path) -> None:
     """Damage: ValueError of list.index, or an empty class."""
-    message = "--classes: found cyst; expected classes of the checkpoint: benign, malignant"
+    message = "--classes: found 'cyst'; expected classes of the checkpoint, with blanks between them: benign malignant"
     refuse(message, checkpoint, tmp_path, classes=["benign", "cyst"])
 
 
