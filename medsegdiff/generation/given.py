@@ -19,8 +19,8 @@ from medsegdiff.files import DATASET_FILE, read_json, require_folder
 from medsegdiff.generation.gates import LARGEST_LESION
 
 UNCLEAR = (64, 192)  # grey values between these are neither lesion nor background of a mask
-GREY_SHARE = 0.05  # least share of an ultrasound picture that is neither black nor white; masks have next to nothing
 UNCLEAR_SHARE = 0.05  # largest share of such pixels; soft edges stay below it, ultrasound pictures far above
+GREY_SHARE = 0.05  # least share of an ultrasound picture that is neither black nor white; masks have next to nothing
 
 
 @dataclass(frozen=True, eq=False)
