@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from tqdm import tqdm
 
 from medsegdiff.errors import UserError
 from medsegdiff.training.state import begin_run, damaged_state, latest_state, save_state
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer(Protocol):
@@ -80,6 +83,8 @@ def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str
     """
     begin_run(config.output_dir, config.identity)
     progress = _resume(trainer, config.output_dir)
+    if progress.step:
+        logger.info("going on from step %d of %d", progress.step, config.total_steps)
     marks = eval_steps(config.total_steps, config.evals)
     with contextlib.ExitStack() as stack:
         writer = SummaryWriter(str(config.output_dir / "tensorboard"), purge_step=progress.step + 1)
