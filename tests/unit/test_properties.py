@@ -310,7 +310,7 @@ def test_entropy_is_bits_of_doubt(share: float) -> None:
 
 
 @SETTINGS
-@given(masks=arrays.arrays(np.bool_, st.tuples(st.integers(1, 5), st.just(3), st.just(4))), data=st.data())
+@given(masks=arrays.arrays(np.bool_, st.tuples(st.integers(2, 5), st.just(3), st.just(4))), data=st.data())
 def test_agreement_is_a_share(masks: np.ndarray[Any, Any], data: st.DataObject) -> None:
     """Damage: 0 / 0 for empty masks; couples of a mask with itself counted; unequal masks in full agreement."""
     value = agreement(masks)
