@@ -27,7 +27,7 @@ from medsegdiff.data.hashing import hash_distances
 from medsegdiff.data.pictures import balance_table
 from medsegdiff.data.records import METADATA_FILE, PairRecord, PairSet, class_counts, read_pairs, write_pairs
 from medsegdiff.errors import UserError
-from medsegdiff.files import DATASET_FILE, check_output_folder, is_finished, make_folder, staged_folder, write_json
+from medsegdiff.files import DATASET_FILE, is_finished, make_folder, staged_folder, write_json
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +48,12 @@ def combine(config: CombineConfig) -> PairSet:
     identity = identity_of(config, "combine", leave_out=("real_data", "synthetic_data", "output_dir"))
     identity |= {"real_hash": _metadata_hash(real), "synthetic_hash": _metadata_hash(synthetic)}
     output = Path(os.path.abspath(config.output_dir))
-    check_output_folder(output, identity)  # before pictures are read
+    if is_finished(output, identity):  # before pictures are read
+        log.info("%s holds this data set, finished", output)
+        return read_pairs(output)
     _check_leakage(real, synthetic, _duplicate_bits(config, real))
     chosen = choose(real, synthetic, config)
     kept = [r for r in real.records if not (config.synthetic_only and r.split == "train")]
-    if is_finished(output, identity):
-        log.info("%s holds this data set, finished", output)
-        return read_pairs(output)
     with staged_folder(output, identity) as folder:
         records = _link_all(folder, [(real, r, r) for r in kept] + _renamed(real, synthetic, chosen))
         balance = describe_balance(real, records)
