@@ -221,7 +221,7 @@ def _one_line(message: object) -> str:
 
 
 def _kind(setting: Setting) -> str:
-    """What a setting takes, in words: "int", "float | None", "one of auto, cpu, cuda", "a list of str"."""
+    """What a setting takes, in words: "int", "float", "one of auto, cpu, cuda", "a list of str"."""
     for kind in (setting.kind, *get_args(setting.kind)):  # the choices of `Literal[...] | None` lie one level down
         if get_origin(kind) is Literal:
             return f"one of {', '.join(map(str, get_args(kind)))}"

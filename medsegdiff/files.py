@@ -16,7 +16,9 @@ import numpy as np
 from medsegdiff.errors import UserError
 from medsegdiff.locks import clear_stale_lock, locked
 
-DATASET_FILE = "dataset.json"
+# What the phases write last of all, as the sign that they are finished: by it a folder tells what it holds.
+DATASET_FILE, SUMMARY_FILE, SCORES_FILE = "dataset.json", "summary.json", "scores.json"
+HOLDS = {DATASET_FILE: "a data set", SUMMARY_FILE: "a generative training", SCORES_FILE: "a segmentation run"}
 IDENTITY_FILE = "identity.json"  # in a folder that is being made: what decides its content
 
 
@@ -91,7 +93,8 @@ def require_folder(path: Path, what: str) -> Path:
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The keys whose values differ between two JSON-like mappings, each as `key: old -> new`."""
+    """The keys whose values differ, each as `key: old -> new`; `old` is from JSON, `new` may hold tuples."""
+    new = json.loads(json.dumps(new))
     keys = sorted(set(old) | set(new))
     return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in keys if old.get(k) != new.get(k)]
 
@@ -123,7 +126,7 @@ def remove(path: Path) -> None:
 def check_output_folder(output: Path, identity: dict[str, Any]) -> None:
     """Refuse an output folder that holds something else, or was made by other settings.
 
-    `identity` is what decides the content (phase and settings), as JSON-like values.
+    `identity` is what decides the content (phase and settings).
     """
     if output.is_file():
         raise UserError(output, "a file", "a folder to write", "Choose another output folder.")
@@ -146,13 +149,20 @@ def check_output_folder(output: Path, identity: dict[str, Any]) -> None:
         )
 
 
+def refuse_other_phase(output: Path, own: str, expected: str) -> None:
+    """Refuse an output folder that another phase has finished; `own` is the file that this one ends with."""
+    for name, what in HOLDS.items():
+        if name != own and (output / name).exists():
+            raise UserError(output, what, expected, "Choose another --output_dir.")
+
+
 def is_finished(output: Path, identity: dict[str, Any]) -> bool:
     """Whether `output` is a data set that the same settings made. Raises `UserError` as `check_output_folder` does.
 
     Clears what is left of a run that was killed after its data set had got its name.
     """
     output = Path(os.path.realpath(output))
-    check_output_folder(output, json.loads(json.dumps(identity)))
+    check_output_folder(output, identity)
     if not (output / DATASET_FILE).is_file():
         return False
     (output / IDENTITY_FILE).unlink(missing_ok=True)
@@ -168,15 +178,14 @@ def staged_folder(output: Path, identity: dict[str, Any], keep_partial: bool = F
     Raises `UserError` where `output` is more than an empty folder, and where another run is at it.
     """
     output = Path(os.path.realpath(output))
-    plain = json.loads(json.dumps(identity))
     make_folder(output.parent)
     with locked(output, beside=True):
-        check_output_folder(output, plain)
+        check_output_folder(output, identity)
         if (output / DATASET_FILE).is_file():  # another run was quicker, between `is_finished` and the lock
             hint = "Start the same command again: it takes what is there."
             raise UserError(output, "a finished data set", "an empty folder or none", hint)
         staging = output.with_name(output.name + ".partial")
-        _open_staging(staging, plain, keep_partial)
+        _open_staging(staging, identity, keep_partial)
         yield staging
         _put_in_place(staging, output)
 

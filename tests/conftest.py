@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from medsegdiff.checkpoint import ModelCard, build_denoiser, save_checkpoint
+from medsegdiff.config import DiffusionConfig, ModelConfig
 from medsegdiff.data.records import PairRecord, PairSet, write_pair, write_pairs
+from medsegdiff.diffusion.codec import PairCodec
 
 CLASSES = ["benign", "malignant"]
 WritePairs = Callable[..., PairSet]
@@ -45,6 +50,34 @@ def gaussian() -> Gaussian:
     """Two strongly correlated channels of unlike variance."""
     covariance = torch.tensor([[0.30, -0.18], [-0.18, 0.20]], dtype=torch.float64)
     return Gaussian(torch.tensor([0.3, -0.4], dtype=torch.float64), covariance)
+
+
+def random_checkpoint(path: Path, noise: float = 0.02, **changes: Any) -> Path:
+    """Save a tiny network with random weights at `path`; `changes` are fields of its card.
+
+    As it is, its masks are noise of which half is lesion: one large connected part.
+    """
+    card = ModelCard(
+        img_size=16,
+        classes=CLASSES,
+        lesion_classes=CLASSES,
+        model=ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2),
+        diffusion=DiffusionConfig(sigma_max=2.0, sigma_min=0.5),
+        codec=PairCodec((0.4, 0.6), (0.2, 0.5)),
+        aspects={"benign": [1.25, 1.5], "malignant": [0.75]},
+        train_hashes=[{"image_hash": "ab", "perceptual_hash": "cd"}],
+        step=7,
+        scores={"val_loss": 1.0},
+    )
+    card = dataclasses.replace(card, **changes)
+    torch.manual_seed(0)
+    denoiser = build_denoiser(card)
+    with torch.no_grad():
+        for weight in denoiser.parameters():
+            weight.add_(noise * torch.randn_like(weight))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(path, denoiser.state_dict(), card)
+    return path
 
 
 def ellipse_pairs(

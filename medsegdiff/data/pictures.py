@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -13,6 +14,8 @@ from matplotlib.figure import Figure
 
 from medsegdiff.data.records import SPLITS, PairRecord, PairSet, class_counts
 from medsegdiff.files import write_bytes
+
+T = TypeVar("T")
 
 OUTLINE = (255, 200, 0)  # RGB
 TITLE_HEIGHT = 14  # pixels
@@ -79,14 +82,18 @@ def balance_table(counts: Mapping[str, Mapping[str, int]]) -> str:
     return "\n".join("  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows)
 
 
+def spread(items: Sequence[T], number: int) -> list[T]:
+    """Up to `number` of the items, evenly over all."""
+    return [items[i] for i in np.linspace(0, len(items) - 1, min(number, len(items))).round().astype(int)]
+
+
 def _examples(pairs: PairSet, number: int) -> list[PairRecord]:
     """About `number` pairs, the same number of each class, evenly over the ids."""
     chosen: list[PairRecord] = []
     each = max(1, number // len(pairs.classes))
     for label in pairs.classes:
         records = pairs.select(label=label).records
-        steps = np.linspace(0, len(records) - 1, min(each, len(records))).round().astype(int)
-        chosen += [records[i] for i in steps]
+        chosen += spread(records, each)
     return chosen
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from collections import Counter
@@ -116,7 +115,7 @@ def _check_output(output: Path, identity: dict[str, Any]) -> None:
     info = read_json(record) if record.is_file() else {}
     made_by = info.get("identity") if isinstance(info, dict) else None
     known = made_by.get("input_hash") if isinstance(made_by, dict) else None
-    check_output_folder(output, json.loads(json.dumps(identity | {"input_hash": known})))
+    check_output_folder(output, identity | {"input_hash": known})
 
 
 def input_hash(pairs: list[RawPair]) -> str:

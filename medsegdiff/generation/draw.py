@@ -24,15 +24,18 @@ def draw_channels(
     starts from the same numbers. A modality of level 0 in the first row is taken from `given` (B, C, S, S) and comes
     back as it is, to the bit; of the other channels `given` may hold anything.
     """
-    device = sigmas.device
-    start = sigmas.cpu()[0][codec.modality].view(1, -1, 1, 1)
-    x = noise(0) * start
-    if given is not None:
-        x = torch.where(start == 0, given, x)
+    device, x = sigmas.device, _start(codec, sigmas, noise, given)
     with torch.inference_mode():
         return SAMPLERS[sampler](
             denoise, x.to(device), sigmas, codec.modality.to(device), lambda step: noise(1 + step).to(device)
         )
+
+
+def _start(codec: PairCodec, sigmas: Tensor, noise: Noise, given: Tensor | None) -> Tensor:
+    """Channels at the first row of the table, on the CPU: noise, and what is given where the level is 0."""
+    start = sigmas.cpu()[0][codec.modality].view(1, -1, 1, 1)
+    x = noise(0) * start
+    return x if given is None else torch.where(start == 0, given, x)
 
 
 def draw_pairs(
@@ -75,8 +78,7 @@ def expected_masks(denoiser: Denoiser, codec: PairCodec, given: Tensor, sigmas: 
     nothing, which leaves E[mask | image], the probability of lesion in each pixel.
     """
     device = denoiser.modality.device
-    start = sigmas[0][codec.modality].view(1, -1, 1, 1)
-    x = torch.where(start == 0, given, noise(0) * start)
+    x = _start(codec, sigmas, noise, given)
     with torch.inference_mode():
         estimate = classless_denoise(denoiser, len(given))(x.to(device), sigmas[0].to(device))
     return codec.pixels(estimate.float().cpu())[1].clamp(0, 1)

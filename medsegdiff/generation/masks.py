@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from medsegdiff.data.pictures import contact_sheet
+from medsegdiff.data.pictures import contact_sheet, spread
 from medsegdiff.data.records import read_grey
 from medsegdiff.files import DATASET_FILE, make_folder, read_json, write_bytes, write_json, write_png
 from medsegdiff.generation.draw import Noise, draw_masks, expected_masks
 from medsegdiff.generation.given import Given
-from medsegdiff.generation.plan import CHUNKS, Chunk, Item
+from medsegdiff.generation.plan import Chunk, Item, batched, record_file
 from medsegdiff.generation.source import Source, padded
 from medsegdiff.training.device import autocast
 
@@ -38,7 +38,7 @@ def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
     for number, image in enumerate(images):
         part = slice(number * draws, (number + 1) * draws)
         rows.append(_write(folder, image, drawn[part], expected[number]))
-    write_json(folder / CHUNKS / f"{task.name}.json", {"rows": rows})
+    write_json(record_file(task, folder), {"rows": rows})
 
 
 def draw_all(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray]:
@@ -60,8 +60,7 @@ def draw_all(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray]:
 def _batches(source: Source, items: tuple[Item, ...]) -> Iterator[tuple[int, Tensor, Noise]]:
     """Number of items, given channels and noise of each batch, padded to `chunk_size`."""
     size = source.config.chunk_size
-    for start in range(0, len(items), size):
-        some = items[start : start + size]
+    for some in batched(items, size):
         batch = padded(some, size)
         given = source.given(batch)
         assert given is not None
@@ -118,9 +117,14 @@ def _write(folder: Path, image: Given, drawn: np.ndarray, expected: np.ndarray) 
     }  # fmt: skip
 
 
+def read_rows(tasks: list[Chunk], folder: Path) -> list[dict[str, Any]]:
+    """The rows of all finished chunks, one an image."""
+    return [row for t in tasks for row in read_json(record_file(t, folder))["rows"]]
+
+
 def gather(source: Source, tasks: list[Chunk], folder: Path, identity: dict[str, Any]) -> list[dict[str, Any]]:
     """Write masks.csv, contact_sheet.png and, last of all, dataset.json; returns the rows of the table."""
-    rows = [row for t in tasks for row in read_json(folder / CHUNKS / f"{t.name}.json")["rows"]]
+    rows = read_rows(tasks, folder)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -128,19 +132,17 @@ def gather(source: Source, tasks: list[Chunk], folder: Path, identity: dict[str,
     write_bytes(folder / TABLE_FILE, text.getvalue().encode())
     given = list({i.given.id: i.given for t in tasks for i in t.items if i.given is not None}.values())
     write_png(folder / "contact_sheet.png", _sheet(folder, given, rows[0]["draws"]))
-    checkpoint = {"sha256": source.digest, "step": source.card.step, "train_hashes": source.card.train_hashes}
-    write_json(folder / DATASET_FILE, {"kind": KIND, "identity": identity, "checkpoint": checkpoint})
+    write_json(folder / DATASET_FILE, {"kind": KIND, "identity": identity, "checkpoint": source.provenance})
     return rows
 
 
 def _sheet(folder: Path, given: list[Given], draws: int) -> np.ndarray:
     """A row for each of some images, spread over all: image, some draws, mean, uncertainty, consensus, one call."""
-    rows = np.linspace(0, len(given) - 1, min(SHEET_IMAGES, len(given))).round().astype(int)
     images: list[np.ndarray] = []
     masks: list[np.ndarray | None] = []
     titles: list[str] = []
     shown = min(SHEET_DRAWS, draws)
-    for image in (given[i] for i in rows):
+    for image in spread(given, SHEET_IMAGES):
         picture = cv2.resize(image.picture, (image.width, image.height), interpolation=cv2.INTER_LINEAR)
 
         def read(name: str, image: Given = image) -> np.ndarray:

@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 import torch
 
-from medsegdiff.data.pictures import contact_sheet
+from medsegdiff.data.pictures import contact_sheet, spread
 from medsegdiff.data.records import SYNTHETIC, PairRecord, PairSet, class_counts, write_pair, write_pairs
 from medsegdiff.data.transforms import generator
 from medsegdiff.errors import UserError
 from medsegdiff.files import read_json, write_json, write_png
 from medsegdiff.generation.draw import draw_pairs
 from medsegdiff.generation.gates import mask_fault
-from medsegdiff.generation.plan import CHUNKS, Chunk, Item
+from medsegdiff.generation.plan import Chunk, Item, record_file
 from medsegdiff.generation.source import ASPECT, Source, padded
 from medsegdiff.training.device import autocast
 
@@ -41,7 +41,7 @@ def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
             )
         )  # fmt: skip
     value = {"records": [dataclasses.asdict(r) for r in records], "faults": {k: dict(v) for k, v in faults.items()}}
-    write_json(folder / CHUNKS / f"{task.name}.json", value)
+    write_json(record_file(task, folder), value)
 
 
 def _aspect(source: Source, item: Item) -> float:
@@ -123,20 +123,19 @@ def draw_batch(source: Source, items: list[Item], attempts: list[int], size: int
 
 def gather(source: Source, tasks: list[Chunk], folder: Path, classes: list[str], identity: dict[str, Any]) -> PairSet:
     """Turn the records of all chunks into metadata; also writes class_balance.json and contact_sheet.png."""
-    chunks = [read_json(folder / CHUNKS / f"{t.name}.json") for t in tasks]
+    chunks = [read_json(record_file(t, folder)) for t in tasks]
     records = [PairRecord(**row) for chunk in chunks for row in chunk["records"]]
     redrawn: dict[str, Counter[str]] = {c: Counter() for c in classes}
     for chunk in chunks:
         for label, counts in chunk["faults"].items():
             redrawn[label].update(counts)
-    card = source.card
     given = sorted({item.given.hash for task in tasks for item in task.items if item.given})
     pairs = write_pairs(
         folder,
         records,
         classes=classes,
         identity=identity,
-        checkpoint={"sha256": source.digest, "step": card.step, "train_hashes": card.train_hashes},
+        checkpoint=source.provenance,
         masks_redrawn={label: dict(counts) for label, counts in redrawn.items()},
         **({"given_masks": given} if given else {}),
     )
@@ -167,8 +166,7 @@ def _given_sheet(tasks: list[Chunk], pairs: PairSet) -> np.ndarray:
         for item in task.items:
             assert item.given is not None
             names.setdefault(f"{item.given.id} {item.label}", []).append(item.name)
-    rows = list(names.items())
-    rows = [rows[i] for i in np.linspace(0, len(rows) - 1, min(SHEET_MASKS, len(rows))).round().astype(int)]
+    rows = spread(list(names.items()), SHEET_MASKS)
     by_id = {r.id: r for r in pairs.records}
     width = min(SHEET_DRAWS, max(len(drawn) for _, drawn in rows))
     images: list[np.ndarray] = []

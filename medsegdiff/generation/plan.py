@@ -42,7 +42,7 @@ def plan_pairs(mode: str, classes: list[str], known: list[str], per_class: int, 
     for label in classes:
         key = (MODES.index(mode), known.index(label))
         items = [Item(f"syn_{label}_{number:06d}", label, (*key, number)) for number in range(per_class)]
-        chunks += [Chunk(f"{label}_{n:05d}", some) for n, some in enumerate(_batched(items, chunk_size))]
+        chunks += [Chunk(f"{label}_{n:05d}", some) for n, some in enumerate(batched(items, chunk_size))]
     return chunks
 
 
@@ -55,13 +55,13 @@ def plan_images(given: list[Given], classes: list[str], known: list[str], draws:
             stem = f"syn_{mask.id}" if mask.label is not None or len(classes) == 1 else f"syn_{mask.id}_{label}"
             key = (mode, known.index(label), mask.number)
             items += [Item(f"{stem}_{draw:03d}", label, (*key, draw), mask) for draw in range(draws)]
-    return [Chunk(f"images_{n:05d}", some) for n, some in enumerate(_batched(items, chunk_size))]
+    return [Chunk(f"images_{n:05d}", some) for n, some in enumerate(batched(items, chunk_size))]
 
 
 def plan_masks(given: list[Given], draws: int, chunk_size: int) -> list[Chunk]:
     """`draws` masks of each given image; all of an image stand in one chunk."""
     mode = MODES.index("image_to_mask")
-    together = _batched(given, max(1, chunk_size // draws))
+    together = batched(given, max(1, chunk_size // draws))
     return [
         Chunk(
             f"masks_{n:05d}",
@@ -71,15 +71,21 @@ def plan_masks(given: list[Given], draws: int, chunk_size: int) -> list[Chunk]:
     ]
 
 
-def _batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+def batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    """`size` items at a time (itertools.batched, which Python has from 3.12 on)."""
     rest = iter(items)
     while some := tuple(itertools.islice(rest, size)):
         yield some
 
 
+def record_file(task: Chunk, folder: Path) -> Path:
+    """Where the record of a finished chunk lies."""
+    return folder / CHUNKS / f"{task.name}.json"
+
+
 def pending(tasks: list[Chunk], folder: Path) -> list[Chunk]:
     """The chunks whose record is not written yet."""
-    return [t for t in tasks if not (folder / CHUNKS / f"{t.name}.json").is_file()]
+    return [t for t in tasks if not record_file(t, folder).is_file()]
 
 
 def run_pending(tasks: list[Chunk], folder: Path, work: Callable[[Chunk], None], unit: str) -> None:

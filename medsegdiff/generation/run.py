@@ -20,10 +20,10 @@ from medsegdiff.config import GenerateConfig, identity_of, require, require_posi
 from medsegdiff.data.pictures import balance_table
 from medsegdiff.data.records import PairSet, class_counts, read_pairs
 from medsegdiff.errors import UserError
-from medsegdiff.files import is_finished, read_json, staged_folder
+from medsegdiff.files import DATASET_FILE, is_finished, staged_folder
 from medsegdiff.generation import masks, pairs
 from medsegdiff.generation.given import Given, read_given
-from medsegdiff.generation.plan import CHUNKS, plan_images, plan_masks, plan_pairs, run_pending
+from medsegdiff.generation.plan import plan_images, plan_masks, plan_pairs, run_pending
 from medsegdiff.generation.source import Source
 from medsegdiff.training.device import choose_device, settle_precision
 
@@ -100,7 +100,7 @@ def generate_masks(config: GenerateConfig) -> list[dict[str, Any]]:
     tasks = plan_masks(given, config.draws or 1, config.chunk_size)
     if is_finished(output, identity):
         logger.info("%s holds these masks, finished", output)
-        return [row for t in tasks for row in read_json(output / CHUNKS / f"{t.name}.json")["rows"]]
+        return masks.read_rows(tasks, output)
     with staged_folder(output, identity, keep_partial=True) as folder:
         run_pending(tasks, folder, lambda task: masks.run_chunk(source, task, folder), "mask")
         rows = masks.gather(source, tasks, folder, identity)
@@ -156,7 +156,7 @@ def _masks_to_use(config: GenerateConfig, card: ModelCard) -> list[Given]:
     """The given masks; of a PAIRS folder those of the train split unless told, since images of held-out masks leak."""
     folder = Path(str(config.masks))
     split = config.split
-    if split is None and (folder / "dataset.json").is_file():
+    if split is None and (folder / DATASET_FILE).is_file():
         split = "train"
     if split in ("val", "test"):
         logger.warning("images for masks of %s: to look at and to measure; combine will refuse them", split)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,11 @@ class Source:
         """(T + 1, 2) table of the mode."""
         assert self.config.mode is not None
         return sigma_table(self.config.mode, self.card.diffusion, self.config.steps)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What dataset.json tells about the checkpoint; by its hashes `combine` refuses leakage."""
+        return {"sha256": self.digest, "step": self.card.step, "train_hashes": self.card.train_hashes}
 
     def noise(self, items: Sequence[Item], attempts: Sequence[int]) -> Callable[[int], Tensor]:
         """noise(step) -> (B, C, S, S): standard normal numbers of each item from its own counters, on the CPU."""

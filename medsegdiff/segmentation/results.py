@@ -16,10 +16,9 @@ from matplotlib.figure import Figure
 
 from medsegdiff.data.records import PairRecord
 from medsegdiff.errors import UserError
-from medsegdiff.files import read_json, require_folder, write_bytes
+from medsegdiff.files import SCORES_FILE, read_json, require_folder, write_bytes
 from medsegdiff.segmentation.scores import METRICS, bootstrap_interval, paired_difference
 
-SCORES_FILE = "scores.json"
 PER_IMAGE_FILE = "per_image.csv"
 OVERLAYS_FILE = "overlays.png"
 ALL = "all"  # the scope of all classes together

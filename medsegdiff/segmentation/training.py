@@ -17,13 +17,20 @@ from medsegdiff.data.dataset import PairTensors, load_tensors, pixel_size
 from medsegdiff.data.records import PairRecord, PairSet, read_pairs
 from medsegdiff.data.transforms import SEGMENTATION, augment, generator
 from medsegdiff.errors import UserError
-from medsegdiff.files import DATASET_FILE, clear_leftovers, differing_keys, make_folder, read_json, write_json
+from medsegdiff.files import (
+    SCORES_FILE,
+    clear_leftovers,
+    differing_keys,
+    make_folder,
+    read_json,
+    refuse_other_phase,
+    write_json,
+)
 from medsegdiff.locks import locked
 from medsegdiff.segmentation.models import build_model, load_model, save_model
 from medsegdiff.segmentation.results import (
     OVERLAYS_FILE,
     PER_IMAGE_FILE,
-    SCORES_FILE,
     ImageScore,
     check_comparable,
     compare,
@@ -143,9 +150,7 @@ def _read_baseline(config: SegmentConfig, test: PairSet) -> list[ImageScore] | N
 
 
 def _finished(output: Path, identity: dict[str, Any]) -> bool:
-    for name, what in ((DATASET_FILE, "a data set"), ("summary.json", "a generative training")):
-        if (output / name).exists():
-            raise UserError(output, what, "a folder for weights and scores", "Choose another --output_dir.")
+    refuse_other_phase(output, SCORES_FILE, "a folder for weights and scores")
     if not (output / SCORES_FILE).is_file():
         return False
     changed = differing_keys(read_json(output / SCORES_FILE)["identity"], identity)

@@ -5,7 +5,6 @@ Beside them lies the identity of the run, from before its first step on.
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import shutil
@@ -46,7 +45,7 @@ def begin_run(output_dir: Path, identity: dict[str, Any]) -> None:
 
 def refuse_other_run(output_dir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise `UserError`, naming the differences, where two identities are not the same."""
-    changed = differing_keys(old, json.loads(json.dumps(new)))
+    changed = differing_keys(old, new)
     if changed:
         raise UserError(
             output_dir,

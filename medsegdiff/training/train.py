@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import logging
 import math
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from medsegdiff.checkpoint import ModelCard, build_denoiser, save_checkpoint
+from medsegdiff.checkpoint import BEST_FILE, ModelCard, build_denoiser, save_checkpoint
 from medsegdiff.config import DiffusionConfig, TrainConfig, identity_of, require, require_fraction, require_positive
 from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.records import PairSet, read_pairs
@@ -24,7 +23,7 @@ from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.loss import denoising_loss
 from medsegdiff.diffusion.noise import IMAGE, MASK, draw_sigma
 from medsegdiff.errors import UserError
-from medsegdiff.files import DATASET_FILE, clear_leftovers, make_folder, read_json, write_json
+from medsegdiff.files import SUMMARY_FILE, clear_leftovers, make_folder, read_json, refuse_other_phase, write_json
 from medsegdiff.locks import locked
 from medsegdiff.training.device import autocast, choose_device, settle_precision
 from medsegdiff.training.ema import EMA
@@ -35,7 +34,7 @@ from medsegdiff.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
-BEST_FILE, LAST_FILE, SUMMARY_FILE = "best_model.safetensors", "last_model.safetensors", "summary.json"
+LAST_FILE = "last_model.safetensors"
 AUGMENT, NOISE, WEIGHTS, DROPOUT = 1, 2, 3, 4  # purpose numbers of the random streams
 
 
@@ -57,12 +56,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
             "Give the folder that prepare wrote.",
         )
     output = Path(config.output_dir)
-    for name, what in ((DATASET_FILE, "a data set"), ("scores.json", "a segmentation run")):
-        if (output / name).exists():
-            raise UserError(output, what, "a folder for checkpoints", "Choose another --output_dir.")
+    refuse_other_phase(output, SUMMARY_FILE, "a folder for checkpoints")
     make_folder(output)
     identity = identity_of(config, "train", ("data_dir", "output_dir", "device", "save_every"))
-    identity = json.loads(json.dumps(identity | {"data": data_digest(pairs)}))
+    identity |= {"data": data_digest(pairs)}
     with locked(output):
         clear_leftovers(output, BEST_FILE, LAST_FILE, SUMMARY_FILE, "history.jsonl", "samples/*.png")
         return _finished(output, identity) or _train(config, pairs, output, identity)

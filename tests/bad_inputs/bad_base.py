@@ -19,15 +19,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
-from medsegdiff.checkpoint import ModelCard, build_denoiser, save_checkpoint
 from medsegdiff.cli import main
-from medsegdiff.config import DiffusionConfig, ModelConfig, PrepareConfig
+from medsegdiff.config import PrepareConfig
 from medsegdiff.data.prepare import prepare
 from medsegdiff.data.records import write_pair, write_pairs
-from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.files import write_png
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # also where no pytest has done so
+from conftest import random_checkpoint
 
 CLASSES = ["benign", "malignant"]
 SHAPE = (40, 48)
@@ -111,24 +111,7 @@ def build_base(base: Path) -> Path:
     ]  # fmt: skip
     info = {"checkpoint": {"train_hashes": hashes}}
     write_pairs(base / "synthetic", records, classes=CLASSES, identity={"phase": "generate"}, **info)
-    card = ModelCard(
-        img_size=16,
-        classes=CLASSES,
-        lesion_classes=CLASSES,
-        model=ModelConfig(model_channels=8, channel_mult=[1, 1], transformer_depth=0, num_heads=1),
-        diffusion=DiffusionConfig(sigma_max=2.0, sigma_min=0.5),
-        codec=PairCodec((0.4, 0.6), (0.2, 0.5)),
-        aspects={"benign": [1.2], "malignant": [1.2]},
-        train_hashes=hashes,
-        step=1,
-        scores={},
-    )
-    torch.manual_seed(0)
-    denoiser = build_denoiser(card)
-    with torch.no_grad():
-        for weight in denoiser.parameters():
-            weight.add_(0.02 * torch.randn_like(weight))  # its masks are noise of which half is lesion
-    save_checkpoint(base / "model.safetensors", denoiser.state_dict(), card)
+    random_checkpoint(base / "model.safetensors", train_hashes=hashes)
     return base
 
 

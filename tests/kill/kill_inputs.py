@@ -43,31 +43,13 @@ def make_inputs(folder: Path, jobs: Iterable[str]) -> int:
 
 def write_checkpoint(real: Path, path: Path) -> None:
     """A network with random weights. Its masks are noise of which half is lesion: one large connected part."""
-    import torch
+    from conftest import random_checkpoint
 
-    from medsegdiff.checkpoint import ModelCard, build_denoiser, save_checkpoint
-    from medsegdiff.config import DiffusionConfig, ModelConfig
     from medsegdiff.data.records import read_pairs
-    from medsegdiff.diffusion.codec import PairCodec
 
     pairs = read_pairs(real)
-    records = pairs.select("train").records
-    card = ModelCard(
-        img_size=32,
-        classes=pairs.classes,
-        lesion_classes=pairs.classes,
-        model=ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2),
-        diffusion=DiffusionConfig(sigma_max=2.0, sigma_min=0.5),
-        codec=PairCodec((0.4, 0.6), (0.2, 0.5)),
+    hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in pairs.select("train").records]
+    random_checkpoint(
+        path, img_size=32, classes=pairs.classes, lesion_classes=pairs.classes, train_hashes=hashes,
         aspects={label: [1.0, 1.25] for label in pairs.classes},
-        train_hashes=[{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in records],
-        step=7,
-        scores={"val_loss": 1.0},
-    )
-    torch.manual_seed(0)
-    denoiser = build_denoiser(card)
-    with torch.no_grad():
-        for weight in denoiser.parameters():
-            weight.add_(0.02 * torch.randn_like(weight))
-    path.parent.mkdir(parents=True)
-    save_checkpoint(path, denoiser.state_dict(), card)
+    )  # fmt: skip

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import pytest
-import torch
+from conftest import random_checkpoint
 
-from medsegdiff.checkpoint import ModelCard, build_denoiser, load_checkpoint, save_checkpoint
-from medsegdiff.config import DiffusionConfig, GenerateConfig, ModelConfig
+from medsegdiff.checkpoint import load_checkpoint, save_checkpoint
+from medsegdiff.config import GenerateConfig
 from medsegdiff.data.dataset import squash
 from medsegdiff.data.records import PairSet, read_pairs
 from medsegdiff.diffusion.codec import PairCodec
@@ -34,21 +34,8 @@ CLASSES = ["benign", "malignant"]
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights that nobody trained."""
-    card = ModelCard(
-        img_size=SIDE, classes=CLASSES, lesion_classes=CLASSES,
-        model=ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2),
-        diffusion=DiffusionConfig(sigma_max=2.0, sigma_min=0.5), codec=PairCodec((0.4, 0.2), (0.2, 0.4)),
-        aspects={"benign": [1.25], "malignant": [0.75]}, train_hashes=[{"image_hash": "a", "perceptual_hash": "b"}],
-        step=7, scores={},
-    )  # fmt: skip
-    torch.manual_seed(0)
-    denoiser = build_denoiser(card)
-    with torch.no_grad():
-        for weight in denoiser.parameters():
-            weight.add_(0.05 * torch.randn_like(weight))
     path = tmp_path_factory.mktemp("checkpoint") / "best_model.safetensors"
-    save_checkpoint(path, denoiser.state_dict(), card)
-    return path
+    return random_checkpoint(path, 0.05, codec=PairCodec((0.4, 0.2), (0.2, 0.4)))
 
 
 @pytest.fixture(scope="module")

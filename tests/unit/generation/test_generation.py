@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import random_checkpoint
 from safetensors.torch import save_file
 
-from medsegdiff.checkpoint import ModelCard, build_denoiser, load_checkpoint, save_checkpoint
-from medsegdiff.config import DiffusionConfig, GenerateConfig, ModelConfig
+from medsegdiff.checkpoint import load_checkpoint, save_checkpoint
+from medsegdiff.config import GenerateConfig
 from medsegdiff.data.records import PairSet, class_counts, read_pairs
-from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.errors import UserError
 from medsegdiff.generation import pairs as drawing
 from medsegdiff.generation.gates import mask_fault
@@ -31,26 +31,7 @@ CLASSES = ["benign", "malignant"]
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny network with random weights. Its masks are noise of which half is lesion: one large connected part."""
-    card = ModelCard(
-        img_size=SIDE,
-        classes=CLASSES,
-        lesion_classes=CLASSES,
-        model=ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2),
-        diffusion=DiffusionConfig(sigma_max=2.0, sigma_min=0.5),
-        codec=PairCodec((0.4, 0.6), (0.2, 0.5)),
-        aspects={"benign": [1.25, 1.5], "malignant": [0.75]},
-        train_hashes=[{"image_hash": "ab", "perceptual_hash": "cd"}],
-        step=7,
-        scores={"val_loss": 1.0},
-    )
-    torch.manual_seed(0)
-    denoiser = build_denoiser(card)
-    with torch.no_grad():
-        for weight in denoiser.parameters():
-            weight.add_(0.02 * torch.randn_like(weight))
-    path = tmp_path_factory.mktemp("checkpoint") / "best_model.safetensors"
-    save_checkpoint(path, denoiser.state_dict(), card)
-    return path
+    return random_checkpoint(tmp_path_factory.mktemp("checkpoint") / "best_model.safetensors")
 
 
 def settings(checkpoint: Path, output: Path, **changes: Any) -> GenerateConfig:
