@@ -143,31 +143,41 @@ class CombineConfig:
 
 @dataclass(frozen=True)
 class SegmentConfig:
-    """Phase 5: PAIRS -> segmentation model, and its scores on the real test split."""
+    """Phase 5: PAIRS -> segmentation (or classification) model, and its scores on real test pictures."""
 
-    data_dir: str  # PAIRS folder: train is learnt, val stops early, test is scored once at the end
+    data_dir: str  # PAIRS folder: train is learnt, val picks the weights, test is scored once at the end
     output_dir: str = "./segmentation"  # weights, scores, overlays
-    model: str = "unet"  # architecture of segmentation-models-pytorch, lower-case
-    encoder: str = "resnet18"  # its encoder
-    encoder_weights: str | None = None  # "imagenet" (downloaded) or nothing: from scratch
-    epochs: int = 50  # passes over the train split, unless --steps is given
-    steps: int | None = None  # optimiser steps instead of epochs, so that arms of different size train equally long
-    patience: int = 15  # evaluations on val without a better Dice before training stops
-    evals: int = 30  # evaluations on val in the whole run
-    batch_size: int = 16  # pairs an optimiser step
+    task: Literal["segment", "classify"] = "segment"  # segment: outline the lesion; classify: tell its class
+    model: str | None = None  # architecture of smp, or madgnet (default unet); for classify one of timm (resnet18)
+    encoder: str | None = None  # its encoder (segment only); default: resnet18, for madgnet resnest50d
+    encoder_weights: str | None = None  # "imagenet" (downloaded), a file with weights, or nothing: from scratch
+    epochs: int = 50  # of 384 pairs each, however many there are, unless --steps is given
+    steps: int | None = None  # optimiser steps instead of epochs
+    small_share: float = 0.8  # share of the steps that come first and see pictures of half the size (a third the time)
+    patience: int = 15  # evaluations on val without a better score before training stops
+    evals: int = 12  # evaluations on val, all in the last part of the run (--eval_from)
+    eval_from: float = 0.5  # share of the steps before the first evaluation
+    batch_size: int = 8  # pairs an optimiser step
     lr: float = 1e-3  # peak learning rate of AdamW, cosine decay
     weight_decay: float = 0.01  # of AdamW
     warmup_steps: int = 50  # optimiser steps of linear warm-up
     grad_clip: float = 1.0  # largest norm of the gradient
     ema_decay: float = 0.99  # of the averaged weights that are evaluated and saved (shorter at the start)
+    dropout: float = 0.0  # share of channels dropped before the last layer
+    label_smoothing: float = 0.0  # targets run from half of it to 1 minus half of it
+    augment: bool = True  # geometry, gain, speckle, shadow, blur
     img_size: int = 128  # side of the square that pictures are squashed to, pixels; Dice is computed at this size
     balance_classes: bool = False  # draw every class equally often
+    mixing: Literal["all", "gradual"] = "all"  # gradual: synthetic pairs first, the share of real ones rising to 1
+    flip_test: bool = True  # average predictions of the picture and its mirror image
+    test_data: list[str] | None = None  # external test sets, scored too: folders in their published layout, or PAIRS
     baseline: str | None = None  # output folder of an earlier run on the same test pairs, to compare with
     bootstrap: int = 2000  # resamples of the intervals
     precision: Precision = "auto"  # autocast type; auto: bf16 where the device computes with it, else fp32
     device: Device = "auto"  # auto: a GPU where there is one
     save_every: int = 200  # optimiser steps between two states to resume from
     seed: int = 0  # of everything random
+    seeds: list[int] | None = None  # train once with each of these seeds, into <output_dir>/seed_<n>; report all
 
 
 def identity_of(config: Any, phase: str, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
