@@ -84,7 +84,7 @@ def seconds_told(run: Path, name: str) -> float | None:
 
 def ratio_interval(run: Path, arm: str, seed: int) -> tuple[float, float, float]:
     """Mean Dice of an arm over that of real only on the same images, with a paired 95 % bootstrap interval."""
-    values = [np.array([r.dice for r in read_run(run / f"segmentation_{a}_seed{seed}")[1]]) for a in (arm, "real")]
+    values = [np.array([r.dice for r in read_run(run / f"segmentation_{a}_seed{seed}")[1][0]]) for a in (arm, "real")]
     index = np.random.default_rng(0).integers(len(values[0]), size=(BOOTSTRAP, len(values[0])))
     draws = values[0][index].mean(axis=1) / values[1][index].mean(axis=1)
     low, high = np.percentile(draws, [2.5, 97.5])

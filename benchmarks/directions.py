@@ -29,8 +29,9 @@ from scipy.stats import spearmanr
 from medsegdiff.config import SegmentConfig
 from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.scoring import intervals
 from medsegdiff.segmentation.models import load_model
-from medsegdiff.segmentation.scores import bootstrap_interval, overlaps
+from medsegdiff.segmentation.scores import overlaps
 from medsegdiff.segmentation.training import predict_masks, true_masks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,7 +72,8 @@ def dice(found: np.ndarray, true: np.ndarray) -> list[float]:
 
 def interval(values: list[float]) -> dict[str, float]:
     """Mean and 95 % bootstrap interval over pictures."""
-    found = bootstrap_interval(values, RESAMPLES, 0)
+    columns, pictures = {"value": np.array(values)}, [str(number) for number in range(len(values))]
+    found = intervals.interval([columns], intervals.mean_of("value"), pictures, RESAMPLES, 0)
     return {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
 
 
@@ -85,7 +87,7 @@ class Judge:
     def masks(self, pairs: PairSet, size: int) -> tuple[np.ndarray, np.ndarray]:
         """(N, S, S) boolean masks that it finds in the images of all pairs, and those that the pairs hold."""
         data = load_tensors(pairs, size, what="pairs")
-        config = SegmentConfig(data_dir="", precision="fp32")
+        config = SegmentConfig(data_dir="", precision="fp32", flip_test=False)
         found = predict_masks(
             self.model, data, self.settings["mean"], self.settings["std"], config, torch.device("cpu")
         )

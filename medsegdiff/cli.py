@@ -52,7 +52,7 @@ COMMANDS = {
     ),
     "segment": Command(
         "medsegdiff.config:SegmentConfig",
-        "medsegdiff.segmentation.training:segment",
+        "medsegdiff.protocol.run:segment",
         "phase 5: PAIRS -> segmentation model and its scores on real test pictures",
     ),
     "phantom": Command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import math
 import os
@@ -191,6 +192,12 @@ def write_pairs(
     }
     write_json(root / DATASET_FILE, record)
     return PairSet(root, tuple(rows), record)
+
+
+def content_digest(records: Iterable[PairRecord]) -> str:
+    """SHA-256 of ids, classes, splits, groups, geometry and content hashes, whatever the order of the records."""
+    rows = sorted((r.id, r.label, r.split, r.group, r.pixel_aspect, r.image_hash, r.mask_hash) for r in records)
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
 def read_pairs(root: Path) -> PairSet:

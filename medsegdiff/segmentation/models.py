@@ -1,99 +1,130 @@
-"""Segmentation networks: the architectures and encoders of segmentation-models-pytorch, by name, and their files."""
+"""Segmentation networks by name: those of segmentation-models-pytorch, and MADGNet."""
 
 from __future__ import annotations
 
-import difflib
-import json
+import copy
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from medsegdiff.errors import UserError
-from medsegdiff.files import write_bytes
+from medsegdiff.segmentation.madgnet import MADGNet
+from medsegdiff.training.names import near_names
+from medsegdiff.training.pretrained import load_encoder, read_weights
+from medsegdiff.training.weights import load_weights
 
-FIXED_SIZE = {"dpt"}  # its encoders (ViT) take pictures of the size that they were made for, no other
-ARCHITECTURES: tuple[str, ...] = tuple(sorted(set(smp.MODEL_ARCHITECTURES_MAPPING) - FIXED_SIZE))
+MADGNET = "madgnet"
+ARCHITECTURES: tuple[str, ...] = tuple(sorted([*smp.MODEL_ARCHITECTURES_MAPPING, MADGNET]))
+DEFAULT_MODEL, DEFAULT_ENCODER = "unet", "resnet18"
+DEFAULT_ENCODERS = {MADGNET: "resnest50d", "dpt": "tu-vit_tiny_patch16_224"}  # where it is another one
 TIMM_PREFIX = "tu-"  # smp's mark of an encoder that comes from timm
+PROBED_SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)  # sides that a message may offer, pixels
 
 
-def build_model(name: str, encoder: str, encoder_weights: str | None = None) -> nn.Module:
+def build_model(name: str, encoder: str, weights: str | None = None, dropout: float = 0.0) -> nn.Module:
     """A network from (B, 1, S, S) standardised images to (B, 1, S, S) logits; S a multiple of 32.
 
-    `encoder_weights`: None starts from scratch, "imagenet" (or whatever else smp has for that encoder) is downloaded.
-    Raises `UserError` for unknown names, for a pair that does not go together, and where the download fails.
+    `weights`: None starts from scratch, "imagenet" (or whatever else smp has for that encoder) is downloaded, the path
+    of a file fills the encoder. `dropout`: share of channels dropped before the last layer.
+    Raises `UserError` for unknown names, for a pair that does not go together, and for weights that cannot be had.
     """
     if name not in ARCHITECTURES:
-        hint = f"Near: {_near(name, ARCHITECTURES)}." if _near(name, ARCHITECTURES) else "Names are lower-case."
+        near = near_names(name, ARCHITECTURES)
+        hint = f"Near: {near}." if near else "Names are lower-case."
         raise UserError("--model", repr(name), f"one of {', '.join(ARCHITECTURES)}", hint)
-    _check_encoder(encoder, encoder_weights)
-    try:
-        model: nn.Module = smp.create_model(name, encoder, encoder_weights, in_channels=1, classes=1)
-    except (ValueError, NotImplementedError) as error:
-        where = f"--model {name} --encoder {encoder}"
-        raise UserError(
-            where, f"a pair that smp refuses ({error})", "a pair that works", "Choose another --encoder."
-        ) from error
-    except OSError as error:  # what huggingface_hub raises, whatever the cause, derives from it
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"--encoder_weights {encoder_weights}",
-            f"a download that failed ({reason})",
-            f"the weights of {encoder}",
-            "Connect to the network, or fill the Hugging Face cache (HF_HOME) on a connected machine and copy it here, "
-            "or leave the setting out to train from scratch.",
-        ) from error
+    local = weights is not None and is_file_name(weights)
+    if name == MADGNET:
+        model: nn.Module = MADGNet(encoder.removeprefix(TIMM_PREFIX), None if local else weights, dropout)
+    else:
+        _check_encoder(encoder, None if local else weights)
+        model = _smp_model(name, encoder, None if local else weights)
+        if dropout:
+            model.segmentation_head = nn.Sequential(nn.Dropout2d(dropout), model.segmentation_head)
+    if local:
+        path = Path(str(weights))
+        load_encoder(model.encoder, read_weights(path), path)  # type: ignore[arg-type]
     return model
 
 
-def _near(name: str, names: Iterable[str]) -> str:
-    return ", ".join(difflib.get_close_matches(name, list(names), n=5, cutoff=0.5))
+def is_file_name(weights: str) -> bool:
+    """Whether `--encoder_weights` means a file: names of published weights have neither ending nor folder."""
+    return Path(weights).suffix in (".safetensors", ".pth", ".pt", ".bin") or "/" in weights or Path(weights).is_file()
+
+
+def sizes_taken(model: nn.Module, sizes: Iterable[int]) -> list[int]:
+    """Those of `sizes` for which the network maps S x S pictures to S x S masks; asked without computing."""
+    probe = copy.deepcopy(model).eval().to("meta")
+    return [size for size in sizes if _takes(probe, size)]
+
+
+def _takes(probe: nn.Module, size: int) -> bool:
+    try:
+        with torch.no_grad():
+            shape = probe(torch.zeros(1, 1, size, size, device="meta")).shape
+    except (RuntimeError, AssertionError, ValueError):  # what torch, smp and timm raise, each in its way
+        return False
+    return tuple(shape) == (1, 1, size, size)
+
+
+def check_size(model: nn.Module, size: int, where: str) -> None:
+    """Raise `UserError`, naming sizes that do, where the network of `where` does not take `size` x `size` pixels."""
+    if sizes_taken(model, [size]):
+        return
+    sizes = sizes_taken(model, PROBED_SIZES)
+    if len(sizes) > 1 and tuple(sizes) == PROBED_SIZES[-len(sizes) :]:
+        expected = f"a multiple of 32, {sizes[0]} or more"
+    else:
+        expected = " or ".join(map(str, sizes)) or "a size that it takes; none from 64 to 512 is"
+    raise UserError(f"--img_size, for {where}", size, expected, "Change --img_size, --model or --encoder.")
+
+
+def _smp_model(name: str, encoder: str, weights: str | None) -> nn.Module:
+    options = {"dynamic_img_size": True} if name == "dpt" else {}  # its encoders are made for 224 pixels else
+    try:
+        model: nn.Module = smp.create_model(name, encoder, weights, in_channels=1, classes=1, **options)
+    except (ValueError, NotImplementedError, TypeError, KeyError) as error:
+        where = f"--model {name} --encoder {encoder}"
+        found = f"a pair that smp refuses ({str(error).splitlines()[0]})"
+        raise UserError(where, found, "a pair that works", "Choose another --encoder.") from error
+    except OSError as error:  # what huggingface_hub raises, whatever the cause, derives from it
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"--encoder_weights {weights}",
+            f"a download that failed ({reason})",
+            f"the weights of {encoder}",
+            "Connect to the network, or fill the Hugging Face cache (HF_HOME) on a connected machine and copy it here, "
+            "or give a file with weights, or leave the setting out to train from scratch.",
+        ) from error
+    return model
 
 
 def _check_encoder(encoder: str, weights: str | None) -> None:
     if encoder.startswith(TIMM_PREFIX):
         bare = encoder.removeprefix(TIMM_PREFIX)
         if not timm.is_model(bare):
-            hint = f"Near, without tu-: {_near(bare, timm.list_models()) or 'none'}."
+            hint = f"Near, without tu-: {near_names(bare, timm.list_models()) or 'none'}."
             raise UserError("--encoder", repr(encoder), "tu- and the name of a timm model", hint)
         return
     names = smp.encoders.get_encoder_names()
     if encoder not in names:
-        near = _near(encoder, names) or "resnet18, resnet34, mobilenet_v2"
+        near = near_names(encoder, names) or "resnet18, resnet34, mobilenet_v2"
         expected = "an encoder of segmentation-models-pytorch"
         raise UserError("--encoder", repr(encoder), expected, f"Near: {near}. Encoders of timm are called tu-<name>.")
     known = list(smp.encoders.encoders[encoder]["pretrained_settings"])
     if weights is not None and weights not in known:
-        expected = f"one of {', '.join(known)}" if known else "no weights: there are none for this encoder"
+        expected = f"one of {', '.join(known)}, or a file" if known else "a file: none are published for this encoder"
         raise UserError(f"--encoder_weights, for {encoder}", repr(weights), expected, "Or leave it out: from scratch.")
 
 
-def save_model(path: Path, weights: dict[str, Tensor], settings: dict[str, Any]) -> None:
-    """Write weights as safetensors, atomically, with `settings` as JSON under "settings" of its metadata.
-
-    `settings` holds at least "config" (model, encoder, img_size, ...), "mean" and "std" (of grey values in [0, 1]).
-    """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    write_bytes(path, save(tensors, metadata={"settings": json.dumps(settings)}))
-
-
 def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of a file of `save_model`, in evaluation mode on the CPU, and its settings.
-
-    Raises `UserError` where the file is missing, broken or not of this kind.
-    """
-    expected = "a best_model.safetensors of segmentation"
-    try:
-        with safe_open(path, framework="pt") as file:
-            settings = json.loads((file.metadata() or {})["settings"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise UserError(path, f"{type(error).__name__}: {error}", expected, "Check the path.") from error
-    model = build_model(settings["config"]["model"], settings["config"]["encoder"])
+    """The network of a weights file, in evaluation mode on the CPU, and its settings; `UserError` for a broken file."""
+    weights, settings = load_weights(path)
+    config = settings["config"]
+    model = build_model(config["model"], config["encoder"], dropout=config.get("dropout", 0.0))
     model.load_state_dict(weights)
     return model.eval(), settings

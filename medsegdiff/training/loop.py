@@ -51,6 +51,7 @@ class LoopConfig:
     images_per_step: int
     identity: dict[str, Any]  # what a state must have been made with, to be resumed
     bar: Sequence[str] = ("loss",)  # scalars that the progress bar shows
+    evals_from: int = 0  # steps before the part of the run over which evaluations are spread
 
 
 @dataclass
@@ -70,9 +71,9 @@ def lr_factor(step: int, warmup: int, total: int, floor: float = 0.01) -> float:
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def eval_steps(total: int, evals: int) -> set[int]:
-    """Numbers of done steps after which to evaluate: evenly spread, the last one at the end."""
-    return {max(1, round(total * k / evals)) for k in range(1, evals + 1)}
+def eval_steps(total: int, evals: int, start: int = 0) -> set[int]:
+    """Numbers of done steps after which to evaluate: evenly spread from `start` on, the last one at the end."""
+    return {max(1, start + round((total - start) * k / evals)) for k in range(1, evals + 1)}
 
 
 def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str
     progress = _resume(trainer, config.output_dir)
     if progress.step:
         logger.info("going on from step %d of %d", progress.step, config.total_steps)
-    marks = eval_steps(config.total_steps, config.evals)
+    marks = eval_steps(config.total_steps, config.evals, config.evals_from)
     with contextlib.ExitStack() as stack:
         writer = SummaryWriter(str(config.output_dir / "tensorboard"), purge_step=progress.step + 1)
         stack.callback(writer.close)

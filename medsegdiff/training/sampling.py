@@ -8,6 +8,7 @@ from torch import Tensor
 from medsegdiff.data.transforms import generator
 
 ORDER = 101  # purpose number of the shuffles
+GRADUAL_PART = 0.7  # share of the draws after which gradual mixing has come to real pairs alone
 
 
 def draw_indices(labels: Tensor, start: int, count: int, seed: int, balanced: bool) -> Tensor:
@@ -31,3 +32,29 @@ def draw_indices(labels: Tensor, start: int, count: int, seed: int, balanced: bo
             shuffles[number, epoch] = torch.randperm(len(pool), generator=random)
         rows.append(pool[shuffles[number, epoch][position]])
     return torch.stack(rows)
+
+
+def real_draws(draw: int, total: int) -> int:
+    """How many of the first `draw` of `total` draws are real pairs where the real share rises to 1.
+
+    The share grows linearly from 0 and reaches 1 after `GRADUAL_PART` of the draws; this is its integral, so that
+    which draws are real needs no chance and no memory.
+    """
+    ramp = GRADUAL_PART * total
+    return int(draw * draw / (2 * ramp)) if draw < ramp else int(draw - ramp / 2)
+
+
+def draw_gradual(
+    labels: Tensor, synthetic: Tensor, start: int, count: int, total: int, seed: int, balanced: bool
+) -> Tensor:
+    """(count,) row numbers of draws start, start + 1, ... of `total`: synthetic pairs first, in the end real ones only.
+
+    `labels` (N,) and `synthetic` (N,) bool. Each kind has an endless shuffled sequence of its own (`draw_indices`).
+    """
+    before, after = real_draws(start, total), real_draws(start + count, total)
+    parts = []
+    for kind, first, last in ((False, before, after), (True, start - before, start + count - after)):
+        rows = torch.nonzero(synthetic == kind).flatten()
+        if last > first:
+            parts.append(rows[draw_indices(labels[rows], first, last - first, seed, balanced)])
+    return torch.cat(parts)

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from medsegdiff.cli import main
 from medsegdiff.files import write_png
-from medsegdiff.segmentation.models import save_model
+from medsegdiff.training.weights import save_weights
 
 PREPARE = "prepare --input_dir raw --output_dir out --folds 2"
 DESCRIBE = "describe --real_data real --output_dir out"
@@ -153,7 +153,7 @@ def metadata(**changes: str) -> Any:
 
 def segmentation_model(folder: Path) -> None:
     """What phase 5 saves, in the place of what phase 2 saves."""
-    save_model(folder / "model.safetensors", {"w": torch.ones(2)}, {"config": {}, "mean": 0.5, "std": 0.2})
+    save_weights(folder / "model.safetensors", {"w": torch.ones(2)}, {"config": {}, "mean": 0.5, "std": 0.2})
 
 
 def trained(folder: Path) -> None:

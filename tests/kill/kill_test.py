@@ -57,7 +57,7 @@ JOBS = {
 # Imported once, for all processes that are forked; the latter ones are what the package imports late
 PRELOADED = (
     "medsegdiff.data.prepare", "medsegdiff.data.combine", "medsegdiff.training.train", "medsegdiff.generation.run",
-    "medsegdiff.segmentation.training", "scipy.stats", "jsonargparse", "einops", "contourpy",
+    "medsegdiff.protocol.run", "scipy.stats", "jsonargparse", "einops", "contourpy",
     "matplotlib.backends.backend_agg", "PIL.PngImagePlugin",
 )  # fmt: skip
 STRAY_EVERY = 3  # after so many kills the next run is killed while it clears up, where it does

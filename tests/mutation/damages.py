@@ -235,15 +235,15 @@ TRAINING = (
     Damage(
         "test_watched_in_segmentation",
         "segmentation stops early on the test split",
-        "segmentation/training.py",
-        'load_tensors(pairs.select("val"), config.img_size, what="val split")',
-        'load_tensors(pairs.select("test"), config.img_size, what="val split")',
+        "protocol/once.py",
+        'load_tensors(self.pairs.select("val"), self.img_size, what="val split")',
+        'load_tensors(self.pairs.select("test"), self.img_size, what="val split")',
         ("test_segmentation_reads_test_pictures_last",),
     ),
     Damage(
         "grey_values_of_val",
         "segmentation scales pictures by the statistics of val",
-        "segmentation/training.py",
+        "training/supervised.py",
         "grey = train.images.double() / 255",
         "grey = val.images.double() / 255",
         ("test_segmentation_scales_by_train_alone",),
@@ -251,7 +251,7 @@ TRAINING = (
     Damage(
         "synthetic_in_val",
         "segmentation takes synthetic pairs in val and test",
-        "segmentation/training.py",
+        "protocol/checks.py",
         'if split != "train" and record.is_synthetic:',
         "if False:",
         ("test_splits_that_leak",),

@@ -30,7 +30,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "generation.draw": {"errors", "diffusion"},  # noise -> pairs, in memory; training looks at its progress with it
     "training": BASE | MATHS | {"data", "checkpoint", "generation.draw"},
     "generation": BASE | MATHS | {"data", "checkpoint", "generation.draw", "training"},
-    "segmentation": BASE | {"data", "training"},
+    "scoring": {"errors", "files"},
+    "segmentation": BASE | {"data", "training", "scoring"},
+    "classification": BASE | {"data", "training", "scoring"},
+    "protocol": BASE | {"data", "training", "scoring", "segmentation", "classification"},
     "cli": {"errors"},
     "__main__": {"cli"},
     "quickstart": BASE | {"data", "cli"},

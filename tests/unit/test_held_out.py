@@ -14,7 +14,9 @@ from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.records import PairSet
 from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.errors import UserError
-from medsegdiff.segmentation.training import WEIGHTS_FILE, SegmentationTrainer, segment
+from medsegdiff.protocol.once import WEIGHTS_FILE
+from medsegdiff.protocol.run import segment
+from medsegdiff.segmentation.training import SegmentationTrainer
 from medsegdiff.training.train import DiffusionTrainer
 
 SEGMENT = SegmentConfig(
@@ -34,7 +36,7 @@ def test_the_codec_is_made_from_train_alone(ellipses: PairSet, tmp_path: Path) -
 def test_segmentation_scales_by_train_alone(ellipses: PairSet) -> None:
     """Damage: mean and standard deviation of the grey values of all that is loaded."""
     train, val = (load_tensors(ellipses.select(split), 32, what=split) for split in ("train", "val"))
-    trainer = SegmentationTrainer(SEGMENT, train, val, 2)
+    trainer = SegmentationTrainer(SEGMENT, ["benign", "malignant"], train, val, 2)
     grey = train.images.double() / 255
     assert (trainer.mean, trainer.std) == pytest.approx((float(grey.mean()), float(torch.std(grey))), rel=1e-9)
 

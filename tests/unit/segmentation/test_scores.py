@@ -1,20 +1,18 @@
-"""Scores of masks against hand counts and brute force; bootstrap intervals."""
+"""Scores of masks against hand counts and brute force; the parts of a test set, and what is measured of them."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medsegdiff.segmentation.scores import (
-    METRICS,
-    bootstrap_interval,
-    hausdorff95,
-    overlaps,
-    paired_difference,
-    score_image,
-)
+from medsegdiff.errors import UserError
+from medsegdiff.files import write_json
+from medsegdiff.scoring.rows import PER_IMAGE_FILE, columns, write_rows
+from medsegdiff.segmentation.results import MEASURES, ImageScore, read_run, scopes
+from medsegdiff.segmentation.scores import METRICS, hausdorff95, overlaps, score_image
 
 PIXEL = (2.5, 0.75)  # width, height
 
@@ -98,28 +96,44 @@ def test_distance_against_brute_force(seed: int) -> None:
     assert hausdorff95(second, first, PIXEL) == pytest.approx(both)
 
 
-def test_interval_of_a_constant() -> None:
-    """Nothing to resample. Fails if noise is added, or the tails are taken from sums instead of means."""
-    interval = bootstrap_interval([0.75] * 9, 1500, seed=0)
-    assert (interval.mean, interval.low, interval.high, interval.n) == (0.75, 0.75, 0.75, 9)
+def image_score(id: str, label: str, area: float, dice: float = 0.5) -> ImageScore:
+    """A row; all overlaps alike."""
+    return ImageScore(id, f"group_{id}", label, area, dice, dice, dice, dice, hd95=10 * dice)
 
 
-def test_interval_is_the_normal_one_for_many_images() -> None:
-    """Mean +- 1.96 standard errors, the same for the same seed. Fails with a 90 % interval or an unseeded generator."""
-    values = np.random.default_rng(1).normal(0.7, 0.2, size=400).tolist()
-    interval = bootstrap_interval(values, 4000, seed=3)
-    half = 1.96 * float(np.std(values)) / 20
-    assert interval.low == pytest.approx(interval.mean - half, abs=0.1 * half)
-    assert interval.high == pytest.approx(interval.mean + half, abs=0.1 * half)
-    assert interval == bootstrap_interval(values, 4000, seed=3)
-    assert interval != bootstrap_interval(values, 4000, seed=4)
+def test_scopes() -> None:
+    """Fails if 0.05 counts as small, a picture without a lesion as either, or "" as a class."""
+    rows = [
+        image_score("a", "malignant", 0.05),
+        image_score("b", "benign", 0.049),
+        image_score("c", "", 0.0),
+        image_score("d", "benign", 0.3),
+    ]
+    found = {name: index.tolist() for name, index in scopes(rows).items()}
+    assert found == {"all": [0, 1, 2, 3], "benign": [1, 3], "malignant": [0], "small": [1], "large": [0, 3]}
 
 
-def test_difference_is_paired_by_id() -> None:
-    """Every image 0.1 better: an interval without width. Fails if the runs are resampled apart, or paired by order."""
-    hard = dict(zip("abcdef", [0.9, 0.1, 0.5, 0.8, 0.3, 0.7], strict=True))
-    better = {id: score + 0.1 for id, score in reversed(hard.items())}
-    interval = paired_difference(better, hard, 500, seed=0)
-    assert [interval.mean, interval.low, interval.high] == pytest.approx([0.1] * 3)
-    with pytest.raises(ValueError, match="same images"):
-        paired_difference(better, {"a": 1.0}, 500, seed=0)
+def test_empty_scopes_are_left_out() -> None:
+    """An external set without classes, all lesions small. Fails if a scope without pictures is told."""
+    found = {name: index.tolist() for name, index in scopes([image_score("a", "", 0.01)]).items()}
+    assert found == {"all": [0], "small": [0]}
+
+
+def test_measures_are_means_of_the_metrics() -> None:
+    """Fails if a metric is left out, or measured over all pictures instead of those asked for."""
+    rows = columns([image_score("a", "b", 0.1, dice=d) for d in (0.1, 0.3, 0.9)])
+    found = {name: measure(rows, np.array([0, 1, 1])) for name, measure in MEASURES.items()}
+    assert list(found) == list(METRICS)
+    assert found["dice"] == pytest.approx(0.7 / 3)
+    assert found["hd95"] == pytest.approx(7 / 3)
+
+
+def test_a_finished_run_is_read(tmp_path: Path) -> None:
+    """Fails if the rows of scores come back as text, or scores of an older layout are accepted."""
+    rows = [image_score("a", "benign", 0.1), image_score("b", "", 0.2)]
+    write_rows(tmp_path / PER_IMAGE_FILE, rows)
+    write_json(tmp_path / "scores.json", {"img_size": 64})
+    assert read_run(tmp_path) == ({"img_size": 64}, [rows])
+    (tmp_path / PER_IMAGE_FILE).write_text("id,label,dice,iou,sensitivity,precision,hd95\na,benign,1,1,1,1,0\n")
+    with pytest.raises(UserError, match="expected the columns id,group,label,area"):
+        read_run(tmp_path)

@@ -15,17 +15,14 @@ import pytest
 import torch
 
 from medsegdiff.config import SegmentConfig
+from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.records import PairRecord, read_pairs, write_pair, write_pairs
 from medsegdiff.errors import UserError
 from medsegdiff.locks import locked
-from medsegdiff.segmentation import training
+from medsegdiff.protocol.once import WEIGHTS_FILE
+from medsegdiff.protocol.run import format_results, segment
 from medsegdiff.segmentation.models import load_model
-from medsegdiff.segmentation.training import (
-    SegmentationTrainer,
-    format_table,
-    segment,
-    segmentation_loss,
-)
+from medsegdiff.segmentation.training import SegmentationTrainer, segmentation_loss
 
 SIDE = 40  # native pixels
 COUNTS = {"train": 6, "val": 3, "test": 3}  # pairs a class and split
@@ -92,8 +89,8 @@ def test_training_improves_dice(data: Path, tmp_path: Path) -> None:
     """Dice on val after 40 steps against the start. Fails if masks are not augmented like images."""
     config = settings(data, tmp_path, steps=40, encoder="resnet18")
     pairs = read_pairs(data)
-    loaded = [training.load_tensors(pairs.select(s), 32, what=s) for s in ("train", "val")]
-    trainer = SegmentationTrainer(config, loaded[0], loaded[1], 40)
+    loaded = [load_tensors(pairs.select(s), 32, what=s) for s in ("train", "val")]
+    trainer = SegmentationTrainer(config, CLASSES, loaded[0], loaded[1], 40)
     before = trainer.evaluate(0)["val/dice"]
     losses = [trainer.train_step(step)["loss"] for step in range(40)]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
@@ -110,8 +107,8 @@ def test_interrupted_run_ends_with_the_same_weights(
         segment(config)
     restore()
     results = segment(config)
-    expected, _ = load_model(Path(finished[0].output_dir) / training.WEIGHTS_FILE)
-    found, _ = load_model(tmp_path / "seg" / training.WEIGHTS_FILE)
+    expected, _ = load_model(Path(finished[0].output_dir) / WEIGHTS_FILE)
+    found, _ = load_model(tmp_path / "seg" / WEIGHTS_FILE)
     for name, value in expected.state_dict().items():
         assert torch.equal(value, found.state_dict()[name]), name
     assert results["test"] == finished[1]["test"]
@@ -137,8 +134,8 @@ def test_a_run_is_known_before_its_first_step(data: Path, tmp_path: Path, monkey
     config = settings(data, tmp_path / "seg")
     with pytest.raises(KeyboardInterrupt):
         segment(config)
-    with pytest.raises(UserError, match=r"found a run with other settings \(lr: 0\.001 -> 0\.002\)"):
-        segment(dataclasses.replace(config, lr=0.002))
+    with pytest.raises(UserError, match=r"found a run with other settings \(lr: 0\.002 -> 0\.001\)"):
+        segment(dataclasses.replace(config, lr=0.001))
     with locked(tmp_path / "seg"), pytest.raises(UserError, match="another run that is writing here"):
         segment(config)
 
@@ -149,13 +146,13 @@ def test_outputs(finished: tuple[SegmentConfig, dict[str, Any]]) -> None:
     output = Path(config.output_dir)
     rows = list(csv.DictReader((output / "per_image.csv").open()))
     assert {row["id"].split("_")[0] for row in rows} == {"test"}
-    assert list(rows[0]) == ["id", "label", "dice", "iou", "sensitivity", "precision", "hd95"]
+    assert list(rows[0]) == ["id", "group", "label", "area", "dice", "iou", "sensitivity", "precision", "hd95"]
     stored = json.loads((output / "scores.json").read_text())
     assert stored["pairs"] == {"train": 12, "val": 6, "test": 6}
     assert stored["test"]["all"]["dice"]["mean"] == pytest.approx(np.mean([float(row["dice"]) for row in rows]))
     assert (stored["img_size"], stored["steps"]) == (32, 20)
     assert (output / "overlays.png").stat().st_size > 10_000
-    table = format_table(results)
+    table = format_results(results)
     assert all(word in table for word in ("32 x 32", "all", "benign", "malignant", "hd95"))
 
 
@@ -166,8 +163,8 @@ def test_finished_run_is_not_trained_again(
     stop_after(monkeypatch, 0)
     config, results = finished
     assert segment(config) == results
-    with pytest.raises(UserError, match=r"finished run with other settings \(lr: 0\.001 -> 0\.002\)"):
-        segment(dataclasses.replace(config, lr=0.002))
+    with pytest.raises(UserError, match=r"finished run with other settings \(lr: 0\.002 -> 0\.001\)"):
+        segment(dataclasses.replace(config, lr=0.001))
 
 
 def test_baseline_is_compared_image_by_image(
@@ -181,7 +178,7 @@ def test_baseline_is_compared_image_by_image(
     assert [cell["run"], cell["baseline"]] == pytest.approx(means)
     assert cell["difference"]["mean"] == pytest.approx(means[0] - means[1])
     assert json.loads((tmp_path / "seg" / "comparison.json").read_text()) == results["comparison"]
-    assert "paired by image" in format_table(results)
+    assert "paired by image" in format_results(results)
 
 
 def test_baseline_of_other_pictures_is_refused(finished: tuple[SegmentConfig, dict[str, Any]], tmp_path: Path) -> None:

@@ -1,0 +1,105 @@
+"""Classifiers: the networks of timm, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from medsegdiff.errors import UserError
+from medsegdiff.training.names import near_names
+from medsegdiff.training.pretrained import load_encoder, read_weights
+from medsegdiff.training.weights import load_weights
+
+DEFAULT_MODEL = "resnet18"
+IMAGENET = "imagenet"  # the value of --encoder_weights that downloads what timm has
+
+
+def build_classifier(name: str, weights: str | None, classes: int, dropout: float, img_size: int) -> nn.Module:
+    """A network of timm from (B, 1, S, S) standardised images to (B, K) logits, S = `img_size`, K = `classes`.
+
+    `weights`: None starts from scratch; "imagenet" downloads; else the path of a file (`read_weights`). Its stem for
+    colour pictures is summed to one channel, and its head left out. `dropout`: the share of features dropped before
+    the last layer. Raises `UserError` for an unknown name, a size that the network does not take, weights that do not
+    fit it, and where a download fails.
+    """
+    _check_name(name)
+    downloads = weights == IMAGENET
+    if downloads and not timm.is_model_pretrained(name):
+        expected = "a model that timm has weights for, or --encoder_weights left out"
+        near = near_names(name, timm.list_models(pretrained=True))
+        raise UserError("--encoder_weights imagenet", f"no weights for {name}", expected, f"Near: {near or 'none'}.")
+    config = timm.get_pretrained_cfg(name)
+    fixed = config is not None and config.fixed_input_size  # such networks are made for a size, others take any
+    try:
+        model: nn.Module = timm.create_model(
+            name,
+            pretrained=downloads,
+            in_chans=1,
+            num_classes=classes,
+            drop_rate=dropout,
+            img_size=img_size if fixed else None,
+        )
+    except (AssertionError, ValueError) as error:  # how they refuse a size, such as one that patches do not divide
+        raise _wrong_size(name, img_size) from error
+    except OSError as error:  # what huggingface_hub raises, whatever the cause, derives from it
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            "--encoder_weights imagenet",
+            f"a download that failed ({reason})",
+            f"the weights of {name}",
+            "Connect to the network, or fill the Hugging Face cache (HF_HOME) on a connected machine and copy it here, "
+            "or give a file with weights, or leave the setting out to train from scratch.",
+        ) from error
+    if not takes_size(model, img_size):
+        raise _wrong_size(name, img_size)
+    if weights is not None and not downloads:
+        path = Path(weights)
+        heads = (config.classifier if config is not None else None) or ()
+        load_encoder(model, read_weights(path), path, heads=[heads] if isinstance(heads, str) else heads)
+    return model
+
+
+def load_classifier(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a file of `save_weights`, in evaluation mode on the CPU, and its settings.
+
+    Raises `UserError` where the file is missing, broken or not of this kind.
+    """
+    weights, settings = load_weights(path)
+    config = settings["config"]
+    model = build_classifier(config["model"], None, len(settings["classes"]), config["dropout"], config["img_size"])
+    model.load_state_dict(weights)
+    return model.eval(), settings
+
+
+def takes_size(model: nn.Module, size: int) -> bool:
+    """Whether a network computes (1, 1, size, size) images; told by trying, since networks do not say so."""
+    training = model.training
+    device = next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 1, size, size, device=device))
+    except (AssertionError, RuntimeError, ValueError):
+        return False
+    finally:
+        model.train(training)
+    return True
+
+
+def _check_name(name: str) -> None:
+    """Raise `UserError` unless timm knows the name and, after a point, the tag of its weights ("resnet18.a1_in1k")."""
+    if not timm.is_model(name):
+        near = near_names(name, timm.list_models()) or f"{DEFAULT_MODEL}, efficientnet_b0, convnext_tiny"
+        raise UserError("--model", repr(name), "a model of timm", f"Near: {near}.")
+    tags = timm.list_models(f"{name.split('.')[0]}.*", pretrained=True)
+    if "." in name and name not in tags:
+        raise UserError("--model", repr(name), f"one of {', '.join(tags) or 'no tag'}", "The tag names weights.")
+
+
+def _wrong_size(name: str, img_size: int) -> UserError:
+    config = timm.get_pretrained_cfg(name)
+    made_for = f"{config.input_size[-1]}, which {name} was made for" if config is not None else f"one that {name} takes"
+    return UserError("--img_size", f"{img_size}, which {name} does not take", made_for, "Or choose another --model.")

@@ -1,0 +1,152 @@
+"""One training run: train with one seed, keep the best weights on val, score them once on test."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from medsegdiff.config import SegmentConfig, identity_of
+from medsegdiff.data.dataset import PairTensors, load_tensors
+from medsegdiff.data.records import PairSet, content_digest
+from medsegdiff.errors import UserError
+from medsegdiff.files import (
+    SCORES_FILE,
+    clear_leftovers,
+    differing_keys,
+    make_folder,
+    read_json,
+    refuse_other_phase,
+    write_json,
+)
+from medsegdiff.locks import locked
+from medsegdiff.protocol.tasks import Rows, Task
+from medsegdiff.scoring.rows import PER_IMAGE_FILE, read_rows, write_rows
+from medsegdiff.scoring.summary import summarise
+from medsegdiff.training.device import choose_device
+from medsegdiff.training.loop import LoopConfig, run_loop
+from medsegdiff.training.state import STATE_FOLDER
+from medsegdiff.training.weights import save_weights
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_FILE = "best_model.safetensors"
+EPOCH_PAIRS = 384  # pairs of an "epoch": about BUSI's train split, and the same for every arm
+STEPS = 600  # optimiser steps of the recipe
+# What does not decide the weights: where things lie, and what is done with the scores afterwards.
+NOT_IDENTITY = ("data_dir", "output_dir", "baseline", "bootstrap", "device", "save_every", "test_data", "seeds")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits of a PAIRS folder, each read when it is first asked for: test only once training is over."""
+
+    pairs: PairSet
+    img_size: int
+
+    @cached_property
+    def train(self) -> PairTensors:
+        """Pairs to learn."""
+        return load_tensors(self.pairs.select("train"), self.img_size, what="train split")
+
+    @cached_property
+    def val(self) -> PairTensors:
+        """Pairs that pick the weights."""
+        return load_tensors(self.pairs.select("val"), self.img_size, what="val split")
+
+    @cached_property
+    def test(self) -> PairTensors:
+        """Pairs to score on."""
+        return load_tensors(self.pairs.select("test"), self.img_size, what="test split")
+
+
+def total_steps(config: SegmentConfig) -> int:
+    """Optimiser steps of a run: a matter of the recipe, not of how many pairs there are, so that arms compare."""
+    if config.epochs is not None:
+        return -(-config.epochs * EPOCH_PAIRS // config.batch_size)
+    return config.steps or STEPS
+
+
+def run_once(config: SegmentConfig, task: Task, data: Data) -> tuple[dict[str, Any], Rows]:
+    """Train and score into `config.output_dir`; returns scores.json's content and the rows of its test images.
+
+    The same call goes on where an interrupted one stopped, and returns what a finished one wrote.
+    """
+    output = Path(config.output_dir)
+    identity = {**identity_of(config, "segment", NOT_IDENTITY), "data": content_digest(data.pairs.records)}
+    with locked(make_folder(output)):
+        clear_leftovers(output, WEIGHTS_FILE, task.picture, PER_IMAGE_FILE, SCORES_FILE)
+        if not _finished(output, identity):
+            done = _train(config, task, data, identity)
+            rows = score_weights(output, task, data.test, config, output)
+            write_json(output / SCORES_FILE, _results(config, task, data, identity, done, rows))
+        # Only now is there nothing left to resume; a run killed before it got here left them
+        shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
+    return read_json(output / SCORES_FILE), read_rows(output / PER_IMAGE_FILE, task.row)
+
+
+def score_weights(run: Path, task: Task, data: PairTensors, config: SegmentConfig, folder: Path) -> Rows:
+    """Score the weights of a run on `data`; writes per_image.csv and pictures to `folder`, and returns the rows."""
+    model, settings = task.load(run / WEIGHTS_FILE)
+    model = model.to(choose_device(config.device))
+    rows = task.score(model, settings, data, config, folder / task.picture)
+    write_rows(folder / PER_IMAGE_FILE, rows)
+    return rows
+
+
+def _finished(output: Path, identity: dict[str, Any]) -> bool:
+    refuse_other_phase(output, SCORES_FILE, "a folder for weights and scores")
+    if not (output / SCORES_FILE).is_file():
+        return False
+    changed = differing_keys(read_json(output / SCORES_FILE)["identity"], identity)
+    if changed:
+        raise UserError(
+            output,
+            f"a finished run with other settings ({'; '.join(changed)})",
+            "the same settings, or a folder without a run",
+            "Choose another --output_dir, or delete that one.",
+        )
+    logger.info("%s holds this run, finished; its scores stand", output)
+    return True
+
+
+def _train(config: SegmentConfig, task: Task, data: Data, identity: dict[str, Any]) -> dict[str, Any]:
+    """Train to the end and write the best weights; returns what scores.json tells of it."""
+    steps = total_steps(config)
+    trainer = task.trainer(config, data.pairs.classes, data.train, data.val, steps)
+    loop = LoopConfig(
+        output_dir=Path(config.output_dir),
+        total_steps=steps,
+        evals=config.evals,
+        save_every=config.save_every,
+        images_per_step=config.batch_size,
+        identity=identity,
+        bar=("loss", f"val_{trainer.score_name}"),
+        evals_from=trainer.small_steps,
+    )
+    done = run_loop(trainer, loop, f"training {config.model}, seed {config.seed}")
+    settings = {"config": identity, **trainer.model_settings()}
+    save_weights(Path(config.output_dir) / WEIGHTS_FILE, trainer.best_weights, settings)
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    best = {f"val_{trainer.score_name}": trainer.best_score, "best_step": trainer.best_step}
+    return {**done, **best, "parameters": parameters}
+
+
+def _results(
+    config: SegmentConfig, task: Task, data: Data, identity: dict[str, Any], done: dict[str, Any], rows: Rows
+) -> dict[str, Any]:
+    info = data.pairs.info
+    return {
+        "config": identity_of(config, "segment"),
+        "identity": identity,
+        "dataset": {"made_by": info.get("identity", {}), "class_counts": info.get("class_counts", {})},
+        "img_size": config.img_size,
+        "pairs": {"train": len(data.train), "val": len(data.val), "test": len(rows)},
+        **done,
+        "test_ids": [row.id for row in rows],
+        "test_digest": content_digest(data.test.records),
+        "test": summarise([rows], task.measures, task.scopes(rows), config.bootstrap, seed=0),
+    }

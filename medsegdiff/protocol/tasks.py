@@ -1,0 +1,76 @@
+"""The tasks that the protocol trains and scores, each told in one way."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from medsegdiff.classification import results as class_results
+from medsegdiff.classification import training as class_training
+from medsegdiff.classification.models import DEFAULT_MODEL as DEFAULT_CLASSIFIER
+from medsegdiff.classification.models import load_classifier
+from medsegdiff.classification.scores import MEASURES as CLASS_MEASURES
+from medsegdiff.config import SegmentConfig
+from medsegdiff.data.dataset import PairTensors
+from medsegdiff.scoring.intervals import Measure
+from medsegdiff.segmentation.models import DEFAULT_ENCODER, DEFAULT_ENCODERS, DEFAULT_MODEL, load_model
+from medsegdiff.segmentation.results import MEASURES, ImageScore, scopes
+from medsegdiff.segmentation.testing import score_pairs
+from medsegdiff.segmentation.training import SegmentationTrainer, build_network
+from medsegdiff.training.supervised import SupervisedTrainer
+
+Rows = Sequence[Any]  # frozen dataclasses with at least id, group and label
+
+
+@dataclass(frozen=True)
+class Task:
+    """Segmentation or classification, as `protocol.run` sees it."""
+
+    check: Callable[[SegmentConfig, list[str]], object]  # raises `UserError` for a network that cannot be had
+    trainer: Callable[[SegmentConfig, list[str], PairTensors, PairTensors, int], SupervisedTrainer]  # train, val, steps
+    load: Callable[[Path], tuple[nn.Module, dict[str, Any]]]  # network and settings of a weights file
+    score: Callable[[nn.Module, dict[str, Any], PairTensors, SegmentConfig, Path], Rows]  # draws a picture too
+    picture: str  # file name of that picture
+    row: type  # one line of per_image.csv
+    measures: Mapping[str, Measure]
+    scopes: Callable[[Rows], dict[str, np.ndarray]]  # row numbers of all, of each class, ...
+
+
+TASKS = {
+    "segment": Task(
+        check=lambda config, classes: build_network(config),
+        trainer=SegmentationTrainer,
+        load=load_model,
+        score=score_pairs,
+        picture="overlays.png",
+        row=ImageScore,
+        measures=MEASURES,
+        scopes=scopes,
+    ),
+    "classify": Task(
+        check=class_training.build_network,
+        trainer=class_training.ClassificationTrainer,
+        load=load_classifier,
+        score=class_results.score_pairs,
+        picture="roc.png",
+        row=class_results.ClassScore,
+        measures=CLASS_MEASURES,
+        scopes=class_results.scopes,
+    ),
+}
+
+
+def settle_names(config: SegmentConfig) -> SegmentConfig:
+    """`config` with the names of network and encoder that apply where none were given."""
+    if config.task == "classify":
+        return dataclasses.replace(config, model=config.model or DEFAULT_CLASSIFIER)
+    model = config.model or DEFAULT_MODEL
+    return dataclasses.replace(
+        config, model=model, encoder=config.encoder or DEFAULT_ENCODERS.get(model, DEFAULT_ENCODER)
+    )

@@ -1,0 +1,93 @@
+"""Weights of a file into an encoder: safetensors or a state dict of torch, as other projects publish them."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from medsegdiff.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+EXPECTED = "a .safetensors file, or a .pth file with a state dict"
+SHOWN = 3  # keys that a message names
+SMALLEST_SHARE = 0.5  # of the encoder's tensors that a file has to hold
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, by name, on the CPU. Nothing else is unpickled (`weights_only=True`).
+
+    A state dict may lie within another dictionary, as training scripts save it ({"epoch": ..., "state_dict": ...}); the
+    one with the most tensors is taken. Raises `UserError` where the file is missing, broken or without tensors.
+    """
+    where = f"--encoder_weights {path}"
+    if not path.is_file():
+        raise UserError(where, "no such file", f"imagenet, or {EXPECTED}", "Check the path.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(where, f"a file that cannot be read ({reason})", EXPECTED, "Fetch it anew.") from error
+    tensors = max(_state_dicts(content), key=len, default={})
+    if not tensors:
+        raise UserError(where, f"no tensor in a {type(content).__name__}", EXPECTED, "Save model.state_dict().")
+    return tensors
+
+
+def _state_dicts(content: Any) -> list[dict[str, Tensor]]:
+    """The tensors of a dictionary, and of each dictionary within it, however deep."""
+    if not isinstance(content, Mapping):
+        return []
+    here = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    return [here, *(part for value in content.values() for part in _state_dicts(value))]
+
+
+def load_encoder(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, heads: Sequence[str] = ()) -> None:
+    """Copy the `tensors` of the file `path` into those of `module` that have the same name and shape.
+
+    A prefix that all names of the file share with an encoder inside another network ("module.", "encoder.") is found
+    and taken off. A stem for 3 channels is summed to the 1 of `module`: what it would say to a grey picture shown in
+    all three. Parts of `module` named in `heads` keep what they have. Raises `UserError`, and leaves `module` as it
+    was, where less than half of the other tensors are in the file.
+    """
+    own = {
+        name: value
+        for name, value in module.state_dict().items()
+        if not any(name == head or name.startswith(head + ".") for head in heads)
+    }
+    prefixes = {""} | {name[: i + 1] for name in tensors for i, c in enumerate(name) if c == "."}
+    found = max((_fitting(own, tensors, prefix) for prefix in sorted(prefixes)), key=len)
+    if len(found) < SMALLEST_SHARE * len(own):
+        there, wanted = (", ".join(f"{k} {tuple(d[k].shape)}" for k in list(d)[:SHOWN]) for d in (tensors, own))
+        raise UserError(
+            f"--encoder_weights {path}",
+            f"weights of another network: {len(found)} of {len(own)} tensors fit (the file begins with {there})",
+            f"tensors such as {wanted}",
+            "Choose the model or the encoder that the weights were made for.",
+        )
+    module.load_state_dict(found, strict=False)
+    logger.info("%s: %d of the %d tensors of the encoder", path, len(found), len(own))
+
+
+def _fitting(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Tensors of the file that fit, under the names that the encoder has for them."""
+    found: dict[str, Tensor] = {}
+    for name, value in own.items():
+        given = tensors.get(prefix + name)
+        if given is None:
+            continue
+        if given.ndim == 4 and given.shape[1] == 3 and value.shape[1:2] == (1,):
+            given = given.sum(dim=1, keepdim=True)
+        if given.shape == value.shape:
+            found[name] = given
+    return found

@@ -1,0 +1,187 @@
+"""Repeated runs, external sets, gradual mixing, growing pictures: what the protocol adds to one training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medsegdiff.config import SegmentConfig
+from medsegdiff.data.dataset import load_tensors
+from medsegdiff.data.records import PairSet
+from medsegdiff.errors import UserError
+from medsegdiff.files import write_png
+from medsegdiff.protocol.once import total_steps
+from medsegdiff.protocol.run import format_results, segment
+from medsegdiff.segmentation.training import SegmentationTrainer
+from medsegdiff.training.sampling import draw_gradual, real_draws
+from medsegdiff.training.supervised import training_sizes
+
+CLASSES = ["benign", "malignant"]
+
+
+def settings(data: Path, output: Path, **changes: Any) -> SegmentConfig:
+    """Two steps at 32 pixels."""
+    base = SegmentConfig(
+        str(data), str(output), steps=2, evals=1, batch_size=4, warmup_steps=1, img_size=32, bootstrap=20,
+        device="cpu", encoder="mobilenet_v2",
+    )  # fmt: skip
+    return dataclasses.replace(base, **changes)
+
+
+@pytest.fixture(scope="module")
+def repeated(ellipses: PairSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentConfig, dict[str, Any]]:
+    """Two seeds, with what they returned."""
+    config = settings(ellipses.root, tmp_path_factory.mktemp("seeds") / "out", seeds=[3, 5])
+    return config, segment(config)
+
+
+def test_every_seed_is_a_run_of_its_own(repeated: tuple[SegmentConfig, dict[str, Any]], tmp_path: Path) -> None:
+    """The same as `--seed 5` alone. Fails if the second seed goes on with what the first one left in memory."""
+    config, results = repeated
+    alone = segment(dataclasses.replace(config, seeds=None, seed=5, output_dir=str(tmp_path / "alone")))
+    stored = json.loads((Path(config.output_dir) / "seed_5" / "scores.json").read_text())
+    assert stored["test"] == alone["test"]
+    assert results["test_by_run"]["all"]["dice"][1] == alone["test"]["all"]["dice"]["mean"]
+    assert results["runs"] == ["seed_3", "seed_5"]
+
+
+def test_mean_is_that_of_the_seeds(repeated: tuple[SegmentConfig, dict[str, Any]]) -> None:
+    """Fails if the scores above are those of the last seed, or a table leaves the seeds out."""
+    config, results = repeated
+    cell = results["test"]["all"]["dice"]
+    assert cell["mean"] == pytest.approx(np.mean(results["test_by_run"]["all"]["dice"]))
+    assert cell["runs"] == 2
+    assert json.loads((Path(config.output_dir) / "scores.json").read_text())["test"] == results["test"]
+    assert all(name in format_results(results) for name in ("seed_3", "seed_5"))
+
+
+def test_more_seeds_go_on_and_one_seed_is_refused(
+    repeated: tuple[SegmentConfig, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished seeds are read. Fails if they are trained again, or if a single run is put between them."""
+    config, results = repeated
+
+    def never(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(SegmentationTrainer, "train_step", never)
+    fewer = segment(dataclasses.replace(config, seeds=[5]))
+    assert fewer["test_by_run"]["all"]["dice"] == results["test_by_run"]["all"]["dice"][1:]
+    segment(config)
+    with pytest.raises(UserError, match="found a run with --seeds"):
+        segment(dataclasses.replace(config, seeds=None))
+    for seeds in ([], [1, 1], [-1]):
+        with pytest.raises(UserError, match="--seeds"):
+            segment(dataclasses.replace(config, seeds=seeds))
+
+
+def test_compared_with_repeated_runs(repeated: tuple[SegmentConfig, dict[str, Any]], tmp_path: Path) -> None:
+    """A run against itself. Fails if runs of the two sides are taken apart by picture."""
+    config, _ = repeated
+    results = segment(dataclasses.replace(config, baseline=config.output_dir))
+    cell = results["comparison"]["scopes"]["all"]["dice"]
+    assert cell["difference"]["mean"] == pytest.approx(0)
+    assert cell["run"] == cell["baseline"]
+
+
+def write_stu(root: Path, seed: int, count: int = 5) -> Path:
+    """Pictures in the layout of STU-Hospital that look like nothing in the other data."""
+    random = np.random.default_rng(seed)
+    (root / "Hospital").mkdir(parents=True)
+    y, x = np.mgrid[:48, :48]
+    for number in range(count):
+        mask = (y - random.uniform(15, 30)) ** 2 + (x - random.uniform(15, 30)) ** 2 < 100
+        image = np.where(mask, 60, 180) + random.normal(0, 30, mask.shape)
+        write_png(root / "Hospital" / f"Test_Image_{number}.png", image.clip(0, 255).astype(np.uint8))
+        write_png(root / "Hospital" / f"mask_{number}.png", mask.astype(np.uint8) * 255)
+    return root
+
+
+def test_external_set_is_scored_beside_test(
+    repeated: tuple[SegmentConfig, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for after training; read the second time. Fails if it trains anew, or keeps scores of other pictures."""
+    config, results = repeated
+    config = dataclasses.replace(config, test_data=[str(write_stu(tmp_path / "one", 1))])
+    found = segment(config)
+    scores = found["external"]["stu_hospital"]
+    assert (scores["pictures"], scores["left_out"]) == (5, 0)
+    assert set(scores["test"]) - {"small", "large"} == {"all"}  # no classes there
+    assert found["test"] == results["test"]
+    rows = (Path(config.output_dir) / "seed_3" / "external" / "stu_hospital" / "per_image.csv").read_text()
+    assert len(rows.splitlines()) == 6
+    other = segment(dataclasses.replace(config, test_data=[str(write_stu(tmp_path / "two", 2))]))
+    assert other["external"]["stu_hospital"]["test"] != scores["test"]
+    monkeypatch.setattr("medsegdiff.protocol.run.score_weights", None)
+    again = segment(dataclasses.replace(config, test_data=[str(tmp_path / "two")]))
+    assert again["external"] == other["external"]
+
+
+def test_classification_is_the_same_family(ellipses: PairSet, tmp_path: Path) -> None:
+    """Seeds and all. Fails if a task skips part of the protocol, or takes settings that it does not use."""
+    config = settings(
+        ellipses.root, tmp_path / "out", task="classify", model="resnet10t", encoder=None, seeds=[0, 1], evals=1
+    )
+    results = segment(config)
+    assert {"auc", "balanced_accuracy", "sensitivity_at_90"} <= set(results["test"]["all"])
+    assert results["test"]["all"]["auc"]["runs"] == 2
+    assert (tmp_path / "out" / "seed_0" / "roc.png").is_file()
+    assert "val auc" in format_results(results)
+    with pytest.raises(UserError, match="--encoder"):
+        segment(dataclasses.replace(config, encoder="resnet18"))
+    stu = dataclasses.replace(config, test_data=[str(write_stu(tmp_path / "stu", 1))])
+    with pytest.raises(UserError, match="pictures without a known class"):
+        segment(stu)
+
+
+def test_real_share_rises_to_one() -> None:
+    """A hundred draws. Fails if real pairs come first, if none are drawn in the end, or a draw depends on the batch."""
+    synthetic = torch.arange(20) < 12
+    labels = torch.arange(20) % 2
+    rows = torch.cat([draw_gradual(labels, synthetic, start, 5, 100, 0, False) for start in range(0, 100, 5)])
+    share = [float((~synthetic[part]).float().mean()) for part in rows.split(10)]
+    assert share[0] <= 0.1
+    assert share == sorted(share)
+    assert share[-3:] == [1, 1, 1]
+    assert len(rows) == 100
+    assert [real_draws(n, 100) for n in (0, 70, 100)] == [0, 35, 65]
+    whole = draw_gradual(labels, synthetic, 0, 100, 100, 0, False)
+    assert sorted(whole.tolist()) == sorted(rows.tolist())
+
+
+def test_gradual_mixing_needs_both_kinds(ellipses: PairSet, tmp_path: Path) -> None:
+    """Fails if real pairs alone are taken without a word."""
+    with pytest.raises(UserError, match=r"--mixing gradual: found real pairs only"):
+        segment(settings(ellipses.root, tmp_path / "out", mixing="gradual"))
+
+
+def test_steps_are_a_matter_of_the_recipe() -> None:
+    """Fails if the number of pairs, or of classes, decides how long an arm trains."""
+    assert total_steps(SegmentConfig("d")) == 600
+    assert total_steps(SegmentConfig("d", steps=7)) == 7
+    assert total_steps(SegmentConfig("d", epochs=50, batch_size=8)) == 2400
+
+
+def test_pictures_grow(ellipses: PairSet) -> None:
+    """Sizes in steps of 32, each for as long as the others. Fails if the last part is not at full size."""
+    assert training_sizes(128) == [64, 96, 128]
+    assert training_sizes(256) == [128, 160, 192, 224, 256]
+    assert training_sizes(64) == [64]
+    train, val = (load_tensors(ellipses.select(split), 128, what=split) for split in ("train", "val"))
+    trainer = SegmentationTrainer(settings(ellipses.root, Path("o"), img_size=128), CLASSES, train, val, 10)
+    assert [trainer.batch(step)[0].shape[-1] for step in (0, 3, 4, 6, 7, 9)] == [64, 64, 96, 96, 128, 128]
+    assert trainer.small_steps == 7
+    whole = dataclasses.replace(trainer.config, small_share=0.0)
+    assert SegmentationTrainer(whole, CLASSES, train, val, 10).batch(0)[0].shape == (4, 1, 128, 128)
+
+
+def test_epochs_and_steps_are_not_both_given(ellipses: PairSet, tmp_path: Path) -> None:
+    """Fails if one of the two silently wins."""
+    with pytest.raises(UserError, match="--epochs and --steps: found both"):
+        segment(settings(ellipses.root, tmp_path / "out", epochs=2))
