@@ -31,14 +31,16 @@ RESULTS = ROOT / "docs" / "results"
 RESAMPLES = 5000
 GROUPED, RANDOM = "grouped", "random"  # the two preparations
 LEAKY = "unet_leaky"
+SHORT = "--steps 600"  # for the comparison; the default is 850
 ARMS = {  # name -> (title, data, flags); all else is the default recipe
-    "unet": ("U-Net, ResNet-18", GROUPED, "--model unet"),
-    "unet_mobilenet": ("U-Net, MobileNetV2", GROUPED, "--model unet --encoder mobilenet_v2"),
-    "unetplusplus": ("U-Net++, ResNet-18", GROUPED, "--model unetplusplus"),
-    "deeplabv3plus": ("DeepLabV3+, ResNet-18", GROUPED, "--model deeplabv3plus"),
-    "madgnet": ("MADGNet, ResNeSt-50", GROUPED, "--model madgnet"),
-    LEAKY: ("U-Net, ResNet-18, duplicates left in", RANDOM, "--model unet"),
-    "classify": ("ResNet-18 classifier", GROUPED, "--task classify"),
+    "unet": ("U-Net, ResNet-18", GROUPED, f"--model unet {SHORT}"),
+    "unet_mobilenet": ("U-Net, MobileNetV2", GROUPED, f"--model unet --encoder mobilenet_v2 {SHORT}"),
+    "unetplusplus": ("U-Net++, ResNet-18", GROUPED, f"--model unetplusplus {SHORT}"),
+    "deeplabv3plus": ("DeepLabV3+, ResNet-18", GROUPED, f"--model deeplabv3plus {SHORT}"),
+    "madgnet": ("MADGNet, ResNeSt-50", GROUPED, f"--model madgnet {SHORT}"),
+    "unet_long": ("U-Net, ResNet-18, default steps", GROUPED, "--model unet"),
+    LEAKY: ("U-Net, ResNet-18, duplicates left in", RANDOM, f"--model unet {SHORT}"),
+    "classify": ("ResNet-18 classifier", GROUPED, f"--task classify {SHORT}"),
 }
 REFERENCE = "unet"
 

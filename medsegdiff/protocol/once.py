@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "best_model.safetensors"
 EPOCH_PAIRS = 384  # pairs of an "epoch": about BUSI's train split, and the same for every arm
-STEPS = 600  # optimiser steps of the recipe
+STEPS = 850  # optimiser steps of the recipe
 # What does not decide the weights: where things lie, and what is done with the scores afterwards.
 NOT_IDENTITY = ("data_dir", "output_dir", "baseline", "bootstrap", "device", "save_every", "test_data", "seeds")
 
@@ -76,7 +77,7 @@ def run_once(config: SegmentConfig, task: Task, data: Data) -> tuple[dict[str, A
     The same call goes on where an interrupted one stopped, and returns what a finished one wrote.
     """
     output = Path(config.output_dir)
-    identity = {**identity_of(config, "segment", NOT_IDENTITY), "data": content_digest(data.pairs.records)}
+    identity = _identity(config, data)
     with locked(make_folder(output)):
         clear_leftovers(output, WEIGHTS_FILE, task.picture, PER_IMAGE_FILE, SCORES_FILE)
         if not _finished(output, identity):
@@ -95,6 +96,15 @@ def score_weights(run: Path, task: Task, data: PairTensors, config: SegmentConfi
     rows = task.score(model, settings, data, config, folder / task.picture)
     write_rows(folder / PER_IMAGE_FILE, rows)
     return rows
+
+
+def _identity(config: SegmentConfig, data: Data) -> dict[str, Any]:
+    """What decides the weights: settings, pairs, and the content of a file with weights, wherever it lies."""
+    identity = {**identity_of(config, "segment", NOT_IDENTITY), "data": content_digest(data.pairs.records)}
+    if config.encoder_weights is not None and Path(config.encoder_weights).is_file():
+        with Path(config.encoder_weights).open("rb") as file:
+            identity["encoder_weights"] = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return identity
 
 
 def _finished(output: Path, identity: dict[str, Any]) -> bool:

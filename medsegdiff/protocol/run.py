@@ -15,7 +15,7 @@ from medsegdiff.errors import UserError
 from medsegdiff.files import SCORES_FILE, clear_leftovers, make_folder, read_json, refuse_other_phase, write_json
 from medsegdiff.locks import locked
 from medsegdiff.protocol.checks import check_comparable, check_settings, check_splits
-from medsegdiff.protocol.once import Data, run_once, score_weights
+from medsegdiff.protocol.once import Data, run_once, score_weights, total_steps
 from medsegdiff.protocol.tasks import TASKS, Rows, Task, settle_names
 from medsegdiff.scoring.rows import PER_IMAGE_FILE, read_rows, read_run
 from medsegdiff.scoring.summary import compare, comparison_lines, per_run_means, summarise, summary_lines
@@ -38,6 +38,7 @@ def segment(config: SegmentConfig) -> dict[str, Any]:
     """
     config = settle_names(settle_precision(config))
     check_settings(config)
+    config = dataclasses.replace(config, steps=total_steps(config), epochs=None)
     pairs = read_pairs(Path(config.data_dir))
     check_splits(pairs, config.mixing)
     task = TASKS[config.task]
@@ -118,9 +119,10 @@ def _read_baseline(config: SegmentConfig, task: Task, test: PairSet) -> list[Any
     """The scores to compare with, checked before hours of training rather than after."""
     if config.baseline is None:
         return None
-    scores, runs = read_run(Path(config.baseline), task.row)
-    check_comparable(Path(config.baseline), scores, [r.id for r in test.records], content_digest(test.records), config)
-    return runs
+    folder = Path(config.baseline)
+    found = read_run(folder, task.row)
+    check_comparable(folder, found[0], [r.id for r in test.records], content_digest(test.records), config)
+    return found[1]
 
 
 def _read_external(config: SegmentConfig, pairs: PairSet) -> list[ExternalSet]:

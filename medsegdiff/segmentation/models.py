@@ -44,7 +44,8 @@ def build_model(name: str, encoder: str, weights: str | None = None, dropout: fl
         _check_encoder(encoder, None if local else weights)
         model = _smp_model(name, encoder, None if local else weights)
         if dropout:
-            model.segmentation_head = nn.Sequential(nn.Dropout2d(dropout), model.segmentation_head)
+            head: Any = model.segmentation_head
+            model.segmentation_head = nn.Sequential(nn.Dropout2d(dropout), head)
     if local:
         path = Path(str(weights))
         load_encoder(model.encoder, read_weights(path), path)  # type: ignore[arg-type]

@@ -107,7 +107,7 @@ class SupervisedTrainer:
         self.model.train()
         loss = self.loss(*batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
         if torch.isfinite(norm):  # else the loop stops with the loss below; keep the weights sound until then
             self.optimizer.step()

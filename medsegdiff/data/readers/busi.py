@@ -18,12 +18,11 @@ from tqdm import tqdm
 
 from medsegdiff.data.decoding import read_grey
 from medsegdiff.data.readers import RawPair
+from medsegdiff.data.readers.matching import MASK_THRESHOLD, SUFFIXES, subfolder
 from medsegdiff.errors import UserError
 from medsegdiff.files import require_folder
 
-SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
 MASK_NAME = re.compile(r"(?P<image>.+)_mask(_\d+)?", re.IGNORECASE)
-MASK_THRESHOLD = 127  # grey values above it are lesion
 EMPTY_CLASS = "normal"  # the one class whose masks are empty
 NAMING = "pairs like 'benign (1).png' and 'benign (1)_mask.png'"
 
@@ -37,7 +36,7 @@ def read_busi(folder: Path, classes: list[str]) -> list[RawPair]:
     root = _class_root(Path(folder), classes)
     tasks = []
     for label in classes:
-        directory = _subfolder(root, label)
+        directory = subfolder(root, label)
         if directory is None:
             raise UserError(root, _names(root), f"the class folders {', '.join(classes)}", "Check --classes.")
         tasks += [(label, image, masks) for image, masks in _match_files(directory)]
@@ -51,12 +50,6 @@ def read_busi(folder: Path, classes: list[str]) -> list[RawPair]:
     ]
 
 
-def _subfolder(folder: Path, name: str) -> Path | None:
-    """The sub-folder of that name, whatever its letter case."""
-    matches = [p for p in folder.iterdir() if p.is_dir() and p.name.lower() == name.lower()]
-    return min(matches) if matches else None
-
-
 def _names(folder: Path) -> str:
     """What a folder holds, for a message."""
     names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir() if not p.name.startswith("."))
@@ -68,7 +61,7 @@ def _class_root(folder: Path, classes: list[str]) -> Path:
     """`folder` or the one sub-folder of it that holds class folders."""
     require_folder(folder, f"the class folders {', '.join(classes)}")
     for candidate in [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]:
-        if any(_subfolder(candidate, label) for label in classes):
+        if any(subfolder(candidate, label) for label in classes):
             return candidate
     expected = f"the class folders {', '.join(classes)}, there or one level below"
     raise UserError(folder, _names(folder), expected, "Give the folder of the unpacked data set.")

@@ -18,6 +18,7 @@ from medsegdiff.errors import UserError
 from medsegdiff.files import write_png
 from medsegdiff.protocol.once import total_steps
 from medsegdiff.protocol.run import format_results, segment
+from medsegdiff.segmentation.models import build_model
 from medsegdiff.segmentation.training import SegmentationTrainer
 from medsegdiff.training.sampling import draw_gradual, real_draws
 from medsegdiff.training.supervised import training_sizes
@@ -163,7 +164,7 @@ def test_gradual_mixing_needs_both_kinds(ellipses: PairSet, tmp_path: Path) -> N
 
 def test_steps_are_a_matter_of_the_recipe() -> None:
     """Fails if the number of pairs, or of classes, decides how long an arm trains."""
-    assert total_steps(SegmentConfig("d")) == 600
+    assert total_steps(SegmentConfig("d")) == 850
     assert total_steps(SegmentConfig("d", steps=7)) == 7
     assert total_steps(SegmentConfig("d", epochs=50, batch_size=8)) == 2400
 
@@ -185,3 +186,27 @@ def test_epochs_and_steps_are_not_both_given(ellipses: PairSet, tmp_path: Path) 
     """Fails if one of the two silently wins."""
     with pytest.raises(UserError, match="--epochs and --steps: found both"):
         segment(settings(ellipses.root, tmp_path / "out", epochs=2))
+
+
+def test_the_same_number_of_steps_is_the_same_run(
+    repeated: tuple[SegmentConfig, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said in epochs: finished at once. Fails if the words count, not the number of steps."""
+    config, results = repeated
+    monkeypatch.setattr("medsegdiff.protocol.once.EPOCH_PAIRS", 8)
+    assert segment(dataclasses.replace(config, steps=None, epochs=1))["test"] == results["test"]
+
+
+def test_a_file_of_weights_counts_by_its_content(ellipses: PairSet, tmp_path: Path) -> None:
+    """Moved: the same run; changed: another one. Fails if the path of the file is what counts."""
+    model = build_model("unet", "mobilenet_v2")
+    for name, value in (("one", 0.0), ("other", 1.0)):
+        (tmp_path / name).mkdir()
+        weights = {k: v + value for k, v in model.encoder.state_dict().items()}
+        torch.save(weights, tmp_path / name / "encoder.pth")
+    config = settings(ellipses.root, tmp_path / "out", encoder_weights=str(tmp_path / "one" / "encoder.pth"))
+    first = segment(config)
+    (tmp_path / "one" / "encoder.pth").rename(tmp_path / "moved.pth")
+    assert segment(dataclasses.replace(config, encoder_weights=str(tmp_path / "moved.pth"))) == first
+    with pytest.raises(UserError, match="other settings"):
+        segment(dataclasses.replace(config, encoder_weights=str(tmp_path / "other" / "encoder.pth")))

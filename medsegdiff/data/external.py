@@ -1,0 +1,121 @@
+"""External test sets: recognised by their layout, read into memory, without the pictures that training knew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from medsegdiff.data.dataset import PairTensors, load_tensors, squash
+from medsegdiff.data.duplicates import SAME_PICTURE_BITS, duplicate_groups
+from medsegdiff.data.hashing import content_hash, hash_distances, perceptual_hash
+from medsegdiff.data.readers import RawPair, bus_bra, bus_uclm, stu_hospital, udiat
+from medsegdiff.data.records import METADATA_FILE, PairRecord, PairSet, content_digest, read_pairs
+from medsegdiff.errors import UserError
+from medsegdiff.files import DATASET_FILE, require_folder
+
+SPLIT = "external"
+GROUP_BITS = 78  # as `prepare` groups near-duplicates by default
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A published layout."""
+
+    find: Callable[[Path], Path | None]  # the data set's own folder, at the given one or below
+    read: Callable[[Path], list[RawPair]]
+    layout: str  # in short, for messages
+
+
+READERS = {
+    "stu_hospital": Reader(stu_hospital.find, stu_hospital.read, stu_hospital.LAYOUT),
+    "bus_bra": Reader(bus_bra.find, bus_bra.read, bus_bra.LAYOUT),
+    "bus_uclm": Reader(bus_uclm.find, bus_uclm.read, bus_uclm.LAYOUT),
+    "udiat": Reader(udiat.find, udiat.read, udiat.LAYOUT),
+}
+
+
+@dataclass(frozen=True)
+class ExternalSet:
+    """Pairs to score on that have nothing to do with training."""
+
+    name: str  # of the layout; of PAIRS the folder's
+    data: PairTensors  # labels index into the classes that were asked for, -1 where the class is unknown or another
+    left_out: int  # pictures that stand in train or val as well
+    digest: str  # of the content, wherever the folder lies
+
+
+def read_external(folder: Path, img_size: int, classes: list[str], known: Sequence[str]) -> ExternalSet:
+    """The pairs of a data set in a published layout, or of a PAIRS folder, at `img_size` x `img_size`.
+
+    `known`: perceptual hashes of the pictures of train and val; the same frames are left out. Groups are patients where
+    these are known, else near-duplicates. Raises `UserError` for another layout, files that are missing or broken,
+    synthetic pairs, and a set that training knew whole.
+    """
+    where = f"--test_data {folder}"
+    require_folder(folder, "a data set to test on")
+    if (folder / METADATA_FILE).is_file() or (folder / DATASET_FILE).is_file():
+        name, data = folder.resolve().name, _from_pairs(read_pairs(folder), img_size)
+    else:
+        name, data = _from_layout(folder, img_size)
+    near = hash_distances([r.perceptual_hash for r in data.records], list(known)) <= SAME_PICTURE_BITS
+    fresh = [i for i in range(len(data)) if not near[i].any()]
+    if not fresh:
+        raise UserError(where, "pictures of train and val only", "pictures that training has not seen", "Leave it out.")
+    records = tuple(data.records[i] for i in fresh)
+    labels = torch.tensor([classes.index(r.label) if r.label in classes else -1 for r in records])
+    kept = PairTensors(data.images[fresh], data.masks[fresh], labels, records)
+    return ExternalSet(name, kept, len(data) - len(fresh), content_digest(records))
+
+
+def _from_pairs(pairs: PairSet, img_size: int) -> PairTensors:
+    """All pairs of a PAIRS folder, whatever their split."""
+    for record in pairs.records:
+        if record.is_synthetic:
+            where = f"--test_data {pairs.root}, {record.id}"
+            raise UserError(where, "a synthetic pair", "real pairs to test on", "Give a data set of real pairs.")
+    return load_tensors(pairs, img_size, what="external set")
+
+
+def _from_layout(folder: Path, img_size: int) -> tuple[str, PairTensors]:
+    """Name of the layout and its pairs."""
+    for name, reader in READERS.items():
+        root = reader.find(folder)
+        if root is not None:
+            raw = reader.read(root)
+            if not raw:
+                raise UserError(root, "no pair with a lesion", reader.layout, "Unpack the data set completely.")
+            images, masks = (
+                torch.stack([torch.from_numpy(squash(getattr(pair, kind), img_size)) for pair in raw])[:, None]
+                for kind in ("image", "mask")
+            )
+            return name, PairTensors(images, masks, torch.zeros(len(raw), dtype=torch.int64), _records(name, raw))
+    shown = ", ".join(sorted(p.name + "/" * p.is_dir() for p in folder.iterdir())[:4]) or "an empty folder"
+    expected = f"PAIRS, or one of these layouts: {'; '.join(reader.layout for reader in READERS.values())}"
+    raise UserError(f"--test_data {folder}", shown, expected, "Give the folder of the unpacked data set.")
+
+
+def _records(name: str, raw: list[RawPair]) -> tuple[PairRecord, ...]:
+    hashes = [perceptual_hash(pair.image) for pair in raw]
+    groups = [f"{name}-{number}" for number in duplicate_groups(hashes, GROUP_BITS)]
+    return tuple(
+        PairRecord(
+            id=pair.name,
+            image_file_name=pair.source,
+            mask_file_name=pair.source,
+            label=pair.label,
+            split=SPLIT,
+            fold=-1,
+            group=f"{name}-{pair.patient}" if pair.patient else group,
+            source=f"{name}:{pair.source}",
+            pixel_aspect=1.0,
+            width=pair.image.shape[1],
+            height=pair.image.shape[0],
+            image_hash=content_hash(pair.image),
+            mask_hash=content_hash(pair.mask),
+            perceptual_hash=hash,
+        )
+        for pair, group, hash in zip(raw, groups, hashes, strict=True)
+    )

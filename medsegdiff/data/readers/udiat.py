@@ -1,0 +1,34 @@
+"""Reader of UDIAT, also called Dataset B (Yap et al., "Automated breast ultrasound lesions detection using
+convolutional neural networks", IEEE JBHI 22(4), 2018): 163 pictures.
+
+    original/000001.png, GT/000001.png
+
+The published classes stand in a spreadsheet. They are read where pictures (or masks) also lie in folders `benign` and
+`malignant` beside these, as in circulating copies; else they are unknown.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medsegdiff.data.readers import RawPair
+from medsegdiff.data.readers.matching import find_root, match, pictures, read_pair, subfolder
+
+CLASSES = ("benign", "malignant")
+LAYOUT = "UDIAT: original/000001.png, GT/000001.png"
+
+
+def find(folder: Path) -> Path | None:
+    """The folder that holds original and GT, at `folder` or below; None where this is another data set."""
+    return find_root(folder, lambda f: all(subfolder(f, name) is not None for name in ("original", "GT")))
+
+
+def read(root: Path) -> list[RawPair]:
+    """All pairs. Raises `UserError` where a file is missing or broken."""
+    folders = {name: subfolder(root, name) for name in ("original", "GT", *CLASSES)}
+    labels = {p.stem: name for name in CLASSES if (folder := folders[name]) is not None for p in pictures(folder)}
+    images, masks = (pictures(folder) if (folder := folders[name]) else [] for name in ("original", "GT"))
+    return [
+        RawPair(f"udiat_{image.stem}", labels.get(image.stem, ""), f"original/{image.name}", *read_pair(image, mask))
+        for image, mask in match(images, masks, lambda stem: stem)
+    ]
