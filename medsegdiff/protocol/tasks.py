@@ -37,7 +37,7 @@ class Task:
     load: Callable[[Path], tuple[nn.Module, dict[str, Any]]]  # network and settings of a weights file
     score: Callable[[nn.Module, dict[str, Any], PairTensors, SegmentConfig, Path], Rows]  # draws a picture too
     picture: str  # file name of that picture
-    row: type  # one line of per_image.csv
+    row: type[Any]  # one line of per_image.csv
     measures: Mapping[str, Measure]
     scopes: Callable[[Rows], dict[str, np.ndarray]]  # row numbers of all, of each class, ...
 

@@ -18,6 +18,7 @@ from bad_base import EXPLODED, SHAPE, Case, another_job, disc, edit, first, scen
 from direction_cases import DIRECTIONS
 from safetensors import safe_open
 from safetensors.torch import save_file
+from segment_cases import SEGMENT, SEGMENTATION
 
 from medsegdiff.cli import main
 from medsegdiff.files import write_png
@@ -26,7 +27,6 @@ from medsegdiff.training.weights import save_weights
 PREPARE = "prepare --input_dir raw --output_dir out --folds 2"
 DESCRIBE = "describe --real_data real --output_dir out"
 TRAIN = "train --config tiny.yaml --data_dir real --output_dir out"
-SEGMENT = "segment --data_dir real --output_dir out --img_size 32 --steps 1 --batch_size 2 --evals 1 --device cpu"
 COMBINE = "combine --real_data real --synthetic_data synthetic --output_dir out"
 GENERATE = "generate --checkpoint_path model.safetensors --output_dir out --steps 2 --device cpu"
 IMAGE, MASK = "raw/benign/benign (1).png", "raw/benign/benign (1)_mask.png"
@@ -418,6 +418,7 @@ CASES: dict[str, list[Case]] = {
     "PAIRS folders": PAIRS,
     "Checkpoints": CHECKPOINTS,
     "Given masks and images": DIRECTIONS,
+    "Segmentation and classification": SEGMENTATION,
     "Settings": SETTINGS,
     "Outputs and disks": OUTPUTS,
 }

@@ -35,7 +35,8 @@ before pictures are decoded, output folders before hours of work.
 whole (`dataset.json`, `scores.json` and `summary.json` come last), so nothing that an error leaves behind is taken for
 finished. After a full disk, the same command goes on once there is room.
 
-**What is never trusted.** A pickle (`.pth`, `.pt`) is not opened, since it can run code. Paths in metadata.csv stay
+**What is never trusted.** A pickle (`.pth`, `.pt`) can run code: checkpoints are none, and files with weights of
+encoders are read as tensors only, whatever else they hold. Paths in metadata.csv stay
 inside their folder, and ids that become file names hold no slashes. A picture of a PAIRS folder is compared with the
 hash in metadata.csv whenever it is read. Pictures above 10,000 pixels a side are refused by their headers, before they
 are decoded. Text for the terminal is escaped.
