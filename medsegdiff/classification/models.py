@@ -11,7 +11,7 @@ from torch import nn
 
 from medsegdiff.errors import UserError
 from medsegdiff.training.names import near_names
-from medsegdiff.training.pretrained import load_encoder, read_weights
+from medsegdiff.training.pretrained import failed_download, load_encoder, read_weights
 from medsegdiff.training.weights import load_weights
 
 DEFAULT_MODEL = "resnet18"
@@ -45,15 +45,8 @@ def build_classifier(name: str, weights: str | None, classes: int, dropout: floa
         )
     except (AssertionError, ValueError) as error:  # how they refuse a size, such as one that patches do not divide
         raise _wrong_size(name, img_size) from error
-    except OSError as error:  # what huggingface_hub raises, whatever the cause, derives from it
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            "--encoder_weights imagenet",
-            f"a download that failed ({reason})",
-            f"the weights of {name}",
-            "Connect to the network, or fill the Hugging Face cache (HF_HOME) on a connected machine and copy it here, "
-            "or give a file with weights, or leave the setting out to train from scratch.",
-        ) from error
+    except OSError as error:
+        raise failed_download(IMAGENET, name, error) from error
     if not takes_size(model, img_size):
         raise _wrong_size(name, img_size)
     if weights is not None and not downloads:

@@ -24,6 +24,7 @@ from torch.nn.functional import (
 from medsegdiff.errors import UserError
 from medsegdiff.segmentation.mfmsa import MFMSA, conv_norm
 from medsegdiff.training.names import near_names
+from medsegdiff.training.pretrained import failed_download
 
 SKIP_CHANNELS = 64  # of every skip connection
 DECODER_CHANNELS = (256, 128, 64, 32)  # of the up blocks, coarse to fine
@@ -140,14 +141,8 @@ def build_encoder(name: str, weights: str | None = None) -> nn.Module:
     expected = f"an encoder with features at 1/{', 1/'.join(map(str, REDUCTIONS))} of the side"
     try:
         encoder: nn.Module = timm.create_model(name, pretrained=weights == IMAGENET, features_only=True, in_chans=1)
-    except OSError as error:  # what huggingface_hub raises, whatever the cause, derives from it
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            "--encoder_weights imagenet",
-            f"a download that failed ({reason})",
-            f"the weights of {name}",
-            "Connect to the network, or give a file with weights, or leave the setting out to train from scratch.",
-        ) from error
+    except OSError as error:
+        raise failed_download(IMAGENET, name, error) from error
     except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(

@@ -15,7 +15,7 @@ from torch import nn
 from medsegdiff.errors import UserError
 from medsegdiff.segmentation.madgnet import MADGNet
 from medsegdiff.training.names import near_names
-from medsegdiff.training.pretrained import load_encoder, read_weights
+from medsegdiff.training.pretrained import failed_download, load_encoder, read_weights
 from medsegdiff.training.weights import load_weights
 
 MADGNET = "madgnet"
@@ -92,15 +92,8 @@ def _smp_model(name: str, encoder: str, weights: str | None) -> nn.Module:
         where = f"--model {name} --encoder {encoder}"
         found = f"a pair that smp refuses ({str(error).splitlines()[0]})"
         raise UserError(where, found, "a pair that works", "Choose another --encoder.") from error
-    except OSError as error:  # what huggingface_hub raises, whatever the cause, derives from it
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"--encoder_weights {weights}",
-            f"a download that failed ({reason})",
-            f"the weights of {encoder}",
-            "Connect to the network, or fill the Hugging Face cache (HF_HOME) on a connected machine and copy it here, "
-            "or give a file with weights, or leave the setting out to train from scratch.",
-        ) from error
+    except OSError as error:
+        raise failed_download(str(weights), encoder, error) from error
     return model
 
 

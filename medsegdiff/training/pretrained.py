@@ -44,6 +44,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def failed_download(weights: str, network: str, error: OSError) -> UserError:
+    """The one line for weights that cannot be had; what huggingface_hub raises, whatever the cause, is an `OSError`."""
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return UserError(
+        f"--encoder_weights {weights}",
+        f"a download that failed ({reason})",
+        f"the weights of {network}",
+        "Connect to the network, or fill the Hugging Face cache (HF_HOME) on a connected machine and copy it here, "
+        "or give a file with weights, or leave the setting out to train from scratch.",
+    )
+
+
 def _state_dicts(content: Any) -> list[dict[str, Tensor]]:
     """The tensors of a dictionary, and of each dictionary within it, however deep."""
     if not isinstance(content, Mapping):

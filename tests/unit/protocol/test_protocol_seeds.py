@@ -19,7 +19,7 @@ from medsegdiff.files import write_png
 from medsegdiff.protocol.once import total_steps
 from medsegdiff.protocol.run import format_results, segment
 from medsegdiff.segmentation.models import build_model
-from medsegdiff.segmentation.training import SegmentationTrainer
+from medsegdiff.segmentation.training import SegmentationTrainer, predict
 from medsegdiff.training.sampling import draw_gradual, real_draws
 from medsegdiff.training.supervised import training_sizes
 
@@ -210,3 +210,31 @@ def test_a_file_of_weights_counts_by_its_content(ellipses: PairSet, tmp_path: Pa
     assert segment(dataclasses.replace(config, encoder_weights=str(tmp_path / "moved.pth"))) == first
     with pytest.raises(UserError, match="other settings"):
         segment(dataclasses.replace(config, encoder_weights=str(tmp_path / "other" / "encoder.pth")))
+
+
+def test_the_best_weights_on_val_are_kept(ellipses: PairSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of three evaluations is the best. Fails if the last weights are kept, or patience never ends."""
+    train, val = (load_tensors(ellipses.select(split), 32, what=split) for split in ("train", "val"))
+    config = settings(ellipses.root, Path("o"), patience=1)
+    trainer = SegmentationTrainer(config, CLASSES, train, val, 3)
+    scores = iter([0.4, 0.6, 0.5])
+    monkeypatch.setattr(trainer, "score", lambda: next(scores))
+    kept = []
+    for step in range(3):
+        trainer.train_step(step)
+        trainer.evaluate(step + 1)
+        kept.append({name: value.clone() for name, value in trainer.best_weights.items()})
+    assert (trainer.best_score, trainer.best_step) == (0.6, 2)
+    assert trainer.finished()
+    assert all(torch.equal(kept[1][name], kept[2][name]) for name in kept[1])
+    assert any(not torch.equal(kept[0][name], kept[1][name]) for name in kept[1])
+
+
+def test_mirrored_pictures_get_mirrored_masks(ellipses: PairSet) -> None:
+    """With `flip`. Fails if the mirror image's prediction is not mirrored back, or is left out."""
+    torch.manual_seed(0)
+    model = build_model("unet", "mobilenet_v2").eval()
+    images = load_tensors(ellipses.select("test"), 32, what="test").images.float() / 255
+    both, mirrored = (predict(model, x, 0.5, 0.2, "fp32", flip=True) for x in (images, images.flip(-1)))
+    assert torch.allclose(both, mirrored.flip(-1), atol=1e-5)
+    assert not torch.allclose(both, predict(model, images, 0.5, 0.2, "fp32", flip=False), atol=1e-3)
