@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from torch import nn
 
 from medsegdiff.errors import UserError
 from medsegdiff.training.names import near_names
 from medsegdiff.training.pretrained import failed_download, load_encoder, read_weights
+from medsegdiff.training.sizes import output_shapes
 from medsegdiff.training.weights import load_weights
 
 DEFAULT_MODEL = "resnet18"
@@ -47,7 +47,7 @@ def build_classifier(name: str, weights: str | None, classes: int, dropout: floa
         raise _wrong_size(name, img_size) from error
     except OSError as error:
         raise failed_download(IMAGENET, name, error) from error
-    if not takes_size(model, img_size):
+    if not output_shapes(model, [img_size]):
         raise _wrong_size(name, img_size)
     if weights is not None and not downloads:
         path = Path(weights)
@@ -66,20 +66,6 @@ def load_classifier(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     model = build_classifier(config["model"], None, len(settings["classes"]), config["dropout"], config["img_size"])
     model.load_state_dict(weights)
     return model.eval(), settings
-
-
-def takes_size(model: nn.Module, size: int) -> bool:
-    """Whether a network computes (1, 1, size, size) images; told by trying, since networks do not say so."""
-    training = model.training
-    device = next(model.parameters()).device
-    try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, 1, size, size, device=device))
-    except (AssertionError, RuntimeError, ValueError):
-        return False
-    finally:
-        model.train(training)
-    return True
 
 
 def _check_name(name: str) -> None:

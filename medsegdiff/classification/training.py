@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from medsegdiff.classification.models import DEFAULT_MODEL, build_classifier, takes_size
+from medsegdiff.classification.models import DEFAULT_MODEL, build_classifier
 from medsegdiff.classification.scores import macro_auc, operating_threshold, positive_class
 from medsegdiff.config import SegmentConfig
 from medsegdiff.data.dataset import PairTensors
 from medsegdiff.errors import UserError
 from medsegdiff.training.device import autocast
+from medsegdiff.training.sizes import output_shapes
 from medsegdiff.training.supervised import SupervisedTrainer
 
 PREDICT_BATCH = 32  # pictures predicted together, whatever they were trained in
@@ -49,7 +50,7 @@ class ClassificationTrainer(SupervisedTrainer):
         torch.manual_seed(config.seed)
         super().__init__(config, build_network(config, classes), train, val, steps)
         self.classes = classes
-        self.sizes = [size for size in self.sizes if takes_size(self.model, size)]  # some networks take one only
+        self.sizes = list(output_shapes(self.model, self.sizes))  # some networks take one only
 
     def loss(self, images: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy with smoothed labels (Szegedy et al. 2016, section 7); the masks play no part."""

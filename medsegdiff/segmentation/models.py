@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
-import torch
 from torch import nn
 
 from medsegdiff.errors import UserError
 from medsegdiff.segmentation.madgnet import MADGNet
 from medsegdiff.training.names import near_names
 from medsegdiff.training.pretrained import failed_download, load_encoder, read_weights
+from medsegdiff.training.sizes import output_shapes
 from medsegdiff.training.weights import load_weights
 
 MADGNET = "madgnet"
@@ -58,18 +57,8 @@ def is_file_name(weights: str) -> bool:
 
 
 def sizes_taken(model: nn.Module, sizes: Iterable[int]) -> list[int]:
-    """Those of `sizes` for which the network maps S x S pictures to S x S masks; asked without computing."""
-    probe = copy.deepcopy(model).eval().to("meta")
-    return [size for size in sizes if _takes(probe, size)]
-
-
-def _takes(probe: nn.Module, size: int) -> bool:
-    try:
-        with torch.no_grad():
-            shape = probe(torch.zeros(1, 1, size, size, device="meta")).shape
-    except (RuntimeError, AssertionError, ValueError):  # what torch, smp and timm raise, each in its way
-        return False
-    return tuple(shape) == (1, 1, size, size)
+    """Those of `sizes` for which the network maps S x S pictures to S x S masks."""
+    return [size for size, shape in output_shapes(model, sizes).items() if shape == (1, 1, size, size)]
 
 
 def check_size(model: nn.Module, size: int, where: str) -> None:

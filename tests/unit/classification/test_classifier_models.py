@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from medsegdiff.classification.models import build_classifier, load_classifier, takes_size
+from medsegdiff.classification.models import build_classifier, load_classifier
 from medsegdiff.errors import UserError
+from medsegdiff.training.sizes import output_shapes
 from medsegdiff.training.weights import save_weights
 
 
@@ -31,8 +32,7 @@ def test_a_network_of_one_size_is_made_for_the_size_asked_for() -> None:
     """A vision transformer with a table of positions. Fails if `img_size` is not handed to timm."""
     model = build_classifier("test_vit_relpos", None, 2, 0.0, 96).eval()
     assert model(torch.randn(1, 1, 96, 96)).shape == (1, 2)
-    assert takes_size(model, 96)
-    assert not takes_size(model, 64)
+    assert output_shapes(model, [64, 96]) == {96: (1, 2)}
 
 
 def test_a_size_that_does_not_do_is_refused() -> None:
@@ -42,10 +42,10 @@ def test_a_size_that_does_not_do_is_refused() -> None:
 
 
 def test_trying_a_size_leaves_the_network_alone() -> None:
-    """Fails if the trial runs in training mode, which moves batch statistics, or leaves evaluation mode on."""
+    """Fails if the trial is made with the network itself, in evaluation mode or on another device from then on."""
     model = build_classifier("resnet10t", None, 2, 0.0, 64).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    takes_size(model, 32)
+    assert output_shapes(model, [32]) == {32: (1, 2)}
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
