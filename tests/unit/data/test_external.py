@@ -1,0 +1,192 @@
+"""External test sets: four published layouts and PAIRS, recognised, read, and cleared of what training knew."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from medsegdiff.data.external import READERS, read_external
+from medsegdiff.data.hashing import perceptual_hash
+from medsegdiff.data.records import PairSet
+from medsegdiff.errors import UserError
+from medsegdiff.files import write_png
+
+CLASSES = ["benign", "malignant"]
+NOTHING = ["00" * 32]  # hashes of pictures that nobody has
+SIDE = 64
+
+
+def picture(seed: int, side: int = SIDE) -> np.ndarray:
+    """Smooth noise; no two alike."""
+    noise = cv2.GaussianBlur(np.random.default_rng(seed).standard_normal((side, side)), (0, 0), 3)
+    return np.asarray(np.interp(noise, (noise.min(), noise.max()), (0, 255)).astype(np.uint8))
+
+
+def disc(side: int = SIDE, radius: int = 12) -> np.ndarray:
+    """A mask of one lesion."""
+    return np.asarray(cv2.circle(np.zeros((side, side), np.uint8), (side // 2, side // 3), radius, 255, -1))
+
+
+def write(path: Path, pixels: np.ndarray) -> None:
+    """A PNG, with its folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_png(path, pixels)
+
+
+def stu(root: Path) -> None:
+    """Three pictures; the mask of the third is larger and soft-edged."""
+    for number in (1, 2, 10):
+        write(root / "Hospital" / f"Test_Image_{number}.png", picture(number))
+        mask = disc() if number < 10 else cv2.GaussianBlur(disc(3 * SIDE, 36), (0, 0), 4)
+        write(root / "Hospital" / f"mask_{number}.png", mask)
+
+
+def bus_bra(root: Path) -> None:
+    """Two pictures of one patient and one of another."""
+    rows = ["ID,Case,Histology,Pathology,BIRADS"]
+    for number, (name, case, kind) in enumerate(
+        (("bus_0001-l", "1", "benign"), ("bus_0001-r", "1", "benign"), ("bus_0002-l", "2", "malignant"))
+    ):
+        write(root / "BUSBRA" / "Images" / f"{name}.png", picture(20 + number))
+        write(root / "BUSBRA" / "Masks" / f"{name.replace('bus', 'mask')}.png", disc())
+        rows.append(f"{name},{case},x,{kind},4")
+    (root / "BUSBRA" / "bus_data.csv").write_text("\n".join(rows) + "\n")
+
+
+def bus_uclm(root: Path) -> None:
+    """A benign, a malignant and a normal picture, and one with lesions of both kinds."""
+    colours = {"ALWI_000": (0, 255, 0), "ALWI_001": (255, 0, 0), "BOPO_000": (0, 0, 0), "BOPO_001": (0, 255, 0)}
+    for number, (name, colour) in enumerate(colours.items()):
+        write(root / "images" / f"{name}.png", picture(30 + number))
+        mask = (disc()[..., None] > 0) * np.array(colour, np.uint8)
+        if name == "BOPO_001":
+            mask[:10, :10] = (255, 0, 0)
+        write(root / "masks" / f"{name}.png", mask.astype(np.uint8))
+    (root / "INFO.csv").write_text("Image;Label\n")
+
+
+def udiat(root: Path) -> None:
+    """Two pictures, one of which also lies in a folder of its class."""
+    for number in (1, 2):
+        write(root / "BUS" / "original" / f"{number:06d}.png", picture(40 + number))
+        write(root / "BUS" / "GT" / f"{number:06d}.png", disc())
+    write(root / "BUS" / "Malignant" / "000002.png", picture(42))
+
+
+LAYOUTS: dict[str, tuple[Callable[[Path], None], dict[str, str], int]] = {  # maker, label by id, groups
+    "stu_hospital": (stu, {"stu_0001": "", "stu_0002": "", "stu_0010": ""}, 3),
+    "bus_bra": (bus_bra, {"bus_0001-l": "benign", "bus_0001-r": "benign", "bus_0002-l": "malignant"}, 2),
+    "bus_uclm": (bus_uclm, {"ALWI_000": "benign", "ALWI_001": "malignant", "BOPO_001": "malignant"}, 2),
+    "udiat": (udiat, {"udiat_000001": "", "udiat_000002": "malignant"}, 2),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_layout(name: str, tmp_path: Path) -> None:
+    """Recognised, with labels and patients. Fails if another layout answers first, or masks are swapped."""
+    make, labels, groups = LAYOUTS[name]
+    make(tmp_path)
+    found = read_external(tmp_path, 32, CLASSES, NOTHING)
+    assert found.name == name
+    assert {r.id: r.label for r in found.data.records} == labels
+    assert found.data.labels.tolist() == [CLASSES.index(v) if v else -1 for v in labels.values()]
+    assert len({r.group for r in found.data.records}) == groups
+    assert found.data.images.shape == (len(labels), 1, 32, 32)
+    share = (found.data.masks >= 128).float().mean(dim=(1, 2, 3))
+    assert share.numpy() == pytest.approx(np.full(len(labels), np.pi * 12**2 / SIDE**2), abs=0.03)
+    assert found.data.records[0].width == SIDE
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        ("stu_hospital", "Hospital/mask_2.png", r"Test_Image_2\.png: found no mask; expected a mask named 'mask_2'"),
+        ("stu_hospital", "Hospital/Test_Image_2.png", r"mask_2\.png: found a mask without its picture"),
+        ("bus_bra", "BUSBRA/Masks/mask_0001-r.png", "found no mask"),
+        ("bus_uclm", "masks/BOPO_000.png", "found no mask"),
+        ("udiat", "BUS/original/000001.png", "a mask without its picture"),
+    ],
+)
+def test_missing_files(name: str, spoil: str, message: str, tmp_path: Path) -> None:
+    """Fails if a picture without its mask is left out without a word, or scored against an empty one."""
+    LAYOUTS[name][0](tmp_path)
+    (tmp_path / spoil).unlink()
+    with pytest.raises(UserError, match=message):
+        read_external(tmp_path, 32, CLASSES, NOTHING)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "message"),
+    [
+        ("stu_hospital", "Hospital/mask_1.png", np.zeros((SIDE, SIDE), np.uint8), "an empty mask"),
+        ("udiat", "BUS/GT/000001.png", disc(SIDE + 1), "found 65 x 65 pixels; expected 64 x 64 pixels"),
+        ("bus_uclm", "masks/ALWI_000.png", disc(), "a mask that is not coloured"),
+        ("bus_bra", "BUSBRA/bus_data.csv", "ID,Case\nbus_0001-l,1\n", "no column Pathology"),
+        ("bus_bra", "BUSBRA/bus_data.csv", "ID,Case,Pathology\nbus_0001-l,1,benign\n", "no row bus_0001-r"),
+        ("stu_hospital", "Hospital/Test_Image_1.png", "no picture", "a file that is no picture"),
+    ],
+)
+def test_spoilt_files(name: str, file: str, content: np.ndarray | str, message: str, tmp_path: Path) -> None:
+    """Fails if the check of that fault is taken out."""
+    LAYOUTS[name][0](tmp_path)
+    if isinstance(content, str):
+        (tmp_path / file).write_text(content)
+    else:
+        write_png(tmp_path / file, content)
+    with pytest.raises(UserError, match=message):
+        read_external(tmp_path, 32, CLASSES, NOTHING)
+
+
+def test_known_pictures_are_left_out(tmp_path: Path) -> None:
+    """One stands in train, at twice the size and brighter. Fails if it is scored, or only exact copies are found."""
+    stu(tmp_path)
+    copy = cv2.convertScaleAbs(cv2.resize(picture(2), (2 * SIDE, 2 * SIDE)), alpha=0.8, beta=20)
+    found = read_external(tmp_path, 32, CLASSES, [perceptual_hash(copy)])
+    assert [r.id for r in found.data.records] == ["stu_0001", "stu_0010"]
+    assert found.left_out == 1
+    assert len(found.data.images) == len(found.data.labels) == 2
+    with pytest.raises(UserError, match="pictures of train and val only"):
+        read_external(tmp_path, 32, CLASSES, [perceptual_hash(picture(n)) for n in (1, 2, 10)])
+
+
+def test_digest_is_of_the_content(tmp_path: Path) -> None:
+    """Fails if the place of the folder counts, or a changed mask does not."""
+    for name in ("one", "two"):
+        stu(tmp_path / name)
+    digests = [read_external(tmp_path / name, 32, CLASSES, NOTHING).digest for name in ("one", "two")]
+    assert digests[0] == digests[1]
+    write_png(tmp_path / "two" / "Hospital" / "mask_1.png", disc(radius=9))
+    assert read_external(tmp_path / "two", 32, CLASSES, NOTHING).digest != digests[0]
+
+
+def test_pairs_are_an_external_set_too(ellipses: PairSet) -> None:
+    """All splits of a PAIRS folder. Fails if its test split alone is taken, or the folder is not recognised."""
+    found = read_external(ellipses.root, 32, CLASSES, NOTHING)
+    assert (found.name, len(found.data)) == (ellipses.root.name, len(ellipses))
+    labels = read_external(ellipses.root, 32, ["malignant"], NOTHING).data.labels
+    assert sorted(set(labels.tolist())) == [-1, 0]
+
+
+def test_no_known_layout(tmp_path: Path) -> None:
+    """Fails if the message does not say what there is and what there should be."""
+    write(tmp_path / "photos" / "a.png", picture(1))
+    expected = r"found photos/; expected PAIRS, or one of these layouts: STU-Hospital: .*BUS-BRA: .*UDIAT"
+    with pytest.raises(UserError, match=expected):
+        read_external(tmp_path, 32, CLASSES, NOTHING)
+
+
+@pytest.mark.skipif("MEDSEGDIFF_DATA" not in os.environ, reason="MEDSEGDIFF_DATA does not name real data")
+def test_real_stu_hospital() -> None:
+    """Fails if a mask is cut at another grey value than half, or the larger masks are not resized to their pictures."""
+    found = read_external(Path(os.environ["MEDSEGDIFF_DATA"]) / "stu_hospital", 128, CLASSES, NOTHING)
+    assert (found.name, len(found.data), found.left_out) == ("stu_hospital", 42, 0)
+    masks = found.data.masks[:, 0].float() / 255
+    inside, outside = ((found.data.images[:, 0].float() * part).sum() / part.sum() for part in (masks, 1 - masks))
+    assert inside < outside  # lesions are dark
+    assert 0.02 < float(masks.mean()) < 0.4
+    assert bool((masks.mean(dim=(1, 2)) > 0.005).all())
