@@ -39,6 +39,7 @@ ARMS = {  # name -> (title, data, flags); all else is the default recipe
     "deeplabv3plus": ("DeepLabV3+, ResNet-18", GROUPED, f"--model deeplabv3plus {SHORT}"),
     "madgnet": ("MADGNet, ResNet-18", GROUPED, f"--model madgnet --encoder resnet18 {SHORT}"),
     "madgnet_resnest50": ("MADGNet, ResNeSt-50 (as published)", GROUPED, f"--model madgnet {SHORT}"),
+    "unet_strong": ("U-Net, ResNet-18, strong augmentation", GROUPED, f"--model unet --augment strong {SHORT}"),
     "unet_long": ("U-Net, ResNet-18, default steps", GROUPED, "--model unet"),
     LEAKY: ("U-Net, ResNet-18, duplicates left in", RANDOM, f"--model unet {SHORT}"),
     "classify": ("ResNet-18 classifier", GROUPED, f"--task classify {SHORT}"),

@@ -164,7 +164,7 @@ class SegmentConfig:
     ema_decay: float = 0.99  # of the averaged weights that are evaluated and saved (shorter at the start)
     dropout: float = 0.0  # share of channels dropped before the last layer
     label_smoothing: float = 0.0  # targets run from half of it to 1 minus half of it
-    augment: bool = True  # geometry, gain, speckle, shadow, blur
+    augment: Literal["none", "standard", "strong"] = "standard"  # geometry, gain, speckle, shadow, blur
     img_size: int = 128  # side of the square that pictures are squashed to, pixels; Dice is computed at this size
     balance_classes: bool = False  # draw every class equally often
     mixing: Literal["all", "gradual"] = "all"  # gradual: synthetic pairs first, the share of real ones rising to 1

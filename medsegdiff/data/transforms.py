@@ -44,6 +44,19 @@ SEGMENTATION = AugmentConfig(
     blur=0.2,
     shadow=0.2,
 )
+STRONG = AugmentConfig(
+    zoom_out=0.3,
+    zoom_in=0.5,
+    aspect=0.25,
+    rotate=30.0,
+    shift=0.15,
+    gamma=0.6,
+    gain=0.4,
+    speckle=0.4,
+    blur=0.3,
+    shadow=0.3,
+)
+SEGMENTATION_LEVELS = {"standard": SEGMENTATION, "strong": STRONG}  # by the name of the setting
 
 
 def generator(seed: int, *counters: int) -> torch.Generator:

@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 
 from medsegdiff.config import SegmentConfig
 from medsegdiff.data.dataset import PairTensors
-from medsegdiff.data.transforms import SEGMENTATION, augment, generator
+from medsegdiff.data.transforms import SEGMENTATION_LEVELS, augment, generator
 from medsegdiff.training.device import choose_device
 from medsegdiff.training.ema import EMA
 from medsegdiff.training.loop import lr_factor
@@ -89,8 +89,9 @@ class SupervisedTrainer:
         else:
             index = draw_indices(labels, first, count, config.seed, config.balance_classes)
         images, masks, labels = (part.to(self.device) for part in self.train.batch(index))
-        if config.augment:
-            images, masks = augment(images, masks, SEGMENTATION, generator(config.seed, step, AUGMENT))
+        if config.augment != "none":
+            level = SEGMENTATION_LEVELS[config.augment]
+            images, masks = augment(images, masks, level, generator(config.seed, step, AUGMENT))
         size = self.size_at(step)
         if size < config.img_size:
             images, masks = (interpolate(part, size=size, mode="area") for part in (images, masks))
