@@ -31,18 +31,17 @@ RESULTS = ROOT / "docs" / "results"
 RESAMPLES = 5000
 GROUPED, RANDOM = "grouped", "random"  # the two preparations
 LEAKY = "unet_leaky"
-SHORT = "--steps 600"  # for the comparison; the default is 850
 ARMS = {  # name -> (title, data, flags); all else is the default recipe
-    "unet": ("U-Net, ResNet-18", GROUPED, f"--model unet {SHORT}"),
-    "unet_mobilenet": ("U-Net, MobileNetV2", GROUPED, f"--model unet --encoder mobilenet_v2 {SHORT}"),
-    "unetplusplus": ("U-Net++, ResNet-18", GROUPED, f"--model unetplusplus {SHORT}"),
-    "deeplabv3plus": ("DeepLabV3+, ResNet-18", GROUPED, f"--model deeplabv3plus {SHORT}"),
-    "madgnet": ("MADGNet, ResNet-18", GROUPED, f"--model madgnet --encoder resnet18 {SHORT}"),
-    "madgnet_resnest50": ("MADGNet, ResNeSt-50 (as published)", GROUPED, f"--model madgnet {SHORT}"),
-    "unet_strong": ("U-Net, ResNet-18, strong augmentation", GROUPED, f"--model unet --augment strong {SHORT}"),
-    "unet_long": ("U-Net, ResNet-18, default steps", GROUPED, "--model unet"),
-    LEAKY: ("U-Net, ResNet-18, duplicates left in", RANDOM, f"--model unet {SHORT}"),
-    "classify": ("ResNet-18 classifier", GROUPED, f"--task classify {SHORT}"),
+    "unet": ("U-Net, ResNet-18", GROUPED, "--model unet"),
+    "unet_mobilenet": ("U-Net, MobileNetV2", GROUPED, "--model unet --encoder mobilenet_v2"),
+    "unetplusplus": ("U-Net++, ResNet-18", GROUPED, "--model unetplusplus"),
+    "deeplabv3plus": ("DeepLabV3+, ResNet-18", GROUPED, "--model deeplabv3plus"),
+    "madgnet": ("MADGNet, ResNet-18", GROUPED, "--model madgnet --encoder resnet18"),
+    "madgnet_resnest50": ("MADGNet, ResNeSt-50 (as published)", GROUPED, "--model madgnet"),
+    "unet_strong": ("U-Net, ResNet-18, strong augmentation", GROUPED, "--model unet --augment strong"),
+    "unet_long": ("U-Net, ResNet-18, 850 steps", GROUPED, "--model unet --steps 850"),
+    LEAKY: ("U-Net, ResNet-18, duplicates left in", RANDOM, "--model unet"),
+    "classify": ("ResNet-18 classifier", GROUPED, "--task classify"),
 }
 REFERENCE = "unet"
 

@@ -152,7 +152,7 @@ class SegmentConfig:
     encoder: str | None = None  # its encoder (segment only); default: resnet18, for madgnet resnest50d
     encoder_weights: str | None = None  # "imagenet" (downloaded), a file with weights, or nothing: from scratch
     epochs: int | None = None  # instead of --steps; of 384 pairs each, however many there are
-    steps: int | None = None  # optimiser steps; default 850
+    steps: int | None = None  # optimiser steps; default 600
     small_share: float = 0.7  # share of the steps that come first, with pictures growing from half the size; 0: none
     patience: int = 5  # evaluations on val without a better score before training stops
     evals: int = 6  # evaluations on val, spread over the steps at full size

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "best_model.safetensors"
 EPOCH_PAIRS = 384  # pairs of an "epoch": about BUSI's train split, and the same for every arm
-STEPS = 850  # optimiser steps of the recipe
+STEPS = 600  # optimiser steps of the recipe
 # What does not decide the weights: where things lie, and what is done with the scores afterwards.
 NOT_IDENTITY = ("data_dir", "output_dir", "baseline", "bootstrap", "device", "save_every", "test_data", "seeds")
 

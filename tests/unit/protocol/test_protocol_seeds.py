@@ -164,7 +164,7 @@ def test_gradual_mixing_needs_both_kinds(ellipses: PairSet, tmp_path: Path) -> N
 
 def test_steps_are_a_matter_of_the_recipe() -> None:
     """Fails if the number of pairs, or of classes, decides how long an arm trains."""
-    assert total_steps(SegmentConfig("d")) == 850
+    assert total_steps(SegmentConfig("d")) == 600
     assert total_steps(SegmentConfig("d", steps=7)) == 7
     assert total_steps(SegmentConfig("d", epochs=50, batch_size=8)) == 2400
 
