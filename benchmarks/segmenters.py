@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import shlex
 import subprocess
 import sys
@@ -64,15 +64,25 @@ def commands(args: argparse.Namespace) -> dict[str, str]:
 
 
 def run_all(lines: dict[str, str], run: Path) -> None:
-    """Run every command; what a training took at most of memory goes to <arm>_memory.json."""
+    """Run every command; before a training its memory is measured, in four steps at full size."""
     for name, line in lines.items():
-        print(f"$ python {line}", flush=True)
-        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        subprocess.run([sys.executable, *shlex.split(line)], cwd=ROOT, check=True)
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # the largest of all children so far
-        file = run / f"{name}_memory.json"
-        if name in ARMS and not file.exists() and peak > before:
-            file.write_text(json.dumps({"gigabytes": round(peak / 2**20, 2)}))
+        record = run / f"{name}_memory.json"
+        if name in ARMS and not record.exists():
+            short = line.split(" --seeds")[0].replace(" --steps 850", "")
+            short += f" --steps 4 --evals 1 --small_share 0 --bootstrap 10 --output_dir {run}/memory/{name}"
+            record.write_text(json.dumps({"gigabytes": round(execute(short), 2)}))
+        execute(line)
+
+
+def execute(line: str) -> float:
+    """Run a command, which has to succeed; returns the largest resident memory of its process, GiB."""
+    print(f"$ python {line}", flush=True)
+    process = subprocess.Popen([sys.executable, *shlex.split(line)], cwd=ROOT)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(process.returncode)
+    return usage.ru_maxrss / 2**20
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -180,7 +190,7 @@ def detail_table(found: dict[str, Any]) -> list[str]:
 
 def cost_table(found: dict[str, Any]) -> list[str]:
     """Seconds of every training, and the largest memory of the process."""
-    lines = ["| network | seconds of each training | steps | best step | peak memory, GB |", "|---|---|---|---|---|"]
+    lines = ["| network | seconds of each training | steps | best step | peak memory, GiB |", "|---|---|---|---|---|"]
     for name, arm in found["arms"].items():
         steps, best = (", ".join(map(str, arm[key])) for key in ("steps", "best_step"))
         memory = arm.get("gigabytes", "-")

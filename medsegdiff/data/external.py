@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from medsegdiff.config import PrepareConfig
 from medsegdiff.data.dataset import PairTensors, load_tensors, squash
-from medsegdiff.data.duplicates import SAME_PICTURE_BITS, duplicate_groups
+from medsegdiff.data.duplicates import SAME_PICTURE_BITS, duplicate_groups, scene_correlations
 from medsegdiff.data.hashing import content_hash, hash_distances, perceptual_hash
 from medsegdiff.data.readers import RawPair, bus_bra, bus_uclm, stu_hospital, udiat
+from medsegdiff.data.readers.matching import contents
 from medsegdiff.data.records import METADATA_FILE, PairRecord, PairSet, content_digest, read_pairs
 from medsegdiff.errors import UserError
 from medsegdiff.files import DATASET_FILE, require_folder
 
 SPLIT = "external"
-GROUP_BITS = 78  # as `prepare` groups near-duplicates by default
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ def read_external(folder: Path, img_size: int, classes: list[str], known: Sequen
     """The pairs of a data set in a published layout, or of a PAIRS folder, at `img_size` x `img_size`.
 
     `known`: perceptual hashes of the pictures of train and val; the same frames are left out. Groups are patients where
-    these are known, else near-duplicates. Raises `UserError` for another layout, files that are missing or broken,
-    synthetic pairs, and a set that training knew whole.
+    these are known, else near-duplicates as `prepare` finds them by default; those of PAIRS stay. Raises `UserError` for
+    another layout, several data sets in one folder, files that are missing or broken, synthetic pairs, and a set that
+    training knew whole.
     """
     where = f"--test_data {folder}"
     require_folder(folder, "a data set to test on")
@@ -76,30 +79,37 @@ def _from_pairs(pairs: PairSet, img_size: int) -> PairTensors:
         if record.is_synthetic:
             where = f"--test_data {pairs.root}, {record.id}"
             raise UserError(where, "a synthetic pair", "real pairs to test on", "Give a data set of real pairs.")
-    return load_tensors(pairs, img_size, what="external set")
+    found = load_tensors(pairs, img_size, what="external set")
+    records = tuple(dataclasses.replace(r, split=SPLIT, fold=-1) for r in found.records)
+    return dataclasses.replace(found, records=records)
 
 
 def _from_layout(folder: Path, img_size: int) -> tuple[str, PairTensors]:
     """Name of the layout and its pairs."""
-    for name, reader in READERS.items():
-        root = reader.find(folder)
-        if root is not None:
-            raw = reader.read(root)
-            if not raw:
-                raise UserError(root, "no pair with a lesion", reader.layout, "Unpack the data set completely.")
-            images, masks = (
-                torch.stack([torch.from_numpy(squash(getattr(pair, kind), img_size)) for pair in raw])[:, None]
-                for kind in ("image", "mask")
-            )
-            return name, PairTensors(images, masks, torch.zeros(len(raw), dtype=torch.int64), _records(name, raw))
-    shown = ", ".join(sorted(p.name + "/" * p.is_dir() for p in folder.iterdir())[:4]) or "an empty folder"
-    expected = f"PAIRS, or one of these layouts: {'; '.join(reader.layout for reader in READERS.values())}"
-    raise UserError(f"--test_data {folder}", shown, expected, "Give the folder of the unpacked data set.")
+    where = f"--test_data {folder}"
+    roots = {name: root for name, reader in READERS.items() if (root := reader.find(folder)) is not None}
+    if not roots:
+        expected = f"PAIRS, or one of these layouts: {'; '.join(reader.layout for reader in READERS.values())}"
+        raise UserError(where, contents(folder), expected, "Give the folder of the unpacked data set.")
+    if len(roots) > 1:
+        raise UserError(where, f"several data sets ({', '.join(roots)})", "one", "Give the folder of each of them.")
+    [(name, root)] = roots.items()
+    raw = READERS[name].read(root)
+    if not raw:
+        raise UserError(root, "no pair with a lesion", READERS[name].layout, "Unpack the data set completely.")
+    images, masks = (
+        torch.stack([torch.from_numpy(squash(getattr(pair, kind), img_size)) for pair in raw])[:, None]
+        for kind in ("image", "mask")
+    )
+    return name, PairTensors(images, masks, torch.zeros(len(raw), dtype=torch.int64), _records(name, raw))
 
 
 def _records(name: str, raw: list[RawPair]) -> tuple[PairRecord, ...]:
     hashes = [perceptual_hash(pair.image) for pair in raw]
-    groups = [f"{name}-{number}" for number in duplicate_groups(hashes, GROUP_BITS)]
+    # the likeness of all pairs of 1,875 pictures takes minutes, and patients say more
+    correlations = None if all(pair.patient for pair in raw) else scene_correlations([pair.image for pair in raw])
+    near = duplicate_groups(hashes, PrepareConfig.duplicate_bits, correlations, PrepareConfig.duplicate_correlation)
+    groups = [f"{name}-{number}" for number in near]
     return tuple(
         PairRecord(
             id=pair.name,

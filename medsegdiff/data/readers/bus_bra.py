@@ -7,6 +7,7 @@ patients, benign and malignant.
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 from medsegdiff.data.readers import RawPair
@@ -14,7 +15,9 @@ from medsegdiff.data.readers.matching import find_root, match, pictures, read_pa
 from medsegdiff.errors import UserError
 
 TABLE = "bus_data.csv"
+RESTORE = "Restore the published file."
 COLUMNS = ("ID", "Case", "Pathology")
+CLASSES = ("benign", "malignant")
 LAYOUT = "BUS-BRA: Images/bus_0001-l.png, Masks/mask_0001-l.png, bus_data.csv"
 
 
@@ -31,19 +34,35 @@ def read(root: Path) -> list[RawPair]:
         raise UserError(root, "no folder Masks", "Images and Masks", "Unpack the data set completely.")
     found = []
     for image, mask in match(pictures(images), pictures(masks), lambda stem: "mask_" + stem.removeprefix("bus_")):
-        row = rows.get(image.stem)
-        if row is None:
-            raise UserError(root / TABLE, f"no row {image.stem}", "a row for every picture", "Restore the file.")
-        pair = read_pair(image, mask)
-        found.append(RawPair(image.stem, row["Pathology"].lower(), f"Images/{image.name}", *pair, patient=row["Case"]))
+        if image.stem not in rows:
+            raise UserError(root / TABLE, f"no row {image.stem}", "a row for every picture", RESTORE)
+        label, patient = rows.pop(image.stem)
+        found.append(RawPair(image.stem, label, f"Images/{image.name}", *read_pair(image, mask), patient))
+    if rows:
+        missing = f"a row {min(rows)} without its picture"
+        raise UserError(root / TABLE, missing, "a picture for every row", "Unpack the data set completely.")
     return found
 
 
-def _table(path: Path) -> dict[str, dict[str, str]]:
-    """The rows of the table by picture."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
-        if missing:
-            raise UserError(path, f"no column {missing[0]}", f"the columns {', '.join(COLUMNS)}", "Restore the file.")
-        return {row["ID"]: row for row in reader}
+def _table(path: Path) -> dict[str, tuple[str, str]]:
+    """Class and patient by picture."""
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""))
+        columns, rows = reader.fieldnames or [], list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(path, f"a file that is no table ({error})", "a CSV in UTF-8", RESTORE) from error
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing:
+        raise UserError(path, f"no column {missing[0]}", f"the columns {', '.join(COLUMNS)}", RESTORE)
+    found: dict[str, tuple[str, str]] = {}
+    for row in rows:
+        name, patient, label = (row[column] or "" for column in COLUMNS)  # None where a row is cut off
+        where = f"{path}, row {name or '(without ID)'}"
+        if name in found:
+            raise UserError(where, "a second row of that picture", "one", RESTORE)
+        if label.lower() not in CLASSES:
+            raise UserError(where, f"Pathology {label!r}", f"one of {', '.join(CLASSES)}", RESTORE)
+        if not patient:
+            raise UserError(where, "no Case", "the patient", RESTORE)
+        found[name] = (label.lower(), patient)
+    return found

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from medsegdiff.data.decoding import read_grey
 from medsegdiff.data.readers import RawPair
-from medsegdiff.data.readers.matching import MASK_THRESHOLD, SUFFIXES, subfolder
+from medsegdiff.data.readers.matching import MASK_THRESHOLD, SUFFIXES, contents, subfolder
 from medsegdiff.errors import UserError
 from medsegdiff.files import require_folder
 
@@ -38,7 +38,7 @@ def read_busi(folder: Path, classes: list[str]) -> list[RawPair]:
     for label in classes:
         directory = subfolder(root, label)
         if directory is None:
-            raise UserError(root, _names(root), f"the class folders {', '.join(classes)}", "Check --classes.")
+            raise UserError(root, contents(root), f"the class folders {', '.join(classes)}", "Check --classes.")
         tasks += [(label, image, masks) for image, masks in _match_files(directory)]
     names = _unique_names([(label, image) for label, image, _ in tasks])
     with ThreadPoolExecutor(2) as pool:  # decoding releases the interpreter lock
@@ -50,13 +50,6 @@ def read_busi(folder: Path, classes: list[str]) -> list[RawPair]:
     ]
 
 
-def _names(folder: Path) -> str:
-    """What a folder holds, for a message."""
-    names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir() if not p.name.startswith("."))
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return shown or "an empty folder"
-
-
 def _class_root(folder: Path, classes: list[str]) -> Path:
     """`folder` or the one sub-folder of it that holds class folders."""
     require_folder(folder, f"the class folders {', '.join(classes)}")
@@ -64,7 +57,7 @@ def _class_root(folder: Path, classes: list[str]) -> Path:
         if any(subfolder(candidate, label) for label in classes):
             return candidate
     expected = f"the class folders {', '.join(classes)}, there or one level below"
-    raise UserError(folder, _names(folder), expected, "Give the folder of the unpacked data set.")
+    raise UserError(folder, contents(folder), expected, "Give the folder of the unpacked data set.")
 
 
 def _order(path: Path) -> tuple[int, str]:

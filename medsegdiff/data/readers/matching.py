@@ -22,6 +22,13 @@ def subfolder(folder: Path, name: str) -> Path | None:
     return min(matches) if matches else None
 
 
+def contents(folder: Path) -> str:
+    """What a folder holds, for a message."""
+    found = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir() if not p.name.startswith("."))
+    shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    return shown or "an empty folder"
+
+
 def pictures(folder: Path) -> list[Path]:
     """The picture files of a folder, in order."""
     found = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from medsegdiff.data.readers import RawPair
 from medsegdiff.data.readers.matching import find_root, match, pictures, read_pair, subfolder
+from medsegdiff.errors import UserError
 
 CLASSES = ("benign", "malignant")
 LAYOUT = "UDIAT: original/000001.png, GT/000001.png"
@@ -26,7 +27,12 @@ def find(folder: Path) -> Path | None:
 def read(root: Path) -> list[RawPair]:
     """All pairs. Raises `UserError` where a file is missing or broken."""
     folders = {name: subfolder(root, name) for name in ("original", "GT", *CLASSES)}
-    labels = {p.stem: name for name in CLASSES if (folder := folders[name]) is not None for p in pictures(folder)}
+    labels: dict[str, str] = {}
+    for name in CLASSES:
+        folder = folders[name]
+        for path in pictures(folder) if folder else []:
+            if labels.setdefault(path.stem, name) != name:
+                raise UserError(path, f"the picture in {labels[path.stem]} as well", "one class", "Remove one of them.")
     images, masks = (pictures(folder) if (folder := folders[name]) else [] for name in ("original", "GT"))
     return [
         RawPair(f"udiat_{image.stem}", labels.get(image.stem, ""), f"original/{image.name}", *read_pair(image, mask))
