@@ -53,9 +53,9 @@ def read_external(folder: Path, img_size: int, classes: list[str], known: Sequen
     """The pairs of a data set in a published layout, or of a PAIRS folder, at `img_size` x `img_size`.
 
     `known`: perceptual hashes of the pictures of train and val; the same frames are left out. Groups are patients where
-    these are known, else near-duplicates as `prepare` finds them by default; those of PAIRS stay. Raises `UserError` for
-    another layout, several data sets in one folder, files that are missing or broken, synthetic pairs, and a set that
-    training knew whole.
+    these are known, else near-duplicates as `prepare` finds them by default; those of PAIRS stay. Raises `UserError`
+    for another layout, several data sets in one folder, files that are missing or broken, synthetic pairs, and a set
+    that training knew whole.
     """
     where = f"--test_data {folder}"
     require_folder(folder, "a data set to test on")
@@ -106,7 +106,7 @@ def _from_layout(folder: Path, img_size: int) -> tuple[str, PairTensors]:
 
 def _records(name: str, raw: list[RawPair]) -> tuple[PairRecord, ...]:
     hashes = [perceptual_hash(pair.image) for pair in raw]
-    # the likeness of all pairs of 1,875 pictures takes minutes, and patients say more
+    # patients say more, and comparing 1,875 pictures with each other takes most of a minute
     correlations = None if all(pair.patient for pair in raw) else scene_correlations([pair.image for pair in raw])
     near = duplicate_groups(hashes, PrepareConfig.duplicate_bits, correlations, PrepareConfig.duplicate_correlation)
     groups = [f"{name}-{number}" for number in near]

@@ -51,10 +51,10 @@ def _read_mask(path: Path) -> tuple[str, np.ndarray]:
     colours = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if colours is None:
         raise UserError(path, "a file that cannot be decoded", "a whole picture", "Restore the file.")
-    green, red = colours[..., 1] > MASK_THRESHOLD, colours[..., 2] > MASK_THRESHOLD
+    blue, green, red = (colours[..., channel] > MASK_THRESHOLD for channel in range(3))
     if (green & red).any():
         raise UserError(path, "a mask that is not coloured", "green and red on black", "Restore the published file.")
     lesion = np.where(green | red, 255, 0).astype(np.uint8)
-    if not lesion.any() and grey.any():
+    if blue.any() or (grey.any() and not lesion.any()):
         raise UserError(path, "other colours", "green and red on black", "Restore the published file.")
     return "malignant" if red.any() else "benign" if green.any() else "", lesion

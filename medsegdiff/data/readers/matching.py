@@ -13,6 +13,7 @@ from medsegdiff.errors import UserError
 
 SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
 MASK_THRESHOLD = 127  # grey values above it are lesion
+HIDDEN = (".", "__MACOSX")  # how names begin of what systems leave beside data
 LEVELS = 2  # how far below the given folder the data set may lie
 
 
@@ -36,22 +37,35 @@ def pictures(folder: Path) -> list[Path]:
 
 
 def find_root(folder: Path, is_root: Callable[[Path], bool]) -> Path | None:
-    """`folder`, or the first folder at most two levels below it, of which `is_root` holds."""
+    """`folder`, or the highest folder at most two levels below it, of which `is_root` holds.
+
+    Raises `UserError` where it holds of several on one level: taking the first would leave pictures out silently.
+    """
     layer = [folder]
     for _ in range(LEVELS + 1):
-        for candidate in layer:
-            if is_root(candidate):
-                return candidate
-        layer = [p for parent in layer for p in sorted(parent.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+        found = [candidate for candidate in layer if is_root(candidate)]
+        if len(found) > 1:
+            names = ", ".join(str(p.relative_to(folder)) for p in found)
+            raise UserError(
+                folder, f"one layout in several folders ({names})", "one", "Give the folder of each of them."
+            )
+        if found:
+            return found[0]
+        layer = [
+            p for parent in layer for p in sorted(parent.iterdir()) if p.is_dir() and not p.name.startswith(HIDDEN)
+        ]
     return None
 
 
 def match(images: list[Path], masks: list[Path], mask_name: Callable[[str], str]) -> list[tuple[Path, Path]]:
     """Each picture with its mask, `mask_name` giving the name of the mask (without ending) for that of the picture.
 
-    Raises `UserError` where one stands without the other.
+    Raises `UserError` where one stands without the other, or two masks have one name.
     """
-    by_name = {path.stem.lower(): path for path in masks}
+    by_name: dict[str, Path] = {}
+    for path in masks:
+        if (other := by_name.setdefault(path.stem.lower(), path)) is not path:
+            raise UserError(path, f"a mask beside {other.name}", "one mask of that name", "Remove one of them.")
     pairs = []
     for image in images:
         wanted = mask_name(image.stem)

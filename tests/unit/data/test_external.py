@@ -10,15 +10,17 @@ import cv2
 import numpy as np
 import pytest
 
+from medsegdiff.config import PrepareConfig
 from medsegdiff.data.external import READERS, read_external
-from medsegdiff.data.hashing import perceptual_hash
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.hashing import hash_distances, perceptual_hash
+from medsegdiff.data.records import PairSet, write_pair, write_pairs
 from medsegdiff.errors import UserError
 from medsegdiff.files import write_png
 
 CLASSES = ["benign", "malignant"]
 NOTHING = ["00" * 32]  # hashes of pictures that nobody has
 SIDE = 64
+TABLE = "ID,Case,Pathology\nbus_0001-l,1,benign\nbus_0001-r,1,benign\nbus_0002-l,2,malignant\n"  # whole
 
 
 def picture(seed: int, side: int = SIDE) -> np.ndarray:
@@ -128,18 +130,43 @@ def test_missing_files(name: str, spoil: str, message: str, tmp_path: Path) -> N
         ("bus_uclm", "masks/ALWI_000.png", disc(), "a mask that is not coloured"),
         ("bus_bra", "BUSBRA/bus_data.csv", "ID,Case\nbus_0001-l,1\n", "no column Pathology"),
         ("bus_bra", "BUSBRA/bus_data.csv", "ID,Case,Pathology\nbus_0001-l,1,benign\n", "no row bus_0001-r"),
+        ("bus_bra", "BUSBRA/bus_data.csv", TABLE + "bus_0003-l,3,benign\n", "a row bus_0003-l without its picture"),
+        ("bus_bra", "BUSBRA/bus_data.csv", TABLE + "bus_0002-l,2,benign\n", "row bus_0002-l: found a second row"),
+        ("bus_bra", "BUSBRA/bus_data.csv", TABLE + "bus_0003-l,3\n", "row bus_0003-l: found Pathology ''"),
+        ("bus_bra", "BUSBRA/bus_data.csv", TABLE + "bus_0003-l,,benign\n", "row bus_0003-l: found no Case"),
+        ("bus_bra", "BUSBRA/bus_data.csv", b"ID,Case,Pathology\n\xf1,1,benign\n", "a file that is no table"),
+        ("udiat", "BUS/Benign/000002.png", disc(), "found the picture in benign as well"),
         ("stu_hospital", "Hospital/Test_Image_1.png", "no picture", "a file that is no picture"),
     ],
 )
-def test_spoilt_files(name: str, file: str, content: np.ndarray | str, message: str, tmp_path: Path) -> None:
+def test_spoilt_files(name: str, file: str, content: np.ndarray | str | bytes, message: str, tmp_path: Path) -> None:
     """Fails if the check of that fault is taken out."""
     LAYOUTS[name][0](tmp_path)
-    if isinstance(content, str):
-        (tmp_path / file).write_text(content)
+    if isinstance(content, np.ndarray):
+        write(tmp_path / file, content)
     else:
-        write_png(tmp_path / file, content)
+        (tmp_path / file).write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError, match=message):
         read_external(tmp_path, 32, CLASSES, NOTHING)
+
+
+def test_several_sets_in_one_folder(tmp_path: Path) -> None:
+    """Fails if the first layout that is found is scored, and the other one left out without a word."""
+    bus_bra(tmp_path / "a")
+    udiat(tmp_path / "b")
+    with pytest.raises(UserError, match=r"found several data sets \(bus_bra, udiat\); expected one"):
+        read_external(tmp_path, 32, CLASSES, NOTHING)
+
+
+def test_neighbouring_frames_are_one_group(tmp_path: Path) -> None:
+    """One scene, shifted by four pixels. Fails if hashes alone group pictures, unlike in `prepare`."""
+    udiat(tmp_path)
+    scene = picture(1, SIDE + 16)
+    for number, start in ((1, 0), (2, 4)):
+        write_png(tmp_path / "BUS" / "original" / f"{number:06d}.png", scene[start:][:SIDE, start : start + SIDE])
+    records = read_external(tmp_path, 32, CLASSES, NOTHING).data.records
+    assert records[0].group == records[1].group
+    assert hash_distances([records[0].perceptual_hash], [records[1].perceptual_hash]) > PrepareConfig.duplicate_bits
 
 
 def test_known_pictures_are_left_out(tmp_path: Path) -> None:
@@ -168,13 +195,24 @@ def test_pairs_are_an_external_set_too(ellipses: PairSet) -> None:
     """All splits of a PAIRS folder. Fails if its test split alone is taken, or the folder is not recognised."""
     found = read_external(ellipses.root, 32, CLASSES, NOTHING)
     assert (found.name, len(found.data)) == (ellipses.root.name, len(ellipses))
+    assert {(r.split, r.fold) for r in found.data.records} == {("external", -1)}
     labels = read_external(ellipses.root, 32, ["malignant"], NOTHING).data.labels
     assert sorted(set(labels.tolist())) == [-1, 0]
 
 
+def test_synthetic_pairs_are_refused(tmp_path: Path) -> None:
+    """Fails if a generated pair is scored as if it were a patient's."""
+    source = "synthetic:0123"
+    record = write_pair(tmp_path, picture(1), disc(), id="a", label="benign", split="train", group="a", source=source)
+    write_pairs(tmp_path, [record], classes=CLASSES, identity={})
+    with pytest.raises(UserError, match="a: found a synthetic pair; expected real pairs"):
+        read_external(tmp_path, 32, CLASSES, NOTHING)
+
+
 def test_no_known_layout(tmp_path: Path) -> None:
-    """Fails if the message does not say what there is and what there should be."""
+    """Fails if the message does not say what there is and what there should be, or tells of hidden files."""
     write(tmp_path / "photos" / "a.png", picture(1))
+    (tmp_path / ".DS_Store").touch()
     expected = r"found photos/; expected PAIRS, or one of these layouts: STU-Hospital: .*BUS-BRA: .*UDIAT"
     with pytest.raises(UserError, match=expected):
         read_external(tmp_path, 32, CLASSES, NOTHING)
