@@ -12,10 +12,18 @@ from medsegdiff.config import SegmentConfig, identity_of
 from medsegdiff.data.external import ExternalSet, read_external
 from medsegdiff.data.records import PairSet, content_digest, read_pairs
 from medsegdiff.errors import UserError
-from medsegdiff.files import SCORES_FILE, clear_leftovers, make_folder, read_json, refuse_other_phase, write_json
+from medsegdiff.files import (
+    SCORES_FILE,
+    clear_leftovers,
+    differing_keys,
+    make_folder,
+    read_json,
+    refuse_other_phase,
+    write_json,
+)
 from medsegdiff.locks import locked
 from medsegdiff.protocol.checks import check_comparable, check_settings, check_splits
-from medsegdiff.protocol.once import Data, run_once, score_weights, total_steps
+from medsegdiff.protocol.once import NOT_IDENTITY, Data, run_once, score_weights, total_steps
 from medsegdiff.protocol.tasks import TASKS, Rows, Task, settle_names
 from medsegdiff.scoring.rows import PER_IMAGE_FILE, read_rows, read_run
 from medsegdiff.scoring.summary import compare, comparison_lines, per_run_means, summarise, summary_lines
@@ -54,8 +62,7 @@ def segment(config: SegmentConfig) -> dict[str, Any]:
     for name, value in _score_external(config, task, parts, external).items():
         results.setdefault("external", {})[name] = value
     if baseline is not None:
-        scopes = compare([rows for _, rows in done], baseline, task.measures, **_how(config, task, done[0][1]))
-        results["comparison"] = {"baseline": str(config.baseline), "scopes": scopes}
+        results["comparison"] = _compare(config, task, [rows for _, rows in done], *baseline)
     with locked(make_folder(output)):
         clear_leftovers(output, COMPARISON_FILE, SCORES_FILE)
         _write(config, output, results)
@@ -77,8 +84,9 @@ def _check_layout(output: Path, repeated: bool) -> None:
     holds_many = any(output.glob("seed_*"))
     holds_one = any((output / name).exists() for name in ("state", PER_IMAGE_FILE))
     if (holds_one and repeated) or (holds_many and not repeated):
-        found = "a run with --seeds" if holds_many else "a run with one --seed"
-        raise UserError(output, found, "a run of the same kind, or none", "Choose another --output_dir.")
+        found = "runs with --seeds" if holds_many else "a run with one --seed"
+        expected = "runs with --seeds, or none" if repeated else "a run without --seeds, or none"
+        raise UserError(output, found, expected, "Choose another --output_dir.")
 
 
 def _how(config: SegmentConfig, task: Task, rows: Rows) -> dict[str, Any]:
@@ -111,18 +119,33 @@ def _write(config: SegmentConfig, output: Path, results: dict[str, Any]) -> None
         if key in results:
             make_folder(path.parent)
             write_json(path, results[key])
-    if config.seeds is not None:
-        write_json(output / SCORES_FILE, {k: v for k, v in results.items() if k not in ("comparison", "external")})
+    scores = {k: v for k, v in results.items() if k not in ("comparison", "external")}
+    if not (output / SCORES_FILE).is_file() or read_json(output / SCORES_FILE) != scores:
+        write_json(output / SCORES_FILE, scores)
 
 
-def _read_baseline(config: SegmentConfig, task: Task, test: PairSet) -> list[Any] | None:
-    """The scores to compare with, checked before hours of training rather than after."""
+def _read_baseline(config: SegmentConfig, task: Task, test: PairSet) -> tuple[dict[str, Any], list[Any]] | None:
+    """The settings and rows to compare with, checked before hours of training rather than after."""
     if config.baseline is None:
         return None
     folder = Path(config.baseline)
     found = read_run(folder, task.row)
     check_comparable(folder, found[0], [r.id for r in test.records], content_digest(test.records), config)
-    return found[1]
+    return found[0]["config"], found[1]
+
+
+def _compare(
+    config: SegmentConfig, task: Task, runs: Sequence[Rows], settings: dict[str, Any], baseline: Sequence[Rows]
+) -> dict[str, Any]:
+    """The difference to the baseline, with the settings that were others there: all alike, or no fair comparison."""
+    apart = (*NOT_IDENTITY, "seed")
+    ours, theirs = ({k: v for k, v in s.items() if k not in apart} for s in (identity_of(config, "segment"), settings))
+    return {
+        "baseline": str(config.baseline),
+        "runs": [len(runs), len(baseline)],
+        "other_settings": differing_keys(theirs, ours),
+        "scopes": compare(runs, baseline, task.measures, **_how(config, task, runs[0])),
+    }
 
 
 def _read_external(config: SegmentConfig, pairs: PairSet) -> list[ExternalSet]:
@@ -136,6 +159,8 @@ def _read_external(config: SegmentConfig, pairs: PairSet) -> list[ExternalSet]:
         if config.task == "classify" and bool((found.data.labels < 0).any()):
             expected = f"pictures of {', '.join(pairs.classes)}"
             raise UserError(f"--test_data {folder}", "pictures without a known class", expected, "Leave the set out.")
+        text = "external set %s in %s: %d pictures; %d that stand in train or val left out"
+        logger.info(text, found.name, folder, len(found.data), found.left_out)
         sets.append(found)
     return sets
 
@@ -173,8 +198,12 @@ def format_results(results: dict[str, Any]) -> str:
         lines += ["", f"external set {name}, {scores['pictures']} pictures{left_out}"]
         lines += summary_lines(scores["test"], scores["test_by_run"], runs)
     if "comparison" in results:
-        lines += ["", f"against {results['comparison']['baseline']}, paired by image"]
-        lines += comparison_lines(results["comparison"]["scopes"])
+        told = results["comparison"]
+        ours, theirs = told["runs"]
+        lines += ["", f"against {told['baseline']}, paired by image, {ours} run(s) against {theirs}"]
+        if told["other_settings"]:
+            lines += [f"not trained alike: {'; '.join(told['other_settings'])}"]
+        lines += comparison_lines(told["scopes"])
     return "\n".join(lines)
 
 
@@ -186,4 +215,5 @@ def _headline(results: dict[str, Any]) -> list[str]:
         for score, best, steps, seconds in zip(*listed, strict=True)
     ]
     size = results["img_size"]
-    return [*lines, f"test, at {size} x {size} pixels (hd95 in native pixels), mean [95 % interval]", ""]
+    unit = " (hd95 in native pixels)" if name == "val_dice" else ""
+    return [*lines, f"test, at {size} x {size} pixels{unit}, mean [95 % interval]", ""]

@@ -143,7 +143,7 @@ def _report(
     writer: SummaryWriter, bar: Any, scalars: dict[str, float], done: int, config: LoopConfig, seconds: float
 ) -> None:
     speed = config.images_per_step / seconds
-    shown = {name: f"{scalars[name]:.4f}" for name in config.bar}
+    shown = {name: f"{scalars[name]:.4f}" if name in scalars else "-" for name in config.bar}
     bar.set_postfix(shown | {"img/s": f"{speed:.1f}"}, refresh=False)
     bar.update(1)
     if done % 10 == 0 or done == config.total_steps:

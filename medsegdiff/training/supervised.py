@@ -113,7 +113,7 @@ class SupervisedTrainer:
         if torch.isfinite(norm):  # else the loop stops with the loss below; keep the weights sound until then
             self.optimizer.step()
         self.ema.update(self.model, step)
-        val = {f"val_{self.score_name}": max(self.best_score, 0.0)}
+        val = {f"val_{self.score_name}": self.best_score} if self.best_step else {}
         return {"loss": float(loss.detach()), "grad_norm": float(norm), **val}
 
     def evaluate(self, step: int) -> dict[str, float]:

@@ -75,7 +75,7 @@ def test_more_seeds_go_on_and_one_seed_is_refused(
     fewer = segment(dataclasses.replace(config, seeds=[5]))
     assert fewer["test_by_run"]["all"]["dice"] == results["test_by_run"]["all"]["dice"][1:]
     segment(config)
-    with pytest.raises(UserError, match="found a run with --seeds"):
+    with pytest.raises(UserError, match="found runs with --seeds"):
         segment(dataclasses.replace(config, seeds=None))
     for seeds in ([], [1, 1], [-1]):
         with pytest.raises(UserError, match="--seeds"):
@@ -89,6 +89,26 @@ def test_compared_with_repeated_runs(repeated: tuple[SegmentConfig, dict[str, An
     cell = results["comparison"]["scopes"]["all"]["dice"]
     assert cell["difference"]["mean"] == pytest.approx(0)
     assert cell["run"] == cell["baseline"]
+    assert results["comparison"]["other_settings"] == []
+
+
+def test_a_baseline_that_was_trained_otherwise_is_told(
+    repeated: tuple[SegmentConfig, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Half the learning rate, one run. Fails if arms that were not trained alike are compared without a word."""
+    config, _ = repeated
+    changes = {"lr": 0.001, "seeds": None, "output_dir": str(tmp_path / "out"), "baseline": config.output_dir}
+    results = segment(dataclasses.replace(config, **changes))
+    assert results["comparison"]["other_settings"] == ["lr: 0.002 -> 0.001"]
+    assert "1 run(s) against 2\nnot trained alike: lr: 0.002 -> 0.001" in format_results(results)
+
+
+def test_the_file_holds_what_is_printed(repeated: tuple[SegmentConfig, dict[str, Any]], tmp_path: Path) -> None:
+    """Other resamples later. Fails if scores.json keeps the intervals of the first call."""
+    config = dataclasses.replace(repeated[0], seeds=None, output_dir=str(tmp_path / "one"))
+    first, second = segment(config), segment(dataclasses.replace(config, bootstrap=333))
+    assert first["test"] != second["test"]
+    assert json.loads((tmp_path / "one" / "scores.json").read_text())["test"] == second["test"]
 
 
 def write_stu(root: Path, seed: int, count: int = 5) -> Path:
