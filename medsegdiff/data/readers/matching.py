@@ -25,7 +25,7 @@ def subfolder(folder: Path, name: str) -> Path | None:
 
 def contents(folder: Path) -> str:
     """What a folder holds, for a message."""
-    found = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir() if not p.name.startswith("."))
+    found = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir() if not p.name.startswith(HIDDEN))
     shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
     return shown or "an empty folder"
 
@@ -46,14 +46,12 @@ def find_root(folder: Path, is_root: Callable[[Path], bool]) -> Path | None:
         found = [candidate for candidate in layer if is_root(candidate)]
         if len(found) > 1:
             names = ", ".join(str(p.relative_to(folder)) for p in found)
-            raise UserError(
-                folder, f"one layout in several folders ({names})", "one", "Give the folder of each of them."
-            )
+            hint = "Give the folder of each of them."
+            raise UserError(folder, f"one layout in several folders ({names})", "one data set", hint)
         if found:
             return found[0]
-        layer = [
-            p for parent in layer for p in sorted(parent.iterdir()) if p.is_dir() and not p.name.startswith(HIDDEN)
-        ]
+        below = [p for parent in layer for p in sorted(parent.iterdir()) if p.is_dir()]
+        layer = [p for p in below if not p.name.startswith(HIDDEN)]
     return None
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from medsegdiff.config import PrepareConfig
 from medsegdiff.data.external import READERS, read_external
-from medsegdiff.data.hashing import hash_distances, perceptual_hash
+from medsegdiff.data.hashing import content_hash, hash_distances, perceptual_hash
 from medsegdiff.data.records import PairSet, write_pair, write_pairs
 from medsegdiff.errors import UserError
 from medsegdiff.files import write_png
@@ -181,14 +181,62 @@ def test_known_pictures_are_left_out(tmp_path: Path) -> None:
         read_external(tmp_path, 32, CLASSES, [perceptual_hash(picture(n)) for n in (1, 2, 10)])
 
 
+def test_known_pictures_may_be_shifted(tmp_path: Path) -> None:
+    """By a pixel of 64 to the right. Fails if only pictures that lie exactly alike are left out."""
+    stu(tmp_path)
+    shifted = np.hstack([picture(10)[:, :1], picture(10)[:, :-1]])
+    found = read_external(tmp_path, 32, CLASSES, [*NOTHING, perceptual_hash(shifted)])
+    assert ([r.id for r in found.data.records], found.left_out) == (["stu_0001", "stu_0002"], 1)
+
+
+def test_nothing_is_known(tmp_path: Path) -> None:
+    """Fails if an empty list of known pictures ends in a traceback, or leaves pictures out."""
+    stu(tmp_path)
+    found = read_external(tmp_path, 32, CLASSES, [])
+    assert (len(found.data), found.left_out) == (3, 0)
+
+
+def test_classes_that_were_not_asked_for(tmp_path: Path) -> None:
+    """Fails if labels index into the classes of the set, or pictures of another class are left out."""
+    bus_bra(tmp_path)
+    assert read_external(tmp_path, 32, ["other", "malignant"], NOTHING).data.labels.tolist() == [-1, -1, 1]
+
+
+def test_pictures_and_records_in_one_order(tmp_path: Path) -> None:
+    """Fails if rows shift where a known picture is left out, or sizes and hashes are of the squashed picture."""
+    stu(tmp_path)
+    wide = np.hstack([picture(2), picture(3)])
+    write_png(tmp_path / "Hospital" / "Test_Image_2.png", wide)
+    write_png(tmp_path / "Hospital" / "mask_2.png", np.hstack([disc(), disc()]))
+    data = read_external(tmp_path, 32, CLASSES, [perceptual_hash(picture(1))]).data
+    assert np.array_equal(data.images[0, 0].numpy(), cv2.resize(wide, (32, 32), interpolation=cv2.INTER_AREA))
+    assert np.array_equal(data.images[1, 0].numpy(), cv2.resize(picture(10), (32, 32), interpolation=cv2.INTER_AREA))
+    record = data.records[0]
+    assert (record.id, record.width, record.height, record.split) == ("stu_0002", 2 * SIDE, SIDE, "external")
+    assert (record.image_hash, record.perceptual_hash) == (content_hash(wide), perceptual_hash(wide))
+    assert record.source == "stu_hospital:Test_Image_2.png"
+
+
+def test_no_picture_with_a_lesion(tmp_path: Path) -> None:
+    """Fails if a set of healthy pictures ends in a traceback."""
+    bus_uclm(tmp_path)
+    for path in (tmp_path / "masks").iterdir():
+        write_png(path, np.zeros((SIDE, SIDE, 3), np.uint8))
+    with pytest.raises(UserError, match="found no pair with a lesion; expected BUS-UCLM: "):
+        read_external(tmp_path, 32, CLASSES, NOTHING)
+
+
 def test_digest_is_of_the_content(tmp_path: Path) -> None:
-    """Fails if the place of the folder counts, or a changed mask does not."""
+    """Fails if the place of the folder counts, or a changed mask or picture does not."""
     for name in ("one", "two"):
         stu(tmp_path / name)
     digests = [read_external(tmp_path / name, 32, CLASSES, NOTHING).digest for name in ("one", "two")]
     assert digests[0] == digests[1]
     write_png(tmp_path / "two" / "Hospital" / "mask_1.png", disc(radius=9))
-    assert read_external(tmp_path / "two", 32, CLASSES, NOTHING).digest != digests[0]
+    digests.append(read_external(tmp_path / "two", 32, CLASSES, NOTHING).digest)
+    write_png(tmp_path / "two" / "Hospital" / "Test_Image_1.png", 255 - picture(1))
+    digests.append(read_external(tmp_path / "two", 32, CLASSES, NOTHING).digest)
+    assert len(set(digests)) == 3
 
 
 def test_pairs_are_an_external_set_too(ellipses: PairSet) -> None:
@@ -218,13 +266,16 @@ def test_no_known_layout(tmp_path: Path) -> None:
         read_external(tmp_path, 32, CLASSES, NOTHING)
 
 
-@pytest.mark.skipif("MEDSEGDIFF_DATA" not in os.environ, reason="MEDSEGDIFF_DATA does not name real data")
 def test_real_stu_hospital() -> None:
-    """Fails if a mask is cut at another grey value than half, or the larger masks are not resized to their pictures."""
-    found = read_external(Path(os.environ["MEDSEGDIFF_DATA"]) / "stu_hospital", 128, CLASSES, NOTHING)
+    """Fails if masks are cut at another grey value than half, or the larger ones lie elsewhere than their lesions."""
+    folder = Path(os.environ.get("MEDSEGDIFF_DATA", "")) / "stu_hospital"
+    if "MEDSEGDIFF_DATA" not in os.environ or not folder.is_dir():
+        pytest.skip("MEDSEGDIFF_DATA does not name a folder with stu_hospital, the published data set")
+    found = read_external(folder, 128, CLASSES, NOTHING)
     assert (found.name, len(found.data), found.left_out) == ("stu_hospital", 42, 0)
+    assert (found.data.labels == -1).all()
     masks = found.data.masks[:, 0].float() / 255
     inside, outside = ((found.data.images[:, 0].float() * part).sum() / part.sum() for part in (masks, 1 - masks))
-    assert inside < outside  # lesions are dark
-    assert 0.02 < float(masks.mean()) < 0.4
+    assert float(inside) == pytest.approx(33.6, abs=0.1) and float(outside) == pytest.approx(62.1, abs=0.1)  # dark lesions
+    assert float(masks.mean()) == pytest.approx(0.1212, abs=0.0003)
     assert bool((masks.mean(dim=(1, 2)) > 0.005).all())

@@ -1,4 +1,4 @@
-"""The readers of external sets: which folder they take, the pixels, classes and patients they give, what they refuse."""
+"""The readers of external sets: which folder they take, the pixels, classes and patients they give, their refusals."""
 
 from __future__ import annotations
 
