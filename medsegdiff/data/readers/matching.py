@@ -13,7 +13,6 @@ from medsegdiff.errors import UserError
 
 SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")
 MASK_THRESHOLD = 127  # grey values above it are lesion
-HIDDEN = (".", "__MACOSX")  # how names begin of what systems leave beside data
 LEVELS = 2  # how far below the given folder the data set may lie
 
 
@@ -25,7 +24,7 @@ def subfolder(folder: Path, name: str) -> Path | None:
 
 def contents(folder: Path) -> str:
     """What a folder holds, for a message."""
-    found = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir() if not p.name.startswith(HIDDEN))
+    found = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir() if not p.name.startswith("."))
     shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
     return shown or "an empty folder"
 
@@ -50,8 +49,7 @@ def find_root(folder: Path, is_root: Callable[[Path], bool]) -> Path | None:
             raise UserError(folder, f"one layout in several folders ({names})", "one data set", hint)
         if found:
             return found[0]
-        below = [p for parent in layer for p in sorted(parent.iterdir()) if p.is_dir()]
-        layer = [p for p in below if not p.name.startswith(HIDDEN)]
+        layer = [p for parent in layer for p in sorted(parent.iterdir()) if p.is_dir() and not p.name.startswith(".")]
     return None
 
 

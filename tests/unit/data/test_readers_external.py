@@ -114,13 +114,13 @@ def test_found_up_to_two_levels_below(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_leftovers_of_other_systems(name: str, tmp_path: Path) -> None:
-    """What an archive from macOS leaves behind. Fails if `._*` counts as a picture, or `__MACOSX` as the data set."""
+    """What macOS leaves behind, and a hidden copy. Fails if `._*` counts as a picture, or `.trash` as the data set."""
     make, find, read = MAKERS[name]
     make(tmp_path / "data")
     folders = [tmp_path / "data", *(p for p in (tmp_path / "data").iterdir() if p.is_dir())]
     for path in [p for folder in folders for p in folder.iterdir() if p.suffix == ".png"]:
         path.with_name("._" + path.name).write_bytes(b"\0\5\x16\7")
-    make(tmp_path / "__MACOSX" / "data")
+    make(tmp_path / ".trash")
     root = find(tmp_path)
     assert root == tmp_path / "data"
     assert len(read(root)) == 2
