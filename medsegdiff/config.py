@@ -179,6 +179,28 @@ class SegmentConfig:
     seeds: list[int] | None = None  # train once with each of these seeds, into <output_dir>/seed_<n>; report all
 
 
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Subcommand evaluate: how realistic, varied, true to their masks and private synthetic pairs are."""
+
+    real_data: str  # PAIRS folder of real pairs: train is what the generator learnt
+    synthetic_data: str  # PAIRS folder of synthetic pairs
+    output_dir: str = "./evaluation"  # folder for report.html, report.json and per_pair.csv
+    checkpoint_path: str | None = None  # generative checkpoint, for membership inference
+    held_out: list[str] = field(default_factory=lambda: ["val", "test"])  # splits that the generator never saw
+    img_size: int | None = None  # side of the squares that are compared, pixels; default: as the synthetic pairs
+    inception_weights: str | None = None  # file, or "download", for FID, KID and Inception score
+    lpips_weights: str | None = None  # file with AlexNet's weights, or "download", for LPIPS
+    judges_dir: str | None = None  # where judges are kept; default: medsegdiff/judges in the user's cache folder
+    judge_steps: int = 600  # optimiser steps of segmenter and classifier
+    embedding_steps: int = 1000  # optimiser steps of the self-supervised embedding
+    bootstrap: int = 200  # resamples of the intervals
+    max_pairs: int | None = None  # evaluate a random choice of so many synthetic pairs of each class
+    precision: Precision = "auto"  # autocast type; auto: bf16 where the device computes with it, else fp32
+    device: Device = "auto"  # auto: a GPU where there is one
+    seed: int = 0  # of everything random
+
+
 def identity_of(config: Any, phase: str, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     """What decides the content of a phase's output, as JSON-like values; `leave_out` names fields that do not."""
     values = dataclasses.asdict(config)

@@ -1,0 +1,1 @@
+"""How realistic, varied, true to their masks and private synthetic pairs are."""

@@ -1,0 +1,100 @@
+"""Distances between two sets of pictures, with the floor that real pictures set among themselves, and intervals.
+
+With a few hundred pictures every distance between sets is biased by how many there are, so the synthetic set and the
+real held-out one are compared with train in equal numbers: `n` train pictures against `n` synthetic ones, and `n` train
+against `n` held-out ones (the *floor*: what a perfect generator would reach).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from medsegdiff.evaluation.section import Interval
+
+SUBSETS = 10  # random choices of equal numbers, over which the figure is averaged
+TRAIN, OTHER = 1, 2  # purposes of random numbers
+
+# (n, F) features of real train pictures, (n, F) of the others -> figures by name
+Measure = Callable[[np.ndarray, np.ndarray], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Features of one set, and which pictures belong together."""
+
+    features: np.ndarray  # (N, F) float
+    groups: np.ndarray  # (N,)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A figure of the synthetic set beside its floor."""
+
+    synthetic: Interval
+    floor: Interval
+    n: int  # pictures on each side
+
+
+def against_floor(
+    measure: Measure, train: Sample, held_out: Sample, synthetic: Sample, *, resamples: int, seed: int
+) -> dict[str, Comparison]:
+    """Every figure of `measure` for train against synthetic, and for train against held-out: its floor.
+
+    The value is the mean over `SUBSETS` random choices without replacement of n = the size of the smallest set. The
+    interval comes from a bootstrap of both sides over groups, n pictures each; as pictures drawn twice push such
+    distances up, the draws are shifted so that their mean is the value.
+    """
+    n = min(len(s.features) for s in (train, held_out, synthetic))
+    sides = {"synthetic": synthetic, "floor": held_out}
+    found = {name: _measured(measure, train, other, n, resamples, seed) for name, other in sides.items()}
+    return {name: Comparison(found["synthetic"][name], found["floor"][name], n) for name in found["floor"]}
+
+
+def _measured(measure: Measure, train: Sample, other: Sample, n: int, resamples: int, seed: int) -> dict[str, Interval]:
+    random = np.random.default_rng([seed, TRAIN])
+    plain = [
+        measure(train.features[_subset(train, n, random)], other.features[_subset(other, n, random)])
+        for _ in range(SUBSETS)
+    ]
+    random = np.random.default_rng([seed, OTHER])
+    draws = [
+        measure(train.features[_resample(train, n, random)], other.features[_resample(other, n, random)])
+        for _ in range(resamples)
+    ]
+    return {
+        name: centred_interval(np.mean([p[name] for p in plain]), np.array([d[name] for d in draws]))
+        for name in plain[0]
+    }
+
+
+def centred_interval(value: float | np.floating, draws: np.ndarray) -> Interval:
+    """95 % percentile interval of bootstrap draws, shifted so that their mean is `value`."""
+    low, high = np.percentile(draws - draws.mean() + value, [2.5, 97.5])
+    return Interval(float(value), float(low), float(high))
+
+
+def mean_interval(values: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> Interval:
+    """The mean of one number a picture, with a 95 % bootstrap interval over groups."""
+    random = np.random.default_rng([seed, OTHER])
+    draws = [values[_resample(Sample(values, groups), len(values), random)].mean() for _ in range(resamples)]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def _subset(sample: Sample, n: int, random: np.random.Generator) -> np.ndarray:
+    return random.permutation(len(sample.features))[:n]
+
+
+def _resample(sample: Sample, n: int, random: np.random.Generator) -> np.ndarray:
+    """n row numbers: whole groups drawn with replacement until there are n, the last one cut."""
+    _, number = np.unique(sample.groups, return_inverse=True)
+    members = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+    rows: list[np.ndarray] = []
+    count = 0
+    while count < n:
+        rows.append(members[random.integers(len(members))])
+        count += len(rows[-1])
+    return np.concatenate(rows)[:n]

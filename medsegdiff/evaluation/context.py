@@ -1,0 +1,75 @@
+"""What every metric is handed, and what it is."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medsegdiff.evaluation.compare import Sample
+from medsegdiff.evaluation.section import Section
+from medsegdiff.evaluation.sets import Pairs, Sets
+
+if TYPE_CHECKING:
+    from medsegdiff.config import EvaluateConfig
+    from medsegdiff.data.records import PairSet
+    from medsegdiff.evaluation.judges.judge import Judges
+
+SETS = ("train", "held_out", "synthetic")
+# What turns N pairs into (N, F) float64 features
+Space = Callable[["Context", Pairs], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Context:
+    """The sets, the judges and the settings; features are computed once and kept."""
+
+    sets: Sets
+    real: PairSet  # the whole real PAIRS folder: masks to compare images drawn for them, for example
+    judges: Judges
+    config: EvaluateConfig
+    _kept: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The generative checkpoint, where one was given."""
+        path = self.config.checkpoint_path
+        return None if path is None else Path(path)
+
+    def features(self, name: str, space: Space, which: str) -> np.ndarray:
+        """(N, F) features of one of `SETS` in the space called `name`."""
+        if (name, which) not in self._kept:
+            self._kept[name, which] = space(self, getattr(self.sets, which))
+        return self._kept[name, which]
+
+    def sample(self, name: str, space: Space, which: str, label: str | None) -> Sample:
+        """Features and groups of the pictures of a class (None: of all) in one of `SETS`."""
+        pairs: Pairs = getattr(self.sets, which)
+        rows = pairs.of(label)
+        return Sample(self.features(name, space, which)[rows], pairs.groups[rows])
+
+    def scopes(self) -> dict[str, str | None]:
+        """What is told apart: {"all": None, "benign": "benign", ...}."""
+        several = self.sets.classes if len(self.sets.classes) > 1 else ()
+        return {"all": None, **{label: label for label in several}}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: one module of `medsegdiff.evaluation.metrics` with this under the name METRIC."""
+
+    name: str  # of its part of report.json
+    order: int  # place on the page
+    run: Callable[[Context], Section | None]  # None: does not apply to what was given
+
+
+def all_metrics() -> list[Metric]:
+    """The metric of every module of `medsegdiff.evaluation.metrics`, in the order of the page."""
+    package = importlib.import_module("medsegdiff.evaluation.metrics")
+    modules = [importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)]
+    return sorted((m.METRIC for m in modules), key=lambda metric: metric.order)

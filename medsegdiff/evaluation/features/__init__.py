@@ -1,0 +1,1 @@
+"""Feature spaces in which sets of pictures are compared, one a file."""

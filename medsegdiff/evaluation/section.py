@@ -1,0 +1,71 @@
+"""What a metric tells: numbers for report.json and per_pair.csv, and tables, pictures and sentences for the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Cell = str | float | int | None  # None: not measured, shown as a dash
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{number(self.value)} [{number(self.low)}, {number(self.high)}]"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page; an `Interval` or a number in a cell is written with three digits."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell | Interval]]
+    note: str = ""  # how to read it
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of the page."""
+
+    png: bytes
+    caption: str  # also the text that a reader without pictures gets
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line that can be acted on."""
+
+    outcome: Literal["pass", "fail", "too few pictures to tell", "withheld"]
+    sentence: str
+
+
+@dataclass
+class Section:
+    """Everything that one metric has to tell."""
+
+    title: str
+    text: list[str] = field(default_factory=list)  # sentences for a clinician: what was compared, what it means
+    tables: list[Table] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)  # what could not be measured, and why
+    values: dict[str, Any] = field(default_factory=dict)  # for report.json: finite numbers, text, lists, dictionaries
+    per_pair: dict[str, Sequence[Cell]] = field(default_factory=dict)  # column -> one entry a synthetic pair
+    verdict: Verdict | None = None
+
+
+def number(value: float) -> str:
+    """Three significant digits or so: 0.123, 12.3, 1234."""
+    if not math.isfinite(value):
+        raise ValueError(f"{value} has no place in a table")
+    if value == 0 or 0.001 <= abs(value) < 10:
+        return f"{value:.3f}"
+    return f"{value:.1f}" if 10 <= abs(value) < 100 else f"{value:.0f}" if abs(value) >= 100 else f"{value:.1e}"
