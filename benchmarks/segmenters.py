@@ -2,9 +2,10 @@
 
     python benchmarks/segmenters.py --input_dir Dataset_BUSI_with_GT --stu_dir stu_hospital --run_dir runs/segmenters
 
-Prepares BUSI twice, with near-duplicates kept in one split each and with them spread at random, trains every arm with
-every seed (finished runs are not trained again), and writes docs/results/segmenters.md and segmenters.json. `--arms`
-names the arms to train, so that two processes may share the work; `--table_only` writes the tables alone.
+Prepares BUSI with near-duplicates kept in one split each, with them spread at random, and like that but without the
+train and val pictures that have near-duplicates in test; trains every arm with every seed (finished runs are not
+trained again), and writes docs/results/segmenters.md and segmenters.json. `--arms` names the arms to train, so that two
+processes may share the work; `--table_only` writes the tables alone.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medsegdiff.data.records import read_pairs
+from medsegdiff.data.records import read_pairs, write_pairs
+from medsegdiff.files import DATASET_FILE
 from medsegdiff.scoring.intervals import mean_of
 from medsegdiff.scoring.rows import read_run
 from medsegdiff.scoring.summary import compare, per_run_means, summarise
@@ -30,8 +32,8 @@ from medsegdiff.segmentation.results import ImageScore
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 RESAMPLES = 5000
-GROUPED, RANDOM = "grouped", "random"  # the two preparations
-LEAKY = "unet_leaky"
+GROUPED, RANDOM, CLEANED = "grouped", "random", "cleaned"  # the preparations
+LEAKY, CLEAN = "unet_leaky", "unet_cleaned"  # the same test pictures, with and without near-duplicates in train and val
 ARMS = {  # name -> (title, data, flags); all else is the default recipe
     "unet": ("U-Net, ResNet-18", GROUPED, "--model unet"),
     "unet_mobilenet": ("U-Net, MobileNetV2", GROUPED, "--model unet --encoder mobilenet_v2"),
@@ -39,9 +41,9 @@ ARMS = {  # name -> (title, data, flags); all else is the default recipe
     "deeplabv3plus": ("DeepLabV3+, ResNet-18", GROUPED, "--model deeplabv3plus"),
     "madgnet": ("MADGNet, ResNet-18", GROUPED, "--model madgnet --encoder resnet18"),
     "madgnet_resnest50": ("MADGNet, ResNeSt-50 (as published)", GROUPED, "--model madgnet"),
-    "unet_strong": ("U-Net, ResNet-18, strong augmentation", GROUPED, "--model unet --augment strong"),
     "unet_long": ("U-Net, ResNet-18, 850 steps", GROUPED, "--model unet --steps 850"),
     LEAKY: ("U-Net, ResNet-18, duplicates left in", RANDOM, "--model unet"),
+    CLEAN: ("U-Net, ResNet-18, same test, duplicates taken out of train and val", CLEANED, "--model unet"),
     "classify": ("ResNet-18 classifier", GROUPED, "--task classify"),
 }
 REFERENCE = "unet"
@@ -58,7 +60,7 @@ def commands(args: argparse.Namespace) -> dict[str, str]:
     for name in args.arms:
         _, data, flags = ARMS[name]
         line = f"train_segmentation.py --data_dir {args.run_dir}/{data} {flags} --seeds {seeds}"
-        if name not in (LEAKY, "classify"):  # which has no classes, and of which the leaky one saw nothing
+        if data == GROUPED and name != "classify":  # STU-Hospital tells no classes
             line += f" --test_data {args.stu_dir}"
         lines[name] = f"{line} --output_dir {args.run_dir}/{name}"
     return lines
@@ -67,6 +69,8 @@ def commands(args: argparse.Namespace) -> dict[str, str]:
 def run_all(lines: dict[str, str], run: Path) -> None:
     """Run every command; before a training its memory is measured, in four steps at full size."""
     for name, line in lines.items():
+        if name in ARMS and ARMS[name][1] == CLEANED:
+            take_out(run)
         record = run / f"{name}_memory.json"
         if name in ARMS and not record.exists():
             short = line.split(" --seeds")[0].replace(" --steps 850", "")
@@ -98,30 +102,42 @@ def summary(folder: Path) -> dict[str, Any]:
     return told | (json.loads(memory.read_text()) if memory.exists() else {})
 
 
-def leak(run: Path) -> dict[str, Any]:
-    """Dice of the same U-Net on both splits, apart for test pictures that have near-duplicates anywhere and others.
-
-    On the split by group none of these duplicates is in train or val; on the random one most are. Pictures without any
-    tell how hard the two test sets are.
-    """
+def take_out(run: Path) -> None:
+    """Write the preparation CLEANED: RANDOM without train and val pictures that have near-duplicates in test."""
+    target = run / CLEANED
+    if (target / DATASET_FILE).exists():
+        return
     groups = {record.id: record.group for record in read_pairs(run / GROUPED).records}
-    sizes = Counter(groups.values())
+    pairs = read_pairs(run / RANDOM)
+    tested = {groups[r.id] for r in pairs.records if r.split == "test"}
+    for folder in ("images", "masks"):
+        shutil.copytree(run / RANDOM / folder, target / folder, dirs_exist_ok=True)
+    kept = [r for r in pairs.records if r.split == "test" or groups[r.id] not in tested]
+    write_pairs(target, kept, classes=pairs.classes, identity={"cleaned": pairs.info["identity"]})
+
+
+def leak(run: Path) -> dict[str, Any]:
+    """Dice of the same U-Net on the same test pictures, with their near-duplicates in train and val and without."""
+    groups = {record.id: record.group for record in read_pairs(run / GROUPED).records}
+    learnt = {groups[r.id] for r in read_pairs(run / RANDOM).records if r.split == "train"}
+    picked = {groups[r.id] for r in read_pairs(run / RANDOM).records if r.split == "val"}
+    runs = {name: read_run(run / name, ImageScore)[1] for name in (LEAKY, CLEAN)}
+    of = [groups[row.id] for row in runs[LEAKY][0]]
+    known = np.array([group in learnt for group in of])
+    scopes = {
+        "all": np.arange(len(known)),
+        "with near-duplicates in train": np.flatnonzero(known),
+        "without": np.flatnonzero([group not in learnt | picked for group in of]),
+    }
     measures = {"dice": mean_of("dice")}
-    found: dict[str, Any] = {}
-    for name, split in ((REFERENCE, GROUPED), (LEAKY, RANDOM)):
-        learnt = {groups[r.id] for r in read_pairs(run / split).records if r.split != "test"}
-        _, runs = read_run(run / name, ImageScore)
-        several = np.array([sizes[groups[row.id]] > 1 for row in runs[0]])
-        known = np.array([groups[row.id] in learnt for row in runs[0]])
-        scopes = {
-            "all": np.arange(len(known)),
-            "with near-duplicates, in train or val": np.flatnonzero(known),
-            "with near-duplicates, in test only": np.flatnonzero(several & ~known),
-            "without near-duplicates": np.flatnonzero(~several),
+    found: dict[str, Any] = {
+        name: {
+            "summary": summarise(rows, measures, scopes, RESAMPLES, 0),
+            "by_run": per_run_means(rows, measures, scopes),
         }
-        scopes = {scope: index for scope, index in scopes.items() if len(index)}
-        summary, means = summarise(runs, measures, scopes, RESAMPLES, 0), per_run_means(runs, measures, scopes)
-        found[name] = {"summary": summary, "by_run": means}
+        for name, rows in runs.items()
+    }
+    found["difference"] = compare(runs[LEAKY], runs[CLEAN], measures, scopes, RESAMPLES, 0)
     return found
 
 
@@ -132,7 +148,7 @@ def differences(run: Path, arms: list[str]) -> dict[str, Any]:
     measures = {"dice": mean_of("dice")}
     found = {}
     for name in arms:
-        if name not in (REFERENCE, LEAKY, "classify"):
+        if name != REFERENCE and ARMS[name][1] == GROUPED and name != "classify":
             _, runs = read_run(run / name, ImageScore)
             found[name] = compare(runs, reference, measures, scopes, RESAMPLES, 0)["all"]["dice"]["difference"]
     return found
@@ -144,7 +160,7 @@ def collect(run: Path) -> dict[str, Any]:
     return {
         "arms": {name: summary(run / name) for name in done},
         "differences": differences(run, done) if REFERENCE in done else {},
-        "leak": leak(run) if LEAKY in done else None,
+        "leak": leak(run) if {LEAKY, CLEAN} <= set(done) else None,
     }
 
 
@@ -210,15 +226,24 @@ def cost_table(found: dict[str, Any]) -> list[str]:
 
 
 def leak_lines(found: dict[str, Any]) -> list[str]:
-    """The same U-Net on both splits."""
-    lines = ["| split | test pictures | n | Dice, each seed | Dice |", "|---|---|---|---|---|"]
-    for name, title in ((REFERENCE, "by group"), (LEAKY, "random")):
-        told = found["leak"][name]
-        for scope, metrics in told["summary"].items():
-            dice = metrics["dice"]
-            lines.append(
-                f"| {title} | {scope} | {dice['n']} | {listed(told['by_run'][scope]['dice'])} | {cell(dice)} |"
-            )
+    """The same U-Net on the same test pictures, with and without near-duplicates in train and val."""
+    pairs = {name: found["arms"][name]["pairs"] for name in (LEAKY, CLEAN)}
+    lines = [
+        "BUSI split at random, without regard to near-duplicates; the same test pictures for both. Left in: "
+        + "; taken out: ".join(f"{p['train']} train, {p['val']} val pairs" for p in pairs.values())
+        + ".",
+        "",
+        "| test pictures | n | left in, each seed | taken out, each seed | left in | taken out | difference |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    leak = found["leak"]
+    for scope in leak[LEAKY]["summary"]:
+        told = [leak[name]["summary"][scope]["dice"] for name in (LEAKY, CLEAN)]
+        seeds = [listed(leak[name]["by_run"][scope]["dice"]) for name in (LEAKY, CLEAN)]
+        difference = cell(leak["difference"][scope]["dice"]["difference"], sign="+")
+        lines.append(
+            f"| {scope} | {told[0]['n']} | {seeds[0]} | {seeds[1]} | {cell(told[0])} | {cell(told[1])} | {difference} |"
+        )
     return lines
 
 
@@ -253,7 +278,7 @@ def write_tables(found: dict[str, Any], lines: dict[str, str]) -> Path:
         f"pairs), {config['img_size']} px, from scratch, {first['steps'][0]} steps of {config['batch_size']}, seeds "
         f"{', '.join(map(str, config['seeds']))}.",
         "Means over seeds, with 95 % intervals of a bootstrap over seeds and groups of pictures.",
-        "Weights were picked on val; test was scored once. Written by `python benchmarks/segmenters.py`.",
+        "Weights were picked on val. Written by `python benchmarks/segmenters.py`.",
     ]
     for title, body in sections.items():
         text += ["", f"## {title}", "", *body] if body else []

@@ -55,6 +55,11 @@ COMMANDS = {
         "medsegdiff.protocol.run:segment",
         "phase 5: PAIRS -> segmentation model and its scores on real test pictures",
     ),
+    "evaluate": Command(
+        "medsegdiff.config:EvaluateConfig",
+        "medsegdiff.evaluation.run:evaluate",
+        "how realistic, varied, true to their masks and private synthetic pairs are: a report",
+    ),
     "phantom": Command(
         "medsegdiff.data.phantom:PhantomConfig",
         "medsegdiff.data.phantom:write_phantom",

@@ -18,7 +18,13 @@ from medsegdiff.locks import clear_stale_lock, locked
 
 # What the phases write last of all, as the sign that they are finished: by it a folder tells what it holds.
 DATASET_FILE, SUMMARY_FILE, SCORES_FILE = "dataset.json", "summary.json", "scores.json"
-HOLDS = {DATASET_FILE: "a data set", SUMMARY_FILE: "a generative training", SCORES_FILE: "a segmentation run"}
+REPORT_FILE = "report.json"
+HOLDS = {
+    DATASET_FILE: "a data set",
+    SUMMARY_FILE: "a generative training",
+    SCORES_FILE: "a segmentation run",
+    REPORT_FILE: "an evaluation",
+}
 IDENTITY_FILE = "identity.json"  # in a folder that is being made: what decides its content
 
 

@@ -78,10 +78,23 @@ def centred_interval(value: float | np.floating, draws: np.ndarray) -> Interval:
 
 def mean_interval(values: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> Interval:
     """The mean of one number a picture, with a 95 % bootstrap interval over groups."""
-    random = np.random.default_rng([seed, OTHER])
-    draws = [values[_resample(Sample(values, groups), len(values), random)].mean() for _ in range(resamples)]
+    return statistic_interval(lambda rows: float(values[rows].mean()), groups, resamples, seed)
+
+
+def statistic_interval(
+    statistic: Callable[[np.ndarray], float], groups: np.ndarray, resamples: int, seed: int
+) -> Interval:
+    """A figure of (K,) row numbers, with a 95 % bootstrap interval over groups.
+
+    Resamples in which it is not defined (NaN) are left out. Raises `ValueError` where it is defined in none.
+    """
+    random, everything = np.random.default_rng([seed, OTHER]), Sample(np.arange(len(groups)), groups)
+    draws = np.array([statistic(_resample(everything, len(groups), random)) for _ in range(resamples)])
+    value, draws = float(statistic(everything.features)), draws[~np.isnan(draws)]
+    if np.isnan(value) or not len(draws):
+        raise ValueError("a figure that is not defined for these pictures")
     low, high = np.percentile(draws, [2.5, 97.5])
-    return Interval(float(values.mean()), float(low), float(high))
+    return Interval(value, float(low), float(high))
 
 
 def _subset(sample: Sample, n: int, random: np.random.Generator) -> np.ndarray:

@@ -66,6 +66,8 @@ class Metric:
     name: str  # of its part of report.json
     order: int  # place on the page
     run: Callable[[Context], Section | None]  # None: does not apply to what was given
+    # Raises `UserError` for settings that cannot work, given the real set; called before anything is trained
+    check: Callable[[EvaluateConfig, PairSet], object] = lambda config, real: None
 
 
 def all_metrics() -> list[Metric]:

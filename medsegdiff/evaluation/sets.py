@@ -53,9 +53,7 @@ class Pairs:
         images = torch.from_numpy(self.images[:, None])
         masks = torch.from_numpy((self.masks[:, None] * np.uint8(255)).astype(np.uint8))
         labels = torch.tensor([list(classes).index(label) for label in self.labels])
-        return PairTensors(
-            torch.from_numpy(self.images[:, None]), torch.from_numpy(masks[:, None]), labels, self.records
-        )
+        return PairTensors(images, masks, labels, self.records)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,9 @@ model:
   num_heads: 1
 """
 # Files that say that a run is finished, or that a later phase would take.
-FINISHED = ("dataset.json", "scores.json", "summary.json", "description.json", "*.safetensors", "PHANTOM.txt")
+FINISHED = (
+    "dataset.json", "scores.json", "summary.json", "description.json", "report.json", "*.safetensors", "PHANTOM.txt",
+)  # fmt: skip
 EXPLODED = "exploded"  # the file that an opened pickle would make
 
 

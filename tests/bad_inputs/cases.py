@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from bad_base import EXPLODED, SHAPE, Case, another_job, disc, edit, first, scene, without_permission
 from direction_cases import DIRECTIONS
+from evaluate_cases import EVALUATION
 from safetensors import safe_open
 from safetensors.torch import save_file
 from segment_cases import SEGMENT, SEGMENTATION
@@ -419,6 +420,7 @@ CASES: dict[str, list[Case]] = {
     "Checkpoints": CHECKPOINTS,
     "Given masks and images": DIRECTIONS,
     "Segmentation and classification": SEGMENTATION,
+    "Evaluation": EVALUATION,
     "Settings": SETTINGS,
     "Outputs and disks": OUTPUTS,
 }

@@ -34,6 +34,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "segmentation": BASE | {"data", "training", "scoring"},
     "classification": BASE | {"data", "training", "scoring"},
     "protocol": BASE | {"data", "training", "scoring", "segmentation", "classification"},
+    "evaluation": BASE
+    | MATHS
+    | {"data", "checkpoint", "training", "scoring", "segmentation", "classification", "protocol"},
     "cli": {"errors"},
     "__main__": {"cli"},
     "quickstart": BASE | {"data", "cli"},

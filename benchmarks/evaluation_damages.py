@@ -1,0 +1,189 @@
+"""Does `medsegdiff evaluate` see what is wrong with a set of pairs? Real pairs, damaged in one known way at a time.
+
+    python benchmarks/evaluation_damages.py --real_data PAIRS --run_dir runs/damages
+
+The test split of a real PAIRS folder plays a perfect generator; the train split is what it "learnt" and val is held out.
+Every damage makes a set of its own from it, which `medsegdiff evaluate` judges. Writes
+docs/results/evaluation_damages.md and .json. `--table_only` writes the tables of finished runs alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from medsegdiff.data.dataset import squash
+from medsegdiff.data.records import SYNTHETIC, PairSet, read_pairs, write_pair, write_pairs
+from medsegdiff.files import DATASET_FILE, REPORT_FILE
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
+SIZE = 128
+SEED = 0
+
+
+@dataclass
+class Item:
+    """A pair at SIZE x SIZE that a damage may change."""
+
+    image: np.ndarray  # (SIZE, SIZE) uint8
+    mask: np.ndarray  # (SIZE, SIZE) uint8, 0 or 255
+    label: str
+    aspect: float  # pixel width / pixel height
+
+
+Damage = Callable[[list[Item], list[Item], np.random.Generator], list[Item]]  # items, train items, chance
+
+
+def change(what: Callable[[Item, np.random.Generator], Item]) -> Damage:
+    """The same change of every pair."""
+    return lambda items, train, random: [what(item, random) for item in items]
+
+
+def blur(item: Item, random: np.random.Generator) -> Item:
+    return Item(cv2.GaussianBlur(item.image, (0, 0), 1.2), item.mask, item.label, item.aspect)
+
+
+def noise(item: Item, random: np.random.Generator) -> Item:
+    noisy = item.image + random.normal(0, 20, item.image.shape)
+    return Item(noisy.clip(0, 255).astype(np.uint8), item.mask, item.label, item.aspect)
+
+
+def shrink(item: Item, random: np.random.Generator) -> Item:
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (11, 11))
+    smaller = cv2.erode(item.mask, kernel, borderValue=0)
+    return Item(item.image, smaller if smaller.any() else item.mask, item.label, item.aspect)
+
+
+def swap_masks(items: list[Item], train: list[Item], random: np.random.Generator) -> list[Item]:
+    """Every mask goes to another picture of its class."""
+    result = list(items)
+    for label in {item.label for item in items}:
+        rows = [i for i, item in enumerate(items) if item.label == label]
+        for here, there in zip(rows, np.roll(rows, 1), strict=True):
+            result[here] = Item(items[here].image, items[there].mask, label, items[here].aspect)
+    return result
+
+
+def shuffle_labels(items: list[Item], train: list[Item], random: np.random.Generator) -> list[Item]:
+    labels = random.permutation([item.label for item in items])
+    return [Item(i.image, i.mask, str(label), i.aspect) for i, label in zip(items, labels, strict=True)]
+
+
+def drop_class(items: list[Item], train: list[Item], random: np.random.Generator) -> list[Item]:
+    return [item for item in items if item.label != "malignant"]
+
+
+def collapse(items: list[Item], train: list[Item], random: np.random.Generator) -> list[Item]:
+    """One picture of each class, again and again, with a little noise."""
+    first = {label: next(i for i in items if i.label == label) for label in {i.label for i in items}}
+    return [noise_of(first[item.label], random, 2) for item in items]
+
+
+def noise_of(item: Item, random: np.random.Generator, sd: float) -> Item:
+    noisy = item.image + random.normal(0, sd, item.image.shape)
+    return Item(noisy.clip(0, 255).astype(np.uint8), item.mask, item.label, item.aspect)
+
+
+def plant(share: float) -> Damage:
+    """A share of the pairs are train pairs, mirrored, brighter and noisy."""
+
+    def planted(items: list[Item], train: list[Item], random: np.random.Generator) -> list[Item]:
+        result = list(items)
+        rows = random.permutation(len(items))[: round(share * len(items))]
+        for row, source in zip(rows, random.permutation(len(train)), strict=False):
+            copy = train[source]
+            bright = (copy.image[:, ::-1] * 1.15 + 10).clip(0, 255).astype(np.uint8)
+            result[row] = noise_of(Item(bright, copy.mask[:, ::-1].copy(), copy.label, copy.aspect), random, 5)
+        return result
+
+    return planted
+
+
+DAMAGES: dict[str, tuple[str, Damage]] = {  # name -> (title, damage)
+    "none": ("none: other real pictures", lambda items, train, random: items),
+    "labels": ("labels shuffled", shuffle_labels),
+    "blur": ("images blurred (1.2 px)", change(blur)),
+    "noise": ("images noisy (SD 20)", change(noise)),
+    "masks": ("masks of other pictures", swap_masks),
+    "shrunk": ("masks 5 px smaller on every side", change(shrink)),
+    "class": ("malignant dropped", drop_class),
+    "collapse": ("one picture of each class repeated", collapse),
+    "copies_30": ("30 % altered copies of train pairs", plant(0.3)),
+    "copies_100": ("altered copies of train pairs only", plant(1.0)),
+}
+
+
+def items_of(pairs: PairSet, split: str) -> list[Item]:
+    """The pairs of a split at SIZE x SIZE."""
+    found = []
+    for r in tqdm(pairs.select(split).records, f"reading {split}", unit="pair", leave=False):
+        image, mask = squash(pairs.read_image(r), SIZE), squash(pairs.read_mask(r), SIZE)
+        found.append(Item(image, np.where(mask >= 128, 255, 0).astype(np.uint8), r.label, r.pixel_aspect * r.width / r.height))
+    return found
+
+
+def make_set(name: str, real: PairSet, folder: Path) -> None:
+    """Write the damaged set as PAIRS."""
+    if (folder / DATASET_FILE).exists():
+        return
+    random = np.random.default_rng([SEED, list(DAMAGES).index(name)])
+    items = DAMAGES[name][1](items_of(real, "test"), items_of(real, "train"), random)
+    records = [
+        write_pair(
+            folder, i.image, i.mask, id=f"{i.label}_{n:04d}", label=i.label, split="train", group=f"d{n}",
+            source=f"{SYNTHETIC}damage", pixel_aspect=i.aspect,
+        )
+        for n, i in enumerate(items)
+    ]  # fmt: skip
+    write_pairs(folder, records, classes=real.classes, identity={"damage": name})
+
+
+def evaluate(args: argparse.Namespace, name: str) -> None:
+    """Judge the damaged set, unless that is done."""
+    output = Path(args.run_dir) / f"report_{name}"
+    if (output / REPORT_FILE).exists():
+        return
+    line = [sys.executable, "-m", "medsegdiff", "evaluate", "--real_data", args.real_data, "--held_out", "val"]
+    line += ["--synthetic_data", str(Path(args.run_dir) / name), "--output_dir", str(output)]
+    line += ["--bootstrap", str(args.bootstrap)]
+    if args.judges_dir is not None:
+        line += ["--judges_dir", args.judges_dir]
+    print("$", " ".join(line), flush=True)
+    subprocess.run(line, cwd=ROOT, check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--real_data", default="data/busi_prepared", help="PAIRS folder of the real data")
+    parser.add_argument("--run_dir", default="runs/damages", help="folder for everything that the run makes")
+    parser.add_argument("--judges_dir", help="where judges are kept; default: the user's cache folder")
+    parser.add_argument("--bootstrap", type=int, default=200, help="resamples of the intervals")
+    parser.add_argument("--damages", nargs="+", choices=list(DAMAGES), default=list(DAMAGES))
+    parser.add_argument("--table_only", action="store_true", help="only write the tables of finished runs")
+    args = parser.parse_args()
+    if not args.table_only:
+        real = read_pairs(Path(args.real_data))
+        for name in args.damages:
+            make_set(name, real, Path(args.run_dir) / name)
+            evaluate(args, name)
+    reports: dict[str, Any] = {}
+    for name in DAMAGES:
+        path = Path(args.run_dir) / f"report_{name}" / REPORT_FILE
+        if path.exists():
+            reports[name] = json.loads(path.read_text())
+    print(write_tables(reports))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Fitting the judges of a real set once, and finding them again by its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medsegdiff.classification.scores import macro_auc
+from medsegdiff.config import EvaluateConfig, SegmentConfig
+from medsegdiff.data.records import PairSet, content_digest
+from medsegdiff.errors import UserError
+from medsegdiff.evaluation.compare import mean_interval, statistic_interval
+from medsegdiff.evaluation.judges.embedding import fit_embedding
+from medsegdiff.evaluation.judges.judge import Judge, Judges
+from medsegdiff.evaluation.judges.opinions import class_probabilities, found_masks, mask_agreement
+from medsegdiff.evaluation.sets import Sets
+from medsegdiff.files import make_folder
+from medsegdiff.protocol.checks import check_splits
+from medsegdiff.protocol.once import WEIGHTS_FILE, Data, run_once
+from medsegdiff.protocol.tasks import TASKS, settle_names
+from medsegdiff.training.device import choose_device
+
+logger = logging.getLogger(__name__)
+
+# Judges below these on held-out real pictures are worse than what a first attempt on BUSI reaches by far
+MINIMUM_DICE, MINIMUM_AUC = 0.5, 0.7
+
+
+def fit_judges(config: EvaluateConfig, real: PairSet, sets: Sets) -> Judges:
+    """Segmenter, classifier and embedding of the real train split; val picks their weights, held-out ones rate them.
+
+    They are trained once for a content, a size and a recipe, and found again in `judges_folder`. A judge whose data are
+    lacking (a class without val pictures, for example) is None; the others still judge.
+    """
+    identity = {
+        "data": content_digest(real.records),
+        "img_size": sets.img_size,
+        "precision": config.precision,
+        "seed": config.seed,
+    }
+    missing: dict[str, str] = {}
+    found: dict[str, Judge | None] = {}
+    for name in ("segmenter", "classifier"):
+        try:
+            check_splits(real, "all")
+            found[name] = _fit_network(name, config, real, sets, identity)
+        except UserError as error:
+            found[name], missing[name] = None, f"no {name}: {error}"
+            logger.warning("%s", missing[name])
+    own = {**identity, "steps": config.embedding_steps}
+    found["embedding"] = fit_embedding(config, sets.train, sets.held_out, judges_folder(config, "embedding", own), own)
+    for judge in filter(None, found.values()):
+        logger.info("%s: %s on held-out real pictures %s", judge.name, judge.measure, judge.quality)
+    return Judges(found["segmenter"], found["classifier"], found["embedding"], missing)
+
+
+def judges_folder(config: EvaluateConfig, name: str, identity: dict[str, Any]) -> Path:
+    """Where a judge of this identity lies."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medsegdiff" / "judges"
+    base = cache if config.judges_dir is None else Path(config.judges_dir)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return make_folder(base / f"{name}_{digest[:16]}")
+
+
+def _fit_network(name: str, config: EvaluateConfig, real: PairSet, sets: Sets, identity: dict[str, Any]) -> Judge:
+    """A network of phase 5, trained by its recipe."""
+    own = {**identity, "steps": config.judge_steps}
+    folder = judges_folder(config, name, own)
+    recipe = settle_names(
+        SegmentConfig(
+            data_dir=str(real.root),
+            output_dir=str(folder),
+            task="segment" if name == "segmenter" else "classify",
+            steps=config.judge_steps,
+            img_size=sets.img_size,
+            precision=config.precision,
+            device=config.device,
+            seed=config.seed,
+        )
+    )
+    task = TASKS[recipe.task]
+    task.check(recipe, real.classes)
+    run_once(recipe, task, Data(real, sets.img_size))
+    model, settings = task.load(folder / WEIGHTS_FILE)
+    model = model.to(choose_device(config.device))
+    resamples = {"resamples": config.bootstrap, "seed": config.seed}
+    if name == "segmenter":
+        dice = mask_agreement(found_masks(model, settings, sets.held_out, config), sets.held_out)
+        quality = mean_interval(dice, sets.held_out.groups, **resamples)
+        return Judge(name, model, settings, "Dice", quality, MINIMUM_DICE)
+    probabilities = class_probabilities(model, settings, sets.held_out, config)
+    labels = np.array([settings["classes"].index(label) for label in sets.held_out.labels])
+    quality = statistic_interval(
+        lambda rows: macro_auc(probabilities[rows], labels[rows]), sets.held_out.groups, **resamples
+    )
+    return Judge(name, model, settings, "AUC", quality, MINIMUM_AUC)

@@ -1,0 +1,141 @@
+"""Are synthetic pairs true to their masks and classes, in the eyes of networks trained on real pairs?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure as Plot
+
+from medsegdiff.classification.scores import macro_auc
+from medsegdiff.evaluation.compare import Sample, mean_interval, statistic_interval
+from medsegdiff.evaluation.context import Context, Metric
+from medsegdiff.evaluation.distributions import difference_of_means
+from medsegdiff.evaluation.drawing import outline, png, show
+from medsegdiff.evaluation.judges.opinions import class_probabilities, found_masks, mask_agreement
+from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
+from medsegdiff.evaluation.sets import Pairs
+
+MARGIN = 0.05  # Dice by which synthetic pairs may agree less than real ones
+SHOWN = 8  # pairs in the picture of the least agreement
+MINIMUM = 5  # pictures of a part, below which no figure is told
+
+
+def run(context: Context) -> Section:
+    """Agreement of masks and of classes, each beside that of held-out real pairs."""
+    section = Section("True to mask and class?")
+    _masks(context, section)
+    _classes(context, section)
+    return section
+
+
+def _masks(context: Context, section: Section) -> None:
+    judge, sets = context.judges.segmenter, context.sets
+    if judge is None or not judge.trusted:
+        section.skipped.append(judge.withheld() if judge else context.judges.missing["segmenter"])
+        return
+    found = {name: found_masks(judge.model, judge.settings, pairs, context.config) for name, pairs in _sides(context)}
+    dice = {name: mask_agreement(found[name], pairs) for name, pairs in _sides(context)}
+    rows: list[list[Cell | Interval]] = []
+    values: dict[str, Any] = {}
+    for scope, label in context.scopes().items():
+        parts = {name: pairs.of(label) for name, pairs in _sides(context)}
+        if (few := min(map(len, parts.values()))) < MINIMUM:
+            section.skipped.append(f"Agreement of masks, {scope}: {few} pairs on one side, at least {MINIMUM} needed")
+            continue
+        told = {name: _mean(context, dice[name][parts[name]], pairs, parts[name]) for name, pairs in _sides(context)}
+        samples = [Sample(dice[name][parts[name]], pairs.groups[parts[name]]) for name, pairs in _sides(context)]
+        told["difference"] = difference_of_means(samples[0], samples[1], **_how(context))
+        rows.append([scope, len(parts["synthetic"]), *told.values()])
+        values[scope] = {name: vars(interval) for name, interval in told.items()}
+    section.text.append(
+        "A network trained on real pairs alone outlined the lesion in every synthetic image. Where its outline differs "
+        "from the synthetic mask, either the image does not show what the mask says, or it shows something unlike "
+        "what the network learnt. Its agreement with radiologists on real images it has not seen stands beside."
+    )
+    columns = ["pairs", "synthetic pairs", "Dice, synthetic", "Dice, held-out real", "difference"]
+    section.tables.append(Table("Dice of the outline found with the mask", columns, rows))
+    section.values["masks"] = values
+    section.per_pair["agreement_dice"] = [round(float(v), 4) for v in dice["synthetic"]]
+    section.figures.append(_least(sets.synthetic, found["synthetic"], dice["synthetic"]))
+    if "all" in values:
+        section.verdict = _verdict(values["all"])
+
+
+def _verdict(told: dict[str, Any]) -> Verdict:
+    low, high = told["difference"]["low"], told["difference"]["high"]
+    size = f"{number(told['synthetic']['value'])} against {number(told['held_out']['value'])} Dice"
+    if low >= -MARGIN:
+        return Verdict("pass", f"Masks fit their images as well as real ones do ({size}; at most {MARGIN} lower).")
+    if high < -MARGIN:
+        return Verdict("fail", f"Masks fit their images worse than real ones do ({size}; more than {MARGIN} lower).")
+    return Verdict("too few pictures to tell", f"Whether masks fit within {MARGIN} Dice of real ones is open ({size}).")
+
+
+def _classes(context: Context, section: Section) -> None:
+    judge = context.judges.classifier
+    if judge is None or not judge.trusted:
+        section.skipped.append(judge.withheld() if judge else context.judges.missing["classifier"])
+        return
+    names: list[str] = judge.settings["classes"]
+    rows: list[list[Cell | Interval]] = []
+    values: dict[str, Any] = {}
+    for side, pairs in _sides(context):
+        probability = class_probabilities(judge.model, judge.settings, pairs, context.config)
+        labels = np.array([names.index(label) for label in pairs.labels])
+        told = _told_apart(context, probability, labels, pairs)
+        values[side] = {name: vars(interval) for name, interval in told.items()}
+        rows.append([side.replace("_", "-"), len(pairs), *told.values()])
+        if side == "synthetic":
+            own = probability[np.arange(len(labels)), labels]
+            section.per_pair["class_probability"] = [round(float(v), 4) for v in own]
+    section.text.append(
+        "A classifier trained on real images told the class of every synthetic image. Much lower figures than on real "
+        "images mean that the classes look alike; much higher ones, that they are caricatures."
+    )
+    columns = ["images", "number", *values["synthetic"]]
+    section.tables.append(Table("Class told by a classifier", columns, rows))
+    section.values["classes"] = values
+
+
+def _told_apart(context: Context, probability: np.ndarray, labels: np.ndarray, pairs: Pairs) -> dict[str, Interval]:
+    """AUC, where there are two classes, and the share of every class that is told right."""
+
+    def auc(rows: np.ndarray) -> float:
+        return macro_auc(probability[rows], labels[rows])
+
+    told = {}
+    if len(context.sets.classes) > 1:
+        told["AUC"] = statistic_interval(auc, pairs.groups, **_how(context))
+    right = (probability.argmax(axis=1) == labels).astype(float)
+    for label in context.sets.classes:
+        told[f"{label} told as {label}"] = _mean(context, right[pairs.of(label)], pairs, pairs.of(label))
+    return told
+
+
+def _sides(context: Context) -> list[tuple[str, Pairs]]:
+    return [("synthetic", context.sets.synthetic), ("held_out", context.sets.held_out)]
+
+
+def _how(context: Context) -> dict[str, int]:
+    return {"resamples": context.config.bootstrap, "seed": context.config.seed}
+
+
+def _mean(context: Context, values: np.ndarray, pairs: Pairs, rows: np.ndarray) -> Interval:
+    return mean_interval(values, pairs.groups[rows], **_how(context))
+
+
+def _least(pairs: Pairs, found: np.ndarray, dice: np.ndarray) -> Figure:
+    """The pairs of the least agreement: the synthetic mask in green, what the network found in red."""
+    order = np.argsort(dice, kind="stable")[:SHOWN]
+    plot = Plot(figsize=(2.2 * len(order), 2.6), layout="constrained")
+    for cell, i in zip(plot.subplots(1, len(order), squeeze=False)[0], order, strict=True):
+        show(cell, pairs.images[i], pairs.pixels[i])
+        outline(cell, pairs.masks[i], "lime")
+        outline(cell, found[i], "red")
+        cell.set_title(f"{pairs.records[i].id}\nDice {dice[i]:.2f}", fontsize=7)
+    what = "their mask in green, the network's outline in red"
+    return Figure(png(plot), f"The {len(order)} synthetic pairs of the least agreement: {what}.")
+
+
+METRIC = Metric("agreement", 40, run)

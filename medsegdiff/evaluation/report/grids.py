@@ -1,0 +1,47 @@
+"""Real and synthetic pictures mixed, first without a word, then with the answer."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure as Plot
+
+from medsegdiff.evaluation.drawing import outline, png
+from medsegdiff.evaluation.section import Figure
+from medsegdiff.evaluation.sets import Pairs, Sets
+
+COLUMNS, ROWS = 8, 3  # of a class
+
+
+def mixed_grids(sets: Sets, seed: int) -> list[tuple[str, Figure, Figure]]:
+    """(class, pictures alone, the same with outline and answer), half of them real and held out."""
+    random = np.random.default_rng([seed, 5])
+    return [(label, *_grid(sets, label, random)) for label in sets.classes]
+
+
+def _grid(sets: Sets, label: str, random: np.random.Generator) -> tuple[Figure, Figure]:
+    half = COLUMNS * ROWS // 2
+    chosen: list[tuple[Pairs, int, bool]] = []
+    for pairs, synthetic in ((sets.held_out, False), (sets.synthetic, True)):
+        rows = random.permutation(pairs.of(label))[:half]
+        chosen += [(pairs, int(i), synthetic) for i in rows]
+    shown = [chosen[i] for i in random.permutation(len(chosen))]
+    count = f"{len(shown)} {label} pictures, real and synthetic mixed"
+    return (
+        Figure(_draw(shown, solved=False), f"{count}. Which are real?"),
+        Figure(_draw(shown, solved=True), f"{count}: real ones with a white name, synthetic ones with an orange one."),
+    )
+
+
+def _draw(shown: list[tuple[Pairs, int, bool]], *, solved: bool) -> bytes:
+    lines = -(-len(shown) // COLUMNS)
+    plot = Plot(figsize=(1.5 * COLUMNS, 1.65 * lines), layout="constrained", facecolor="black")
+    cells = plot.subplots(lines, COLUMNS, squeeze=False).ravel()
+    for cell in cells:
+        cell.set_axis_off()
+    for cell, (pairs, i, synthetic) in zip(cells, shown, strict=False):
+        cell.imshow(pairs.images[i], cmap="gray", vmin=0, vmax=255, aspect="auto")
+        if solved:
+            colour = "orange" if synthetic else "white"
+            outline(cell, pairs.masks[i], "lime", 0.9)
+            cell.set_title("synthetic" if synthetic else "real", fontsize=8, color=colour)
+    return png(plot, dpi=90)

@@ -1,0 +1,84 @@
+"""The files of an evaluation: report.html, which needs no other file, report.json, per_pair.csv."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from medsegdiff import __version__
+from medsegdiff.evaluation.context import Context
+from medsegdiff.evaluation.report.grids import mixed_grids
+from medsegdiff.evaluation.section import Interval, Section, number
+from medsegdiff.files import REPORT_FILE, write_bytes, write_json
+
+PAGE_FILE, TABLE_FILE = "report.html", "per_pair.csv"
+
+
+def write_report(
+    output: Path, context: Context, sections: Mapping[str, Section], result: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the three files, report.json last; returns what it holds beside `result`."""
+    verdicts = [
+        {"metric": name, "outcome": section.verdict.outcome, "sentence": section.verdict.sentence}
+        for name, section in sections.items()
+        if section.verdict is not None
+    ]
+    told = {name: section.values | {"skipped": section.skipped} for name, section in sections.items()}
+    more = {"verdicts": verdicts, "metrics": told, "made_by": {"medsegdiff": __version__}}
+    report = result | more
+    json.dumps(report, allow_nan=False)  # a figure that is none has no place in it
+    write_bytes(output / TABLE_FILE, _table(context, sections).encode())
+    write_bytes(output / PAGE_FILE, page(context, sections, report).encode())
+    write_json(output / REPORT_FILE, report)
+    return more
+
+
+def page(context: Context, sections: Mapping[str, Section], report: Mapping[str, Any]) -> str:
+    """The page, with every picture in it."""
+    environment = Environment(
+        loader=PackageLoader("medsegdiff.evaluation.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["png"] = lambda data: "data:image/png;base64," + base64.b64encode(data).decode()
+    environment.filters["cell"] = _cell
+    template = environment.get_template("page.html.j2")
+    grids = mixed_grids(context.sets, context.config.seed)
+    judges = [j for j in (context.judges.segmenter, context.judges.classifier, context.judges.embedding) if j]
+    return template.render(
+        sections=sections, report=report, grids=grids, judges=judges, missing=context.judges.missing, sets=context.sets
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"  # noqa: RUF001 (a dash is what stands in an empty cell)
+    if isinstance(value, bool | str | int | Interval):
+        return str(value)
+    return number(float(value))
+
+
+def _table(context: Context, sections: Mapping[str, Section]) -> str:
+    """per_pair.csv: a row a synthetic pair. Raises `ValueError` for a number that is not finite."""
+    pairs = context.sets.synthetic
+    columns: dict[str, Any] = {"id": pairs.ids, "label": list(pairs.labels)}
+    for section in sections.values():
+        columns |= section.per_pair
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        if any(isinstance(v, float) and not math.isfinite(v) for v in row):
+            raise ValueError(f"{TABLE_FILE}: {row} has a number that is not finite")
+        writer.writerow("" if value is None else value for value in row)
+    return text.getvalue()

@@ -1,0 +1,170 @@
+"""`medsegdiff evaluate`: synthetic pairs against real ones, in a page, a JSON file and a table of pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from medsegdiff.config import EvaluateConfig, identity_of, require, require_positive
+from medsegdiff.data.records import SPLITS, PairRecord, PairSet, content_digest, read_pairs
+from medsegdiff.errors import UserError
+from medsegdiff.evaluation.context import Context, all_metrics
+from medsegdiff.evaluation.judges.fit import fit_judges
+from medsegdiff.evaluation.judges.judge import Judges
+from medsegdiff.evaluation.report.write import PAGE_FILE, TABLE_FILE, write_report
+from medsegdiff.evaluation.section import Section
+from medsegdiff.evaluation.sets import Sets, load_pairs
+from medsegdiff.files import REPORT_FILE, clear_leftovers, make_folder, refuse_other_phase
+from medsegdiff.locks import locked
+from medsegdiff.training.device import settle_precision
+from medsegdiff.training.supervised import SIZE_FACTOR
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SIZE = 128  # where the synthetic pairs have several
+SMALLEST_SIZE = 64  # side below which speckle and texture say nothing
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Compare, write report.html, report.json and per_pair.csv to `config.output_dir`; returns report.json's content.
+
+    The judges are kept (`config.judges_dir`), and go on where an interrupted training of them stopped. Raises
+    `UserError` for bad settings and for folders that cannot be compared.
+    """
+    config = settle_precision(config)
+    _check(config)
+    output = Path(config.output_dir)
+    refuse_other_phase(output, REPORT_FILE, "a folder for a report")
+    real, synthetic = read_pairs(Path(config.real_data)), read_pairs(Path(config.synthetic_data))
+    metrics = all_metrics()
+    for metric in metrics:
+        metric.check(config, real)
+    sets, notes = _load(config, real, synthetic)
+    with locked(make_folder(output)):
+        clear_leftovers(output, REPORT_FILE, TABLE_FILE, PAGE_FILE)
+        judges = fit_judges(config, real, sets)
+        context = Context(sets, real, judges, config)
+        sections: dict[str, Section] = {}
+        bar = tqdm(metrics, desc="evaluating", unit="metric")
+        for metric in bar:
+            bar.set_postfix_str(metric.name)
+            section = metric.run(context)
+            if section is not None:
+                sections[metric.name] = section
+        result: dict[str, Any] = {"compared": _compared(config, real, synthetic, sets, notes), "judges": _told(judges)}
+        result |= write_report(output, context, sections, result)
+    for line in result["verdicts"]:
+        logger.info("%s: %s. %s", line["metric"], line["outcome"], line["sentence"])
+    logger.info("wrote %s", output / PAGE_FILE)
+    return result
+
+
+def _check(config: EvaluateConfig) -> None:
+    """Raise `UserError` for a setting that cannot work, before anything is read."""
+    require_positive(judge_steps=config.judge_steps, embedding_steps=config.embedding_steps, bootstrap=config.bootstrap)
+    require(config.seed >= 0, "--seed", config.seed, "0 or more")
+    require(config.max_pairs is None or config.max_pairs > 0, "--max_pairs", config.max_pairs, "a number above 0")
+    allowed = [name for name in SPLITS if name != "train"]
+    good = bool(config.held_out) and set(config.held_out) <= set(allowed)
+    require(good, "--held_out", " ".join(config.held_out) or "nothing", f"one or both of {', '.join(allowed)}")
+    size = config.img_size
+    if size is not None:
+        good = size >= SMALLEST_SIZE and size % SIZE_FACTOR == 0
+        require(good, "--img_size", size, f"a multiple of {SIZE_FACTOR}, {SMALLEST_SIZE} or more")
+
+
+def _load(config: EvaluateConfig, real: PairSet, synthetic: PairSet) -> tuple[Sets, list[str]]:
+    """The three sets at one size, and what the reader of the report has to know of how they were chosen."""
+    size, notes = _size(config, synthetic)
+    held_out = tuple(r for split in config.held_out for r in real.select(split).records)
+    chosen, more = _choose(config, synthetic)
+    parts = {"train": real.select("train").records, "held_out": held_out, "synthetic": chosen}
+    classes, lost = _classes(real, parts)
+    kept = {name: tuple(r for r in records if r.label in classes) for name, records in parts.items()}
+    roots = {"train": real, "held_out": real, "synthetic": synthetic}
+    titles = {"train": "real train pairs", "held_out": "real held-out pairs", "synthetic": "synthetic pairs"}
+    loaded = {
+        name: load_pairs(dataclasses.replace(roots[name], records=records), size, titles[name])
+        for name, records in kept.items()
+    }
+    return Sets(**loaded, classes=classes, img_size=size), [*notes, *more, *lost]
+
+
+def _size(config: EvaluateConfig, synthetic: PairSet) -> tuple[int, list[str]]:
+    """The side of the squares that are compared; that of the synthetic pairs where they have one."""
+    if config.img_size is not None:
+        return config.img_size, []
+    sizes = {(r.width, r.height) for r in synthetic.records}
+    width, height = min(sizes, default=(0, 0))
+    if len(sizes) == 1 and width == height and width % SIZE_FACTOR == 0 and width >= SMALLEST_SIZE:
+        return width, []
+    found = ", ".join(f"{w} x {h}" for w, h in sorted(sizes)[:3]) + (", ..." if len(sizes) > 3 else "")
+    return DEFAULT_SIZE, [f"Synthetic pairs of {found} pixels were resampled to {DEFAULT_SIZE} x {DEFAULT_SIZE}."]
+
+
+def _choose(config: EvaluateConfig, synthetic: PairSet) -> tuple[tuple[PairRecord, ...], list[str]]:
+    """All synthetic pairs, or `max_pairs` of each class at random."""
+    if config.max_pairs is None:
+        return synthetic.records, []
+    random = np.random.default_rng(config.seed)
+    chosen: list[PairRecord] = []
+    for label in synthetic.classes:
+        records = synthetic.select(label=label).records
+        rows = sorted(random.permutation(len(records))[: config.max_pairs])
+        chosen += [records[i] for i in rows]
+    if len(chosen) == len(synthetic):
+        return synthetic.records, []
+    return tuple(chosen), [f"Of {len(synthetic)} synthetic pairs {len(chosen)} were chosen at random (--max_pairs)."]
+
+
+def _classes(real: PairSet, parts: Mapping[str, Sequence[PairRecord]]) -> tuple[tuple[str, ...], list[str]]:
+    """Classes that all three sets have, and what is left out because a set lacks it."""
+    present = {name: {r.label for r in records} for name, records in parts.items()}
+    common = tuple(label for label in real.classes if all(label in labels for labels in present.values()))
+    if not common:
+        found = "; ".join(f"{k.replace('_', '-')}: {', '.join(sorted(v)) or 'none'}" for k, v in present.items())
+        hint = "Compare sets of the same classes."
+        raise UserError("classes", found, "a class that train, held-out and synthetic pairs have", hint)
+    lost = sorted(set().union(*present.values()) - set(common))
+    notes = []
+    for label in lost:
+        without = [name.replace("_", "-") for name, labels in present.items() if label not in labels]
+        number = sum(r.label == label for records in parts.values() for r in records)
+        notes.append(f"Class {label!r} is left out ({number} pairs): none in {', '.join(without)}.")
+    return common, notes
+
+
+def _compared(
+    config: EvaluateConfig, real: PairSet, synthetic: PairSet, sets: Sets, notes: list[str]
+) -> dict[str, Any]:
+    """What was compared with what."""
+    counts = {
+        name: {label: int((getattr(sets, name).labels == label).sum()) for label in sets.classes}
+        for name in ("train", "held_out", "synthetic")
+    }
+    return {
+        "config": identity_of(config, "evaluate"),
+        "img_size": sets.img_size,
+        "counts": counts,
+        "held_out": list(config.held_out),
+        "real_content": content_digest(real.records),
+        "synthetic_content": content_digest(synthetic.records),
+        "checkpoint": synthetic.info.get("checkpoint", {}).get("sha256"),
+        "notes": notes,
+    }
+
+
+def _told(judges: Judges) -> dict[str, Any]:
+    """Quality of every judge."""
+    told: dict[str, Any] = dict(judges.missing)
+    for judge in (judges.segmenter, judges.classifier, judges.embedding):
+        if judge is not None:
+            quality = vars(judge.quality)
+            told[judge.name] = {judge.measure: quality, "minimum": judge.minimum, "trusted": judge.trusted}
+    return told

@@ -1,0 +1,62 @@
+"""Bad input of `medsegdiff evaluate`: folders that cannot be compared, settings, weights, a checkpoint of other data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bad_base import Case, scene
+
+EVALUATE = "evaluate --real_data real --synthetic_data synthetic --output_dir out --judges_dir judges --device cpu"
+
+
+def relabelled(folder: Path) -> None:
+    """All synthetic pairs are of a class that the real ones do not have."""
+    for name in ("metadata.csv", "dataset.json"):
+        path = folder / "synthetic" / name
+        path.write_text(path.read_text().replace("malignant", "cyst").replace("benign", "normal"))
+
+
+def without_val(folder: Path) -> None:
+    """All pairs of val are in train."""
+    path = folder / "real" / "metadata.csv"
+    path.write_text(path.read_text().replace(",val,", ",train,"))
+
+
+def emptied(folder: Path) -> None:
+    """No synthetic pair is left."""
+    path = folder / "synthetic" / "metadata.csv"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+
+
+def photograph(folder: Path) -> None:
+    """Weights that are none."""
+    (folder / "weights.pth").write_bytes(scene(3).tobytes())
+
+
+def of_other_data(folder: Path) -> None:
+    """The checkpoint learnt other pictures than those of real/: here the other half of them."""
+    path = folder / "real" / "metadata.csv"
+    text = path.read_text()
+    path.write_text(text.replace(",train,", ",t,").replace(",test,", ",train,").replace(",t,", ",test,"))
+
+
+EVALUATION = [
+    Case("raw pictures where the synthetic PAIRS are due", EVALUATE.replace("synthetic_data synthetic", "synthetic_data raw"),
+         ("raw", "a PAIRS folder")),
+    Case("no class in common", EVALUATE, ("classes: found", "cyst"), relabelled),
+    Case("no synthetic pair", EVALUATE, ("synthetic",), emptied),
+    Case("train as held-out split", f"{EVALUATE} --held_out train", ("--held_out: found train", "val, test")),
+    Case("held-out split without pairs", f"{EVALUATE} --held_out val", ("held-out",), without_val),
+    Case("size of no use for comparing", f"{EVALUATE} --img_size 100", ("--img_size: found 100", "a multiple of 32")),
+    Case("no resamples", f"{EVALUATE} --bootstrap 0", ("--bootstrap: found 0",)),
+    Case("no pairs of each class", f"{EVALUATE} --max_pairs 0", ("--max_pairs: found 0",)),
+    Case("report into a data set", EVALUATE.replace("output_dir out", "output_dir synthetic"), ("found a data set",)),
+    Case("Inception weights that are not there", f"{EVALUATE} --inception_weights weights.pth", ("weights.pth",)),
+    Case("Inception weights that are none", f"{EVALUATE} --inception_weights weights.pth", ("weights.pth",), photograph),
+    Case("LPIPS weights that are not there", f"{EVALUATE} --lpips_weights weights.pth", ("weights.pth",)),
+    Case("checkpoint that is not there, in evaluate", f"{EVALUATE} --checkpoint_path gone.safetensors",
+         ("gone.safetensors",)),
+    Case("checkpoint of other pictures", f"{EVALUATE} --checkpoint_path model.safetensors", ("model.safetensors",),
+         of_other_data),
+    Case("judges in a file", f"{EVALUATE.replace('judges_dir judges', 'judges_dir tiny.yaml')}", ("tiny.yaml",)),
+]  # fmt: skip

@@ -1,0 +1,85 @@
+"""Drawn pictures, and a context with judges that need no training, for the tests of the evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medsegdiff.config import EvaluateConfig
+from medsegdiff.data.records import PairRecord, PairSet
+from medsegdiff.evaluation.context import Context
+from medsegdiff.evaluation.judges.judge import Judge, Judges
+from medsegdiff.evaluation.section import Interval
+from medsegdiff.evaluation.sets import Pairs, Sets
+
+SIZE = 64
+CLASSES = ("benign", "malignant")
+
+
+def drawn(count: int, seed: int, prefix: str, classes: tuple[str, ...] = CLASSES) -> Pairs:
+    """`count` pictures with a dark disc each, larger in the second class; groups of their own."""
+    random = np.random.default_rng(seed)
+    labels = np.array([classes[i % len(classes)] for i in range(count)])
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    masks = np.zeros((count, SIZE, SIZE), dtype=bool)
+    for i, label in enumerate(labels):
+        radius = random.uniform(7, 10) + 5 * classes.index(label)
+        top, left = random.uniform(22, 42, size=2)
+        masks[i] = (rows - top) ** 2 + (columns - left) ** 2 < radius**2
+    images = np.where(masks, 60, 140) + random.normal(0, 20, masks.shape)
+    names = [f"{prefix}_{i:03d}" for i in range(count)]
+    records = tuple(record(name, str(label)) for name, label in zip(names, labels, strict=True))
+    pixels = np.ones((count, 2))
+    return Pairs(images.clip(0, 255).astype(np.uint8), masks, labels, np.array(names), pixels, records)
+
+
+def record(name: str, label: str) -> PairRecord:
+    """A record with little in it."""
+    files = (f"images/{name}.png", f"masks/{name}.png")
+    return PairRecord(name, *files, label, "train", -1, name, "drawn", 1.0, SIZE, SIZE, "0" * 64, "0" * 64, "0" * 64)
+
+
+class DarkIsLesion(nn.Module):
+    """A segmenter that needs no training: dark when smoothed is lesion."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, 1, S, S) of standardised images of the same shape."""
+        return -torch.nn.functional.avg_pool2d(x, 5, stride=1, padding=2, count_include_pad=False)
+
+
+class LargeIsMalignant(nn.Module):
+    """A classifier that needs no training: pictures with more dark in them are malignant."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, 2) of standardised images (B, 1, S, S)."""
+        smooth = torch.nn.functional.avg_pool2d(x, 5, stride=1, padding=2, count_include_pad=False)
+        share = (smooth < 0).float().mean(dim=(1, 2, 3))
+        return torch.stack([0.11 - share, share - 0.11], dim=1) * 100
+
+
+def judge(name: str, model: nn.Module, quality: float = 0.9, **settings: Any) -> Judge:
+    """A judge of that quality, with a minimum of 0.5."""
+    told = {"mean": 100 / 255, "std": 0.2, **settings}
+    return Judge(name, model.eval(), told, "Dice", Interval(quality, quality, quality), 0.5)
+
+
+def context(sets: Sets, *, quality: float = 0.9, **changes: Any) -> Context:
+    """A context with judges of that quality; `changes` are fields of the configuration."""
+    judges = Judges(
+        judge("segmenter", DarkIsLesion(), quality),
+        judge("classifier", LargeIsMalignant(), quality, classes=list(sets.classes)),
+        None,
+        {"embedding": "no embedding: not needed here"},
+    )
+    config = EvaluateConfig(**({"real_data": "", "synthetic_data": "", "bootstrap": 50, "precision": "fp32"} | changes))
+    return Context(sets, PairSet(Path(), (), {"classes": list(sets.classes)}), judges, config)
+
+
+def three_sets(synthetic: Pairs | None = None, classes: tuple[str, ...] = CLASSES) -> Sets:
+    """Drawn train, held-out and, where none is given, synthetic pairs of one kind."""
+    own = drawn(40, 3, "synthetic", classes) if synthetic is None else synthetic
+    return Sets(drawn(60, 1, "train", classes), drawn(40, 2, "held", classes), own, classes, SIZE)

@@ -1,0 +1,80 @@
+"""Agreement of masks and classes with what judges find."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from evaluation_sets import context, drawn, three_sets
+
+from medsegdiff.evaluation.metrics.agreement import run
+
+
+def test_pairs_of_the_real_kind_pass() -> None:
+    """Fails if Dice is taken between the wrong pairs, or the difference is not about zero for sets of one kind."""
+    section = run(context(three_sets()))
+    told = section.values["masks"]["all"]
+    assert told["synthetic"]["value"] > 0.9
+    assert told["difference"]["low"] < 0 < told["difference"]["high"]
+    assert section.verdict is not None
+    assert section.verdict.outcome == "pass"
+    assert section.values["classes"]["synthetic"]["AUC"]["value"] > 0.95
+    assert len(section.per_pair["agreement_dice"]) == 40
+    assert not section.skipped
+
+
+def test_masks_of_other_pictures_fail() -> None:
+    """Fails if the masks found are compared with anything but the synthetic masks, or the verdict ignores them."""
+    own = drawn(40, 3, "synthetic")
+    section = run(context(three_sets(dataclasses.replace(own, masks=np.roll(own.masks, 2, axis=0)))))
+    told = section.values["masks"]
+    assert section.verdict is not None
+    assert section.verdict.outcome == "fail"
+    assert told["all"]["difference"]["high"] < -0.2
+    assert told["benign"]["synthetic"]["value"] < told["benign"]["held_out"]["value"] - 0.2
+
+
+def test_shrunk_masks_lower_agreement() -> None:
+    """Fails if agreement cannot tell a mask that misses the lesion's rim."""
+    own = drawn(40, 3, "synthetic")
+    inner = np.stack([np.roll(own.masks, s, a) for s in (-3, 3) for a in (1, 2)]).all(axis=0)
+    section = run(context(three_sets(dataclasses.replace(own, masks=inner))))
+    assert section.values["masks"]["all"]["difference"]["high"] < -0.05
+
+
+def test_shuffled_labels_lose_the_classes_and_leave_the_masks() -> None:
+    """Fails if class agreement is computed from anything but the labels of the synthetic pairs."""
+    own = drawn(40, 3, "synthetic")
+    shuffled = dataclasses.replace(own, labels=np.roll(own.labels, 1))
+    section = run(context(three_sets(shuffled)))
+    assert section.values["classes"]["synthetic"]["AUC"]["high"] < 0.5
+    assert section.values["classes"]["held_out"]["AUC"]["value"] > 0.95
+    assert section.verdict is not None
+    assert section.verdict.outcome == "pass"
+
+
+def test_a_judge_below_its_minimum_is_not_heard() -> None:
+    """Fails if figures of a bad judge are shown, or are left out without a word."""
+    section = run(context(three_sets(), quality=0.4))
+    assert section.values == {}
+    assert section.verdict is None
+    assert len(section.skipped) == 2
+    assert "below the 0.500" in section.skipped[0]
+
+
+def test_one_class_and_few_pairs_are_told() -> None:
+    """Fails if one class crashes the AUC, or three pairs get a figure."""
+    section = run(context(three_sets(drawn(3, 3, "synthetic", ("benign",)), classes=("benign",))))
+    assert "AUC" not in section.values["classes"]["synthetic"]
+    assert section.values["masks"] == {}
+    assert section.verdict is None
+    assert any("3 pairs on one side" in line for line in section.skipped)
+
+
+def test_black_pictures_and_empty_masks_have_finite_figures() -> None:
+    """Fails if a constant picture or an empty mask divides by zero."""
+    own = drawn(40, 3, "synthetic")
+    blank = dataclasses.replace(own, images=np.zeros_like(own.images), masks=np.zeros_like(own.masks))
+    section = run(context(three_sets(blank)))
+    assert np.isfinite(np.array(section.per_pair["agreement_dice"], dtype=float)).all()
+    assert section.values["masks"]["all"]["synthetic"]["value"] == 0

@@ -1,0 +1,108 @@
+"""Distances beside their floor, and intervals over groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from medsegdiff.evaluation.compare import (
+    SUBSETS,
+    Sample,
+    against_floor,
+    centred_interval,
+    mean_interval,
+    statistic_interval,
+)
+from medsegdiff.evaluation.section import Interval, number
+
+
+def mean_distance(first: np.ndarray, second: np.ndarray) -> Mapping[str, float]:
+    """Distance of means."""
+    return {"mean": float(abs(first.mean() - second.mean()))}
+
+
+def sample(count: int, seed: int, shift: float = 0.0) -> Sample:
+    """(count, 2) normal features, each picture a group."""
+    features = np.random.default_rng(seed).normal(shift, 1, (count, 2))
+    return Sample(features, np.array([f"{seed}/{i}" for i in range(count)]))
+
+
+def test_both_sides_are_equally_many() -> None:
+    """Fails if the synthetic set is compared with more pictures than the floor is."""
+    seen: list[tuple[int, int]] = []
+
+    def measure(first: np.ndarray, second: np.ndarray) -> Mapping[str, float]:
+        seen.append((len(first), len(second)))
+        return {"x": 0.0}
+
+    found = against_floor(measure, sample(50, 1), sample(30, 2), sample(200, 3), resamples=7, seed=0)
+    assert set(seen) == {(30, 30)}
+    assert len(seen) == 2 * (SUBSETS + 7)
+    assert found["x"].n == 30
+
+
+def test_a_shift_stands_out_of_the_floor_and_no_shift_does_not() -> None:
+    """Fails if floor and synthetic are swapped, or both are measured on the same set."""
+    train, held = sample(100, 1), sample(100, 2)
+    moved = against_floor(mean_distance, train, held, sample(100, 3, shift=2.0), resamples=100, seed=0)["mean"]
+    alike = against_floor(mean_distance, train, held, sample(100, 4), resamples=100, seed=0)["mean"]
+    assert moved.synthetic.value == pytest.approx(2, abs=0.3)
+    assert moved.synthetic.low > moved.floor.high
+    assert alike.synthetic.low < alike.floor.high
+    assert moved.floor.low <= moved.floor.value <= moved.floor.high
+
+
+def test_the_value_is_that_of_the_sets_where_all_are_equally_large() -> None:
+    """Fails if the value comes from resamples, whose repetitions push distances up."""
+    train, held, own = sample(40, 1), sample(40, 2), sample(40, 3)
+    found = against_floor(mean_distance, train, held, own, resamples=5, seed=0)["mean"]
+    assert found.synthetic.value == pytest.approx(mean_distance(train.features, own.features)["mean"])
+
+
+def test_one_seed_gives_one_result() -> None:
+    """Fails if chance comes from anywhere but the seed."""
+    sets = (sample(40, 1), sample(30, 2), sample(50, 3))
+    first = against_floor(mean_distance, *sets, resamples=20, seed=4)
+    assert first == against_floor(mean_distance, *sets, resamples=20, seed=4)
+    assert first != against_floor(mean_distance, *sets, resamples=20, seed=5)
+
+
+def test_centred_interval_takes_the_width_and_leaves_the_bias() -> None:
+    """Fails if draws that lie above the value move the interval with them."""
+    found = centred_interval(1.0, np.linspace(4, 6, 201))
+    assert (found.low, found.high) == pytest.approx((0.05, 1.95))
+
+
+def test_groups_are_drawn_whole() -> None:
+    """Fails if pictures of one group are drawn one by one: the interval would be as narrow as of forty pictures."""
+    values = np.repeat([0.0, 1.0, 0.0, 1.0], 10)
+    whole = mean_interval(values, np.repeat(["a", "b", "c", "d"], 10), 500, 0)
+    single = mean_interval(values, np.arange(40).astype(str), 500, 0)
+    assert whole.value == single.value == 0.5
+    assert whole.high - whole.low > 2 * (single.high - single.low)
+
+
+def test_undefined_resamples_are_left_out_and_an_undefined_value_is_refused() -> None:
+    """Fails if NaN reaches an interval."""
+    groups = np.array(["a", "b", "c"])
+    found = statistic_interval(lambda rows: np.nan if 0 not in rows else float(len(rows)), groups, 50, 0)
+    assert found == Interval(3.0, 3.0, 3.0)
+    with pytest.raises(ValueError, match="not defined"):
+        statistic_interval(lambda rows: np.nan, groups, 5, 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0.000"), (0.1234, "0.123"), (12.34, "12.3"), (1234.5, "1234"), (0.00012, "1.2e-04"), (-3.14159, "-3.142")],
+)
+def test_numbers_are_short(value: float, text: str) -> None:
+    """Fails if a small number is rounded to nothing, or a large one has digits that mean nothing."""
+    assert number(value) == text
+
+
+def test_what_is_no_number_has_no_place_in_a_table() -> None:
+    """Fails if NaN is written as a figure."""
+    with pytest.raises(ValueError, match="no place"):
+        number(float("nan"))

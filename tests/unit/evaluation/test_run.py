@@ -1,0 +1,160 @@
+"""`medsegdiff evaluate` from folder to report, with judges trained for a few steps only."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import WritePairs
+
+from medsegdiff.config import EvaluateConfig
+from medsegdiff.data.records import SYNTHETIC, PairSet, read_pairs, write_pair, write_pairs
+from medsegdiff.errors import UserError
+from medsegdiff.evaluation.report.write import PAGE_FILE, TABLE_FILE
+from medsegdiff.evaluation.run import evaluate
+from medsegdiff.files import REPORT_FILE
+
+SIDE = 64
+
+
+def copy_as_synthetic(source: PairSet, folder: Path, count: int | None = None, side: int = SIDE) -> PairSet:
+    """The pairs of `source` as if they were generated."""
+    records = []
+    for r in source.records[:count]:
+        image, mask = source.read_image(r)[:side, :side], source.read_mask(r)[:side, :side]
+        new = {"id": f"s_{r.id}", "label": r.label, "split": "train", "group": r.group, "source": f"{SYNTHETIC}test"}
+        records.append(write_pair(folder, image, mask, **new))
+    return write_pairs(folder, records, classes=source.classes, identity={"phase": "test"})
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WritePairs) -> Path:
+    """real/ and synthetic/, drawn alike, and a folder for judges that all tests share."""
+    root = tmp_path_factory.mktemp("evaluate")
+    write_ellipses(root / "real", {"train": 14, "val": 6, "test": 6}, side=SIDE)
+    drawn = write_ellipses(root / "drawn", {"train": 12}, side=SIDE, seed=1)
+    copy_as_synthetic(drawn, root / "synthetic")
+    return root
+
+
+def settings(folders: Path, output: Path, **changes: object) -> EvaluateConfig:
+    """Few steps, few resamples."""
+    config = EvaluateConfig(
+        real_data=str(folders / "real"),
+        synthetic_data=str(folders / "synthetic"),
+        output_dir=str(output),
+        judges_dir=str(folders / "judges"),
+        judge_steps=12,
+        embedding_steps=4,
+        bootstrap=10,
+        device="cpu",
+        precision="fp32",
+    )
+    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+
+
+def test_a_report_comes_out_and_judges_are_found_again(folders: Path, tmp_path: Path) -> None:
+    """Fails if a metric crashes on few pictures, a file is missing, or judges are trained again for each report."""
+    result = evaluate(settings(folders, tmp_path / "one"))
+    assert json.loads((tmp_path / "one" / REPORT_FILE).read_text()) == json.loads(json.dumps(result))
+    assert result["compared"]["counts"]["synthetic"] == {"benign": 12, "malignant": 12}
+    assert (tmp_path / "one" / TABLE_FILE).read_text().count("\n") == 25
+    assert "Verdicts" in (tmp_path / "one" / PAGE_FILE).read_text()
+    before = {p: p.stat().st_mtime_ns for p in (folders / "judges").rglob("*.safetensors")}
+    assert len(before) == 3
+    again = evaluate(settings(folders, tmp_path / "two"))
+    assert {p: p.stat().st_mtime_ns for p in (folders / "judges").rglob("*.safetensors")} == before
+    assert again["metrics"] == result["metrics"]
+
+
+def test_the_real_folder_as_synthetic_is_shouted_at(folders: Path, tmp_path: Path) -> None:
+    """Fails if a set that is its own model gets anything but a failed audit."""
+    result = evaluate(settings(folders, tmp_path, synthetic_data=str(folders / "real")))
+    verdicts = {line["metric"]: line["outcome"] for line in result["verdicts"]}
+    assert verdicts["privacy"] == "fail"
+
+
+def test_a_class_on_one_side_is_left_out_and_told(folders: Path, tmp_path: Path) -> None:
+    """Fails if a dropped class ends the evaluation, or goes without a word."""
+    synthetic = read_pairs(folders / "synthetic").select(label="benign")
+    copy_as_synthetic(synthetic, tmp_path / "benign")
+    result = evaluate(settings(folders, tmp_path / "out", synthetic_data=str(tmp_path / "benign")))
+    assert list(result["compared"]["counts"]["synthetic"]) == ["benign"]
+    assert any("'malignant' is left out" in note for note in result["compared"]["notes"])
+
+
+def test_no_class_in_common_is_refused(folders: Path, tmp_path: Path, write_ellipses: WritePairs) -> None:
+    """Fails if nothing is compared with nothing."""
+    other = write_ellipses(tmp_path / "other", {"train": 2}, side=SIDE, classes=["normal"])
+    copy_as_synthetic(other, tmp_path / "normal")
+    with pytest.raises(UserError, match="a class that train, held-out and synthetic pairs have"):
+        evaluate(settings(folders, tmp_path / "out", synthetic_data=str(tmp_path / "normal")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_sizes_are_resampled_and_told(folders: Path, tmp_path: Path) -> None:
+    """Fails if pictures of several sizes end the evaluation, or are resampled without a word."""
+    synthetic = read_pairs(folders / "synthetic")
+    copy_as_synthetic(synthetic, tmp_path / "small", side=48)
+    chosen = settings(folders, tmp_path / "out", synthetic_data=str(tmp_path / "small"), img_size=64)
+    assert evaluate(chosen)["compared"]["img_size"] == 64
+    shutil.rmtree(tmp_path / "out")
+
+
+def test_black_pictures_and_empty_masks_get_a_report(folders: Path, tmp_path: Path) -> None:
+    """Fails if a constant picture or an empty mask brings a NaN or a crash into any metric."""
+    synthetic = read_pairs(folders / "synthetic")
+    records = [
+        write_pair(
+            tmp_path / "black",
+            np.full((SIDE, SIDE), number % 2, np.uint8),
+            np.zeros((SIDE, SIDE), np.uint8),
+            id=r.id,
+            label=r.label,
+            split="train",
+            group=r.id,
+            source=f"{SYNTHETIC}test",
+        )
+        for number, r in enumerate(synthetic.records)
+    ]
+    write_pairs(tmp_path / "black", records, classes=synthetic.classes, identity={"phase": "test"})
+    result = evaluate(settings(folders, tmp_path / "out", synthetic_data=str(tmp_path / "black")))
+    assert json.dumps(result, allow_nan=False)
+    assert result["compared"]["counts"]["synthetic"] == {"benign": 12, "malignant": 12}
+
+
+def test_max_pairs_takes_as_many_of_each_class(folders: Path, tmp_path: Path) -> None:
+    """Fails if the choice is not balanced, or not told."""
+    result = evaluate(settings(folders, tmp_path, max_pairs=5))
+    assert result["compared"]["counts"]["synthetic"] == {"benign": 5, "malignant": 5}
+    assert "10 were chosen at random" in result["compared"]["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"held_out": ["train"]}, "--held_out"),
+        ({"held_out": []}, "--held_out"),
+        ({"img_size": 100}, "a multiple of 32"),
+        ({"bootstrap": 0}, "--bootstrap"),
+        ({"max_pairs": 0}, "--max_pairs"),
+        ({"seed": -1}, "--seed"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    folders: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    """Fails if a bad setting is found out only after the judges are trained, or never."""
+    with pytest.raises(UserError, match=message):
+        evaluate(settings(folders, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_another_phase_is_refused(folders: Path, tmp_path: Path) -> None:
+    """Fails if a report is written into a data set."""
+    with pytest.raises(UserError, match="a data set"):
+        evaluate(settings(folders, folders / "synthetic"))
