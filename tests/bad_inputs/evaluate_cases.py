@@ -1,4 +1,4 @@
-"""Bad input of `medsegdiff evaluate`: folders that cannot be compared, settings, weights, a checkpoint of other data."""
+"""Bad input of `medsegdiff evaluate`: folders that cannot be compared, settings, weights, a foreign checkpoint."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def of_other_data(folder: Path) -> None:
 
 
 EVALUATION = [
-    Case("raw pictures where the synthetic PAIRS are due", EVALUATE.replace("synthetic_data synthetic", "synthetic_data raw"),
+    Case("raw pictures where the synthetic PAIRS are due", EVALUATE.replace("data synthetic", "data raw"),
          ("raw", "a PAIRS folder")),
     Case("no class in common", EVALUATE, ("classes: found", "cyst"), relabelled),
     Case("no synthetic pair", EVALUATE, ("synthetic",), emptied),
@@ -52,7 +52,8 @@ EVALUATION = [
     Case("no pairs of each class", f"{EVALUATE} --max_pairs 0", ("--max_pairs: found 0",)),
     Case("report into a data set", EVALUATE.replace("output_dir out", "output_dir synthetic"), ("found a data set",)),
     Case("Inception weights that are not there", f"{EVALUATE} --inception_weights weights.pth", ("weights.pth",)),
-    Case("Inception weights that are none", f"{EVALUATE} --inception_weights weights.pth", ("weights.pth",), photograph),
+    Case("Inception weights that are none", f"{EVALUATE} --inception_weights weights.pth", ("weights.pth",),
+         photograph),
     Case("LPIPS weights that are not there", f"{EVALUATE} --lpips_weights weights.pth", ("weights.pth",)),
     Case("checkpoint that is not there, in evaluate", f"{EVALUATE} --checkpoint_path gone.safetensors",
          ("gone.safetensors",)),

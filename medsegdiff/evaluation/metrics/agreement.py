@@ -138,4 +138,4 @@ def _least(pairs: Pairs, found: np.ndarray, dice: np.ndarray) -> Figure:
     return Figure(png(plot), f"The {len(order)} synthetic pairs of the least agreement: {what}.")
 
 
-METRIC = Metric("agreement", 40, run)
+METRIC = Metric("agreement", 50, run)

@@ -1,0 +1,143 @@
+"""Single numbers a picture, compared between sets: distances of distributions, tests, differences between classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from scipy.stats import ks_2samp, wasserstein_distance
+
+from medsegdiff.evaluation.compare import Comparison, Measure, Sample, against_floor
+from medsegdiff.evaluation.section import Cell, Interval
+
+MIN_PICTURES = 10  # that have a value, of each set, for a distribution to be compared
+FIRST, SECOND = 1, 2  # purposes of random numbers
+
+
+def column(sample: Sample, number: int) -> Sample:
+    """One column of (N, F) features, (K,), of the pictures that have a value there (not NaN)."""
+    has = ~np.isnan(sample.features[:, number])
+    return Sample(sample.features[has, number], sample.groups[has])
+
+
+def column_distances(
+    sets: Sequence[Sample], names: Sequence[str], scale: np.ndarray, *, resamples: int, seed: int
+) -> dict[str, Comparison]:
+    """Wasserstein distance of every column of (N, F) features, in units of `scale` (F,), beside its floor.
+
+    `sets` are train, held-out and synthetic. One column at a time, as a few dozen pictures do not determine a
+    covariance. A picture without a value (NaN) is left out of the columns that it does not have. Columns that
+    `missing` names a reason for are left out.
+    """
+    alike: dict[tuple[bytes, ...], list[int]] = {}  # columns that the same pictures have are drawn together
+    for number in range(len(names)):
+        if missing(sets, number, scale) is None:
+            alike.setdefault(tuple(np.isnan(s.features[:, number]).tobytes() for s in sets), []).append(number)
+    found: dict[str, Comparison] = {}
+    for numbers in alike.values():
+        rows = [~np.isnan(s.features[:, numbers[0]]) for s in sets]
+        train, held_out, synthetic = (
+            Sample(s.features[r][:, numbers], s.groups[r]) for s, r in zip(sets, rows, strict=True)
+        )
+        measure = _wasserstein([names[n] for n in numbers], scale[numbers])
+        found |= against_floor(measure, train, held_out, synthetic, resamples=resamples, seed=seed)
+    return {name: found[name] for name in names if name in found}
+
+
+def missing(sets: Sequence[Sample], number: int, scale: np.ndarray) -> str | None:
+    """Why a column of (N, F) features cannot be compared between sets; None where it can."""
+    fewest = min(int((~np.isnan(s.features[:, number])).sum()) for s in sets)
+    if fewest < MIN_PICTURES:
+        return f"{fewest} pictures of one set have it, and {MIN_PICTURES} of each are needed"
+    if not scale[number] > 1e-9:
+        return "it is the same in all real train pictures, and their spread is needed as the unit of the distance"
+    return None
+
+
+def together(reasons: Iterable[tuple[str, str | None]]) -> dict[str, str]:
+    """Reason -> "title, title": of (title, reason) those that have a reason, so that a reader meets each once."""
+    found: dict[str, list[str]] = {}
+    for title, reason in reasons:
+        if reason is not None:
+            found.setdefault(reason, []).append(title)
+    return {reason: ", ".join(titles) for reason, titles in found.items()}
+
+
+def spread(features: np.ndarray) -> np.ndarray:
+    """(F,) standard deviations of (N, F) features over the pictures that have them; 0 where none has."""
+    return np.array([np.std(c[~np.isnan(c)]) if not np.isnan(c).all() else 0.0 for c in features.T])
+
+
+def excess(found: Comparison) -> float | None:
+    """Distance beyond the floor, where the intervals of both are apart; else None."""
+    return found.synthetic.value - found.floor.value if found.synthetic.low > found.floor.high else None
+
+
+def cells(values: np.ndarray) -> list[Cell]:
+    """(N,) numbers as a column of per_pair.csv, five digits each and NaN as no value."""
+    return [None if np.isnan(v) else float(f"{v:.5g}") for v in values]
+
+
+def _wasserstein(names: Sequence[str], scale: np.ndarray) -> Measure:
+    def measure(first: np.ndarray, second: np.ndarray) -> Mapping[str, float]:
+        return {name: wasserstein_distance(first[:, i], second[:, i]) / scale[i] for i, name in enumerate(names)}
+
+    return measure
+
+
+def same_distribution(first: Sample, second: Sample) -> float:
+    """p of the two-sample Kolmogorov-Smirnov test of (N,) and (K,) values, of the first picture of every group.
+
+    Near-duplicates and pictures of one patient are not independent, and would make p too small.
+    """
+    once = [s.features[np.unique(s.groups, return_index=True)[1]] for s in (first, second)]
+    return float(ks_2samp(*once).pvalue)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p values corrected for their number by the step-down method of Holm (Scandinavian J. Statistics 6, 1979).
+
+    The k-th smallest of m is multiplied by m - k + 1; none is smaller than one before it, nor above 1.
+    """
+    values = np.asarray(p, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    corrected = np.empty(len(values))
+    corrected[order] = np.minimum(1, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
+    return [float(v) for v in corrected]
+
+
+def difference_of_means(first: Sample, second: Sample, resamples: int, seed: int) -> Interval:
+    """Mean of (N,) values minus that of (K,) others, with a 95 % percentile interval over groups of both.
+
+    As many whole groups are drawn as there are, independently on both sides.
+    """
+    low, high = np.percentile(
+        _mean_draws(first, resamples, [seed, FIRST]) - _mean_draws(second, resamples, [seed, SECOND]), [2.5, 97.5]
+    )
+    return Interval(float(first.features.mean() - second.features.mean()), float(low), float(high))
+
+
+def _mean_draws(sample: Sample, resamples: int, seed: Sequence[int]) -> np.ndarray:
+    """(resamples,) means over drawn groups."""
+    _, number = np.unique(sample.groups, return_inverse=True)
+    sums, sizes = np.bincount(number, weights=sample.features), np.bincount(number)
+    times = np.random.default_rng(seed).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=resamples)
+    return np.asarray((times @ sums) / (times @ sizes))
+
+
+def preserved(real: Interval, synthetic: Interval) -> str:
+    """Whether a difference between classes of real pictures is there among synthetic ones.
+
+    "none in real" where the real interval holds 0; else "kept" where the synthetic one excludes 0 on the same side,
+    with "(weaker)" or "(stronger)" where the intervals are apart; "reversed" where it excludes 0 on the other side;
+    "lost" where it holds 0 and does not reach the real one, and "too few pictures to tell" where it does.
+    """
+    if real.low <= 0 <= real.high:
+        return "none in real"
+    apart = synthetic.high < real.low or real.high < synthetic.low
+    if synthetic.low <= 0 <= synthetic.high:
+        return "lost" if apart else "too few pictures to tell"
+    if (synthetic.value > 0) != (real.value > 0):
+        return "reversed"
+    weaker = abs(synthetic.value) < abs(real.value)
+    return "kept" if not apart else "kept (weaker)" if weaker else "kept (stronger)"
