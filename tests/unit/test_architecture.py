@@ -139,3 +139,10 @@ def test_readme_names_every_flag(command: str) -> None:
     section = (ROOT / "README.md").read_text().split("\n## Phase ")[list(SCRIPTS.values()).index(command) + 1]
     keys = [s.key for s in settings(load(COMMANDS[command].config)) if "." not in s.key]
     assert [key for key in keys if f"| `--{key}`" not in section] == []
+
+
+def test_the_page_on_evaluation_names_every_flag() -> None:
+    """Fails if a field is added to the configuration of evaluate, or renamed there, without its line in the docs."""
+    text = (ROOT / "docs" / "evaluate.md").read_text()
+    keys = [s.key for s in settings(load(COMMANDS["evaluate"].config))]
+    assert [key for key in keys if f"| `--{key}`" not in text] == []
