@@ -2,7 +2,7 @@
 
     python benchmarks/evaluation_damages.py --real_data PAIRS --run_dir runs/damages
 
-The test split of a real PAIRS folder plays a perfect generator; the train split is what it "learnt" and val is held out.
+The test split of a real PAIRS folder plays a perfect generator; the train split is what it "learnt", val is held out.
 Every damage makes a set of its own from it, which `medsegdiff evaluate` judges. Writes
 docs/results/evaluation_damages.md and .json. `--table_only` writes the tables of finished runs alone.
 """
@@ -129,7 +129,8 @@ def items_of(pairs: PairSet, split: str) -> list[Item]:
     found = []
     for r in tqdm(pairs.select(split).records, f"reading {split}", unit="pair", leave=False):
         image, mask = squash(pairs.read_image(r), SIZE), squash(pairs.read_mask(r), SIZE)
-        found.append(Item(image, np.where(mask >= 128, 255, 0).astype(np.uint8), r.label, r.pixel_aspect * r.width / r.height))
+        aspect = r.pixel_aspect * r.width / r.height
+        found.append(Item(image, np.where(mask >= 128, 255, 0).astype(np.uint8), r.label, aspect))
     return found
 
 
@@ -161,6 +162,97 @@ def evaluate(args: argparse.Namespace, name: str) -> None:
         line += ["--judges_dir", args.judges_dir]
     print("$", " ".join(line), flush=True)
     subprocess.run(line, cwd=ROOT, check=True)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of the table."""
+
+    title: str
+    path: str  # below "metrics" of report.json, with a slash between keys, to {"value": ..., "low": ..., "high": ...}
+    floor: str | None  # where its floor stands
+    moved: str  # damages that have to move it, by name
+
+
+COLUMNS = (
+    Column("Fréchet radiomics distance", "distances/spaces/radiomics/all/frechet/synthetic",
+           "distances/spaces/radiomics/all/frechet/floor", "blur noise collapse"),
+    Column("Fréchet distance, segmenter features", "distances/spaces/encoder/all/frechet/synthetic",
+           "distances/spaces/encoder/all/frechet/floor", "noise collapse"),
+    Column("recall, radiomics", "distances/spaces/radiomics/all/recall/synthetic",
+           "distances/spaces/radiomics/all/recall/floor", "collapse"),
+    Column("coverage, radiomics", "distances/spaces/radiomics/all/coverage/synthetic",
+           "distances/spaces/radiomics/all/coverage/floor", "blur noise collapse"),
+    Column("MS-SSIM, benign", "diversity/per_class/benign/synthetic", "diversity/per_class/benign/held_out",
+           "collapse"),
+    Column("finest third of frequencies, dB", "speckle/fine_db/synthetic", "speckle/fine_db/held_out", "blur noise"),
+    Column("lesion area, benign", "lesions/per_class/benign/area/distance", "lesions/per_class/benign/area/floor",
+           "shrunk labels collapse"),
+    Column("agreement, Dice", "agreement/masks/all/synthetic", "agreement/masks/all/held_out", "masks shrunk"),
+    Column("classes told, AUC", "agreement/classes/synthetic/AUC", "agreement/classes/held_out/AUC", "labels"),
+    Column("nearest to train, embedding", "privacy/embedding/nearest_to_train", "privacy/embedding/floor",
+           "copies_30 copies_100"),
+    Column("nearest to train, detail", "privacy/fine_detail/nearest_to_train", "privacy/fine_detail/floor",
+           "copies_30 copies_100"),
+)  # fmt: skip
+
+
+def find(report: dict[str, Any], path: str | None) -> dict[str, float] | None:
+    """What stands at a path below "metrics", None where nothing does."""
+    found: Any = report["metrics"]
+    for key in path.split("/") if path else ["?"]:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def cell(value: dict[str, float] | None) -> str:
+    return "-" if value is None else f"{value['value']:.3g} [{value['low']:.3g}, {value['high']:.3g}]"
+
+
+def apart(value: dict[str, float] | None, other: dict[str, float] | None) -> bool:
+    """Whether two intervals have nothing in common."""
+    return value is not None and other is not None and (value["low"] > other["high"] or value["high"] < other["low"])
+
+
+def verdict(report: dict[str, Any], metric: str) -> str:
+    """The outcome of one metric's verdict."""
+    return next((line["outcome"] for line in report["verdicts"] if line["metric"] == metric), "-")
+
+
+def write_tables(reports: dict[str, dict[str, Any]]) -> Path:
+    """docs/results/evaluation_damages.md and .json; remarks come from evaluation_damages_notes.md beside them."""
+    sound = reports["none"]
+    lines = [
+        "# What `medsegdiff evaluate` sees of known damages",
+        "",
+        "Real BUSI: the test split plays a perfect generator, train is what it learnt, val is held out. Each row "
+        "damages it in one way. Bold: the interval has nothing in common with that of the undamaged set; (x): it was "
+        "expected to move, and did not by that measure. Written by `python benchmarks/evaluation_damages.py`.",
+        "",
+        "| damage | " + " | ".join(c.title for c in COLUMNS) + " | agreement | privacy |",
+        "|---|" + "---|" * (len(COLUMNS) + 2),
+        "| floor (val) | " + " | ".join(cell(find(sound, c.floor)) for c in COLUMNS) + " | | |",
+    ]
+    for name, report in reports.items():
+        cells = []
+        for column in COLUMNS:
+            value = find(report, column.path)
+            text = cell(value)
+            if name != "none" and apart(value, find(sound, column.path)):
+                text = f"**{text}**"
+            elif name in column.moved.split():
+                text += " (x)"
+            cells.append(text)
+        outcomes = [verdict(report, metric) for metric in ("agreement", "privacy")]
+        lines.append(f"| {DAMAGES[name][0]} | " + " | ".join(cells + outcomes) + " |")
+    notes = RESULTS / "evaluation_damages_notes.md"
+    if notes.exists():
+        lines += ["", "## Remarks", "", notes.read_text().strip()]
+    kept = {name: {"verdicts": r["verdicts"], "metrics": r["metrics"]} for name, r in reports.items()}
+    (RESULTS / "evaluation_damages.json").write_text(json.dumps(kept) + "\n")
+    target = RESULTS / "evaluation_damages.md"
+    target.write_text("\n".join(lines) + "\n")
+    return target
 
 
 def main() -> None:
