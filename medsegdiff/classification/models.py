@@ -9,13 +9,12 @@ import timm
 from torch import nn
 
 from medsegdiff.errors import UserError
-from medsegdiff.training.names import near_names
+from medsegdiff.training.names import IMAGENET, check_timm_name
 from medsegdiff.training.pretrained import failed_download, load_encoder, read_weights
 from medsegdiff.training.sizes import output_shapes
 from medsegdiff.training.weights import load_weights
 
 DEFAULT_MODEL = "resnet18"
-IMAGENET = "imagenet"  # the value of --encoder_weights that downloads what timm has
 
 
 def build_classifier(name: str, weights: str | None, classes: int, dropout: float, img_size: int) -> nn.Module:
@@ -26,12 +25,8 @@ def build_classifier(name: str, weights: str | None, classes: int, dropout: floa
     the last layer. Raises `UserError` for an unknown name, a size that the network does not take, weights that do not
     fit it, and where a download fails.
     """
-    _check_name(name)
     downloads = weights == IMAGENET
-    if downloads and not timm.is_model_pretrained(name):
-        expected = "a model that timm has weights for, or --encoder_weights left out"
-        near = near_names(name, timm.list_models(pretrained=True))
-        raise UserError("--encoder_weights imagenet", f"no weights for {name}", expected, f"Near: {near or 'none'}.")
+    check_timm_name(name, weights if downloads else None, "--model", f"{DEFAULT_MODEL}, efficientnet_b0, convnext_tiny")
     config = timm.get_pretrained_cfg(name)
     fixed = config is not None and config.fixed_input_size  # such networks are made for a size, others take any
     try:
@@ -66,16 +61,6 @@ def load_classifier(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     model = build_classifier(config["model"], None, len(settings["classes"]), config["dropout"], config["img_size"])
     model.load_state_dict(weights)
     return model.eval(), settings
-
-
-def _check_name(name: str) -> None:
-    """Raise `UserError` unless timm knows the name and, after a point, the tag of its weights ("resnet18.a1_in1k")."""
-    if not timm.is_model(name):
-        near = near_names(name, timm.list_models()) or f"{DEFAULT_MODEL}, efficientnet_b0, convnext_tiny"
-        raise UserError("--model", repr(name), "a model of timm", f"Near: {near}.")
-    tags = timm.list_models(f"{name.split('.')[0]}.*", pretrained=True)
-    if "." in name and name not in tags:
-        raise UserError("--model", repr(name), f"one of {', '.join(tags) or 'no tag'}", "The tag names weights.")
 
 
 def _wrong_size(name: str, img_size: int) -> UserError:

@@ -25,7 +25,7 @@ from medsegdiff.config import CombineConfig, PrepareConfig, identity_of, require
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS
 from medsegdiff.data.hashing import hash_distances
 from medsegdiff.data.pictures import balance_table
-from medsegdiff.data.records import METADATA_FILE, PairRecord, PairSet, class_counts, read_pairs, write_pairs
+from medsegdiff.data.records import LEARNT, METADATA_FILE, PairRecord, PairSet, class_counts, read_pairs, write_pairs
 from medsegdiff.errors import UserError
 from medsegdiff.files import DATASET_FILE, is_finished, make_folder, staged_folder, write_json
 
@@ -66,6 +66,7 @@ def combine(config: CombineConfig) -> PairSet:
             synthetic=synthetic.info["identity"],
             synthetic_pairs=len(chosen),
             class_balance=balance,
+            **{LEARNT: _learnt(real, synthetic)},
         )
         write_json(folder / "class_balance.json", balance)
     log.info("before:\n%s", balance_table(class_counts(real.records)))
@@ -137,6 +138,12 @@ def _train_hashes(synthetic: PairSet) -> list[dict[str, str]]:
         expected = "checkpoint.train_hashes, the pictures that the checkpoint was trained on"
         raise UserError(synthetic.root / DATASET_FILE, "no such entry", expected, "Generate the pairs anew.")
     return list(hashes)
+
+
+def _learnt(real: PairSet, synthetic: PairSet) -> list[str]:
+    """Perceptual hashes of the real pictures behind the combined train split, whether or not they stand in it."""
+    shown = {r.perceptual_hash for r in real.select("train").records}
+    return sorted(shown | {h["perceptual_hash"] for h in _train_hashes(synthetic)})
 
 
 def _check_leakage(real: PairSet, synthetic: PairSet, bits: int) -> None:

@@ -45,17 +45,22 @@ class ExternalSet:
 
     name: str  # of the layout; of PAIRS the folder's
     data: PairTensors  # labels index into the classes that were asked for, -1 where the class is unknown or another
-    left_out: int  # pictures that stand in train or val as well
+    left_out: int  # pictures that training knew as well
+    near_synthetic: int  # pictures kept that a synthetic one comes close to
     digest: str  # of the content, wherever the folder lies
 
 
-def read_external(folder: Path, img_size: int, classes: list[str], known: Sequence[str]) -> ExternalSet:
+def read_external(
+    folder: Path, img_size: int, classes: list[str], known: Sequence[str], synthetic: Sequence[str] = ()
+) -> ExternalSet:
     """The pairs of a data set in a published layout, or of a PAIRS folder, at `img_size` x `img_size`.
 
-    `known`: perceptual hashes of the pictures of train and val; the same frames are left out. Groups are patients where
-    these are known, else near-duplicates as `prepare` finds them by default; those of PAIRS stay. Raises `UserError`
-    for another layout, several data sets in one folder, files that are missing or broken, synthetic pairs, and a set
-    that training knew whole.
+    `known`: perceptual hashes of the real pictures that training knew; near-duplicates of them, by the number of bits
+    that `prepare` splits by, are left out. `synthetic`: those of its synthetic pictures, which leave out none, so that
+    arms with other synthetic pairs are scored on the same pictures; copies are counted. Groups are patients where these
+    are known, else near-duplicates as `prepare` finds them by default; those of PAIRS stay. Raises `UserError` for
+    another layout, several data sets in one folder, files that are missing or broken, synthetic pairs, and a set that
+    training knew whole.
     """
     where = f"--test_data {folder}"
     require_folder(folder, "a data set to test on")
@@ -63,14 +68,15 @@ def read_external(folder: Path, img_size: int, classes: list[str], known: Sequen
         name, data = folder.resolve().name, _from_pairs(read_pairs(folder), img_size)
     else:
         name, data = _from_layout(folder, img_size)
-    near = hash_distances([r.perceptual_hash for r in data.records], list(known)) <= SAME_PICTURE_BITS
+    near = hash_distances([r.perceptual_hash for r in data.records], list(known)) <= PrepareConfig.duplicate_bits
     fresh = [i for i in range(len(data)) if not near[i].any()]
     if not fresh:
         raise UserError(where, "pictures of train and val only", "pictures that training has not seen", "Leave it out.")
     records = tuple(data.records[i] for i in fresh)
     labels = torch.tensor([classes.index(r.label) if r.label in classes else -1 for r in records])
     kept = PairTensors(data.images[fresh], data.masks[fresh], labels, records)
-    return ExternalSet(name, kept, len(data) - len(fresh), content_digest(records))
+    copied = hash_distances([r.perceptual_hash for r in records], list(synthetic)) <= SAME_PICTURE_BITS
+    return ExternalSet(name, kept, len(data) - len(fresh), int(copied.any(axis=1).sum()), content_digest(records))
 
 
 def _from_pairs(pairs: PairSet, img_size: int) -> PairTensors:

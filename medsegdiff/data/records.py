@@ -28,6 +28,7 @@ SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")
 METADATA_FILE = "metadata.csv"
 SYNTHETIC = "synthetic:"  # how `source` of every generated pair begins
+LEARNT = "learnt"  # in dataset.json of combined sets: perceptual hashes of all real pictures behind their train split
 ANEW = "Make the data set anew."
 
 
@@ -92,6 +93,11 @@ class PairSet:
     def classes(self) -> list[str]:
         """Class names, in the order in which the data set was prepared."""
         return list(self.info["classes"])
+
+    @property
+    def learnt(self) -> list[str]:
+        """Perceptual hashes of the real pictures that a combined set was made from, in train or by its generator."""
+        return list(self.info.get(LEARNT, []))
 
     def select(self, split: str | None = None, label: str | None = None) -> PairSet:
         """The pairs of one split and/or one class."""
@@ -234,6 +240,9 @@ def _read_info(path: Path) -> dict[str, Any]:
     for key, default in (("identity", None), ("duplicates", {})):
         if not isinstance(info.get(key, default), dict):
             raise UserError(path, f"no mapping under {key!r}", f"{key}: settings and their values", ANEW)
+    learnt = info.get(LEARNT, [])
+    if not isinstance(learnt, list) or not all(isinstance(h, str) and _is_hash(h) for h in learnt):
+        raise UserError(path, f"no list of hashes under {LEARNT!r}", "64 hexadecimal digits each", ANEW)
     return dict(info)
 
 

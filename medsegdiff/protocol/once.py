@@ -15,6 +15,7 @@ from medsegdiff.data.dataset import PairTensors, load_tensors
 from medsegdiff.data.records import PairSet, content_digest
 from medsegdiff.errors import UserError
 from medsegdiff.files import (
+    IDENTITY_FILE,
     SCORES_FILE,
     clear_leftovers,
     differing_keys,
@@ -27,6 +28,7 @@ from medsegdiff.locks import locked
 from medsegdiff.protocol.tasks import Rows, Task
 from medsegdiff.scoring.rows import PER_IMAGE_FILE, read_rows, write_rows
 from medsegdiff.scoring.summary import summarise
+from medsegdiff.segmentation.models import is_file_name
 from medsegdiff.training.device import choose_device
 from medsegdiff.training.loop import LoopConfig, run_loop
 from medsegdiff.training.state import STATE_FOLDER
@@ -77,10 +79,10 @@ def run_once(config: SegmentConfig, task: Task, data: Data) -> tuple[dict[str, A
     The same call goes on where an interrupted one stopped, and returns what a finished one wrote.
     """
     output = Path(config.output_dir)
-    identity = _identity(config, data)
+    identity = run_identity(config, data.pairs)
     with locked(make_folder(output)):
         clear_leftovers(output, WEIGHTS_FILE, task.picture, PER_IMAGE_FILE, SCORES_FILE)
-        if not _finished(output, identity):
+        if not _finished(config, identity):
             done = _train(config, task, data, identity)
             rows = score_weights(output, task, data.test, config, output)
             write_json(output / SCORES_FILE, _results(config, task, data, identity, done, rows))
@@ -98,20 +100,53 @@ def score_weights(run: Path, task: Task, data: PairTensors, config: SegmentConfi
     return rows
 
 
-def _identity(config: SegmentConfig, data: Data) -> dict[str, Any]:
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run_identity(config: SegmentConfig, pairs: PairSet) -> dict[str, Any]:
     """What decides the weights: settings, pairs, and the content of a file with weights, wherever it lies."""
-    identity = {**identity_of(config, "segment", NOT_IDENTITY), "data": content_digest(data.pairs.records)}
+    identity = {**identity_of(config, "segment", NOT_IDENTITY), "data": content_digest(pairs.records)}
     if config.encoder_weights is not None and Path(config.encoder_weights).is_file():
-        with Path(config.encoder_weights).open("rb") as file:
-            identity["encoder_weights"] = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        identity["encoder_weights"] = f"sha256:{sha256(Path(config.encoder_weights))}"
     return identity
 
 
-def _finished(output: Path, identity: dict[str, Any]) -> bool:
+def other_settings(
+    folder: Path, config: SegmentConfig, identity: dict[str, Any], apart: tuple[str, ...] = ()
+) -> list[str]:
+    """The settings but those in `apart`, each as `key: old -> new`, by which the run in `folder` is not `identity`.
+
+    It may be finished, or begun only; no setting differs where there is none. Where the encoder came from a file that
+    is gone, a finished run is known by its path. Raises `UserError` for a scores.json or a state that is not of a run.
+    """
+    state = folder / STATE_FOLDER
+    begun = (state / IDENTITY_FILE, *state.glob(f"step_*[0-9]/{IDENTITY_FILE}"))
+    record = next((path for path in (folder / SCORES_FILE, *begun) if path.is_file()), None)
+    if record is None:
+        return []
+    found = read_json(record)
+    finished = record.name == SCORES_FILE
+    known = found.get("identity") if finished and isinstance(found, dict) else found
+    told = found.get("config") if finished and isinstance(found, dict) else identity
+    if not isinstance(known, dict) or not isinstance(told, dict):
+        raise UserError(record, "no settings", "those of a training run", "Delete that folder, and train anew.")
+    weights = config.encoder_weights
+    gone = weights is not None and is_file_name(weights) and not Path(weights).is_file()
+    if gone and told.get("encoder_weights") == weights:
+        apart = (*apart, "encoder_weights")
+    old, new = ({k: v for k, v in values.items() if k not in apart} for values in (known, identity))
+    return differing_keys(old, new)
+
+
+def _finished(config: SegmentConfig, identity: dict[str, Any]) -> bool:
+    output = Path(config.output_dir)
     refuse_other_phase(output, SCORES_FILE, "a folder for weights and scores")
     if not (output / SCORES_FILE).is_file():
         return False
-    changed = differing_keys(read_json(output / SCORES_FILE)["identity"], identity)
+    changed = other_settings(output, config, identity)
     if changed:
         raise UserError(
             output,

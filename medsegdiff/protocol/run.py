@@ -23,7 +23,17 @@ from medsegdiff.files import (
 )
 from medsegdiff.locks import locked
 from medsegdiff.protocol.checks import check_comparable, check_settings, check_splits
-from medsegdiff.protocol.once import NOT_IDENTITY, Data, run_once, score_weights, total_steps
+from medsegdiff.protocol.once import (
+    NOT_IDENTITY,
+    WEIGHTS_FILE,
+    Data,
+    other_settings,
+    run_identity,
+    run_once,
+    score_weights,
+    sha256,
+    total_steps,
+)
 from medsegdiff.protocol.tasks import TASKS, Rows, Task, settle_names
 from medsegdiff.scoring.rows import PER_IMAGE_FILE, read_rows, read_run
 from medsegdiff.scoring.summary import compare, comparison_lines, per_run_means, summarise, summary_lines
@@ -32,6 +42,7 @@ from medsegdiff.training.device import settle_precision
 logger = logging.getLogger(__name__)
 
 COMPARISON_FILE = "comparison.json"
+Weights = dict[str, str | None]  # of each run: SHA-256 of its weights, None where the file is gone
 EXTERNAL_FOLDER = "external"  # of a run: a folder for each external set; of the whole: the scores on all of them
 PER_RUN = ("val_dice", "val_auc", "best_step", "steps", "stopped_early", "seconds", "parameters")  # of scores.json
 
@@ -50,22 +61,23 @@ def segment(config: SegmentConfig) -> dict[str, Any]:
     pairs = read_pairs(Path(config.data_dir))
     check_splits(pairs, config.mixing)
     task = TASKS[config.task]
-    task.check(config, pairs.classes)
+    parts = _parts(config)
+    finished = all((Path(part.output_dir) / SCORES_FILE).is_file() for part in parts)
+    # Weights to begin with are no matter any more once a run is finished; the file may be gone
+    task.check(dataclasses.replace(config, encoder_weights=None) if finished else config, pairs.classes)
     baseline = _read_baseline(config, task, pairs.select("test"))
     external = _read_external(config, pairs)
-    output = Path(config.output_dir)
-    _check_layout(output, config.seeds is not None)
+    _check_layout(config, pairs)
     data = Data(pairs, config.img_size)
-    parts = _parts(config)
     done = [run_once(part, task, data) for part in parts]
     results = _together(config, task, done)
-    for name, value in _score_external(config, task, parts, external).items():
-        results.setdefault("external", {})[name] = value
+    weights = _weights(config, parts)
+    if external:
+        results["external"] = _score_external(config, task, parts, external, weights)
     if baseline is not None:
-        results["comparison"] = _compare(config, task, [rows for _, rows in done], *baseline)
-    with locked(make_folder(output)):
-        clear_leftovers(output, COMPARISON_FILE, SCORES_FILE)
-        _write(config, output, results)
+        compared = _compare(config, task, [rows for _, rows in done], *baseline)
+        results["comparison"] = compared | {"weights": weights}
+    _write(Path(config.output_dir), results, weights)
     logger.info("%s", format_results(results))
     return results
 
@@ -78,8 +90,16 @@ def _parts(config: SegmentConfig) -> list[SegmentConfig]:
     return [dataclasses.replace(config, seed=seed, seeds=None, output_dir=folder) for seed, folder in folders.items()]
 
 
-def _check_layout(output: Path, repeated: bool) -> None:
-    """Refuse a folder of one run for several, and the other way round: their files would mix."""
+def _weights(config: SegmentConfig, parts: Sequence[SegmentConfig]) -> Weights:
+    """{run: SHA-256 of its weights}: what scores on other data belong to. A single run is called "."."""
+    files = [Path(part.output_dir) / WEIGHTS_FILE for part in parts]
+    names = ["."] if config.seeds is None else [file.parent.name for file in files]
+    return {name: sha256(file) if file.is_file() else None for name, file in zip(names, files, strict=True)}
+
+
+def _check_layout(config: SegmentConfig, pairs: PairSet) -> None:
+    """Refuse a folder of one run for several, and the other way round, and seeds of other settings: they would mix."""
+    output, repeated = Path(config.output_dir), config.seeds is not None
     refuse_other_phase(output, SCORES_FILE, "a folder for weights and scores")
     holds_many = any(output.glob("seed_*"))
     holds_one = any((output / name).exists() for name in ("state", PER_IMAGE_FILE))
@@ -87,6 +107,13 @@ def _check_layout(output: Path, repeated: bool) -> None:
         found = "runs with --seeds" if holds_many else "a run with one --seed"
         expected = "runs with --seeds, or none" if repeated else "a run without --seeds, or none"
         raise UserError(output, found, expected, "Choose another --output_dir.")
+    identity = run_identity(config, pairs)
+    for folder in sorted(output.glob("seed_*")):
+        changed = other_settings(folder, config, identity, apart=("seed",))
+        if changed:
+            expected = "the same settings for every seed in one folder"
+            hint = "Choose another --output_dir, or delete that folder."
+            raise UserError(folder, f"a run with other settings ({'; '.join(changed)})", expected, hint)
 
 
 def _how(config: SegmentConfig, task: Task, rows: Rows) -> dict[str, Any]:
@@ -98,7 +125,7 @@ def _together(config: SegmentConfig, task: Task, done: Sequence[tuple[dict[str, 
     """What scores.json tells: of one run all that it wrote, of several what they share and lists of the rest."""
     first = done[0][0]
     if config.seeds is None:
-        results = dict(first)
+        results = dict(first) | {"config": identity_of(config, "segment")}
     else:
         shared = ("dataset", "img_size", "pairs", "test_ids", "test_digest")
         results = {"config": identity_of(config, "segment"), "runs": [f"seed_{seed}" for seed in config.seeds]}
@@ -114,14 +141,40 @@ def _scores(config: SegmentConfig, task: Task, runs: Sequence[Rows]) -> dict[str
     return {"test": summarise(runs, task.measures, **how), "test_by_run": means}
 
 
-def _write(config: SegmentConfig, output: Path, results: dict[str, Any]) -> None:
-    for key, path in (("comparison", output / COMPARISON_FILE), ("external", output / EXTERNAL_FOLDER / SCORES_FILE)):
-        if key in results:
-            make_folder(path.parent)
-            write_json(path, results[key])
+def _write(output: Path, results: dict[str, Any], weights: Weights) -> None:
+    """Write scores.json and what belongs to it; what earlier calls found with these very runs stays, the rest goes."""
     scores = {k: v for k, v in results.items() if k not in ("comparison", "external")}
-    if not (output / SCORES_FILE).is_file() or read_json(output / SCORES_FILE) != scores:
-        write_json(output / SCORES_FILE, scores)
+    with locked(make_folder(output)):
+        clear_leftovers(output, COMPARISON_FILE, SCORES_FILE)
+        comparison, external = output / COMPARISON_FILE, output / EXTERNAL_FOLDER / SCORES_FILE
+        compared = results.get("comparison") or _of_runs({"old": _read(comparison)}, weights).get("old", {})
+        sets = _of_runs(_read(external), weights) | results.get("external", {})
+        for path, value in ((comparison, compared), (external, sets), (output / SCORES_FILE, scores)):
+            if not value:
+                path.unlink(missing_ok=True)
+            elif _read(path) != value:
+                make_folder(path.parent)
+                write_json(path, value)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON file, or nothing where there is none or it holds something else."""
+    found = read_json(path) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _of_runs(found: dict[str, Any], weights: Weights) -> dict[str, Any]:
+    """Those of the named results that were made with these runs, in this order; weights that are gone may be any."""
+
+    def same(told: Any) -> bool:
+        old = told.get("weights") if isinstance(told, dict) else None
+        return (
+            isinstance(old, dict)
+            and list(old) == list(weights)
+            and all(sha in (None, old[name]) for name, sha in weights.items())
+        )
+
+    return {name: told for name, told in found.items() if same(told)}
 
 
 def _read_baseline(config: SegmentConfig, task: Task, test: PairSet) -> tuple[dict[str, Any], list[Any]] | None:
@@ -149,43 +202,59 @@ def _compare(
 
 
 def _read_external(config: SegmentConfig, pairs: PairSet) -> list[ExternalSet]:
-    """The external sets, without what stands in train or val. Raises `UserError` for two of one name."""
-    known = [r.perceptual_hash for r in pairs.records if r.split != "test"]
+    """The external sets, without what training knew. Raises `UserError` for two of one name.
+
+    Known are the real pictures of train and val, and those that the generator of synthetic pairs has learnt, so that
+    arms of the same real data, also with synthetic pairs alone, are scored on the same pictures.
+    """
+    synthetic = [r.perceptual_hash for r in pairs.records if r.is_synthetic]
+    known = [r.perceptual_hash for r in pairs.records if r.split != "test" and not r.is_synthetic] + pairs.learnt
+    if config.test_data and synthetic and not pairs.learnt:
+        text = "%s does not tell what its synthetic pairs were made from: external pictures may be among it"
+        logger.warning(text + "; combine anew to leave these out", pairs.root)
     sets: list[ExternalSet] = []
     for folder in config.test_data or []:
-        found = read_external(Path(folder), config.img_size, pairs.classes, known)
+        found = read_external(Path(folder), config.img_size, pairs.classes, known, synthetic)
         if found.name in [other.name for other in sets]:
             raise UserError(f"--test_data {folder}", f"a second set named {found.name}", "each set once", "Rename it.")
         if config.task == "classify" and bool((found.data.labels < 0).any()):
             expected = f"pictures of {', '.join(pairs.classes)}"
             raise UserError(f"--test_data {folder}", "pictures without a known class", expected, "Leave the set out.")
-        text = "external set %s in %s: %d pictures; %d that stand in train or val left out"
-        logger.info(text, found.name, folder, len(found.data), found.left_out)
+        text = "external set %s in %s: %d pictures, %d of them near a synthetic one; %d that training knew left out"
+        logger.info(text, found.name, folder, len(found.data), found.near_synthetic, found.left_out)
         sets.append(found)
     return sets
 
 
 def _score_external(
-    config: SegmentConfig, task: Task, parts: Sequence[SegmentConfig], sets: Sequence[ExternalSet]
+    config: SegmentConfig,
+    task: Task,
+    parts: Sequence[SegmentConfig],
+    sets: Sequence[ExternalSet],
+    weights: Weights,
 ) -> dict[str, Any]:
     """{name: scores} of every run on every external set; what was scored before is read."""
     results = {}
     for found in sets:
-        runs = [_external_rows(part, task, found) for part in parts]
-        facts = {"digest": found.digest, "pictures": len(found.data), "left_out": found.left_out}
+        of = zip(parts, weights.values(), strict=True)
+        runs = [_external_rows(part, task, found, sha) for part, sha in of]
+        facts = {"digest": found.digest, "pictures": len(found.data), "left_out": found.left_out, "weights": weights}
         results[found.name] = facts | _scores(config, task, runs)
     return results
 
 
-def _external_rows(config: SegmentConfig, task: Task, found: ExternalSet) -> Rows:
+def _external_rows(config: SegmentConfig, task: Task, found: ExternalSet, weights: str | None) -> Rows:
+    """Rows of one run on one set; read where they are of the same pictures and, unless these are gone, `weights`."""
     run = Path(config.output_dir)
     folder = run / EXTERNAL_FOLDER / found.name
     record = folder / SCORES_FILE
-    if record.is_file() and read_json(record) == {"digest": found.digest}:
+    old = _read(record)
+    if old.get("digest") == found.digest and weights in (None, old.get("weights")):
         return read_rows(folder / PER_IMAGE_FILE, task.row)
     with locked(make_folder(run)):
+        record.unlink(missing_ok=True)  # a kill must not leave it beside the rows of other pictures
         rows = score_weights(run, task, found.data, config, make_folder(folder))
-        write_json(record, {"digest": found.digest})
+        write_json(record, {"digest": found.digest, "weights": weights})
     return rows
 
 

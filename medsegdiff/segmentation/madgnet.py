@@ -23,7 +23,7 @@ from torch.nn.functional import (
 
 from medsegdiff.errors import UserError
 from medsegdiff.segmentation.mfmsa import MFMSA, conv_norm
-from medsegdiff.training.names import near_names
+from medsegdiff.training.names import IMAGENET, check_timm_name
 from medsegdiff.training.pretrained import failed_download
 
 SKIP_CHANNELS = 64  # of every skip connection
@@ -31,7 +31,6 @@ DECODER_CHANNELS = (256, 128, 64, 32)  # of the up blocks, coarse to fine
 REDUCTIONS = (2, 4, 8, 16, 32)  # sides of a picture against those of the encoder's features
 SMALLEST_PICTURE = 64  # pixels a side: the coarsest up block then has the 4 pixels that its DCT needs
 FITTING = "resnest50d, resnest26d, resnest14d, resnet50, resnet18, res2net50_26w_4s"  # encoders, for messages
-IMAGENET = "imagenet"  # the weights that are downloaded
 EDGE_WINDOW = 31 / 352  # window of the structure loss against the side of the picture
 EDGE_WEIGHT = 5.0  # of pixels whose surroundings are all of the other kind, beside 1 inside and outside
 
@@ -130,14 +129,7 @@ def build_encoder(name: str, weights: str | None = None) -> nn.Module:
 
     Raises `UserError` where timm has no such network or weights, its features have other sizes, or a download fails.
     """
-    if not timm.is_model(name):
-        near = near_names(name, timm.list_models()) or FITTING
-        raise UserError("--encoder", repr(name), "the name of a timm model", f"Near: {near}.")
-    if weights not in (None, IMAGENET):
-        raise UserError("--encoder_weights", repr(weights), f"{IMAGENET} or a file", "Or leave it out: from scratch.")
-    if weights == IMAGENET and not timm.is_model_pretrained(name):
-        near = near_names(name, timm.list_models(pretrained=True)) or "none"
-        raise UserError("--encoder_weights imagenet", f"no weights for {name}", "a file with weights", f"Near: {near}.")
+    check_timm_name(name, weights, "--encoder", FITTING)
     expected = f"an encoder with features at 1/{', 1/'.join(map(str, REDUCTIONS))} of the side"
     try:
         encoder: nn.Module = timm.create_model(name, pretrained=weights == IMAGENET, features_only=True, in_chans=1)

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
-import timm
 from torch import nn
 
 from medsegdiff.errors import UserError
 from medsegdiff.segmentation.madgnet import MADGNet
-from medsegdiff.training.names import near_names
+from medsegdiff.training.names import check_timm_name, near_names
 from medsegdiff.training.pretrained import failed_download, load_encoder, read_weights
 from medsegdiff.training.sizes import output_shapes
 from medsegdiff.training.weights import load_weights
@@ -88,10 +87,8 @@ def _smp_model(name: str, encoder: str, weights: str | None) -> nn.Module:
 
 def _check_encoder(encoder: str, weights: str | None) -> None:
     if encoder.startswith(TIMM_PREFIX):
-        bare = encoder.removeprefix(TIMM_PREFIX)
-        if not timm.is_model(bare):
-            hint = f"Near, without tu-: {near_names(bare, timm.list_models()) or 'none'}."
-            raise UserError("--encoder", repr(encoder), "tu- and the name of a timm model", hint)
+        examples = f"{TIMM_PREFIX}resnet18d, {TIMM_PREFIX}convnext_femto"
+        check_timm_name(encoder.removeprefix(TIMM_PREFIX), weights, "--encoder", examples, TIMM_PREFIX)
         return
     names = smp.encoders.get_encoder_names()
     if encoder not in names:

@@ -22,15 +22,16 @@ SHOWN = 3  # keys that a message names
 SMALLEST_SHARE = 0.5  # of the encoder's tensors that a file has to hold
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path, setting: str = "--encoder_weights", named: str = "imagenet") -> dict[str, Tensor]:
     """The tensors of a file, by name, on the CPU. Nothing else is unpickled (`weights_only=True`).
 
     A state dict may lie within another dictionary, as training scripts save it ({"epoch": ..., "state_dict": ...}); the
-    one with the most tensors is taken. Raises `UserError` where the file is missing, broken or without tensors.
+    one with the most tensors is taken. Raises `UserError` where the file is missing, broken or without tensors: it
+    tells the `setting`, and what that takes beside files (`named`).
     """
-    where = f"--encoder_weights {path}"
+    where = f"{setting} {path}"
     if not path.is_file():
-        raise UserError(where, "no such file", f"imagenet, or {EXPECTED}", "Check the path.")
+        raise UserError(where, "no such file", f"{named}, or {EXPECTED}", "Check the path.")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

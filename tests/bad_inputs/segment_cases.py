@@ -32,6 +32,12 @@ def foreign_weights(folder: Path) -> None:
     torch.save({"state_dict": {"layer.weight": torch.ones(3, 3)}}, folder / "encoder.pth")
 
 
+def empty_scores(folder: Path) -> None:
+    """A folder with a scores.json that tells nothing."""
+    (folder / "run").mkdir()
+    (folder / "run" / "scores.json").write_text("{}\n")
+
+
 def stu(folder: Path) -> None:
     """A picture in the layout of STU-Hospital, and its mask."""
     (folder / "stu").mkdir()
@@ -77,6 +83,14 @@ SEGMENTATION = [
     Case("weights of another network", f"{SEGMENT} --encoder_weights encoder.pth", ("0 of ", "layer.weight"),
          foreign_weights),
     Case("unknown weights", f"{SEGMENT} --encoder_weights imagnet", ("found 'imagnet'; expected one of", "imagenet")),
+    Case("unknown weights of an encoder of timm", f"{SEGMENT} --encoder tu-resnet18 --encoder_weights imagnet",
+         ("--encoder_weights: found 'imagnet'; expected imagenet or a file",)),
+    Case("unknown tag of an encoder of timm", f"{SEGMENT} --encoder tu-resnet18.a1_in1kk",
+         ("found 'tu-resnet18.a1_in1kk'; expected one of tu-resnet18.a1_in1k",)),
+    Case("weights that timm does not have", f"{SEGMENT} --encoder tu-resnetblur18 --encoder_weights imagenet",
+         ("--encoder_weights imagenet: found no weights for resnetblur18",)),
+    Case("baseline without what a comparison needs", f"{SEGMENT} --baseline run",
+         ("run/scores.json: found no config, img_size, test_ids, test_digest",), empty_scores),
     Case("train without a class", SEGMENT, ("found no train image of class 'malignant'",), without_class("train")),
     Case("val without a class", SEGMENT, ("found no val image of class 'malignant'",), without_class("val")),
     Case("test without a class", SEGMENT, ("found no test image of class 'malignant'",), without_class("test")),

@@ -244,8 +244,8 @@ TRAINING = (
         "grey_values_of_val",
         "segmentation scales pictures by the statistics of val",
         "training/supervised.py",
-        "grey = train.images.double() / 255",
-        "grey = val.images.double() / 255",
+        "grey_statistics(train.images)",
+        "grey_statistics(val.images)",
         ("test_segmentation_scales_by_train_alone",),
     ),
     Damage(

@@ -181,6 +181,17 @@ def test_synthetic_only(config: CombineConfig) -> None:
     assert (counts["val"], counts["test"]) == ({"benign": 2, "malignant": 2}, {"benign": 3, "malignant": 2})
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_was_learnt_travels_on(config: CombineConfig, real: PairSet, tmp_path: Path, alone: bool) -> None:
+    """Damage: telling of pictures of val and test, or only of the pictures that stand in train."""
+    trained_on = [{"image_hash": "ab" * 32, "perceptual_hash": "cd" * 32}]  # of another preparation of the same data
+    write_synthetic(tmp_path / "synthetic", real, checkpoint={"train_hashes": trained_on})
+    combined = combine(dataclasses.replace(config, synthetic_only=alone))
+    shown = {r.perceptual_hash for r in real.select("train").records}
+    assert combined.learnt == sorted(shown | {"cd" * 32})
+    assert real.learnt == []
+
+
 def test_nothing_to_add(config: CombineConfig, real: PairSet, tmp_path: Path) -> None:
     """Damage: writing a combined set that is the real one."""
     write_synthetic(tmp_path / "synthetic", real, (6, 0))

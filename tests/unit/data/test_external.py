@@ -189,6 +189,29 @@ def test_known_pictures_may_be_shifted(tmp_path: Path) -> None:
     assert ([r.id for r in found.data.records], found.left_out) == (["stu_0001", "stu_0002"], 1)
 
 
+def flipped(hash: str, bits: int) -> str:
+    """A hash so many bits away."""
+    return f"{int(hash, 16) ^ ((1 << bits) - 1):064x}"
+
+
+def test_other_views_of_known_pictures_are_left_out(tmp_path: Path) -> None:
+    """As near as `prepare` groups pictures. Fails if only crops of one frame are left out, or all that is alike."""
+    stu(tmp_path)
+    own = perceptual_hash(picture(2))
+    for bits, left_out in ((PrepareConfig.duplicate_bits, 1), (PrepareConfig.duplicate_bits + 1, 0)):
+        assert read_external(tmp_path, 32, CLASSES, [flipped(own, bits)]).left_out == left_out
+
+
+def test_synthetic_copies_are_counted(tmp_path: Path) -> None:
+    """Fails if they leave pictures out, in one arm alone, or everything that looks alike counts as a copy."""
+    stu(tmp_path)
+    hashes = [perceptual_hash(picture(number)) for number in (1, 2)]
+    synthetic = [flipped(hashes[0], 40), flipped(hashes[0], 3), flipped(hashes[1], 41)]
+    found = read_external(tmp_path, 32, CLASSES, NOTHING, synthetic)
+    assert (len(found.data), found.left_out, found.near_synthetic) == (3, 0, 1)
+    assert read_external(tmp_path, 32, CLASSES, NOTHING).digest == found.digest
+
+
 def test_nothing_is_known(tmp_path: Path) -> None:
     """Fails if an empty list of known pictures ends in a traceback, or leaves pictures out."""
     stu(tmp_path)

@@ -128,6 +128,15 @@ def test_other_schema(root: Path) -> None:
         read_pairs(root)
 
 
+@pytest.mark.parametrize("learnt", [None, "ab" * 32, ["ab"], [7]])
+def test_broken_hashes_of_what_was_learnt(root: Path, learnt: object) -> None:
+    """Damage: hashes that are none, which end in a traceback where an external set is compared with them."""
+    info = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps({**info, "learnt": learnt}))
+    with pytest.raises(UserError, match=r"dataset\.json: found no list of hashes under 'learnt'"):
+        read_pairs(root)
+
+
 def test_missing_files(root: Path) -> None:
     """Damage: a traceback where a folder is no PAIRS folder."""
     (root / METADATA_FILE).unlink()

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_runs import settings, write_stu
 
 from medsegdiff.config import SegmentConfig
 from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.records import PairSet
 from medsegdiff.errors import UserError
-from medsegdiff.files import write_png
 from medsegdiff.protocol.once import total_steps
 from medsegdiff.protocol.run import format_results, segment
 from medsegdiff.segmentation.models import build_model
@@ -24,15 +24,6 @@ from medsegdiff.training.sampling import draw_gradual, real_draws
 from medsegdiff.training.supervised import training_sizes
 
 CLASSES = ["benign", "malignant"]
-
-
-def settings(data: Path, output: Path, **changes: Any) -> SegmentConfig:
-    """Two steps at 32 pixels."""
-    base = SegmentConfig(
-        str(data), str(output), steps=2, evals=1, batch_size=4, warmup_steps=1, img_size=32, bootstrap=20,
-        device="cpu", encoder="mobilenet_v2",
-    )  # fmt: skip
-    return dataclasses.replace(base, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -104,24 +95,13 @@ def test_a_baseline_that_was_trained_otherwise_is_told(
 
 
 def test_the_file_holds_what_is_printed(repeated: tuple[SegmentConfig, dict[str, Any]], tmp_path: Path) -> None:
-    """Other resamples later. Fails if scores.json keeps the intervals of the first call."""
+    """Other resamples later. Fails if scores.json keeps the intervals of the first call, or its settings."""
     config = dataclasses.replace(repeated[0], seeds=None, output_dir=str(tmp_path / "one"))
     first, second = segment(config), segment(dataclasses.replace(config, bootstrap=333))
     assert first["test"] != second["test"]
-    assert json.loads((tmp_path / "one" / "scores.json").read_text())["test"] == second["test"]
-
-
-def write_stu(root: Path, seed: int, count: int = 5) -> Path:
-    """Pictures in the layout of STU-Hospital that look like nothing in the other data."""
-    random = np.random.default_rng(seed)
-    (root / "Hospital").mkdir(parents=True)
-    y, x = np.mgrid[:48, :48]
-    for number in range(count):
-        mask = (y - random.uniform(15, 30)) ** 2 + (x - random.uniform(15, 30)) ** 2 < 100
-        image = np.where(mask, 60, 180) + random.normal(0, 30, mask.shape)
-        write_png(root / "Hospital" / f"Test_Image_{number}.png", image.clip(0, 255).astype(np.uint8))
-        write_png(root / "Hospital" / f"mask_{number}.png", mask.astype(np.uint8) * 255)
-    return root
+    stored = json.loads((tmp_path / "one" / "scores.json").read_text())
+    assert stored["test"] == second["test"]
+    assert stored["config"]["bootstrap"] == 333
 
 
 def test_external_set_is_scored_beside_test(
@@ -217,8 +197,16 @@ def test_the_same_number_of_steps_is_the_same_run(
     assert segment(dataclasses.replace(config, steps=None, epochs=1))["test"] == results["test"]
 
 
+def without_config(results: dict[str, Any]) -> dict[str, Any]:
+    """All but the settings, which name folders and files."""
+    return {key: value for key, value in results.items() if key != "config"}
+
+
 def test_a_file_of_weights_counts_by_its_content(ellipses: PairSet, tmp_path: Path) -> None:
-    """Moved: the same run; changed: another one. Fails if the path of the file is what counts."""
+    """Moved: the same run; changed: another one; gone: no matter to a finished run.
+
+    Fails if the path of the file is what counts, or a finished run needs a file that it has no use for any more.
+    """
     model = build_model("unet", "mobilenet_v2")
     for name, value in (("one", 0.0), ("other", 1.0)):
         (tmp_path / name).mkdir()
@@ -227,9 +215,18 @@ def test_a_file_of_weights_counts_by_its_content(ellipses: PairSet, tmp_path: Pa
     config = settings(ellipses.root, tmp_path / "out", encoder_weights=str(tmp_path / "one" / "encoder.pth"))
     first = segment(config)
     (tmp_path / "one" / "encoder.pth").rename(tmp_path / "moved.pth")
-    assert segment(dataclasses.replace(config, encoder_weights=str(tmp_path / "moved.pth"))) == first
+    moved = dataclasses.replace(config, encoder_weights=str(tmp_path / "moved.pth"))
+    assert without_config(segment(moved)) == without_config(first)
     with pytest.raises(UserError, match="other settings"):
         segment(dataclasses.replace(config, encoder_weights=str(tmp_path / "other" / "encoder.pth")))
+    (tmp_path / "moved.pth").unlink()
+    assert without_config(segment(moved)) == without_config(first)
+    for changes in ({"encoder_weights": "never/there.pth"}, {"lr": 0.1}):
+        with pytest.raises(UserError, match="other settings"):
+            segment(dataclasses.replace(moved, **changes))
+    with pytest.raises(UserError, match=r"moved\.pth: found no such file"):
+        segment(dataclasses.replace(moved, output_dir=str(tmp_path / "not begun")))
+    assert not (tmp_path / "not begun").exists()
 
 
 def test_the_best_weights_on_val_are_kept(ellipses: PairSet, monkeypatch: pytest.MonkeyPatch) -> None:

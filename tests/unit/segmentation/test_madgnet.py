@@ -360,7 +360,7 @@ def test_wrong_encoders_are_told() -> None:
         build_encoder("resnest51d")
     with pytest.raises(UserError, match=r"--encoder: found swin_tiny.* 1/4, 1/8, 1/16, 1/32; expected .* 1/2, 1/4"):
         build_encoder("swin_tiny_patch4_window7_224")
-    with pytest.raises(UserError, match=r"--encoder: found resnet18\.nope, which timm refuses"):
+    with pytest.raises(UserError, match=r"--encoder: found 'resnet18\.nope'; expected one of resnet18\.a1_in1k"):
         build_encoder("resnet18.nope")
     with pytest.raises(UserError, match="--encoder_weights: found 'imagnet'; expected imagenet or a file"):
         build_encoder(TINY, "imagnet")

@@ -46,9 +46,22 @@ def test_unknown_encoder_lists_near_names() -> None:
 
 
 def test_unknown_weights_list_what_there_is() -> None:
-    """Fails if any text is taken for the name of weights and downloaded."""
+    """Of smp and of timm. Fails if any text is taken for the name of weights and downloaded."""
     with pytest.raises(UserError, match=r"found 'imagnet'; expected one of .*imagenet"):
         build_model("unet", "resnet18", "imagnet")
+    with pytest.raises(UserError, match=r"--encoder_weights: found 'imagnet'; expected imagenet or a file"):
+        build_model("unet", "tu-resnet18", "imagnet")
+
+
+def test_weights_that_timm_does_not_have() -> None:
+    """By tag and by network. Fails if timm's RuntimeError comes through, or a tag that there is is refused."""
+    expected = r"--encoder: found 'tu-resnet18\.a1_in1kk'; expected one of tu-resnet18\.a1_in1k, "
+    with pytest.raises(UserError, match=expected):
+        build_model("unet", "tu-resnet18.a1_in1kk")
+    with pytest.raises(UserError, match="--encoder_weights imagenet: found no weights for resnetblur18"):
+        build_model("unet", "tu-resnetblur18", "imagenet")
+    with torch.device("meta"):
+        assert sizes_taken(build_model("unet", "tu-resnet18.a1_in1k"), [64]) == [64]
 
 
 def test_failed_download_says_how_to_provide(monkeypatch: pytest.MonkeyPatch) -> None:
