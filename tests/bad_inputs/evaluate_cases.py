@@ -11,9 +11,9 @@ EVALUATE = "evaluate --real_data real --synthetic_data synthetic --output_dir ou
 
 def relabelled(folder: Path) -> None:
     """All synthetic pairs are of a class that the real ones do not have."""
-    for name in ("metadata.csv", "dataset.json"):
-        path = folder / "synthetic" / name
-        path.write_text(path.read_text().replace("malignant", "cyst").replace("benign", "normal"))
+    table, info = folder / "synthetic" / "metadata.csv", folder / "synthetic" / "dataset.json"
+    table.write_text(table.read_text().replace(",malignant,", ",cyst,").replace(",benign,", ",normal,"))
+    info.write_text(info.read_text().replace('"malignant"', '"cyst"').replace('"benign"', '"normal"'))
 
 
 def without_val(folder: Path) -> None:

@@ -46,14 +46,18 @@ def fit_judges(config: EvaluateConfig, real: PairSet, sets: Sets) -> Judges:
     }
     missing: dict[str, str] = {}
     found: dict[str, Judge | None] = {}
+    if len(sets.classes) < 2:
+        missing["classifier"] = f"no classifier: all pairs compared are {sets.classes[0]}"
+    try:
+        check_splits(real, "all")
+    except UserError as error:
+        missing |= {name: f"no {name}: {error}" for name in ("segmenter", "classifier")}
     for name in ("segmenter", "classifier"):
-        try:
-            check_splits(real, "all")
-            found[name] = _fit_network(name, config, real, sets, identity)
-        except UserError as error:
-            found[name], missing[name] = None, f"no {name}: {error}"
-            logger.warning("%s", missing[name])
-    own = {**identity, "steps": config.embedding_steps}
+        found[name] = None if name in missing else _fit_network(name, config, real, sets, identity)
+    for line in missing.values():
+        logger.warning("%s", line)
+    # Of what is compared, so that a class left out does not take part
+    own = {**identity, "steps": config.embedding_steps, "classes": list(sets.classes)}
     found["embedding"] = fit_embedding(config, sets.train, sets.held_out, judges_folder(config, "embedding", own), own)
     for judge in filter(None, found.values()):
         logger.info("%s: %s on held-out real pictures %s", judge.name, judge.measure, judge.quality)

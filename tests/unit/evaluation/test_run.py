@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +15,17 @@ from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.records import SYNTHETIC, PairSet, read_pairs, write_pair, write_pairs
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.report.write import PAGE_FILE, TABLE_FILE
-from medsegdiff.evaluation.run import evaluate
+from medsegdiff.evaluation.run import _choose, _size, evaluate
 from medsegdiff.files import REPORT_FILE
 
 SIDE = 64
 
 
-def copy_as_synthetic(source: PairSet, folder: Path, count: int | None = None, side: int = SIDE) -> PairSet:
+def copy_as_synthetic(source: PairSet, folder: Path) -> PairSet:
     """The pairs of `source` as if they were generated."""
     records = []
-    for r in source.records[:count]:
-        image, mask = source.read_image(r)[:side, :side], source.read_mask(r)[:side, :side]
+    for r in source.records:
+        image, mask = source.read_image(r), source.read_mask(r)
         new = {"id": f"s_{r.id}", "label": r.label, "split": "train", "group": r.group, "source": f"{SYNTHETIC}test"}
         records.append(write_pair(folder, image, mask, **new))
     return write_pairs(folder, records, classes=source.classes, identity={"phase": "test"})
@@ -96,13 +96,25 @@ def test_no_class_in_common_is_refused(folders: Path, tmp_path: Path, write_elli
     assert not (tmp_path / "out").exists()
 
 
-def test_other_sizes_are_resampled_and_told(folders: Path, tmp_path: Path) -> None:
-    """Fails if pictures of several sizes end the evaluation, or are resampled without a word."""
-    synthetic = read_pairs(folders / "synthetic")
-    copy_as_synthetic(synthetic, tmp_path / "small", side=48)
-    chosen = settings(folders, tmp_path / "out", synthetic_data=str(tmp_path / "small"), img_size=64)
-    assert evaluate(chosen)["compared"]["img_size"] == 64
-    shutil.rmtree(tmp_path / "out")
+@pytest.mark.parametrize(
+    ("sides", "asked", "size", "told"),
+    [
+        ((64,), None, 64, False),
+        ((48,), None, 128, True),
+        ((64, 96), None, 128, True),
+        ((100,), None, 128, True),
+        ((64,), 96, 96, False),
+    ],
+)
+def test_size_of_the_comparison(
+    folders: Path, sides: tuple[int, ...], asked: int | None, size: int, told: bool
+) -> None:
+    """Fails if pictures of several sizes, or of one that networks cannot take, are not resampled, or without a word."""
+    first = read_pairs(folders / "synthetic")
+    records = [dataclasses.replace(first.records[0], width=side, height=side) for side in sides]
+    config = settings(folders, folders / "out", img_size=asked)
+    found, notes = _size(config, dataclasses.replace(first, records=tuple(records)))
+    assert (found, bool(notes)) == (size, told)
 
 
 def test_black_pictures_and_empty_masks_get_a_report(folders: Path, tmp_path: Path) -> None:
@@ -127,11 +139,14 @@ def test_black_pictures_and_empty_masks_get_a_report(folders: Path, tmp_path: Pa
     assert result["compared"]["counts"]["synthetic"] == {"benign": 12, "malignant": 12}
 
 
-def test_max_pairs_takes_as_many_of_each_class(folders: Path, tmp_path: Path) -> None:
-    """Fails if the choice is not balanced, or not told."""
-    result = evaluate(settings(folders, tmp_path, max_pairs=5))
-    assert result["compared"]["counts"]["synthetic"] == {"benign": 5, "malignant": 5}
-    assert "10 were chosen at random" in result["compared"]["notes"][0]
+def test_max_pairs_takes_as_many_of_each_class(folders: Path) -> None:
+    """Fails if the choice is not balanced, not told, or another one each time."""
+    synthetic = read_pairs(folders / "synthetic")
+    chosen, notes = _choose(settings(folders, folders / "out", max_pairs=5), synthetic)
+    assert Counter(r.label for r in chosen) == {"benign": 5, "malignant": 5}
+    assert "10 were chosen at random" in notes[0]
+    assert _choose(settings(folders, folders / "out", max_pairs=5), synthetic)[0] == chosen
+    assert _choose(settings(folders, folders / "out", max_pairs=99), synthetic) == (synthetic.records, [])
 
 
 @pytest.mark.parametrize(

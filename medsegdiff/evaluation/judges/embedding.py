@@ -1,0 +1,249 @@
+"""An embedding in which a copy lies next to its original, however it was mirrored, moved or brightened.
+
+Learnt without labels, by contrast (NT-Xent: Chen et al. 2020, "A simple framework for contrastive learning of visual
+representations", eq. 1): two altered views of one picture have to be nearer to each other than to views of all others
+of the batch. Near-duplicates of a picture (its group) are no counterexamples. As in Pizzi et al. 2022 ("A
+self-supervised descriptor for image copy detection", section 4.2) the nearest others are also pushed apart, which
+spreads the pictures evenly, so that one limit of similarity suits all of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, normalize
+
+from medsegdiff.config import EvaluateConfig
+from medsegdiff.data.transforms import AugmentConfig, augment, generator
+from medsegdiff.errors import UserError
+from medsegdiff.evaluation.compare import mean_interval
+from medsegdiff.evaluation.judges.judge import Judge
+from medsegdiff.evaluation.privacy.planted import KINDS, altered
+from medsegdiff.evaluation.sets import Pairs
+from medsegdiff.files import clear_leftovers, make_folder
+from medsegdiff.locks import locked
+from medsegdiff.training.device import choose_device
+from medsegdiff.training.loop import LoopConfig, lr_factor, run_loop
+from medsegdiff.training.sampling import draw_indices
+from medsegdiff.training.state import STATE_FOLDER
+from medsegdiff.training.weights import load_weights, save_weights
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_FILE = "best_model.safetensors"
+MINIMUM_FOUND = 0.9  # share of altered copies of held-out pictures that have to be found
+SIDE = 64  # of the pictures that the network sees, pixels
+FEATURES = 128
+CHANNELS = (24, 48, 96)
+BATCH, CHUNK = 48, 256  # pictures of a step (two views each); pictures embedded together
+LR, WARMUP, WEIGHT_DECAY = 2e-3, 50, 1e-4
+TEMPERATURE = 0.1
+SPREAD = 0.3  # weight of the term that pushes the nearest others apart
+NOISE = 0.06  # largest standard deviation of additive noise, grey values of 1
+INITIAL, VIEWS, GRAIN = 1, 2, 3  # purposes of random numbers
+EVALS, SAVE_EVERY = 4, 100
+# What a copy may have gone through. Beyond what is planted, so that the controls are not at the edge of what was learnt
+VIEW = AugmentConfig(
+    zoom_out=0.1, zoom_in=0.3, aspect=0.1, rotate=5.0, shift=0.05, gamma=0.5, gain=0.3, speckle=0.4, blur=0.3
+)
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut (He et al. 2016); halves the picture."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(outputs) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, outputs, S/2, S/2) of (B, inputs, S, S)."""
+        y = self.norms[1](self.second(torch.relu(self.norms[0](self.first(x)))))
+        return torch.relu(y + self.shortcut(nn.functional.avg_pool2d(x, 2)))
+
+
+class EmbeddingNet(nn.Module):
+    """(B, 1, 64, 64) grey pictures, in any units, to (B, F) vectors of length 1.
+
+    Every picture is evened to mean 0 and standard deviation 1, so that brightness and contrast do not count; where
+    things stand does (the last maps are not averaged to one number).
+    """
+
+    def __init__(self, channels: tuple[int, ...] = CHANNELS, features: int = FEATURES) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, channels[0], 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(channels[0]), nn.ReLU()
+        )
+        pairs = zip((channels[0], *channels[:-1]), channels, strict=True)
+        self.blocks = nn.Sequential(*(Block(a, b) for a, b in pairs))
+        self.head = nn.Linear(channels[-1] * (SIDE // 2 ** (len(channels) + 1)) ** 2, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, F) vectors of length 1."""
+        spread, mean = torch.std_mean(x, dim=(1, 2, 3), keepdim=True)
+        x = (x - mean) / spread.clamp(min=1e-2)  # a constant picture must not divide by zero
+        return normalize(self.head(self.blocks(self.stem(x)).flatten(1)), dim=1)
+
+
+def contrast_loss(first: Tensor, second: Tensor, groups: Tensor, temperature: float) -> Tensor:
+    """NT-Xent of two views (B, F) of length 1; pictures of the same `groups` (B,) number are no counterexamples."""
+    views, group = torch.cat([first, second]), groups.repeat(2)
+    count = len(first)
+    logits = views @ views.T / temperature
+    partner = torch.arange(2 * count, device=views.device).roll(count)
+    own = logits.gather(1, partner[:, None])
+    others = logits.masked_fill(group[:, None] == group[None], -torch.inf)
+    return (torch.logsumexp(torch.cat([own, others], dim=1), dim=1) - own[:, 0]).mean()
+
+
+def spread_loss(first: Tensor, second: Tensor, groups: Tensor) -> Tensor:
+    """Mean negative log distance to the nearest view of another group (Sablayrolles et al. 2019, KoLeo, eq. 1)."""
+    views, group = torch.cat([first, second]), groups.repeat(2)
+    alike = (views @ views.T).masked_fill(group[:, None] == group[None], -1.0)
+    nearest = alike.max(dim=1).values
+    return -0.5 * torch.log((2 - 2 * nearest).clamp(min=1e-4)).mean()
+
+
+class EmbeddingTrainer:
+    """The trainer that `run_loop` drives. All chance depends on (seed, step, purpose) only.
+
+    `images` (N, S, S) uint8 and `groups` (N,) are those of the real train pictures; `held_out` only tells how well
+    the embedding does, and decides nothing.
+    """
+
+    def __init__(self, train: Pairs, held_out: Pairs, steps: int, seed: int, device: torch.device) -> None:
+        self.images = small(train.images)
+        self.groups = torch.from_numpy(np.unique(train.groups, return_inverse=True)[1])
+        self.train, self.held_out = train, held_out
+        self.steps, self.seed, self.device = steps, seed, device
+        torch.manual_seed(generator(seed, INITIAL).initial_seed())
+        model = EmbeddingNet()
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
+
+    def views(self, rows: Tensor, step: int, number: int) -> Tensor:
+        """(B, 1, 64, 64) altered copies, number `number` of the step, of the train pictures of `rows` (B,)."""
+        images = self.images[rows]
+        images, _ = augment(images, torch.zeros_like(images), VIEW, generator(self.seed, step, number, VIEWS))
+        random = generator(self.seed, step, number, GRAIN)
+        strength = NOISE * torch.rand(len(rows), 1, 1, 1, generator=random)
+        return (images + strength * torch.randn(images.shape, generator=random)).to(self.device)
+
+    def train_step(self, step: int) -> dict[str, float]:
+        """One optimiser step on two views each of `BATCH` pictures; step counts from 0."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = LR * lr_factor(step, WARMUP, self.steps)
+        rows = draw_indices(torch.zeros(len(self.images)), step * BATCH, BATCH, self.seed, balanced=False)
+        batch = torch.cat([self.views(rows, step, number) for number in (0, 1)])
+        self.model.train()
+        first, second = self.model(batch.contiguous(memory_format=torch.channels_last)).chunk(2)
+        groups = self.groups[rows].to(self.device)
+        contrast, spread = contrast_loss(first, second, groups, TEMPERATURE), spread_loss(first, second, groups)
+        loss = contrast + SPREAD * spread
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": float(loss.detach()), "contrast": float(contrast.detach())}
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """How many altered copies of held-out pictures it finds so far."""
+        found = retrieval(self.model.eval(), {}, self.held_out, self.train, self.seed, self.device)
+        return {"held_out/found": float(found.mean())}
+
+    def finished(self) -> bool:
+        """The number of steps is fixed by the settings."""
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimiser."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def small(images: np.ndarray) -> Tensor:
+    """(N, 1, 64, 64) float32 grey values in [0, 1] of (N, S, S) uint8 pictures; shrinking averages pixels."""
+    grey = torch.from_numpy(np.ascontiguousarray(images))[:, None].float() / 255
+    return interpolate(grey, size=SIDE, mode="area")
+
+
+@torch.no_grad()
+def embed(model: nn.Module, settings: dict[str, Any], images: np.ndarray, device: torch.device) -> np.ndarray:
+    """(N, F) float32 vectors of length 1 of (N, S, S) uint8 pictures; their scalar product is the similarity.
+
+    `model` is in evaluation mode on `device`. `settings` are those of its file; nothing in them is needed so far.
+    """
+    parts = [model(small(images[i : i + CHUNK]).to(device)).cpu().numpy() for i in range(0, len(images), CHUNK)]
+    return np.concatenate(parts) if parts else np.zeros((0, FEATURES), np.float32)
+
+
+def similarities(
+    model: nn.Module, settings: dict[str, Any], images: np.ndarray, others: np.ndarray, device: torch.device
+) -> np.ndarray:
+    """(N, K) similarity of (N, S, S) and (K, S, S) uint8 pictures, -1 to 1: the larger one of as it is and mirrored."""
+    target = embed(model, settings, others, device)
+    both = [embed(model, settings, turned, device) @ target.T for turned in (images, images[:, :, ::-1])]
+    return np.asarray(np.maximum(*both))
+
+
+def retrieval(
+    model: nn.Module, settings: dict[str, Any], held_out: Pairs, train: Pairs, seed: int, device: torch.device
+) -> np.ndarray:
+    """(N,) 1 where an altered copy of a held-out picture has it, or one of its group, as nearest real picture, else 0.
+
+    Each picture is altered in one of the planted `KINDS`, in turn; exact copies, which any network finds, are left out.
+    """
+    kinds = [kind for kind in KINDS if kind != "exact"]
+    copies = np.empty_like(held_out.images)
+    for number, kind in enumerate(kinds):
+        copies[number :: len(kinds)] = altered(held_out.images[number :: len(kinds)], kind, seed)
+    alike = similarities(model, settings, copies, np.concatenate([held_out.images, train.images]), device)
+    groups = np.concatenate([held_out.groups, train.groups])
+    return np.asarray(groups[alike.argmax(axis=1)] == held_out.groups, dtype=float)
+
+
+def load_embedding(path: Path) -> tuple[EmbeddingNet, dict[str, Any]]:
+    """The network of a file, in evaluation mode on the CPU, and its settings.
+
+    Raises `UserError` where the file is missing, broken, or holds something else.
+    """
+    weights, settings = load_weights(path)
+    model = EmbeddingNet()
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(path, "weights of another network", "those of an embedding", "Delete the file.") from error
+    return model.eval().requires_grad_(False), settings
+
+
+def fit_embedding(
+    config: EvaluateConfig, train: Pairs, held_out: Pairs, folder: Path, identity: dict[str, Any]
+) -> Judge:
+    """The embedding of the real train pictures, trained in `folder` unless weights of this `identity` are there.
+
+    An interrupted training goes on. Raises `UserError` where one of another identity was interrupted there.
+    """
+    device, weights = choose_device(config.device), folder / WEIGHTS_FILE
+    with locked(make_folder(folder)):
+        clear_leftovers(folder, WEIGHTS_FILE)
+        if not weights.is_file() or load_embedding(weights)[1].get("config") != identity:
+            trainer = EmbeddingTrainer(train, held_out, config.embedding_steps, config.seed, device)
+            loop = LoopConfig(folder, config.embedding_steps, EVALS, SAVE_EVERY, BATCH, identity, ("loss", "contrast"))
+            run_loop(trainer, loop, "training embedding")
+            save_weights(weights, trainer.model.state_dict(), {"config": identity, "side": SIDE})
+        shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)  # only now is there nothing left to resume
+    model, settings = load_embedding(weights)
+    found = retrieval(model.to(device), settings, held_out, train, config.seed, device)
+    quality = mean_interval(found, held_out.groups, config.bootstrap, config.seed)
+    return Judge("embedding", model, settings, "share of altered copies found", quality, MINIMUM_FOUND)

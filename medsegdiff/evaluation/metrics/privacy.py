@@ -1,0 +1,241 @@
+"""Privacy: are synthetic pictures copies of the patients that the generator learnt?"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure as Plot
+
+from medsegdiff.data.copying import likeness
+from medsegdiff.evaluation.context import Context, Metric
+from medsegdiff.evaluation.drawing import png, show
+from medsegdiff.evaluation.judges.embedding import similarities
+from medsegdiff.evaluation.privacy.audit import PLANTED, Audit, Likeness, audit
+from medsegdiff.evaluation.privacy.leaks import Leaks, find_leaks
+from medsegdiff.evaluation.privacy.membership import check_checkpoint, membership
+from medsegdiff.evaluation.privacy.neighbours import ALLOWED, COPYING, EXPECTED
+from medsegdiff.evaluation.privacy.planted import KINDS
+from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
+from medsegdiff.training.device import choose_device
+
+FEWEST_SYNTHETIC, FEWEST_REAL = 10, 20  # pictures below which nothing is told of neighbours
+SHOWN = 10  # nearest pairs in the figure
+MISSED = 0.8  # share of planted copies of a kind below which the reader is warned
+EMBEDDING, DETAIL = "embedding", "fine detail"
+
+
+def run(context: Context) -> Section:
+    """Copies by content, neighbours by two measures with planted controls, membership where there is a checkpoint."""
+    section = Section("Privacy: are patients copied?")
+    section.text.append(
+        "Every synthetic image was compared with the real images that the generator learnt (train) and with real "
+        "images that it did not (held-out). A generator that copies makes images that lie nearer to train."
+    )
+    leaks = find_leaks(context.sets, context.real.records)
+    _tell_leaks(section, context, leaks)
+    audits = _audits(section, context)
+    if audits:
+        _tell_statistics(section, audits)
+        _tell_controls(section, audits)
+        _tell_pairs(section, context, audits)
+    section.verdict = _verdict(context, leaks, audits)
+    if context.checkpoint is not None:
+        _tell_membership(section, context)
+    return section
+
+
+def _audits(section: Section, context: Context) -> dict[str, Audit]:
+    """What each measure that may be heard says, by name."""
+    sets, how = context.sets, {"resamples": context.config.bootstrap, "seed": context.config.seed}
+    counts = {"synthetic": len(sets.synthetic), "train": len(sets.train), "held-out": len(sets.held_out)}
+    fewest = {"synthetic": FEWEST_SYNTHETIC, "train": FEWEST_REAL, "held-out": FEWEST_REAL}
+    short = [f"{counts[name]} {name} pictures, at least {fewest[name]} needed" for name in counts
+             if counts[name] < fewest[name]]  # fmt: skip
+    if short:
+        section.skipped.append(f"Nearest real pictures: {'; '.join(short)}")
+        return {}
+    measures: dict[str, Likeness] = {}
+    judge = context.judges.embedding
+    if judge is None or not judge.trusted:
+        section.skipped.append(judge.withheld() if judge else context.judges.missing["embedding"])
+    else:
+        device = choose_device(context.config.device)
+        measures[EMBEDDING] = lambda a, b: similarities(judge.model, judge.settings, a, b, device)
+    measures[DETAIL] = lambda a, b: likeness(list(a), list(b))
+    return {name: audit(sets, measure, **how) for name, measure in measures.items()}
+
+
+def _tell_leaks(section: Section, context: Context, leaks: Leaks) -> None:
+    exact, same = (sum(name is not None for name in found) for found in (leaks.exact, leaks.same))
+    section.values["copies"] = {"exact": exact, "same_picture": same, "same_picture_bits": leaks.bits}
+    section.per_pair["privacy_copy_of"] = [a or b for a, b in zip(leaks.exact, leaks.same, strict=True)]
+    if leaks.bits < 0:
+        section.skipped.append("Copies by perceptual hash: a held-out picture has the hash of a train picture")
+    section.text.append(
+        f"Of {len(context.sets.synthetic)} synthetic images {exact} are a real image to the pixel, and {same} have the "
+        f"perceptual hash of a train image (at most {max(leaks.bits, 0)} of 256 bits differ, mirrored ones included)."
+    )
+
+
+def _tell_statistics(section: Section, audits: dict[str, Audit]) -> None:
+    told = {name: found.statistics for name, found in audits.items()}
+    first = next(iter(told.values()))
+    section.text.append(
+        "Likeness is measured "
+        + ("by a network that learnt, from train images alone, to know an image again after it was mirrored, moved, "
+           "brightened or roughened (embedding), and " if EMBEDDING in told else "")
+        + "by the correlation of fine detail after small shifts and mirroring. The limit is the likeness to train "
+        "that 95 % of held-out images stay below: beyond it, an image is nearer to a learnt one than other patients "
+        "usually are."
+    )  # fmt: skip
+    rows: list[list[Cell | Interval]] = [
+        ["nearest real image is a train image", *(s.nearest_to_train for s in told.values()), COPYING],
+        ["the same for held-out real images", *(s.floor for s in told.values()), COPYING],
+        ["beyond the limit towards train", *(s.beyond_95 for s in told.values()), EXPECTED],
+        ["that minus beyond it towards held-out", *(s.excess for s in told.values()), 0.0],
+        ["train images so copied", *(s.train_copied for s in told.values()), None],
+        ["limit of likeness", *(s.limit for s in told.values()), None],
+        [
+            "images as alike to a train image as altered copies are (number)",
+            *(a.unmistakable for a in audits.values()),
+            0,
+        ],
+        ["largest likeness to a train image", *(float(a.similarity.max()) for a in audits.values()), None],
+    ]
+    note = (
+        f"Shares of images. For the first two rows and the fourth, {first.compared} train and {first.compared} "
+        "held-out images were compared, averaged over random choices. Brackets: 95 % intervals over synthetic images "
+        "and over groups of real ones."
+    )
+    section.tables.append(Table("Nearest real images", ["figure", *told, "without copying"], rows, note))
+    for name, s in told.items():
+        section.values[name.replace(" ", "_")] = dataclasses.asdict(s) | {
+            "outcome": s.outcome,
+            "unmistakable": audits[name].unmistakable,
+        }
+
+
+def _tell_controls(section: Section, audits: dict[str, Audit]) -> None:
+    columns, rows = ["kind of copy"], [[kind] for kind in KINDS]  # type: list[str], list[list[Cell | Interval]]
+    for name, found in audits.items():
+        columns += [f"found by {name}", f"traced by {name}"]
+        for row in rows:
+            kind = found.planted[str(row[0])]
+            row += [kind.detected, kind.traced]
+        section.values[name.replace(" ", "_")]["planted"] = {k: vars(v) for k, v in found.planted.items()}
+    note = "Found: beyond the limit. Traced: the nearest train image is the one that was copied."
+    title = f"Control: copies of up to {PLANTED} train images, planted among the synthetic ones"
+    section.tables.append(Table(title, columns, rows, note))
+    for name, found in audits.items():
+        if not found.works:
+            share = number(found.planted["exact"].detected)
+            section.skipped.append(f"The verdict by {name}: it finds only {share} of planted exact copies")
+            continue
+        missed = [kind for kind, f in found.planted.items() if f.detected < MISSED]
+        if missed:
+            section.text.append(f"By {name}, copies of these kinds may go unnoticed: {', '.join(missed)}.")
+
+
+def _tell_pairs(section: Section, context: Context, audits: dict[str, Audit]) -> None:
+    ids = context.sets.train.ids
+    for name, found in audits.items():
+        prefix = f"privacy_{name.replace(' ', '_')}"
+        section.per_pair[f"{prefix}_nearest"] = [ids[k] for k in found.nearest]
+        section.per_pair[f"{prefix}_likeness"] = [round(float(v), 4) for v in found.similarity]
+        section.figures.append(_nearest_pairs(context, name, found))
+    section.figures.append(_histograms(audits))
+
+
+def _nearest_pairs(context: Context, name: str, found: Audit) -> Figure:
+    """The ten pairs that are most alike: the synthetic image left, its nearest train image right."""
+    order = np.argsort(-found.similarity, kind="stable")[:SHOWN]
+    across = -(-len(order) // 2)
+    plot = Plot(figsize=(2.8 * across, 3.4))
+    plot.subplots_adjust(left=0.01, right=0.99, top=0.92, bottom=0.08, hspace=0.3, wspace=0.05)
+    cells = plot.subplots(2, 3 * across, squeeze=False, width_ratios=(1, 1, 0.1) * across).reshape(-1, 3)
+    for cell in cells.ravel():  # the third of each pair is a gap
+        cell.set_axis_off()
+        cell.set_anchor("N")
+    for (left, right, _), k in zip(cells, order, strict=False):
+        for cell, pairs, i in ((left, context.sets.synthetic, k), (right, context.sets.train, found.nearest[k])):
+            show(cell, pairs.images[i], pairs.pixels[i])
+            cell.set_title(pairs.records[i].id, fontsize=6)
+        place = left.get_position(original=True)
+        plot.text(place.x1, place.y0 - 0.01, number(float(found.similarity[k])), fontsize=9, ha="center", va="top")
+    caption = (
+        f"The {len(order)} synthetic images that are most like a train image, by {name}: the synthetic one left, the "
+        "train image right, their likeness below."
+    )
+    return Figure(png(plot, dpi=130), caption)
+
+
+def _histograms(audits: dict[str, Audit]) -> Figure:
+    plot = Plot(figsize=(4.2 * len(audits), 2.8), layout="constrained")
+    for axes, (name, found) in zip(plot.subplots(1, len(audits), squeeze=False)[0], audits.items(), strict=True):
+        both = np.concatenate([found.floor, found.similarity])
+        edges = np.linspace(both.min() - 1e-3, both.max() + 1e-3, 31)
+        for values, label, colour in (
+            (found.floor, "held-out", "tab:blue"),
+            (found.similarity, "synthetic", "tab:red"),
+        ):
+            weights = np.full(len(values), 1 / len(values))
+            axes.hist(values, bins=edges, weights=weights, alpha=0.5, color=colour, label=label)
+        axes.axvline(found.statistics.limit, color="black", linestyle="--", linewidth=1, label="limit")
+        axes.set(xlabel=f"likeness to the nearest train image, by {name}", ylabel="share of images")
+        axes.legend(fontsize=8, loc="upper right")
+    return Figure(
+        png(plot),
+        "Likeness of synthetic and of held-out real images to the train image that each is most like. Copies would "
+        "stand apart at the right, beyond the limit.",
+    )
+
+
+def _verdict(context: Context, leaks: Leaks, audits: dict[str, Audit]) -> Verdict:
+    """What may be acted on; copies by content are told whatever else could not be measured."""
+    total, exact = len(context.sets.synthetic), sum(name is not None for name in leaks.exact)
+    if exact > total / 2:
+        return Verdict("fail", f"The synthetic set is made of real pictures: {exact} of {total} are real to the pixel.")
+    if leaks.copies:
+        return Verdict("fail", f"{leaks.copies} of {total} synthetic images are copies of real ones.")
+    heard = {name: found for name, found in audits.items() if found.works}
+    if not heard:
+        why = "planted copies were not found" if audits else "too few pictures to compare"
+        return Verdict(
+            "withheld" if audits else "too few pictures to tell", f"Whether patients are copied is open: {why}."
+        )
+    alarms = [f"{found.unmistakable} by {name}" for name, found in heard.items() if found.unmistakable]
+    if alarms:
+        what = "synthetic images are as alike to a train image as altered copies of one are"
+        return Verdict("fail", f"Look at the nearest pairs: {' and '.join(alarms)}: {what}.")
+    outcomes = {name: found.statistics.outcome for name, found in heard.items()}
+    figures = "; ".join(
+        f"{name}: nearest to train {found.statistics.nearest_to_train}, beyond the limit {found.statistics.beyond_95}"
+        for name, found in heard.items()
+    )
+    if "fail" in outcomes.values():
+        by = " and ".join(name for name, outcome in outcomes.items() if outcome == "fail")
+        return Verdict("fail", f"Synthetic images lie nearer to learnt ones than chance explains, by {by} ({figures}).")
+    if set(outcomes.values()) == {"pass"}:
+        return Verdict("pass", f"No sign of copied patients ({figures}).")
+    open_ = f"No sign of copied patients, but a nearest-to-train share above {ALLOWED} is not excluded ({figures})."
+    return Verdict("too few pictures to tell", open_)
+
+
+def _tell_membership(section: Section, context: Context) -> None:
+    found = membership(context.config, context.real)
+    if isinstance(found, str):
+        section.skipped.append(found)
+        return
+    values: dict[str, Any] = dataclasses.asdict(found)
+    section.values["membership"] = values
+    section.text.append(
+        f"Membership inference from the checkpoint: whether the generator learnt an image can be told from its "
+        f"denoising error with an AUC of {found.auc} ({found.train} train and {found.held_out} held-out images, chosen "
+        "at random where there are more; 0.5 is not at all, 1 is always). This concerns handing on the checkpoint; "
+        "the synthetic images are judged above."
+    )
+
+
+METRIC = Metric("privacy", 60, run, check_checkpoint)

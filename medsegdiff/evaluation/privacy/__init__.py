@@ -1,0 +1,1 @@
+"""Whether synthetic pictures are copies of the pictures that the generator learnt."""

@@ -1,0 +1,86 @@
+"""One measure of likeness put to the test of planted copies, and to the question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from medsegdiff.evaluation.privacy.neighbours import Alike, Statistics, statistics
+from medsegdiff.evaluation.privacy.planted import KINDS, altered
+from medsegdiff.evaluation.sets import Sets
+
+PLANTED = 60  # train pictures of which copies of every kind are planted
+WORKS = 0.9  # share of exact copies that a measure has to find to be heard
+SURE = 25  # percentile of the likeness of altered copies to train, beyond which one picture alone is an alarm
+CHOICE = 3  # purpose of random numbers
+
+# (N, S, S) and (K, S, S) uint8 pictures -> (N, K) similarities, higher for more alike, the mirrored picture included
+Likeness = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Found:
+    """How many planted copies of a kind a measure finds, shares from 0 to 1."""
+
+    detected: float  # more alike to train than 95 % of held-out pictures
+    traced: float  # nearest train picture is the one that was copied, or of its group
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What one measure of likeness says."""
+
+    statistics: Statistics
+    planted: dict[str, Found]
+    nearest: np.ndarray  # (N,) row number of the train picture that a synthetic one is most like
+    similarity: np.ndarray  # (N,) to it
+    floor: np.ndarray  # (H,) of held-out pictures to the train picture that they are most like
+    sure: float  # likeness of most altered copies and of no held-out picture; the shares miss a few copies among many
+
+    @property
+    def works(self) -> bool:
+        """Whether its controls were found: one that misses exact copies is blind."""
+        return self.planted["exact"].detected >= WORKS
+
+    @property
+    def unmistakable(self) -> int:
+        """Synthetic pictures that are as alike to a train picture as planted copies are."""
+        return int((self.similarity > self.sure).sum())
+
+
+def audit(sets: Sets, likeness: Likeness, *, resamples: int, seed: int) -> Audit:
+    """Statistics and controls by one measure. None of the three sets may be empty."""
+    train, held_out = sets.train, sets.held_out
+    alike = Alike(
+        to_train=likeness(sets.synthetic.images, train.images),
+        to_held_out=likeness(sets.synthetic.images, held_out.images),
+        floor=likeness(held_out.images, train.images),
+        within=likeness(held_out.images, held_out.images),
+        train_groups=train.groups,
+        held_out_groups=held_out.groups,
+    )
+    limit, floor = alike.limit, alike.floor.max(axis=1)
+    rows = np.random.default_rng([seed, CHOICE]).permutation(len(train))[:PLANTED]
+    copies = np.concatenate([altered(train.images[rows], kind, seed) for kind in KINDS])
+    planted = likeness(copies, train.images)
+    changed = planted.max(axis=1)[len(rows) :]  # all but the exact ones, which come first
+    return Audit(
+        statistics(alike, resamples=resamples, seed=seed),
+        controls(planted, train.groups, rows, limit),
+        alike.to_train.argmax(axis=1),
+        alike.to_train.max(axis=1),
+        floor,
+        max(float(np.percentile(changed, SURE)), float(floor.max())),
+    )
+
+
+def controls(planted: np.ndarray, groups: np.ndarray, rows: np.ndarray, limit: float) -> dict[str, Found]:
+    """How many of the copies of train pictures `rows` (P,) are found.
+
+    `planted` (6 P, T) are similarities of the copies, kind after kind, to train pictures of `groups` (T,).
+    """
+    beyond = (planted.max(axis=1) > limit).reshape(len(KINDS), -1)
+    right = (groups[planted.argmax(axis=1)] == np.tile(groups[rows], len(KINDS))).reshape(beyond.shape)
+    return {kind: Found(float(beyond[k].mean()), float(right[k].mean())) for k, kind in enumerate(KINDS)}

@@ -1,0 +1,135 @@
+"""Membership inference: does the model's denoising loss tell pictures that it learnt from pictures that it did not?
+
+A model that memorises removes noise from the pictures it learnt better than from others (Matsumoto et al. 2023,
+"Membership inference attacks against diffusion models", the loss attack; Carlini et al. 2023, "Extracting training
+data from diffusion models", section 5). All pictures get the same noise, so that chance is no difference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from medsegdiff.checkpoint import ModelCard, find_checkpoint, load_checkpoint
+from medsegdiff.config import EvaluateConfig
+from medsegdiff.data.dataset import PairTensors, load_tensors
+from medsegdiff.data.records import PairRecord, PairSet
+from medsegdiff.data.transforms import generator
+from medsegdiff.diffusion.condition import Condition
+from medsegdiff.diffusion.denoiser import Denoiser
+from medsegdiff.diffusion.loss import denoising_loss
+from medsegdiff.errors import UserError
+from medsegdiff.evaluation.compare import statistic_interval
+from medsegdiff.evaluation.section import Interval
+from medsegdiff.training.device import autocast, choose_device
+
+LEVELS = (0.3, 1.0)  # noise, in standard deviations of the data: one that hides fine detail, one that hides outlines
+LARGEST = 128  # pictures of each side
+SMALLEST = 20  # pictures of each side below which there is no figure
+BATCH = 16
+CHOICE, NOISE = 1, 2  # purposes of random numbers
+
+
+@dataclass(frozen=True)
+class Membership:
+    """How well losses tell train pictures from held-out ones; 0.5 is not at all."""
+
+    auc: Interval
+    by_level: dict[str, float]  # AUC at each noise level, in standard deviations of the data
+    train: int  # pictures
+    held_out: int
+
+
+def check_checkpoint(config: EvaluateConfig, real: PairSet) -> None:
+    """Raise `UserError` where a checkpoint is given that did not learn exactly the train split of the real set."""
+    if config.checkpoint_path is not None:
+        path = find_checkpoint(Path(config.checkpoint_path))
+        _check_card(path, load_checkpoint(path)[1], real)
+
+
+def _check_card(path: Path, card: ModelCard, real: PairSet) -> None:
+    learnt = {hashes["image_hash"] for hashes in card.train_hashes}
+    train = {record.image_hash for record in real.select("train").records}
+    if learnt != train:
+        found = f"a model of {len(learnt)} pictures, of which {len(learnt & train)} are among the train split's"
+        expected = f"a model of exactly the {len(train)} train pictures of {real.root}"
+        hint = "Give the PAIRS folder that it was trained on, or leave --checkpoint_path out."
+        raise UserError(path, found, expected, hint)
+
+
+def membership(config: EvaluateConfig, real: PairSet) -> Membership | str:
+    """Membership inference for the checkpoint of the settings; a sentence where there are too few pictures.
+
+    At most `LARGEST` pictures of each side are taken, at random. Raises `UserError` as `check_checkpoint` does.
+    """
+    path = find_checkpoint(Path(str(config.checkpoint_path)))
+    denoiser, card, _ = load_checkpoint(path)
+    _check_card(path, card, real)
+    held = [r for split in config.held_out for r in real.select(split).records]
+    sides = [_choose(records, card, config.seed) for records in (real.select("train").records, held)]
+    if min(len(side) for side in sides) < SMALLEST:
+        counts = " and ".join(str(len(side)) for side in sides)
+        return f"Membership inference: {counts} train and held-out pictures, at least {SMALLEST} of both needed"
+    records = tuple(record for side in sides for record in side)
+    data = load_tensors(dataclasses.replace(real, records=records), card.img_size, what="pictures for membership")
+    labels = torch.tensor([card.classes.index(record.label) for record in records])
+    losses = denoising_losses(denoiser.to(choose_device(config.device)), card, data, labels, config)
+    learnt = np.arange(len(records)) < len(sides[0])
+    groups = np.array([record.group for record in records])
+    return inferred(losses, learnt, groups, config)
+
+
+def _choose(records: list[PairRecord] | tuple[PairRecord, ...], card: ModelCard, seed: int) -> list[PairRecord]:
+    known = [record for record in records if record.label in card.classes]
+    rows = np.random.default_rng([seed, CHOICE]).permutation(len(known))[:LARGEST]
+    return [known[i] for i in sorted(rows)]
+
+
+@torch.no_grad()
+def denoising_losses(
+    denoiser: Denoiser, card: ModelCard, data: PairTensors, labels: Tensor, config: EvaluateConfig
+) -> np.ndarray:
+    """(N, L) weighted errors, summed over image and mask, of N pairs at the L `LEVELS`; `labels` (N,) of the card.
+
+    The noise depends on (seed, level) alone: it is the same for every picture.
+    """
+    device = next(denoiser.parameters()).device
+    batches = torch.arange(len(data)).split(BATCH)
+    losses = np.zeros((len(data), len(LEVELS)))
+    for rows in tqdm(batches, desc="membership", unit="batch", leave=False):
+        images, masks, _ = data.batch(rows)
+        x0 = card.codec.encode(images, masks).to(device)
+        cond = Condition(labels[rows].to(device))
+        for k, level in enumerate(LEVELS):
+            noise = torch.randn((1, *x0.shape[1:]), generator=generator(config.seed, k, NOISE)).to(device)
+            sigma = torch.full((len(rows), 2), level * card.diffusion.sigma_data, device=device)
+            with autocast(device, config.precision):
+                terms = denoising_loss(denoiser, x0, cond, sigma, noise.expand_as(x0), card.diffusion)
+            losses[rows.numpy(), k] = terms.float().sum(dim=1).cpu().numpy()
+    return losses
+
+
+def inferred(losses: np.ndarray, learnt: np.ndarray, groups: np.ndarray, config: EvaluateConfig) -> Membership:
+    """AUC of telling `learnt` (N,) pictures by low losses (N, L): of the mean of the levels, each on a common scale.
+
+    The interval comes from a bootstrap over `groups` (N,). Raises `ValueError` where one side is empty.
+    """
+    scale = np.maximum(losses.std(axis=0), 1e-12)
+    score = -((losses - losses.mean(axis=0)) / scale).mean(axis=1)
+    interval = statistic_interval(lambda rows: auc(score[rows], learnt[rows]), groups, config.bootstrap, config.seed)
+    by_level = {str(level): auc(-losses[:, k], learnt) for k, level in enumerate(LEVELS)}
+    return Membership(interval, by_level, int(learnt.sum()), int((~learnt).sum()))
+
+
+def auc(score: np.ndarray, positive: np.ndarray) -> float:
+    """Chance that a positive one (N,) has a higher score than another, ties counting half; NaN without both kinds."""
+    if positive.all() or not positive.any():
+        return float("nan")
+    first, second = score[positive][:, None], score[~positive][None]
+    return float((first > second).mean() + 0.5 * (first == second).mean())

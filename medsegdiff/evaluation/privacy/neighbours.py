@@ -1,0 +1,148 @@
+"""Are synthetic pictures nearer to the pictures learnt than to real ones that were not? Statistics of similarity.
+
+Without copying, the nearest real picture of a synthetic one is a train picture as often as a held-out one, where there
+are equally many of both (Meehan et al. 2020, "A non-parametric test to detect data-copying in generative models",
+compare the same two distances). A copy is a picture beyond the limit that 95 % of held-out pictures, which cannot be
+copies, stay below in their similarity to train (Dar et al. 2025, "Unconditional latent diffusion models memorize
+patient imaging data").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from medsegdiff.evaluation.compare import centred_interval
+from medsegdiff.evaluation.section import Interval
+
+PERCENTILE = 95  # of held-out -> train similarity, beyond which a synthetic picture counts as a copy
+EXPECTED = 0.05  # share of pictures beyond it without copying
+SUBSETS = 20  # random choices of equally many train and held-out pictures
+SUBSET, DRAW = 1, 2  # purposes of random numbers
+COPYING, ALLOWED = 0.5, 0.6  # share nearest to train: surely above the first is copying, surely below the second is not
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Similarities by one measure, and which real pictures belong together."""
+
+    to_train: np.ndarray  # (N, T) of synthetic pictures
+    to_held_out: np.ndarray  # (N, H)
+    floor: np.ndarray  # (H, T) of held-out pictures to train; they share no group
+    within: np.ndarray  # (H, H) of held-out pictures to each other
+    train_groups: np.ndarray  # (T,)
+    held_out_groups: np.ndarray  # (H,)
+
+    @property
+    def limit(self) -> float:
+        """Similarity to train that 95 % of held-out pictures stay below."""
+        return float(np.percentile(self.floor.max(axis=1), PERCENTILE))
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the similarities by one measure say; every share from 0 to 1."""
+
+    nearest_to_train: Interval  # share of synthetic pictures; 0.5 without copying
+    floor: Interval  # the same of held-out pictures, against train and the held-out pictures of other groups
+    beyond_95: Interval  # share of synthetic pictures beyond the limit towards train; 0.05 without copying
+    excess: Interval  # that share minus the one towards held-out pictures, equally many of both; 0 without copying
+    train_copied: float  # share of train pictures that are the nearest one of a synthetic picture beyond the limit
+    limit: float
+    compared: int  # train and held-out pictures on each side
+
+    @property
+    def outcome(self) -> str:
+        """By this measure alone: "fail", "pass" or "too few pictures to tell".
+
+        Pictures beyond the limit towards train count where there are not as many beyond it towards held-out ones: a
+        set of nothing but typical pictures is near to everything without being a copy of anything.
+        """
+        beyond = self.beyond_95.low > EXPECTED and self.excess.low > 0
+        if self.nearest_to_train.low > COPYING or beyond:
+            return "fail"
+        return "pass" if self.nearest_to_train.high <= ALLOWED else "too few pictures to tell"
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Which pictures a figure is computed from; rows may repeat."""
+
+    synthetic: np.ndarray  # (N,)
+    train: np.ndarray  # (n,)
+    held_out: np.ndarray  # (n,)
+
+
+def statistics(alike: Alike, *, resamples: int, seed: int) -> Statistics:
+    """All statistics, averaged over random choices of equally many real pictures, with 95 % bootstrap intervals.
+
+    A resample draws synthetic pictures, and whole groups of real ones from a new choice on both sides. Draws with
+    replacement lose pictures on both sides alike; what that does to the level is taken out by shifting the draws.
+    """
+    count = min(alike.floor.shape)
+    everything = np.arange(len(alike.to_train))
+    random = np.random.default_rng([seed, SUBSET])
+    plain = [_shares(alike, _Rows(everything, *_choice(alike, count, random))) for _ in range(SUBSETS)]
+    random = np.random.default_rng([seed, DRAW])
+    draws = []
+    for _ in range(resamples):
+        train, held_out = _choice(alike, count, random)
+        drawn = _Rows(
+            random.integers(len(everything), size=len(everything)),
+            whole_groups(train, alike.train_groups, count, random, again=True),
+            whole_groups(held_out, alike.held_out_groups, count, random, again=True),
+        )
+        draws.append(_shares(alike, drawn))
+    told = [
+        _bounded(centred_interval(np.mean([p[k] for p in plain]), np.array([d[k] for d in draws])), lowest)
+        for k, lowest in enumerate((0.0, 0.0, 0.0, -1.0))
+    ]
+    limit = alike.limit
+    copied = np.unique(alike.to_train.argmax(axis=1)[alike.to_train.max(axis=1) > limit])
+    return Statistics(told[0], told[1], told[2], told[3], len(copied) / alike.to_train.shape[1], limit, count)
+
+
+def whole_groups(
+    rows: np.ndarray, groups: np.ndarray, count: int, random: np.random.Generator, *, again: bool
+) -> np.ndarray:
+    """`count` of the given row numbers: group after group at random, the last one cut; `again`: with replacement.
+
+    `groups` (N,) names the group of every row number. Single pictures would thin near-duplicates out on the side of
+    which fewer are taken, which then shows more scenes with as many pictures.
+    """
+    _, number = np.unique(groups[rows], return_inverse=True)
+    order = np.argsort(number, kind="stable")
+    members = np.split(rows[order], np.cumsum(np.bincount(number))[:-1])
+    drawn = random.integers(len(members), size=count) if again else random.permutation(len(members))
+    return np.concatenate([members[k] for k in drawn])[:count]
+
+
+def _choice(alike: Alike, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of as many train as held-out pictures."""
+    sides = (alike.train_groups, alike.held_out_groups)
+    train, held_out = (whole_groups(np.arange(len(g)), g, count, random, again=False) for g in sides)
+    return train, held_out
+
+
+def _shares(alike: Alike, rows: _Rows) -> tuple[float, float, float, float]:
+    """nearest_to_train, floor, beyond_95 and excess of some pictures."""
+    to_train = alike.to_train[:, rows.train].max(axis=1)[rows.synthetic]
+    to_held_out = alike.to_held_out[:, rows.held_out].max(axis=1)[rows.synthetic]
+    limit = np.percentile(alike.floor.max(axis=1)[rows.held_out], PERCENTILE)
+    beyond = (alike.to_train.max(axis=1)[rows.synthetic] > limit).mean()
+    excess = (to_train > limit).mean() - (to_held_out > limit).mean()
+    other = alike.held_out_groups[rows.held_out][:, None] != alike.held_out_groups[rows.held_out][None]
+    within = np.where(other, alike.within[np.ix_(rows.held_out, rows.held_out)], -np.inf).max(axis=1)
+    floor = nearer(alike.floor[np.ix_(rows.held_out, rows.train)].max(axis=1), within)
+    return nearer(to_train, to_held_out), floor, float(beyond), float(excess)
+
+
+def nearer(first: np.ndarray, second: np.ndarray) -> float:
+    """Share of (N,) pictures for which the first similarity is the larger one; a tie counts half."""
+    return float((first > second).mean() + 0.5 * (first == second).mean())
+
+
+def _bounded(told: Interval, lowest: float) -> Interval:
+    """A shifted interval may stick out of what a share can be."""
+    return Interval(told.value, max(told.low, lowest), min(told.high, 1.0))

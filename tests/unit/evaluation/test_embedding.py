@@ -1,0 +1,167 @@
+"""The self-supervised embedding: its loss, its training, and what it finds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from evaluation_sets import drawn
+from torch import Tensor, nn
+
+from medsegdiff.config import EvaluateConfig
+from medsegdiff.errors import UserError
+from medsegdiff.evaluation.judges import embedding
+from medsegdiff.evaluation.judges.embedding import (
+    SIDE,
+    WEIGHTS_FILE,
+    EmbeddingNet,
+    EmbeddingTrainer,
+    contrast_loss,
+    embed,
+    fit_embedding,
+    load_embedding,
+    retrieval,
+    similarities,
+    spread_loss,
+)
+from medsegdiff.evaluation.sets import Pairs
+from medsegdiff.training.weights import save_weights
+
+CPU = torch.device("cpu")
+
+
+def textures(count: int, seed: int, prefix: str) -> Pairs:
+    """`count` pictures of smooth noise, none like another."""
+    random = np.random.default_rng(seed)
+    smooth = np.stack([cv2.GaussianBlur(random.normal(size=(SIDE, SIDE)), (0, 0), 3) for _ in range(count)])
+    grey = 120 + 40 * smooth / smooth.std(axis=(1, 2), keepdims=True)
+    return dataclasses.replace(drawn(count, seed, prefix), images=grey.clip(0, 255).astype(np.uint8))
+
+
+class Pixels(nn.Module):
+    """An embedding that needs no training: the evened picture itself, at a quarter of the size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, F) vectors of length 1."""
+        coarse = nn.functional.avg_pool2d(x, 4).flatten(1)
+        return nn.functional.normalize(coarse - coarse.mean(dim=1, keepdim=True), dim=1)
+
+
+def test_contrast_of_two_unlike_pictures_in_closed_form() -> None:
+    """Fails if a view of the other picture is left out of the sum, or the temperature multiplies."""
+    views = torch.eye(2)
+    expected = math.log(math.exp(1 / 0.5) + 2) - 1 / 0.5
+    assert float(contrast_loss(views, views, torch.tensor([0, 1]), 0.5)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_near_duplicate_is_no_counterexample() -> None:
+    """Fails if pictures of one group are pushed apart."""
+    views = torch.nn.functional.normalize(torch.tensor([[1.0, 0.1], [1.0, 0.2], [0.0, 1.0]]), dim=1)
+    together, apart = (contrast_loss(views, views, torch.tensor(groups), 0.1) for groups in ([0, 0, 1], [0, 1, 2]))
+    assert float(contrast_loss(views[:2], views[:2], torch.tensor([0, 0]), 0.1)) == pytest.approx(0, abs=1e-6)
+    assert float(together) < float(apart) - 0.1
+
+
+def test_spread_is_the_log_distance_to_the_nearest_of_another_group() -> None:
+    """Fails if a picture's own second view counts as its nearest, or distances are not those of vectors of length 1."""
+    views = torch.eye(2)
+    found = float(spread_loss(views, views, torch.tensor([0, 1])))
+    assert found == pytest.approx(-math.log(math.sqrt(2)), rel=1e-6)
+
+
+def test_interrupted_training_goes_on_as_if_it_had_not_been(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if a view, the learning rate or the optimiser depends on more than the seed, the step and the state."""
+    monkeypatch.setattr(embedding, "BATCH", 8)
+    train, held_out = textures(12, 1, "train"), textures(5, 2, "held")
+
+    def trainer() -> EmbeddingTrainer:
+        return EmbeddingTrainer(train, held_out, 3, 7, CPU)
+
+    whole, first, second = trainer(), trainer(), trainer()
+    for step in range(3):
+        whole.train_step(step)
+    first.train_step(0)
+    first.train_step(1)
+    first.evaluate(2)
+    second.load_state_dict(first.state_dict())
+    assert second.train_step(2)["loss"] > 0
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, second.model.state_dict()[name]), name
+
+
+def test_a_short_training_makes_mirror_images_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if views are not mirrored, or the loss does not pull the views of a picture together."""
+    monkeypatch.setattr(embedding, "BATCH", 16)
+    train, held_out = textures(48, 1, "train"), textures(24, 2, "held")
+    trainer = EmbeddingTrainer(train, held_out, 40, 0, CPU)
+
+    def advantage() -> float:
+        """How much more a mirrored picture is like itself than like others."""
+        model = trainer.model.eval()
+        alike = embed(model, {}, held_out.images[:, :, ::-1], CPU) @ embed(model, {}, held_out.images, CPU).T
+        return float(np.diag(alike).mean() - alike[~np.eye(24, dtype=bool)].mean())
+
+    before = advantage()
+    for step in range(40):
+        trainer.train_step(step)
+    assert abs(before) < 0.02
+    assert advantage() > 0.1
+
+
+def test_vectors_have_length_1_and_one_for_every_picture() -> None:
+    """Fails if a chunk is lost, brightness and contrast count, or a black picture divides by zero."""
+    model, pictures = EmbeddingNet().eval(), textures(3, 1, "t").images
+    black = np.zeros_like(pictures[:1])
+    vectors = embed(model, {}, np.concatenate([pictures] * 90 + [black]), CPU)
+    assert vectors.shape == (271, 128)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert np.allclose(vectors[:3], vectors[267:270], atol=1e-5)
+    x = torch.from_numpy(pictures)[:, None].float() / 255
+    assert torch.allclose(model(x), model(0.3 * x + 0.4), atol=1e-4)
+    assert embed(model, {}, pictures[:0], CPU).shape == (0, 128)
+
+
+def test_a_mirrored_copy_is_the_same_picture_to_any_network() -> None:
+    """Fails if likeness is not taken over the mirrored picture as well."""
+    pictures = textures(4, 1, "t").images
+    alike = similarities(Pixels(), {}, pictures[:, :, ::-1], pictures, CPU)
+    assert np.diag(alike) == pytest.approx(1, abs=1e-5)
+    assert alike[~np.eye(4, dtype=bool)].max() < 0.9
+
+
+def test_retrieval_asks_among_all_real_pictures_and_takes_a_near_duplicate_for_found() -> None:
+    """Fails if train pictures are not among those asked, or the near-duplicate of a picture counts as a mistake."""
+    held_out, train = textures(10, 1, "held"), textures(10, 2, "train")
+    assert retrieval(Pixels(), {}, held_out, train, 0, CPU).mean() > 0.8
+    twice = dataclasses.replace(train, images=held_out.images)
+    both = [dataclasses.replace(held_out, images=np.concatenate([held_out.images[:5]] * 2), groups=g) for g in (
+        np.repeat("one", 10), np.arange(10).astype(str))]  # fmt: skip
+    assert retrieval(Pixels(), {}, both[0], train, 0, CPU).mean() == 1.0
+    assert retrieval(Pixels(), {}, both[1], train, 0, CPU).mean() < 0.6
+    assert retrieval(Pixels(), {}, held_out, twice, 0, CPU).mean() > 0.8  # the held-out one comes first where they tie
+
+
+def test_fitted_once_and_found_again(tmp_path: Path) -> None:
+    """Fails if weights of the same identity are trained again, or those of another one are taken for them."""
+    config = EvaluateConfig(real_data="", synthetic_data="", embedding_steps=2, bootstrap=10, device="cpu")
+    train, held_out = textures(6, 1, "train"), textures(5, 2, "held")
+    judge = fit_embedding(config, train, held_out, tmp_path, {"data": "one"})
+    written = (tmp_path / WEIGHTS_FILE).stat().st_mtime_ns
+    again = fit_embedding(config, train, held_out, tmp_path, {"data": "one"})
+    assert (tmp_path / WEIGHTS_FILE).stat().st_mtime_ns == written
+    assert 0 <= judge.quality.low <= judge.quality.value == again.quality.value <= judge.quality.high <= 1
+    assert judge.minimum == 0.9
+    fit_embedding(config, train, held_out, tmp_path, {"data": "two"})
+    assert load_embedding(tmp_path / WEIGHTS_FILE)[1]["config"] == {"data": "two"}
+
+
+def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
+    """Fails if weights that do not fit end in a traceback."""
+    save_weights(tmp_path / "other.safetensors", {"weight": torch.zeros(2)}, {"config": {}})
+    with pytest.raises(UserError, match="weights of another network"):
+        load_embedding(tmp_path / "other.safetensors")

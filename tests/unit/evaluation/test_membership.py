@@ -1,0 +1,114 @@
+"""Membership inference from the denoising loss."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import WritePairs, random_checkpoint
+
+from medsegdiff.checkpoint import load_checkpoint
+from medsegdiff.config import EvaluateConfig
+from medsegdiff.data.dataset import load_tensors
+from medsegdiff.data.records import PairSet
+from medsegdiff.errors import UserError
+from medsegdiff.evaluation.privacy.membership import (
+    LEVELS,
+    Membership,
+    auc,
+    check_checkpoint,
+    denoising_losses,
+    inferred,
+    membership,
+)
+
+COUNTS = {"train": 12, "val": 6, "test": 6}  # of each class
+
+
+def settings(checkpoint: Path | None = None) -> EvaluateConfig:
+    """Few resamples."""
+    path = None if checkpoint is None else str(checkpoint)
+    return EvaluateConfig("", "", checkpoint_path=path, bootstrap=50, device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WritePairs) -> PairSet:
+    """Ellipses of which a checkpoint may have learnt the train split."""
+    return write_ellipses(tmp_path_factory.mktemp("membership") / "pairs", COUNTS, side=16)
+
+
+def checkpoint_of(pairs: PairSet, path: Path) -> Path:
+    """A network with random weights whose card says that it learnt the train split."""
+    hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in pairs.select("train").records]
+    return random_checkpoint(path, train_hashes=hashes)
+
+
+def test_auc_by_hand() -> None:
+    """Fails if a tie counts as a whole, the direction is turned, or a missing side is not told."""
+    assert auc(np.array([3.0, 1.0, 2.0, 1.0]), np.array([True, True, False, False])) == pytest.approx(2.5 / 4)
+    assert np.isnan(auc(np.array([1.0, 2.0]), np.array([True, True])))
+
+
+def test_low_losses_mean_learnt_and_levels_count_alike() -> None:
+    """Fails if high losses count as learnt, or the level with the largest losses outweighs the others."""
+    learnt = np.array([True] * 10 + [False] * 10)
+    order = np.arange(20.0)
+    told = inferred(np.stack([order] * len(LEVELS), axis=1), learnt, order.astype(str), settings())
+    assert told.auc.value == told.auc.low == told.auc.high == 1.0
+    assert (told.train, told.held_out) == (10, 10)
+    mixed = np.stack([1000 * np.random.default_rng(0).permutation(order), order], axis=1)
+    both = inferred(mixed, learnt, order.astype(str), settings())
+    assert both.auc.value > 0.8
+    assert both.by_level[str(LEVELS[0])] < 0.7
+    assert both.by_level[str(LEVELS[1])] == 1.0
+
+
+def test_near_duplicates_widen_the_interval() -> None:
+    """Fails if the bootstrap draws pictures instead of groups."""
+    random = np.random.default_rng(0)
+    learnt = np.arange(60) < 30
+    scores = np.repeat(random.normal(size=(12, 1)), 5, axis=0) - 0.5 * learnt[:, None]
+    losses = np.repeat(scores, len(LEVELS), axis=1)
+    single, grouped = (inferred(losses, learnt, g, settings()).auc for g in (np.arange(60), np.arange(60) // 5))
+    assert grouped.high - grouped.low > 1.4 * (single.high - single.low)
+
+
+def test_an_untrained_network_remembers_nobody(pairs: PairSet, tmp_path: Path) -> None:
+    """Fails if anything but the network's error tells the splits apart: other noise, other labels, other sizes."""
+    told = membership(settings(checkpoint_of(pairs, tmp_path / "c.safetensors")), pairs)
+    assert isinstance(told, Membership)
+    assert (told.train, told.held_out) == (24, 24)
+    assert told.auc.low < 0.5 < told.auc.high
+
+
+def test_every_picture_gets_the_same_noise(pairs: PairSet, tmp_path: Path) -> None:
+    """Fails if the noise depends on the place in the batch, or the levels all use one."""
+    denoiser, card, _ = load_checkpoint(checkpoint_of(pairs, tmp_path / "c.safetensors"))
+    same = dataclasses.replace(pairs, records=pairs.records[:1] * 18)
+    data = load_tensors(same, 16, what="copies")
+    losses = denoising_losses(denoiser, card, data, torch.zeros(18, dtype=torch.int64), settings())
+    assert losses.shape == (18, len(LEVELS))
+    assert np.ptp(losses, axis=0) == pytest.approx(0, abs=1e-5)
+    assert len(set(losses[0].round(6))) == len(LEVELS)
+
+
+def test_a_model_of_other_pictures_is_refused(pairs: PairSet, tmp_path: Path) -> None:
+    """Fails if a figure comes from a model for which train and held-out mean nothing."""
+    other = random_checkpoint(tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="a model of 1 pictures, of which 0 are among the train split's"):
+        check_checkpoint(settings(other), pairs)
+    with pytest.raises(UserError, match="exactly the 24 train pictures"):
+        membership(settings(other), pairs)
+    check_checkpoint(settings(), pairs)
+    check_checkpoint(settings(checkpoint_of(pairs, tmp_path / "own.safetensors")), pairs)
+    assert pairs.select("train").records
+
+
+def test_too_few_pictures_are_told(pairs: PairSet, tmp_path: Path) -> None:
+    """Fails if a handful of held-out pictures gets an AUC."""
+    few = dataclasses.replace(pairs, records=pairs.select("train").records + pairs.select("val").records[:3])
+    told = membership(settings(checkpoint_of(few, tmp_path / "c.safetensors")), few)
+    assert told == "Membership inference: 24 and 3 train and held-out pictures, at least 20 of both needed"

@@ -1,0 +1,299 @@
+"""Copies by content, the statistics of neighbours, planted controls, and the verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import cv2
+import numpy as np
+import pytest
+from evaluation_sets import context, judge, three_sets
+from test_embedding import Pixels, textures
+
+from medsegdiff.config import EvaluateConfig
+from medsegdiff.data.copying import likeness
+from medsegdiff.evaluation.context import Context
+from medsegdiff.evaluation.judges.judge import Judges
+from medsegdiff.evaluation.metrics import privacy
+from medsegdiff.evaluation.metrics.privacy import run
+from medsegdiff.evaluation.privacy.audit import controls
+from medsegdiff.evaluation.privacy.leaks import find_leaks
+from medsegdiff.evaluation.privacy.neighbours import Alike, Statistics, statistics, whole_groups
+from medsegdiff.evaluation.privacy.planted import KINDS, altered
+from medsegdiff.evaluation.section import Interval
+from medsegdiff.evaluation.sets import Pairs, Sets
+
+HOW = {"resamples": 100, "seed": 0}
+
+
+@pytest.fixture(autouse=True)
+def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pairs in the figures: twenty pictures take most of the time."""
+    monkeypatch.setattr(privacy, "SHOWN", 2)
+
+
+def alike(to_train: np.ndarray, to_held_out: np.ndarray, floor: np.ndarray) -> Alike:
+    """Similarities where every real picture is a group of its own."""
+    held_out, train = floor.shape
+    return Alike(
+        to_train, to_held_out, floor, np.zeros((held_out, held_out)), np.arange(train), np.arange(held_out) + train
+    )
+
+
+def texture_sets(synthetic: Pairs | None = None, train: int = 60, held_out: int = 30) -> Sets:
+    """Pictures of noise, none like another."""
+    own = textures(40, 3, "synthetic") if synthetic is None else synthetic
+    return dataclasses.replace(three_sets(own), train=textures(train, 1, "t"), held_out=textures(held_out, 2, "h"))
+
+
+def copies(kind: str, count: int) -> Pairs:
+    """40 synthetic pictures of which the first `count` are copies of train pictures."""
+    own, train = textures(40, 3, "synthetic"), textures(60, 1, "t")
+    images = np.concatenate([altered(train.images[:count], kind, 5), own.images[count:]])
+    return dataclasses.replace(own, images=images)
+
+
+def with_embedding(found: Context, quality: float) -> Context:
+    """The context with an embedding of that quality that needs no training."""
+    judges = Judges(None, None, judge("embedding", Pixels(), quality), {})
+    return dataclasses.replace(found, judges=judges)
+
+
+def test_shares_of_likenesses_made_by_hand() -> None:
+    """Fails if train and held-out change places, a tie counts whole, or the limit comes from another matrix."""
+    floor = np.tile(np.linspace(0.0, 0.4, 41)[:, None], (1, 41))  # the 95th percentile of 0, 0.01 ... 0.4 is 0.38
+    to_train = np.full((8, 41), 0.2)
+    to_train[0, 7], to_train[1, 7], to_train[2, 9] = 0.5, 0.5, 0.39  # three beyond, of two train pictures
+    to_held_out = np.full((8, 41), 0.2)
+    to_held_out[3], to_held_out[4] = 0.3, 0.9
+    told = statistics(alike(to_train, to_held_out, floor), **HOW)
+    assert told.limit == pytest.approx(0.38)
+    assert told.nearest_to_train.value == pytest.approx((3 + 0.5 * 3) / 8)
+    assert told.beyond_95.value == pytest.approx(3 / 8)
+    assert told.excess.value == pytest.approx((3 - 1) / 8)
+    assert told.train_copied == pytest.approx(2 / 41)
+    assert told.compared == 41
+    assert told.floor.value == pytest.approx((40 + 0.5) / 41)  # all but the first are nearer to train, at 0 it ties
+
+
+def test_a_held_out_picture_is_not_compared_with_its_own_near_duplicate() -> None:
+    """Fails if near-duplicates make held-out pictures look nearer to each other than to train, where they cannot be."""
+    groups = np.arange(20) // 2
+    found = alike(np.zeros((10, 20)), np.zeros((10, 20)), np.full((20, 20), 0.5))
+    found = dataclasses.replace(found, within=(groups[:, None] == groups).astype(float), held_out_groups=groups)
+    assert statistics(found, **HOW).floor.value == 1.0
+
+
+def test_equally_many_real_pictures_are_compared() -> None:
+    """Fails if all train pictures are taken where there are fewer held-out ones: noise would be nearer to train."""
+    random = np.random.default_rng(0)
+    found = alike(*(random.normal(size=shape) for shape in ((300, 90), (300, 30), (30, 90))))
+    told = statistics(found, **HOW)
+    assert told.nearest_to_train.value == pytest.approx(0.5, abs=0.06)
+    assert told.nearest_to_train.low < 0.5 < told.nearest_to_train.high
+    assert told.compared == 30
+    assert (found.to_train.max(axis=1) > found.to_held_out.max(axis=1)).mean() > 0.7
+    assert told.outcome != "fail"
+
+
+def test_whole_groups_are_drawn() -> None:
+    """Fails if single pictures are drawn, which thins near-duplicates out on one side only."""
+    groups = np.repeat(np.arange(10), 4)
+    for again in (False, True):
+        drawn = whole_groups(np.arange(40), groups, 20, np.random.default_rng(0), again=again)
+        blocks = groups[drawn].reshape(5, 4)
+        assert np.all(blocks == blocks[:, :1])
+        assert len(drawn) == 20
+    assert len(np.unique(whole_groups(np.arange(40), groups, 40, np.random.default_rng(0), again=False))) == 40
+
+
+def test_pictures_near_to_everything_are_no_copies() -> None:
+    """Fails if one typical picture, repeated, is called a copy though it is as near to held-out pictures."""
+    floor = np.random.default_rng(0).uniform(0, 0.5, size=(40, 40))
+    near = np.random.default_rng(1).uniform(0.8, 0.9, size=(2, 100, 40))
+    told = statistics(alike(near[0], near[1], floor), **HOW)
+    assert told.beyond_95.value == 1.0
+    assert told.outcome == "too few pictures to tell" if told.nearest_to_train.high > 0.6 else "pass"
+    assert told.nearest_to_train.low < 0.5
+
+
+def outcome_of(nearest: float, beyond: float, excess: float, width: float) -> str:
+    """The outcome of figures with intervals of that half-width."""
+    found = statistics(alike(*(np.zeros((20, 20)) for _ in range(3))), resamples=2, seed=0)
+
+    def interval(value: float) -> Interval:
+        return Interval(value, value - width, value + width)
+
+    told: Statistics = dataclasses.replace(
+        found, nearest_to_train=interval(nearest), beyond_95=interval(beyond), excess=interval(excess)
+    )
+    return told.outcome
+
+
+def test_outcomes() -> None:
+    """Fails if a wide interval passes, a narrow one above one half does, or many copies beyond the limit go unseen."""
+    assert outcome_of(0.50, 0.05, 0.0, 0.05) == "pass"
+    assert outcome_of(0.50, 0.05, 0.0, 0.15) == "too few pictures to tell"
+    assert outcome_of(0.60, 0.05, 0.0, 0.05) == "fail"
+    assert outcome_of(0.50, 0.20, 0.2, 0.05) == "fail"
+    assert outcome_of(0.50, 0.20, 0.0, 0.05) == "pass"
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_planted_copies_are_alike_and_not_the_same(kind: str) -> None:
+    """Fails if an alteration does nothing, depends on more than its seed, or leaves nothing of the picture."""
+    images = textures(12, 1, "t").images
+    changed = altered(images, kind, 0)
+    assert changed.shape == images.shape
+    assert changed.dtype == np.uint8
+    assert np.array_equal(changed, altered(images, kind, 0))
+    assert np.array_equal(changed, images) == (kind == "exact")
+    found = likeness(list(changed), list(images))
+    assert np.mean(found.argmax(axis=1) == np.arange(12)) > 0.9
+
+
+def test_controls_by_hand() -> None:
+    """Fails if kinds are mixed up, or the copy of another picture counts as traced."""
+    groups, rows = np.array(["a", "b", "b"]), np.array([0, 1])
+    planted = np.zeros((12, 3))
+    planted[0, 0] = planted[1, 2] = 0.9  # exact: both beyond, both of the right group
+    planted[2, 1] = planted[3, 1] = 0.9  # flipped: both beyond, one of the right group
+    planted[4:, 0] = 0.1  # all others below the limit, every first one traced
+    found = controls(planted, groups, rows, 0.5)
+    assert (found["exact"].detected, found["exact"].traced) == (1.0, 1.0)
+    assert (found["flipped"].detected, found["flipped"].traced) == (1.0, 0.5)
+    assert (found["cropped"].detected, found["cropped"].traced) == (0.0, 0.5)
+
+
+def test_pictures_of_their_own_are_no_copies() -> None:
+    """Fails if independent pictures are called copies, or planted ones are not found among them."""
+    section = run(context(texture_sets()))
+    told = section.values["fine_detail"]
+    assert told["nearest_to_train"]["value"] == pytest.approx(0.5, abs=0.2)
+    assert told["unmistakable"] == 0
+    assert {kind: v["detected"] for kind, v in told["planted"].items() if kind != "cropped"} == {
+        kind: 1.0 for kind in KINDS if kind != "cropped"
+    }
+    assert section.verdict is not None
+    assert section.verdict.outcome in ("pass", "too few pictures to tell")
+    assert section.per_pair["privacy_copy_of"] == [None] * 40
+    assert len(section.per_pair["privacy_fine_detail_likeness"]) == 40
+    assert len(section.figures) == 2
+    assert all(figure.png.startswith(b"\x89PNG") for figure in section.figures)
+
+
+@pytest.mark.parametrize("kind", ["exact", "flipped", "shifted", "noised and denoised"])
+def test_three_copies_among_forty_are_an_alarm(kind: str) -> None:
+    """Fails if a few copies drown in the shares: the verdict has to look at single pictures as well."""
+    section = run(context(texture_sets(copies(kind, 3))))
+    assert section.verdict is not None
+    assert section.verdict.outcome == "fail"
+    assert section.values["fine_detail"]["unmistakable"] in (2, 3)  # one copy in four is less alike than that
+    nearest = section.per_pair["privacy_fine_detail_nearest"]
+    assert list(nearest[:3]) == ["t_000", "t_001", "t_002"]
+
+
+def test_a_set_made_of_shifted_copies_moves_every_statistic() -> None:
+    """Fails if a statistic stays where it was although all pictures are copies."""
+    told = run(context(texture_sets(copies("shifted", 40)))).values["fine_detail"]
+    assert told["nearest_to_train"]["low"] > 0.5
+    assert told["beyond_95"]["low"] > 0.8
+    assert told["excess"]["low"] > 0
+    assert told["train_copied"] == pytest.approx(40 / 60, abs=0.03)
+    assert told["outcome"] == "fail"
+
+
+def test_the_train_set_itself_is_shouted_at() -> None:
+    """Fails if a set made of train pictures gets anything but a failed audit, whatever the statistics say."""
+    sets = texture_sets()
+    section = run(context(dataclasses.replace(sets, synthetic=sets.train)))
+    assert section.verdict is not None
+    assert section.verdict.outcome == "fail"
+    assert "60 of 60 are real to the pixel" in section.verdict.sentence
+    few = run(context(dataclasses.replace(sets, synthetic=sets.train.rows([0, 1, 2]))))
+    assert few.verdict is not None
+    assert few.verdict.outcome == "fail"  # also where there are too few for statistics
+
+
+def test_one_real_picture_among_the_synthetic_ones_fails() -> None:
+    """Fails if the verdict overlooks a copy that no statistic shows: here of a held-out picture."""
+    sets = texture_sets()
+    images = np.concatenate([sets.held_out.images[:1], sets.synthetic.images[1:]])
+    section = run(context(dataclasses.replace(sets, synthetic=dataclasses.replace(sets.synthetic, images=images))))
+    assert section.verdict is not None
+    assert section.verdict.sentence == "1 of 40 synthetic images are copies of real ones."
+    assert section.values["fine_detail"]["unmistakable"] == 0
+
+
+def test_leaks_by_content() -> None:
+    """Fails if a mirrored copy keeps its secret, or a picture of its own is taken for a copy."""
+    sets = texture_sets()
+    smooth = np.stack([cv2.GaussianBlur(image, (0, 0), 1.0) for image in sets.train.images[:2, :, ::-1]])
+    own = sets.synthetic.images
+    images = np.concatenate([sets.train.images[5:6], smooth, sets.held_out.images[:1], own[4:]])
+    found = find_leaks(dataclasses.replace(sets, synthetic=dataclasses.replace(sets.synthetic, images=images)), [])
+    assert found.exact[:5] == ["t_005", None, None, "h_000", None]
+    assert found.same[:5] == ["t_005", "t_000", "t_001", None, None]
+    assert found.copies == 4
+
+
+def test_plain_pictures_and_like_held_out_ones_are_no_leaks() -> None:
+    """Fails if black pictures, which all have one hash, are called copies, or likeness to train that is common is."""
+    sets = texture_sets()
+    black = dataclasses.replace(sets.synthetic, images=np.zeros_like(sets.synthetic.images))
+    train = dataclasses.replace(sets.train, images=np.concatenate([black.images[:1], sets.train.images[1:]]))
+    assert find_leaks(dataclasses.replace(sets, synthetic=black, train=train), []).copies == 0
+    blurred = np.stack([cv2.GaussianBlur(image, (0, 0), 1.0) for image in sets.train.images[:40]])
+    usual = dataclasses.replace(sets.held_out, images=blurred[:30])
+    near = dataclasses.replace(sets.synthetic, images=blurred)
+    assert find_leaks(dataclasses.replace(sets, synthetic=near), []).copies == 40
+    found = find_leaks(dataclasses.replace(sets, synthetic=near, held_out=usual), [])
+    assert found.bits < 40
+    assert not any(found.same[30:])
+
+
+def test_an_embedding_is_heard_only_while_it_is_trusted() -> None:
+    """Fails if figures of a bad embedding are shown, or those of a good one are not."""
+    good = run(with_embedding(context(texture_sets()), 0.9))
+    assert good.values["embedding"]["planted"]["exact"] == {"detected": 1.0, "traced": 1.0}
+    assert good.tables[0].columns == ["figure", "embedding", "fine detail", "without copying"]
+    assert not good.skipped
+    bad = run(with_embedding(context(texture_sets()), 0.4))
+    assert "embedding" not in bad.values
+    assert "privacy_embedding_nearest" not in bad.per_pair
+    assert "below the 0.500" in bad.skipped[0]
+    assert "fine_detail" in bad.values
+
+
+def test_controls_that_are_not_found_withhold_the_verdict() -> None:
+    """Fails if a measure that is blind here passes a set."""
+    sets = texture_sets()
+    flat = [
+        dataclasses.replace(p, images=np.full_like(p.images, 90)) for p in (sets.train, sets.held_out, sets.synthetic)
+    ]
+    section = run(context(dataclasses.replace(sets, train=flat[0], held_out=flat[1], synthetic=flat[2])))
+    assert section.verdict is not None
+    assert section.verdict.outcome == "withheld"
+    assert "finds only 0.000 of planted exact copies" in section.skipped[-1]
+    assert json.dumps([section.values, section.per_pair], allow_nan=False, default=str)
+
+
+def test_black_pictures_have_finite_figures() -> None:
+    """Fails if a constant picture brings a NaN."""
+    sets = texture_sets()
+    black = dataclasses.replace(sets.synthetic, images=np.zeros_like(sets.synthetic.images))
+    section = run(with_embedding(context(dataclasses.replace(sets, synthetic=black)), 0.9))
+    assert json.dumps([section.values, section.per_pair], allow_nan=False)
+    assert section.verdict is not None
+    assert section.values["fine_detail"]["beyond_95"]["value"] == 0
+
+
+def test_few_pictures_are_told() -> None:
+    """Fails if five pictures get statistics, or none of the three sets is named."""
+    section = run(context(texture_sets(textures(5, 3, "synthetic"), held_out=4)))
+    assert section.verdict is not None
+    assert section.verdict.outcome == "too few pictures to tell"
+    assert "5 synthetic pictures, at least 10 needed; 4 held-out pictures, at least 20 needed" in section.skipped[0]
+    assert set(section.values) == {"copies"}
+    assert EvaluateConfig("", "").checkpoint_path is None
