@@ -1,0 +1,203 @@
+"""Are pictures of one class as unlike each other as real ones are, or is one picture drawn again and again?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure as Plot
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+from medsegdiff.data.hashing import content_hash
+from medsegdiff.evaluation.compare import mean_interval
+from medsegdiff.evaluation.context import SETS, Context, Metric
+from medsegdiff.evaluation.drawing import png, show
+from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
+from medsegdiff.evaluation.sets import Pairs
+
+PAIRS = 300  # random pairs of a class that are compared
+MIN_PICTURES = 20  # of a class in each set
+PAIRING = 3  # purpose of random numbers
+BATCH = 50
+# Wang, Simoncelli and Bovik 2003, section 3.2, from the finest scale on; sized for pictures of 256 pixels
+WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+SMALLEST_SIDE = 16  # pixels of the coarsest scale: its window has 11
+ALIKE = 99  # percentile of real pairs beyond which a pair is told as very alike
+ALIKE_SHARE = 0.05  # share of such synthetic pairs above which the model has collapsed; among real ones it is 0.01
+MARGIN = 0.05  # MS-SSIM by which synthetic pairs may be more alike than real ones
+REPEATED_SHARE = 0.01  # share of pictures that may repeat another one to the pixel
+SHOWN = 4
+TITLES = {"train": "real train", "held_out": "real held-out", "synthetic": "synthetic"}
+COLOURS = {"train": "0.5", "held_out": "C0", "synthetic": "C3"}
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How alike random pairs of a class are."""
+
+    values: np.ndarray  # (K,) MS-SSIM
+    pairs: np.ndarray  # (K, 2) rows of the two pictures in their set
+
+
+def run(context: Context) -> Section:
+    """MS-SSIM of random pairs of each class, synthetic beside real, and repeated pictures."""
+    section = Section("As varied as real pictures?")
+    section.text.append(
+        "Two pictures of the same class were drawn at random, several hundred times, and compared by MS-SSIM on grey "
+        "values: 1 for the same picture, near 0 for pictures that share nothing. Synthetic pairs that are more alike "
+        "than real pairs mean less variety than in real patients. Two real pictures of one patient were never paired."
+    )
+    told: dict[str, dict[str, Likeness]] = {}
+    for label in context.sets.classes:
+        counts = {which: len(getattr(context.sets, which).of(label)) for which in SETS}
+        if min(counts.values()) < MIN_PICTURES:
+            each = ", ".join(f"{n} {TITLES[which]}" for which, n in counts.items())
+            section.skipped.append(f"Variety of {label} pictures: {each}; at least {MIN_PICTURES} of each needed.")
+            continue
+        found = {which: _likeness(context, which, label) for which in SETS}
+        if few := [TITLES[which] for which, likeness in found.items() if len(likeness.values) < MIN_PICTURES]:
+            section.skipped.append(f"Variety of {label} pictures: nearly all {few[0]} pictures are of one patient.")
+            continue
+        told[label] = found
+        section.values[label] = _figures(context, label, found)
+    if told:
+        _tell(section, told)
+        section.figures += [_distributions(told), *(_most_alike(context, label, f) for label, f in told.items())]
+    return section
+
+
+def ms_ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(K,) MS-SSIM of (K, S, S) uint8 pictures, with as many of the five scales as fit; 1 for equal pictures.
+
+    The weights of the scales there are are scaled to sum to 1. Wang, Simoncelli and Bovik, "Multi-scale structural
+    similarity for image quality assessment", Asilomar 2003. S at least 32.
+    """
+    scales = 1 + sum(first.shape[1] // 2**n >= SMALLEST_SIDE for n in range(1, len(WEIGHTS)))
+    betas = tuple(w / sum(WEIGHTS[:scales]) for w in WEIGHTS[:scales])
+    parts = []
+    for start in range(0, len(first), BATCH):
+        x, y = (torch.from_numpy(p[start : start + BATCH, None]).float() / 255 for p in (first, second))
+        found = multiscale_structural_similarity_index_measure(
+            x, y, data_range=1.0, betas=betas, reduction="none", normalize="relu"
+        )
+        parts.append(np.atleast_1d(found.double().numpy()))
+    return np.concatenate(parts)
+
+
+def random_pairs(groups: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """(K, 2) different pairs of rows of `groups` (N,) with unlike groups, in random order; K at most `count`."""
+    first, second = np.triu_indices(len(groups), k=1)
+    apart = np.flatnonzero(groups[first] != groups[second])
+    chosen = random.permutation(apart)[:count]
+    return np.stack([first[chosen], second[chosen]], axis=1)
+
+
+def repeated(pairs: Pairs, rows: np.ndarray) -> int:
+    """How many of the pictures of these rows are, to the pixel, one that stands before."""
+    return len(rows) - len({content_hash(pairs.images[row]) for row in rows})
+
+
+def _likeness(context: Context, which: str, label: str) -> Likeness:
+    pairs: Pairs = getattr(context.sets, which)
+    rows = pairs.of(label)
+    random = np.random.default_rng([context.config.seed, PAIRING, SETS.index(which)])
+    chosen = rows[random_pairs(pairs.groups[rows], PAIRS, random)]
+    values = ms_ssim(pairs.images[chosen[:, 0]], pairs.images[chosen[:, 1]]) if len(chosen) else np.zeros(0)
+    return Likeness(values, chosen)
+
+
+def _figures(context: Context, label: str, found: dict[str, Likeness]) -> dict[str, Any]:
+    """Means, share of very alike pairs, repeated pictures; for report.json."""
+    real = np.concatenate([found["train"].values, found["held_out"].values])
+    alike = (found["synthetic"].values > np.percentile(real, ALIKE)).astype(float)
+    synthetic = context.sets.synthetic
+    rows = synthetic.of(label)
+    figures = {which: vars(_mean(context, likeness.values)) for which, likeness in found.items()}
+    return {
+        **figures,
+        "very_alike": vars(_mean(context, alike)),
+        "pairs": len(found["synthetic"].values),
+        "pictures": len(rows),
+        "repeated": repeated(synthetic, rows),
+    }
+
+
+def _mean(context: Context, values: np.ndarray) -> Interval:
+    """Over pairs, each of which was drawn on its own."""
+    return mean_interval(values, np.arange(len(values)), context.config.bootstrap, context.config.seed)
+
+
+def _tell(section: Section, told: dict[str, dict[str, Likeness]]) -> None:
+    """Table and verdict."""
+    rows: list[list[Cell | Interval]] = []
+    for label in told:
+        v = section.values[label]
+        means = [Interval(**v[which]) for which in ("synthetic", "train", "held_out", "very_alike")]
+        rows.append([label, *means, v["pairs"], f"{v['repeated']} of {v['pictures']}"])
+    columns = ["class", "synthetic", *(f"{TITLES[w]} (floor)" for w in SETS[:2]), "very alike", "pairs", "repeats"]
+    note = (
+        "Mean MS-SSIM of random pairs, the lower the more varied, with an interval over pairs; lower than of real "
+        "pairs is no merit, as noise lowers it, and so does a lack of the layers that all breasts have. very alike: "
+        f"share of synthetic pairs that are more alike than {ALIKE} % of real pairs (real pictures have "
+        f"{1 - ALIKE / 100:.2f}). repeats: synthetic pictures that are another one to the pixel."
+    )
+    section.tables.append(Table("MS-SSIM between pictures of a class", columns, rows, note))
+    section.verdict = _verdict({label: section.values[label] for label in told})
+
+
+def _verdict(told: dict[str, dict[str, Any]]) -> Verdict:
+    """Whether the model draws the same again and again; the worst class decides."""
+    collapsed, less, unclear = [], [], []
+    for label, v in told.items():
+        synthetic, real = v["synthetic"], max((v[w] for w in ("train", "held_out")), key=lambda i: i["value"])
+        size = f"{label}: MS-SSIM {number(synthetic['value'])} against {number(real['value'])} of real pairs"
+        if v["very_alike"]["low"] > ALIKE_SHARE or v["repeated"] > REPEATED_SHARE * v["pictures"]:
+            share, same = v["very_alike"]["value"], v["repeated"]
+            collapsed.append(f"{size}, {share:.0%} of pairs very alike, {same} of {v['pictures']} pictures repeated")
+        elif synthetic["low"] > real["value"] + MARGIN:
+            less.append(size)
+        elif synthetic["high"] > real["value"] + MARGIN or v["very_alike"]["high"] > ALIKE_SHARE:
+            unclear.append(size)
+    if collapsed:
+        return Verdict("fail", f"MODE COLLAPSE: the same pictures are drawn again and again ({'; '.join(collapsed)}).")
+    if less:
+        return Verdict("fail", f"Synthetic pictures are less varied than real ones ({'; '.join(less)}).")
+    if unclear:
+        return Verdict("too few pictures to tell", f"Whether pictures are as varied is open ({'; '.join(unclear)}).")
+    named = ", ".join(told)
+    return Verdict("pass", f"No mode collapse: pictures are as unlike each other as real ones ({named}; within {MARGIN}).")
+
+
+def _distributions(told: dict[str, dict[str, Likeness]]) -> Figure:
+    """Histograms of MS-SSIM by class."""
+    plot = Plot(figsize=(4.5 * len(told), 3.2), layout="constrained")
+    bins = np.linspace(0, max(float(f.values.max()) for found in told.values() for f in found.values()) + 1e-6, 31)
+    for axes, (label, found) in zip(plot.subplots(1, len(told), squeeze=False)[0], told.items(), strict=True):
+        for which, likeness in found.items():
+            how = {"density": True, "histtype": "step", "linewidth": 1.6, "color": COLOURS[which]}
+            axes.hist(likeness.values, bins=bins, label=TITLES[which], **how)
+        axes.set_title(label)
+        axes.set_xlabel("MS-SSIM of two pictures (1: the same)")
+        axes.set_yticks([])
+        axes.legend(frameon=False, fontsize=8)
+    return Figure(
+        png(plot), "How alike two pictures of a class are: red to the right of the others means less variety."
+    )
+
+
+def _most_alike(context: Context, label: str, found: dict[str, Likeness]) -> Figure:
+    """The synthetic pairs that are most alike, one above the other."""
+    pairs, likeness = context.sets.synthetic, found["synthetic"]
+    order = np.argsort(-likeness.values, kind="stable")[:SHOWN]
+    plot = Plot(figsize=(2.2 * len(order), 4.2), layout="constrained")
+    for column, i in zip(plot.subplots(2, len(order), squeeze=False).T, order, strict=True):
+        for axes, row in zip(column, likeness.pairs[i], strict=True):
+            show(axes, pairs.images[row], pairs.pixels[row])
+            axes.set_title(pairs.records[row].id, fontsize=7)
+        column[0].set_title(f"MS-SSIM {likeness.values[i]:.2f}\n{pairs.records[likeness.pairs[i][0]].id}", fontsize=7)
+    return Figure(png(plot), f"The {len(order)} most alike of the random pairs of synthetic {label} pictures.")
+
+
+METRIC = Metric("diversity", 15, run)

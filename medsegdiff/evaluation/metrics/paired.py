@@ -1,0 +1,216 @@
+"""Images drawn for real masks against the real images of these masks, pixel by pixel."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure as Plot
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from medsegdiff.config import EvaluateConfig
+from medsegdiff.data.records import PairRecord, PairSet
+from medsegdiff.evaluation.compare import mean_interval
+from medsegdiff.evaluation.context import Context, Metric
+from medsegdiff.evaluation.drawing import outline, png, show
+from medsegdiff.evaluation.features.lpips import check_lpips, lpips
+from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table
+from medsegdiff.evaluation.sets import Pairs, load_pairs
+
+MIN_PAIRS = 10  # of a scope
+BATCH = 64
+SHOWN = 6
+PARTNERS = 5  # purpose of random numbers
+DRAWN = re.compile(r"syn_(?P<id>.+)_\d+")  # id of a pair that was drawn for a mask (`generation.plan.plan_images`)
+FIGURES = {"ssim": "SSIM", "psnr": "PSNR (dB)", "rmse": "RMSE (grey levels)", "lpips": "LPIPS (AlexNet)"}
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Synthetic pairs and the real ones of whose masks they were drawn; row i of one belongs to row i of the other."""
+
+    rows: np.ndarray  # (N,) rows in the synthetic set
+    synthetic: Pairs
+    real: Pairs
+
+
+def run(context: Context) -> Section | None:
+    """SSIM, PSNR, RMSE and LPIPS beside those of another real image of the class; None for other sets."""
+    matched = match(context)
+    if matched is None:
+        return None
+    section = Section("Images drawn for real masks, against the real images")
+    section.text.append(
+        "Every image was drawn for the mask of a real picture, and is compared here with that picture. Beside it "
+        "stands another real picture of the same class. A mask leaves much of a picture open, so such figures are no "
+        "measure of quality: they are highest for a model that copies its train pictures. Far better figures for masks "
+        "of train pictures than for masks of held-out ones are a sign of that."
+    )
+    if rest := len(context.sets.synthetic) - len(matched.rows):
+        section.skipped.append(f"{rest} of {len(context.sets.synthetic)} pairs: their masks are not of the real set.")
+    partners = _partners(context, matched)
+    own = _measured(context, section, matched.synthetic.images, matched.real.images)
+    other = _measured(context, None, partners, matched.real.images)
+    _table(context, section, matched, own, other)
+    for name, values in own.items():
+        column: list[Cell] = [None] * len(context.sets.synthetic)
+        for row, value in zip(matched.rows, values, strict=True):
+            column[row] = None if np.isnan(value) else float(f"{value:.5g}")
+        section.per_pair[f"paired_{name}"] = column
+    section.figures.append(_nearest(matched, own["ssim"]))
+    return section
+
+
+def match(context: Context) -> Matched | None:
+    """The synthetic pairs that were drawn for masks of the real set (mode mask_to_image); None where there is none.
+
+    Such a pair bears the id of the mask in its own, and the group of the real pair; that of a mask without a data set
+    is made from the mask's content (`generation.given`).
+    """
+    known = {(r.id, r.group): r for r in context.real.records}
+    by_mask = {f"m{r.mask_hash[:12]}": r for r in context.real.records}
+    found: dict[int, PairRecord] = {}
+    for row, record in enumerate(context.sets.synthetic.records):
+        name = DRAWN.fullmatch(record.id)
+        real = known.get((name["id"], record.group)) if name else None
+        if real is not None or (name and (real := by_mask.get(record.group))):
+            found[row] = real
+    if not found:
+        return None
+    rows = np.array(list(found))
+    return Matched(rows, context.sets.synthetic.rows(rows), _load(context, list(found.values())))
+
+
+def _load(context: Context, records: list[PairRecord]) -> Pairs:
+    """The pairs of these records, which may repeat."""
+    unique = {r.id: r for r in records}
+    loaded = load_pairs(
+        dataclasses.replace(context.real, records=tuple(unique.values())), context.sets.img_size, "masks drawn for"
+    )
+    number = {name: i for i, name in enumerate(unique)}
+    return loaded.rows([number[r.id] for r in records])
+
+
+def _partners(context: Context, matched: Matched) -> np.ndarray:
+    """(N, S, S) for every pair another real image of its class, of another group; black where there is none."""
+    random = np.random.default_rng([context.config.seed, PARTNERS])
+    real = [context.sets.train, context.sets.held_out]
+    images, labels, groups = (
+        np.concatenate([getattr(p, field) for p in real]) for field in ("images", "labels", "groups")
+    )
+    found = np.zeros_like(matched.real.images)
+    for i, (label, group) in enumerate(zip(matched.synthetic.labels, matched.real.groups, strict=True)):
+        candidates = np.flatnonzero((labels == label) & (groups != group))
+        if len(candidates):
+            found[i] = images[random.choice(candidates)]
+    return found
+
+
+def _measured(
+    context: Context, section: Section | None, first: np.ndarray, second: np.ndarray
+) -> dict[str, np.ndarray]:
+    """(N,) of every figure for (N, S, S) uint8 pictures; NaN for the PSNR of equal ones. What is lacking is told."""
+    difference = first.astype(np.float64) - second
+    rmse = np.sqrt((difference**2).mean(axis=(1, 2)))
+    psnr = np.full(len(rmse), np.nan)
+    psnr[rmse > 0] = 20 * np.log10(255 / rmse[rmse > 0])
+    found = {"ssim": _batched(_ssim, first, second), "psnr": psnr, "rmse": rmse}
+    if section is not None and np.isnan(psnr).any():
+        section.skipped.append(f"PSNR of {np.isnan(psnr).sum()} images that equal the real one to the pixel.")
+    if context.config.lpips_weights is not None:
+        found["lpips"] = lpips(first, second, context.config)
+    elif section is not None:
+        section.skipped.append("LPIPS: needs --lpips_weights.")
+    return found
+
+
+def _batched(measure: Callable[[Tensor, Tensor], Tensor], first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(N,) a measure of pictures in [0, 1], (B, 1, S, S), in batches."""
+    parts = []
+    for start in range(0, len(first), BATCH):
+        x, y = (torch.from_numpy(p[start : start + BATCH, None]).float() / 255 for p in (first, second))
+        parts.append(np.atleast_1d(measure(x, y).double().numpy()))
+    return np.concatenate(parts)
+
+
+def _ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Wang et al., IEEE Trans. Image Processing 13(4), 2004, with its window of 11 pixels."""
+    found = structural_similarity_index_measure(x, y, data_range=1.0, reduction="none")
+    assert isinstance(found, Tensor)
+    return found
+
+
+def _table(
+    context: Context, section: Section, matched: Matched, own: dict[str, np.ndarray], other: dict[str, np.ndarray]
+) -> None:
+    """All figures overall, by class, and by whether the generator learnt the picture of the mask."""
+    rows: list[list[Cell | Interval]] = []
+    values: dict[str, Any] = {}
+    for scope, chosen in _scopes(context, matched).items():
+        if (count := int(chosen.sum())) < MIN_PAIRS:
+            section.skipped.append(f"Figures of {scope}: {count} pairs, at least {MIN_PAIRS} needed.")
+            continue
+        values[scope] = {"pairs": count}
+        for name in own:
+            sides = {
+                side: _mean(context, found[name], chosen, matched)
+                for side, found in (("synthetic", own), ("floor", other))
+            }
+            rows.append([scope, FIGURES[name], *sides.values(), count])
+            values[scope][name] = {side: vars(i) if i else None for side, i in sides.items()}
+    section.values["scopes"] = values
+    if rows:
+        columns = ["pairs", "figure", "synthetic against real", "another real one against real (floor)", "n"]
+        note = (
+            "SSIM (1 for equal pictures) and PSNR are the higher the more alike two pictures are; RMSE and LPIPS, "
+            "which is made for photographs, the lower. Speckle alone keeps all of them far from equal pictures."
+        )
+        section.tables.append(Table("Likeness to the real image of the mask", columns, rows, note))
+
+
+def _scopes(context: Context, matched: Matched) -> dict[str, np.ndarray]:
+    """(N,) truth values by what is told apart."""
+    everything = np.ones(len(matched.rows), dtype=bool)
+    learnt = np.array([r.split == "train" for r in matched.real.records])
+    scopes = {
+        scope: everything if label is None else matched.synthetic.labels == label
+        for scope, label in context.scopes().items()
+    }
+    if learnt.any() and not learnt.all():
+        scopes |= {"masks of train pictures": learnt, "masks of held-out pictures": ~learnt}
+    return scopes
+
+
+def _mean(context: Context, values: np.ndarray, chosen: np.ndarray, matched: Matched) -> Interval | None:
+    """The mean over chosen pairs that have a value, with an interval over groups of real pictures."""
+    rows = np.flatnonzero(chosen & ~np.isnan(values))
+    if not len(rows):
+        return None
+    return mean_interval(values[rows], matched.real.groups[rows], context.config.bootstrap, context.config.seed)
+
+
+def _nearest(matched: Matched, ssim: np.ndarray) -> Figure:
+    """The images that are most like the real ones of their masks."""
+    order = np.argsort(-ssim, kind="stable")[:SHOWN]
+    plot = Plot(figsize=(2.2 * len(order), 4.2), layout="constrained")
+    for column, i in zip(plot.subplots(2, len(order), squeeze=False).T, order, strict=True):
+        for axes, pairs in zip(column, (matched.synthetic, matched.real), strict=True):
+            show(axes, pairs.images[i], pairs.pixels[i])
+            outline(axes, pairs.masks[i], "lime", 0.8)
+        name = matched.synthetic.records[i].id
+        column[0].set_title(f"{name}\nSSIM {ssim[i]:.2f}", fontsize=7)
+    what = "above the synthetic image, below the real one of its mask (green)"
+    return Figure(png(plot), f"The {len(order)} images that are most like the real ones: {what}.")
+
+
+def _check(config: EvaluateConfig, _: PairSet) -> None:
+    check_lpips(config)
+
+
+METRIC = Metric("paired", 20, run, _check)

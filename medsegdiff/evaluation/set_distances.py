@@ -1,0 +1,135 @@
+"""How far two sets of pictures are apart in a space of features: Frechet distance, KID, precision, recall."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from medsegdiff.evaluation.compare import Comparison, Measure, Sample, against_floor
+from medsegdiff.evaluation.section import Interval
+
+MIN_PICTURES = 20  # of each set, for such figures to say anything
+NEAREST = 5  # neighbours that precision, recall, density and coverage look at, as their authors do
+# What a figure can be: chance must not carry an interval beyond
+RANGES = {
+    "frechet": (0.0, math.inf),
+    "kid": (-math.inf, math.inf),
+    "precision": (0.0, 1.0),
+    "recall": (0.0, 1.0),
+    "density": (0.0, math.inf),
+    "coverage": (0.0, 1.0),
+}
+
+
+def compared(sets: Sequence[Sample], *, resamples: int, seed: int) -> dict[str, Comparison]:
+    """All figures of `RANGES` of train against synthetic, beside train against held-out (their floor).
+
+    `sets` are train, held-out and synthetic, features (N, F), at least `NEAREST` + 1 pictures each.
+    """
+    measure = between_rows(np.concatenate([s.features for s in sets]))
+    ends = np.cumsum([len(s.features) for s in sets])
+    # The measure knows all distances already, and is given row numbers for features
+    train, held_out, synthetic = (
+        Sample(np.arange(end - len(s.features), end), s.groups) for s, end in zip(sets, ends, strict=True)
+    )
+    found = against_floor(measure, train, held_out, synthetic, resamples=resamples, seed=seed)
+    return {name: within(comparison, *RANGES[name]) for name, comparison in found.items()}
+
+
+def between_rows(features: np.ndarray) -> Measure:
+    """A measure that takes row numbers (n,) of the (N, F) `features` on either side, real ones first."""
+    from prdc.prdc import compute_pairwise_distance  # takes a second to import
+
+    distances, kernel = compute_pairwise_distance(features), polynomial_kernel(features, features)
+
+    def measure(first: np.ndarray, second: np.ndarray) -> Mapping[str, float]:
+        real, other, across = (np.ix_(a, b) for a, b in ((first, first), (second, second), (first, second)))
+        return {
+            "frechet": frechet_distance(features[first], features[second]),
+            "kid": kernel_distance(kernel[real], kernel[other], kernel[across]),
+            **neighbours(distances[real], distances[other], distances[across]),
+        }
+
+    return measure
+
+
+def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Squared Frechet distance of the Gaussians with the means and covariances of (n, F) and (m, F) features.
+
+    |mean difference|^2 + tr(A + B - 2 (A B)^(1/2)) (Dowson and Landau, J. Multivariate Analysis 12, 1982; Heusel et
+    al., NeurIPS 2017, eq. 6), covariances with n - 1 as usual. With A = X^T X and B = Y^T Y the trace of the root is
+    the sum of the singular values of X Y^T: never complex, and exact where pictures are fewer than features.
+    """
+    mean, other_mean = first.mean(axis=0), second.mean(axis=0)
+    x = (first - mean) / math.sqrt(max(len(first) - 1, 1))
+    y = (second - other_mean) / math.sqrt(max(len(second) - 1, 1))
+    squares = float((x**2).sum() + (y**2).sum())
+    if x.shape[1] < min(len(x), len(y)):  # the same singular values in a smaller matrix
+        x, y = np.linalg.qr(x, mode="r"), np.linalg.qr(y, mode="r")
+    root = float(np.linalg.svd(x @ y.T, compute_uv=False).sum())
+    return max(0.0, float(((mean - other_mean) ** 2).sum()) + squares - 2 * root)
+
+
+def polynomial_kernel(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(n, m) kernel (x y / F + 1)^3 of (n, F) and (m, F) features (Binkowski et al., ICLR 2018, section 4)."""
+    kernel: np.ndarray = (first @ second.T / first.shape[1] + 1) ** 3
+    return kernel
+
+
+def kernel_distance(first: np.ndarray, second: np.ndarray, across: np.ndarray) -> float:
+    """Unbiased estimate of the squared maximum mean discrepancy (Gretton et al., JMLR 13, 2012, eq. 3), as KID is.
+
+    From kernels (n, n) and (m, m) within either set and (n, m) across. About 0 for sets of one kind, often below.
+    """
+    n, m = across.shape
+    within_first = (first.sum() - np.trace(first)) / (n * (n - 1))
+    within_second = (second.sum() - np.trace(second)) / (m * (m - 1))
+    return float(within_first + within_second - 2 * across.mean())
+
+
+def neighbours(real: np.ndarray, other: np.ndarray, across: np.ndarray) -> dict[str, float]:
+    """Precision, recall (Kynkaanniemi et al., NeurIPS 2019), density and coverage (Naeem et al., ICML 2020, section 3).
+
+    From distances (n, n) and (m, m) within either set and (n, m) across, and otherwise as `prdc.compute_prdc`, which
+    would compute the distances anew for every resample.
+    """
+    from prdc.prdc import get_kth_value
+
+    real_radius, other_radius = (get_kth_value(d, NEAREST + 1, axis=-1) for d in (real, other))  # with the point itself
+    near = across < real_radius[:, None]
+    return {
+        "precision": float(near.any(axis=0).mean()),
+        "recall": float((across < other_radius[None]).any(axis=1).mean()),
+        "density": float(near.sum(axis=0).mean() / NEAREST),
+        "coverage": float((across.min(axis=1) < real_radius).mean()),
+    }
+
+
+def inception_score(probabilities: np.ndarray) -> float:
+    """exp of the mean divergence of (N, K) class probabilities from their mean (Salimans et al., NeurIPS 2016)."""
+    p = np.maximum(probabilities, 1e-300)
+    divergence = (p * (np.log(p) - np.log(p.mean(axis=0)))).sum(axis=1)
+    return float(np.exp(divergence.mean()))
+
+
+def scores_compared(sets: Sequence[Sample], *, resamples: int, seed: int) -> Comparison:
+    """Inception score of the synthetic set, and of held-out pictures for its floor, from probabilities (N, K)."""
+    train, held_out, synthetic = sets
+
+    def measure(_: np.ndarray, other: np.ndarray) -> dict[str, float]:
+        return {"score": inception_score(other)}
+
+    found = against_floor(measure, train, held_out, synthetic, resamples=resamples, seed=seed)["score"]
+    return within(found, 1.0, math.inf)
+
+
+def within(found: Comparison, lowest: float, highest: float) -> Comparison:
+    """The same with intervals cut to what the figure can be."""
+
+    def cut(i: Interval) -> Interval:
+        return Interval(i.value, max(i.low, lowest), min(i.high, highest))
+
+    return dataclasses.replace(found, synthetic=cut(found.synthetic), floor=cut(found.floor))
