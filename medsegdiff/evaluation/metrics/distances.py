@@ -17,7 +17,7 @@ from medsegdiff.evaluation.drawing import png
 from medsegdiff.evaluation.features.encoder import encoder_features, encoder_missing
 from medsegdiff.evaluation.features.inception import POOLED, check_inception, inception_features
 from medsegdiff.evaluation.features.radiomics import NAMES, radiomics, without_lesion
-from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, number
+from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
 from medsegdiff.evaluation.set_distances import MIN_PICTURES, compared, scores_compared
 
 SHOWING = 4  # purpose of random numbers
@@ -75,6 +75,8 @@ def run(context: Context) -> Section:
     }
     if "inception" in spaces:
         _score(context, section)
+    if "all" in found["radiomics"]:
+        section.verdict = _verdict(found["radiomics"]["all"]["frechet"])
     _farthest(context, section)
     for which in SETS:
         if lacking := without_lesion(pairs := getattr(context.sets, which)):
@@ -85,6 +87,21 @@ def run(context: Context) -> Section:
     shown = {name: kind for name, kind in spaces.items() if "all" in found[name]}
     section.figures += [_picture(context, name, kind, found[name]["all"]) for name, kind in shown.items()]
     return section
+
+
+def _verdict(distance: Comparison) -> Verdict:
+    """By radiomic features, which every set has: can the synthetic pictures be told from real ones?"""
+    own, floor = distance.synthetic, distance.floor
+    size = f"Fréchet radiomics distance {own}; real pictures among themselves: {floor}"
+    if own.low > floor.high:
+        return Verdict("fail", f"Synthetic pictures differ from real ones in grey values and texture ({size}).")
+    if own.high < floor.low:
+        return Verdict("fail", f"Synthetic pictures are nearer to train than other real ones are: copies? ({size})")
+    if own.high <= floor.high:
+        return Verdict("pass", f"Synthetic pictures cannot be told from real ones by grey values and texture ({size}).")
+    return Verdict(
+        "too few pictures to tell", f"Whether grey values and texture are those of real ones is open ({size})."
+    )
 
 
 def _spaces(context: Context, section: Section) -> dict[str, Kind]:

@@ -63,7 +63,8 @@ def run(context: Context) -> Section | None:
         for row, value in zip(matched.rows, values, strict=True):
             column[row] = None if np.isnan(value) else float(f"{value:.5g}")
         section.per_pair[f"paired_{name}"] = column
-    section.figures.append(_nearest(matched, own["ssim"]))
+    if context.config.real_pictures:
+        section.figures.append(_nearest(matched, own["ssim"]))
     return section
 
 

@@ -144,7 +144,8 @@ def _tell_pairs(section: Section, context: Context, audits: dict[str, Audit]) ->
         prefix = f"privacy_{name.replace(' ', '_')}"
         section.per_pair[f"{prefix}_nearest"] = [ids[k] for k in found.nearest]
         section.per_pair[f"{prefix}_likeness"] = [round(float(v), 4) for v in found.similarity]
-        section.figures.append(_nearest_pairs(context, name, found))
+        if context.config.real_pictures:
+            section.figures.append(_nearest_pairs(context, name, found))
     section.figures.append(_histograms(audits))
 
 

@@ -12,24 +12,26 @@ from medsegdiff.evaluation.sets import Pairs, Sets
 COLUMNS, ROWS = 8, 3  # of a class
 
 
-def mixed_grids(sets: Sets, seed: int) -> list[tuple[str, Figure, Figure]]:
-    """(class, pictures alone, the same with outline and answer), half of them real and held out."""
+def mixed_grids(sets: Sets, seed: int, *, real: bool = True) -> list[tuple[str, Figure, Figure]]:
+    """(class, pictures alone, the same with outline and answer), half of them real and held out; not `real`: none."""
     random = np.random.default_rng([seed, 5])
-    return [(label, *_grid(sets, label, random)) for label in sets.classes]
+    return [(label, *_grid(sets, label, random, real)) for label in sets.classes]
 
 
-def _grid(sets: Sets, label: str, random: np.random.Generator) -> tuple[Figure, Figure]:
+def _grid(sets: Sets, label: str, random: np.random.Generator, real: bool) -> tuple[Figure, Figure]:
     half = COLUMNS * ROWS // 2
     chosen: list[tuple[Pairs, int, bool]] = []
     for pairs, synthetic in ((sets.held_out, False), (sets.synthetic, True)):
         rows = random.permutation(pairs.of(label))[:half]
-        chosen += [(pairs, int(i), synthetic) for i in rows]
+        chosen += [(pairs, int(i), synthetic) for i in rows if real or synthetic]
     shown = [chosen[i] for i in random.permutation(len(chosen))]
+    hidden, solved = _draw(shown, solved=False), _draw(shown, solved=True)
+    if not real:
+        count = f"{len(shown)} synthetic {label} pictures"
+        return Figure(hidden, f"{count}, chosen at random."), Figure(solved, f"{count}, with their masks.")
     count = f"{len(shown)} {label} pictures, real and synthetic mixed"
-    return (
-        Figure(_draw(shown, solved=False), f"{count}. Which are real?"),
-        Figure(_draw(shown, solved=True), f"{count}: real ones with a white name, synthetic ones with an orange one."),
-    )
+    answer = f"{count}: real ones with a white name, synthetic ones with an orange one."
+    return Figure(hidden, f"{count}. Which are real?"), Figure(solved, answer)
 
 
 def _draw(shown: list[tuple[Pairs, int, bool]], *, solved: bool) -> bytes:

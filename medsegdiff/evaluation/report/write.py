@@ -53,10 +53,16 @@ def page(context: Context, sections: Mapping[str, Section], report: Mapping[str,
     environment.filters["png"] = lambda data: "data:image/png;base64," + base64.b64encode(data).decode()
     environment.filters["cell"] = _cell
     template = environment.get_template("page.html.j2")
-    grids = mixed_grids(context.sets, context.config.seed)
+    grids = mixed_grids(context.sets, context.config.seed, real=context.config.real_pictures)
     judges = [j for j in (context.judges.segmenter, context.judges.classifier, context.judges.embedding) if j]
     return template.render(
-        sections=sections, report=report, grids=grids, judges=judges, missing=context.judges.missing, sets=context.sets
+        sections=sections,
+        report=report,
+        grids=grids,
+        judges=judges,
+        missing=context.judges.missing,
+        sets=context.sets,
+        real_pictures=context.config.real_pictures,
     )
 
 

@@ -100,6 +100,15 @@ def test_the_grid_mixes_real_and_synthetic_and_hides_which() -> None:
     assert grids[0][1].png != again[0][1].png
 
 
+def test_a_page_to_hand_on_has_no_real_picture() -> None:
+    """Fails if a page without real pictures shows one, or still asks which are real."""
+    sets = three_sets()
+    white = dataclasses.replace(sets.held_out, images=np.full_like(sets.held_out.images, 255))
+    shared = mixed_grids(dataclasses.replace(sets, held_out=white), seed=0, real=False)
+    assert [g[1].png for g in shared] == [g[1].png for g in mixed_grids(sets, seed=0, real=False)]
+    assert all("real" not in figure.caption for _, hidden, solved in shared for figure in (hidden, solved))
+
+
 def test_the_page_opens_in_a_browser_without_an_error(tmp_path: Path) -> None:
     """Fails if the page logs an error, asks the network for anything, or has a picture that does not load."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
