@@ -37,7 +37,7 @@ def read_weights(path: Path, setting: str = "--encoder_weights", named: str = "i
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
         raise UserError(where, f"a file that cannot be read ({reason})", EXPECTED, "Fetch it anew.") from error
     tensors = max(_state_dicts(content), key=len, default={})
     if not tensors:

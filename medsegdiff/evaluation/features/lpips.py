@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import nn
+from torchvision.models import AlexNet_Weights
 
 from medsegdiff.config import EvaluateConfig
 from medsegdiff.evaluation.features.weights import another_network, weights_of
@@ -14,7 +15,7 @@ from medsegdiff.training.device import choose_device
 
 SETTING = "--lpips_weights"
 NETWORK = "AlexNet as torchvision has it"
-URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"  # torchvision's AlexNet_Weights.IMAGENET1K_V1
+URL: str = AlexNet_Weights.IMAGENET1K_V1.url
 BATCH = 32
 
 

@@ -167,9 +167,7 @@ def _verdict(told: dict[str, dict[str, Any]]) -> Verdict:
     if unclear:
         return Verdict("too few pictures to tell", f"Whether pictures are as varied is open ({'; '.join(unclear)}).")
     named = ", ".join(told)
-    return Verdict(
-        "pass", f"No mode collapse: pictures are as varied as real ones ({named}; within {MARGIN})."
-    )
+    return Verdict("pass", f"No mode collapse: pictures are as varied as real ones ({named}; within {MARGIN}).")
 
 
 def _distributions(told: dict[str, dict[str, Likeness]]) -> Figure:

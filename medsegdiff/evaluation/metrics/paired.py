@@ -54,9 +54,12 @@ def run(context: Context) -> Section | None:
     )
     if rest := len(context.sets.synthetic) - len(matched.rows):
         section.skipped.append(f"{rest} of {len(context.sets.synthetic)} pairs: their masks are not of the real set.")
-    partners = _partners(context, matched)
+    partners, alone = _partners(context, matched)
     own = _measured(context, section, matched.synthetic.images, matched.real.images)
     other = _measured(context, None, partners, matched.real.images)
+    if alone.any():
+        section.skipped.append(f"Floor of {alone.sum()} pairs: the real set has no other picture of their class.")
+        other = {name: np.where(alone, np.nan, values) for name, values in other.items()}
     _table(context, section, matched, own, other)
     for name, values in own.items():
         column: list[Cell] = [None] * len(context.sets.synthetic)
@@ -98,19 +101,20 @@ def _load(context: Context, records: list[PairRecord]) -> Pairs:
     return loaded.rows([number[r.id] for r in records])
 
 
-def _partners(context: Context, matched: Matched) -> np.ndarray:
-    """(N, S, S) for every pair another real image of its class, of another group; black where there is none."""
+def _partners(context: Context, matched: Matched) -> tuple[np.ndarray, np.ndarray]:
+    """(N, S, S) for every pair another real image of its class, of another group; and (N,) whether there is none."""
     random = np.random.default_rng([context.config.seed, PARTNERS])
     real = [context.sets.train, context.sets.held_out]
     images, labels, groups = (
         np.concatenate([getattr(p, field) for p in real]) for field in ("images", "labels", "groups")
     )
-    found = np.zeros_like(matched.real.images)
+    found, alone = np.zeros_like(matched.real.images), np.zeros(len(matched.rows), dtype=bool)
     for i, (label, group) in enumerate(zip(matched.synthetic.labels, matched.real.groups, strict=True)):
         candidates = np.flatnonzero((labels == label) & (groups != group))
+        alone[i] = not len(candidates)
         if len(candidates):
             found[i] = images[random.choice(candidates)]
-    return found
+    return found, alone
 
 
 def _measured(

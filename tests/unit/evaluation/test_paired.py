@@ -117,6 +117,22 @@ def test_the_floor_is_another_picture_of_the_class(real: PairSet) -> None:
         assert section.values["scopes"][label]["rmse"]["floor"]["value"] == pytest.approx(expected)
 
 
+def test_a_class_of_one_patient_has_no_floor(real: PairSet) -> None:
+    """Fails if the floor is taken against an empty picture where there is no other one of the class."""
+    pairs = load_pairs(real, SIZE, "real")
+    one = pairs.of("malignant")[:1]  # the only malignant picture of the real sets, drawn for twelve times
+    train, held_out = pairs.rows(pairs.of("benign")), pairs.rows(one)
+    rows = np.concatenate([pairs.of("benign"), np.repeat(one, 12)])
+    sets = Sets(train, held_out, drawn_for(real, pairs.images[::-1]).rows(rows), CLASSES, SIZE)
+    section = run(dataclasses.replace(context(sets), real=real))
+    assert section is not None
+    scopes = section.values["scopes"]
+    assert scopes["malignant"]["rmse"]["floor"] is None
+    assert scopes["malignant"]["rmse"]["synthetic"]["value"] > 0
+    assert scopes["benign"]["rmse"]["floor"]["value"] < 60
+    assert any("Floor of 12 pairs" in line for line in section.skipped)
+
+
 def test_sets_that_were_not_drawn_for_masks_have_no_such_figures(real: PairSet) -> None:
     """Fails if a set of new pairs, or the real set itself, is taken for one drawn for masks."""
     pairs = load_pairs(real, SIZE, "real")
