@@ -174,20 +174,20 @@ class Column:
     moved: str  # damages that have to move it, by name
 
 
+DIFFERENCE = "lesions/class_difference/malignant - benign"
 COLUMNS = (
     Column("Fréchet radiomics distance", "distances/spaces/radiomics/all/frechet/synthetic",
            "distances/spaces/radiomics/all/frechet/floor", "blur noise collapse"),
     Column("Fréchet distance, segmenter features", "distances/spaces/encoder/all/frechet/synthetic",
-           "distances/spaces/encoder/all/frechet/floor", "noise collapse"),
+           "distances/spaces/encoder/all/frechet/floor", "collapse"),
     Column("recall, radiomics", "distances/spaces/radiomics/all/recall/synthetic",
            "distances/spaces/radiomics/all/recall/floor", "collapse"),
     Column("coverage, radiomics", "distances/spaces/radiomics/all/coverage/synthetic",
            "distances/spaces/radiomics/all/coverage/floor", "blur noise collapse"),
-    Column("MS-SSIM, benign", "diversity/per_class/benign/synthetic", "diversity/per_class/benign/held_out",
-           "collapse"),
+    Column("MS-SSIM, benign", "diversity/benign/synthetic", "diversity/benign/held_out", "collapse"),
     Column("finest third of frequencies, dB", "speckle/fine_db/synthetic", "speckle/fine_db/held_out", "blur noise"),
-    Column("lesion area, benign", "lesions/per_class/benign/area/distance", "lesions/per_class/benign/area/floor",
-           "shrunk labels collapse"),
+    Column("margin irregularity, malignant - benign", f"{DIFFERENCE}/irregularity/synthetic",
+           f"{DIFFERENCE}/irregularity/real", "labels collapse"),
     Column("agreement, Dice", "agreement/masks/all/synthetic", "agreement/masks/all/held_out", "masks shrunk"),
     Column("classes told, AUC", "agreement/classes/synthetic/AUC", "agreement/classes/held_out/AUC", "labels"),
     Column("nearest to train, embedding", "privacy/embedding/nearest_to_train", "privacy/embedding/floor",

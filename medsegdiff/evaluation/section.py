@@ -18,6 +18,11 @@ class Interval:
     low: float
     high: float
 
+    def within(self, lowest: float, highest: float) -> Interval:
+        """The same with bounds that the figure can have: an interval that was shifted may stick out."""
+        low, high = (min(max(bound, lowest), highest) for bound in (self.low, self.high))
+        return Interval(self.value, low, high)
+
     def __str__(self) -> str:
         return f"{number(self.value)} [{number(self.low)}, {number(self.high)}]"
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from medsegdiff.evaluation.compare import Comparison, Measure, Sample, against_floor
-from medsegdiff.evaluation.section import Interval
 
 MIN_PICTURES = 20  # of each set, for such figures to say anything
 NEAREST = 5  # neighbours that precision, recall, density and coverage look at, as their authors do
@@ -128,8 +127,5 @@ def scores_compared(sets: Sequence[Sample], *, resamples: int, seed: int) -> Com
 
 def within(found: Comparison, lowest: float, highest: float) -> Comparison:
     """The same with intervals cut to what the figure can be."""
-
-    def cut(i: Interval) -> Interval:
-        return Interval(i.value, max(i.low, lowest), min(i.high, highest))
-
-    return dataclasses.replace(found, synthetic=cut(found.synthetic), floor=cut(found.floor))
+    own, floor = (interval.within(lowest, highest) for interval in (found.synthetic, found.floor))
+    return dataclasses.replace(found, synthetic=own, floor=floor)

@@ -95,7 +95,7 @@ def statistics(alike: Alike, *, resamples: int, seed: int) -> Statistics:
         )
         draws.append(_shares(alike, drawn))
     told = [
-        _bounded(centred_interval(np.mean([p[k] for p in plain]), np.array([d[k] for d in draws])), lowest)
+        centred_interval(np.mean([p[k] for p in plain]), np.array([d[k] for d in draws])).within(lowest, 1.0)
         for k, lowest in enumerate((0.0, 0.0, 0.0, -1.0))
     ]
     limit = alike.limit
@@ -141,8 +141,3 @@ def _shares(alike: Alike, rows: _Rows) -> tuple[float, float, float, float]:
 def nearer(first: np.ndarray, second: np.ndarray) -> float:
     """Share of (N,) pictures for which the first similarity is the larger one; a tie counts half."""
     return float((first > second).mean() + 0.5 * (first == second).mean())
-
-
-def _bounded(told: Interval, lowest: float) -> Interval:
-    """A shifted interval may stick out of what a share can be."""
-    return Interval(told.value, max(told.low, lowest), min(told.high, 1.0))

@@ -93,6 +93,12 @@ def test_undefined_resamples_are_left_out_and_an_undefined_value_is_refused() ->
         statistic_interval(lambda rows: np.nan, groups, 5, 0)
 
 
+def test_an_interval_stays_within_what_a_share_can_be() -> None:
+    """Fails if only one side is cut: the lower bound of a share of 0 would lie above the upper one."""
+    assert Interval(0.0, -0.2, -0.1).within(0, 1) == Interval(0.0, 0.0, 0.0)
+    assert Interval(0.9, 0.8, 1.2).within(0, 1) == Interval(0.9, 0.8, 1.0)
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.0, "0.000"), (0.1234, "0.123"), (12.34, "12.3"), (1234.5, "1234"), (0.00012, "1.2e-04"), (-3.14159, "-3.142")],
