@@ -190,10 +190,9 @@ COLUMNS = (
            f"{DIFFERENCE}/irregularity/real", "labels collapse"),
     Column("agreement, Dice", "agreement/masks/all/synthetic", "agreement/masks/all/held_out", "masks shrunk"),
     Column("classes told, AUC", "agreement/classes/synthetic/AUC", "agreement/classes/held_out/AUC", "labels"),
-    Column("nearest to train, embedding", "privacy/embedding/nearest_to_train", "privacy/embedding/floor",
-           "copies_30 copies_100"),
-    Column("nearest to train, detail", "privacy/fine_detail/nearest_to_train", "privacy/fine_detail/floor",
-           "copies_30 copies_100"),
+    Column("nearest to train, embedding", "privacy/embedding/nearest_to_train", "privacy/embedding/floor", ""),
+    Column("beyond the limit, embedding", "privacy/embedding/beyond_95", None, "copies_30 copies_100"),
+    Column("beyond the limit, detail", "privacy/fine_detail/beyond_95", None, "copies_30 copies_100"),
 )  # fmt: skip
 
 
