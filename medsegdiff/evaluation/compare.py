@@ -37,6 +37,10 @@ class Comparison:
     floor: Interval
     n: int  # pictures on each side
 
+    def within(self, lowest: float, highest: float) -> Comparison:
+        """The same with intervals cut to what the figure can be."""
+        return Comparison(self.synthetic.within(lowest, highest), self.floor.within(lowest, highest), self.n)
+
 
 def against_floor(
     measure: Measure, train: Sample, held_out: Sample, synthetic: Sample, *, resamples: int, seed: int

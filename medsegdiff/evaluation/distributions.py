@@ -41,7 +41,7 @@ def column_distances(
         )
         measure = _wasserstein([names[n] for n in numbers], scale[numbers])
         found |= against_floor(measure, train, held_out, synthetic, resamples=resamples, seed=seed)
-    return {name: found[name] for name in names if name in found}
+    return {name: found[name].within(0, np.inf) for name in names if name in found}
 
 
 def missing(sets: Sequence[Sample], number: int, scale: np.ndarray) -> str | None:

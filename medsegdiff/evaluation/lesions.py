@@ -116,6 +116,8 @@ def _shape(part: np.ndarray, aspect: float) -> dict[str, float]:
         perimeter = float(np.hypot(*np.diff(line, axis=0).T).sum())
         moments = cv2.moments(line.astype(np.float32))
         area, hull = moments["m00"], float(cv2.contourArea(cv2.convexHull(line.astype(np.float32))))
+        if not area > 0 or not hull > 0:  # a speck whose smoothed outline encloses nothing has a place and no shape
+            return {name: float(value) for name, value in found.items()}
         found["depth_to_width"] = np.ptp(line[:, 0]) / np.ptp(line[:, 1])
         found["circularity"] = 4 * math.pi * area / perimeter**2
         found["solidity"] = min(1.0, area / hull)

@@ -82,7 +82,8 @@ def _check(config: EvaluateConfig) -> None:
 def _load(config: EvaluateConfig, real: PairSet, synthetic: PairSet) -> tuple[Sets, list[str]]:
     """The three sets at one size, and what the reader of the report has to know of how they were chosen."""
     size, notes = _size(config, synthetic)
-    held_out = tuple(r for split in config.held_out for r in real.select(split).records)
+    held_out = tuple(r for split in dict.fromkeys(config.held_out) for r in real.select(split).records)
+    _check_held_out(real, held_out, synthetic)
     chosen, more = _choose(config, synthetic)
     parts = {"train": real.select("train").records, "held_out": held_out, "synthetic": chosen}
     classes, lost = _classes(real, parts)
@@ -94,6 +95,21 @@ def _load(config: EvaluateConfig, real: PairSet, synthetic: PairSet) -> tuple[Se
         for name, records in kept.items()
     }
     return Sets(**loaded, classes=classes, img_size=size), [*notes, *more, *lost]
+
+
+def _check_held_out(real: PairSet, held_out: Sequence[PairRecord], synthetic: PairSet) -> None:
+    """Raise `UserError` where real pairs are not real, or held-out ones were learnt by the generator."""
+    hint = "Give the PAIRS folder that the generator was trained on."
+    for record in real.records:
+        if record.is_synthetic:
+            raise UserError(f"{real.root}, {record.id}", "a synthetic pair", "real pairs alone", hint)
+    checkpoint = synthetic.info.get("checkpoint")
+    known = checkpoint.get("train_hashes", []) if isinstance(checkpoint, dict) else []
+    learnt = {hashes["image_hash"] for hashes in known}
+    for record in held_out:
+        if record.image_hash in learnt:
+            found = f"a {record.split} picture that the generator of {synthetic.root} learnt"
+            raise UserError(f"{real.root}, {record.id}", found, "held-out pictures that it never saw", hint)
 
 
 def _size(config: EvaluateConfig, synthetic: PairSet) -> tuple[int, list[str]]:
@@ -155,7 +171,7 @@ def _compared(
         "held_out": list(config.held_out),
         "real_content": content_digest(real.records),
         "synthetic_content": content_digest(synthetic.records),
-        "checkpoint": synthetic.info.get("checkpoint", {}).get("sha256"),
+        "checkpoint": (synthetic.info.get("checkpoint") or {}).get("sha256"),
         "notes": notes,
     }
 

@@ -19,7 +19,7 @@ class Pairs:
     images: np.ndarray  # (N, S, S) uint8
     masks: np.ndarray  # (N, S, S) bool: pixels of which the lesion covers at least half
     labels: np.ndarray  # (N,) class names
-    groups: np.ndarray  # (N,) cluster of near-duplicates, or patient; every synthetic pair has one of its own
+    groups: np.ndarray  # (N,) cluster of near-duplicates, or patient; of synthetic pairs: drawn for one mask
     pixels: np.ndarray  # (N, 2) width and height of a pixel in heights of a native one, true geometry
     records: tuple[PairRecord, ...]
 
@@ -74,7 +74,7 @@ def load_pairs(pairs: PairSet, size: int, what: str) -> Pairs:
         images=data.images[:, 0].numpy(),
         masks=(data.masks[:, 0] >= 128).numpy(),
         labels=np.array([r.label for r in pairs.records]),
-        groups=np.array([r.id if r.is_synthetic else r.group for r in pairs.records]),
+        groups=np.array([r.group for r in pairs.records]),
         pixels=np.array([pixel_size(r, size) for r in pairs.records]),
         records=pairs.records,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -12,17 +13,17 @@ from typing import Any
 import numpy as np
 
 from medsegdiff.classification.scores import macro_auc
-from medsegdiff.config import EvaluateConfig, SegmentConfig
+from medsegdiff.config import EvaluateConfig, SegmentConfig, identity_of
 from medsegdiff.data.records import PairSet, content_digest
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.compare import mean_interval, statistic_interval
-from medsegdiff.evaluation.judges.embedding import fit_embedding
+from medsegdiff.evaluation.judges.embedding import RECIPE, fit_embedding
 from medsegdiff.evaluation.judges.judge import Judge, Judges
 from medsegdiff.evaluation.judges.opinions import class_probabilities, found_masks, mask_agreement
 from medsegdiff.evaluation.sets import Sets
 from medsegdiff.files import make_folder
 from medsegdiff.protocol.checks import check_splits
-from medsegdiff.protocol.once import WEIGHTS_FILE, Data, run_once
+from medsegdiff.protocol.once import NOT_IDENTITY, WEIGHTS_FILE, Data, run_once
 from medsegdiff.protocol.tasks import TASKS, settle_names
 from medsegdiff.training.device import choose_device
 
@@ -57,7 +58,7 @@ def fit_judges(config: EvaluateConfig, real: PairSet, sets: Sets) -> Judges:
     for line in missing.values():
         logger.warning("%s", line)
     # Of what is compared, so that a class left out does not take part
-    own = {**identity, "steps": config.embedding_steps, "classes": list(sets.classes)}
+    own = {**identity, "steps": config.embedding_steps, "classes": list(sets.classes), "recipe": RECIPE}
     found["embedding"] = fit_embedding(config, sets.train, sets.held_out, judges_folder(config, "embedding", own), own)
     for judge in filter(None, found.values()):
         logger.info("%s: %s on held-out real pictures %s", judge.name, judge.measure, judge.quality)
@@ -74,12 +75,9 @@ def judges_folder(config: EvaluateConfig, name: str, identity: dict[str, Any]) -
 
 def _fit_network(name: str, config: EvaluateConfig, real: PairSet, sets: Sets, identity: dict[str, Any]) -> Judge:
     """A network of phase 5, trained by its recipe."""
-    own = {**identity, "steps": config.judge_steps}
-    folder = judges_folder(config, name, own)
     recipe = settle_names(
         SegmentConfig(
             data_dir=str(real.root),
-            output_dir=str(folder),
             task="segment" if name == "segmenter" else "classify",
             steps=config.judge_steps,
             img_size=sets.img_size,
@@ -88,6 +86,8 @@ def _fit_network(name: str, config: EvaluateConfig, real: PairSet, sets: Sets, i
             seed=config.seed,
         )
     )
+    folder = judges_folder(config, name, identity_of(recipe, "segment", NOT_IDENTITY) | identity)
+    recipe = dataclasses.replace(recipe, output_dir=str(folder))
     task = TASKS[recipe.task]
     task.check(recipe, real.classes)
     run_once(recipe, task, Data(real, sets.img_size))

@@ -21,6 +21,7 @@ from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table
 from medsegdiff.evaluation.set_distances import MIN_PICTURES, compared, scores_compared
 
 SHOWING = 4  # purpose of random numbers
+ENOUGH = 100  # pictures on each side below which a wide floor would let anything pass
 FARTHEST, SHIFTED = 5, 0.5  # radiomic features that the text names, and standard deviations that make them worth it
 TITLES = {"train": "real train", "held_out": "real held-out", "synthetic": "synthetic"}
 COLOURS = {"train": "0.7", "held_out": "C0", "synthetic": "C3"}
@@ -97,7 +98,7 @@ def _verdict(distance: Comparison) -> Verdict:
         return Verdict("fail", f"Synthetic pictures differ from real ones in grey values and texture ({size}).")
     if own.high < floor.low:
         return Verdict("fail", f"Synthetic pictures are nearer to train than other real ones are: copies? ({size})")
-    if own.high <= floor.high:
+    if own.value <= floor.high and distance.n >= ENOUGH:
         return Verdict("pass", f"Synthetic pictures cannot be told from real ones by grey values and texture ({size}).")
     return Verdict(
         "too few pictures to tell", f"Whether grey values and texture are those of real ones is open ({size})."

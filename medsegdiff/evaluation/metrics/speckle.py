@@ -126,7 +126,7 @@ def _spectral_distance(sets: list[Sample], bootstrap: Mapping[str, int]) -> Comp
     def measure(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
         return {"spectra": float(np.sqrt(np.mean((first.mean(axis=0) - second.mean(axis=0)) ** 2)))}
 
-    return against_floor(measure, bands[0], bands[1], bands[2], **bootstrap)["spectra"]
+    return against_floor(measure, bands[0], bands[1], bands[2], **bootstrap)["spectra"].within(0, np.inf)
 
 
 def _bands(sample: Sample) -> Sample:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -53,7 +54,13 @@ def page(context: Context, sections: Mapping[str, Section], report: Mapping[str,
     environment.filters["png"] = lambda data: "data:image/png;base64," + base64.b64encode(data).decode()
     environment.filters["cell"] = _cell
     template = environment.get_template("page.html.j2")
-    grids = mixed_grids(context.sets, context.config.seed, real=context.config.real_pictures)
+    real_pictures = context.config.real_pictures
+    copied = any(v["metric"] == "privacy" and v["outcome"] == "fail" for v in report.get("verdicts", []))
+    if copied and not real_pictures:  # then synthetic pictures may show patients
+        grids: list[Any] = []
+        sections = {name: dataclasses.replace(section, figures=[]) for name, section in sections.items()}
+    else:
+        grids = mixed_grids(context.sets, context.config.seed, real=real_pictures)
     judges = [j for j in (context.judges.segmenter, context.judges.classifier, context.judges.embedding) if j]
     return template.render(
         sections=sections,
@@ -62,7 +69,7 @@ def page(context: Context, sections: Mapping[str, Section], report: Mapping[str,
         judges=judges,
         missing=context.judges.missing,
         sets=context.sets,
-        real_pictures=context.config.real_pictures,
+        real_pictures=real_pictures,
     )
 
 

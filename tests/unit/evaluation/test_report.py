@@ -109,6 +109,16 @@ def test_a_page_to_hand_on_has_no_real_picture() -> None:
     assert all("real" not in figure.caption for _, hidden, solved in shared for figure in (hidden, solved))
 
 
+def test_a_page_to_hand_on_shows_nothing_where_patients_were_copied(tmp_path: Path) -> None:
+    """Fails if synthetic pictures that the audit found to be copies are shown on a page without real ones."""
+    told, compared = context(three_sets(), real_pictures=False), {"counts": {}, "notes": [], "held_out": ["val"]}
+    counts = {name: {"benign": 20, "malignant": 20} for name in ("train", "held_out", "synthetic")}
+    more = {"config": {"seed": 0}, "real_content": "a" * 64, "synthetic_content": "b" * 64, "counts": counts}
+    for name, pictures in (("speckle", 2 * 2 + 1), ("privacy", 0)):
+        write_report(tmp_path, told, {name: section()}, {"compared": compared | more})
+        assert (tmp_path / PAGE_FILE).read_text().count("data:image/png") == pictures
+
+
 def test_the_page_opens_in_a_browser_without_an_error(tmp_path: Path) -> None:
     """Fails if the page logs an error, asks the network for anything, or has a picture that does not load."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)

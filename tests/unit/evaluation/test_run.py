@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -85,6 +86,20 @@ def test_a_class_on_one_side_is_left_out_and_told(folders: Path, tmp_path: Path)
     result = evaluate(settings(folders, tmp_path / "out", synthetic_data=str(tmp_path / "benign")))
     assert list(result["compared"]["counts"]["synthetic"]) == ["benign"]
     assert any("'malignant' is left out" in note for note in result["compared"]["notes"])
+
+
+def test_held_out_pictures_that_the_generator_learnt_are_refused(folders: Path, tmp_path: Path) -> None:
+    """Fails if the audit runs on a real set that was split otherwise than for the generator: copies would pass."""
+    shutil.copytree(folders / "synthetic", tmp_path / "synthetic")
+    info = json.loads((tmp_path / "synthetic" / "dataset.json").read_text())
+    tested = read_pairs(folders / "real").select("test").records[0]
+    info["checkpoint"] = {
+        "train_hashes": [{"image_hash": tested.image_hash, "perceptual_hash": tested.perceptual_hash}]
+    }
+    (tmp_path / "synthetic" / "dataset.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match="held-out pictures that it never saw"):
+        evaluate(settings(folders, tmp_path / "out", synthetic_data=str(tmp_path / "synthetic")))
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_class_in_common_is_refused(folders: Path, tmp_path: Path, write_ellipses: WritePairs) -> None:
