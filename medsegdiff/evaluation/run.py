@@ -70,6 +70,9 @@ def _check(config: EvaluateConfig) -> None:
     require_positive(judge_steps=config.judge_steps, embedding_steps=config.embedding_steps, bootstrap=config.bootstrap)
     require(config.seed >= 0, "--seed", config.seed, "0 or more")
     require(config.max_pairs is None or config.max_pairs > 0, "--max_pairs", config.max_pairs, "a number above 0")
+    judges = config.judges_dir
+    found = f"{judges}, a file"
+    require(judges is None or not Path(judges).is_file(), "--judges_dir", found, "a folder", "Choose another one.")
     allowed = [name for name in SPLITS if name != "train"]
     good = bool(config.held_out) and set(config.held_out) <= set(allowed)
     require(good, "--held_out", " ".join(config.held_out) or "nothing", f"one or both of {', '.join(allowed)}")
