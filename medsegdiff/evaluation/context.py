@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from medsegdiff.data.records import PairSet
     from medsegdiff.evaluation.judges.judge import Judges
 
-SETS = ("train", "held_out", "synthetic")
+TITLES = {"train": "real train", "held_out": "real held-out", "synthetic": "synthetic"}  # what the page calls the sets
+SETS = tuple(TITLES)
 # What turns N pairs into (N, F) float64 features
 Space = Callable[["Context", Pairs], np.ndarray]
 

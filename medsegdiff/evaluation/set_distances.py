@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -35,7 +34,7 @@ def compared(sets: Sequence[Sample], *, resamples: int, seed: int) -> dict[str, 
         Sample(np.arange(end - len(s.features), end), s.groups) for s, end in zip(sets, ends, strict=True)
     )
     found = against_floor(measure, train, held_out, synthetic, resamples=resamples, seed=seed)
-    return {name: within(comparison, *RANGES[name]) for name, comparison in found.items()}
+    return {name: comparison.within(*RANGES[name]) for name, comparison in found.items()}
 
 
 def between_rows(features: np.ndarray) -> Measure:
@@ -122,10 +121,4 @@ def scores_compared(sets: Sequence[Sample], *, resamples: int, seed: int) -> Com
         return {"score": inception_score(other)}
 
     found = against_floor(measure, train, held_out, synthetic, resamples=resamples, seed=seed)["score"]
-    return within(found, 1.0, math.inf)
-
-
-def within(found: Comparison, lowest: float, highest: float) -> Comparison:
-    """The same with intervals cut to what the figure can be."""
-    own, floor = (interval.within(lowest, highest) for interval in (found.synthetic, found.floor))
-    return dataclasses.replace(found, synthetic=own, floor=floor)
+    return found.within(1.0, math.inf)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Plot
 from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.records import PairSet
 from medsegdiff.evaluation.compare import Comparison, Sample
-from medsegdiff.evaluation.context import SETS, Context, Metric, Space
+from medsegdiff.evaluation.context import SETS, TITLES, Context, Metric, Space
 from medsegdiff.evaluation.drawing import png
 from medsegdiff.evaluation.features.encoder import encoder_features, encoder_missing
 from medsegdiff.evaluation.features.inception import POOLED, check_inception, inception_features
@@ -23,7 +23,6 @@ from medsegdiff.evaluation.set_distances import MIN_PICTURES, compared, scores_c
 SHOWING = 4  # purpose of random numbers
 ENOUGH = 100  # pictures on each side below which a wide floor would let anything pass
 FARTHEST, SHIFTED = 5, 0.5  # radiomic features that the text names, and standard deviations that make them worth it
-TITLES = {"train": "real train", "held_out": "real held-out", "synthetic": "synthetic"}
 COLOURS = {"train": "0.7", "held_out": "C0", "synthetic": "C3"}
 FIGURES = {
     "frechet": "Fréchet distance",

@@ -12,7 +12,7 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 
 from medsegdiff.data.hashing import content_hash
 from medsegdiff.evaluation.compare import mean_interval
-from medsegdiff.evaluation.context import SETS, Context, Metric
+from medsegdiff.evaluation.context import SETS, TITLES, Context, Metric
 from medsegdiff.evaluation.drawing import png, show
 from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
 from medsegdiff.evaluation.sets import Pairs
@@ -29,7 +29,6 @@ ALIKE_SHARE = 0.05  # share of such synthetic pairs above which the model has co
 MARGIN = 0.05  # MS-SSIM by which synthetic pairs may be more alike than real ones
 REPEATED_SHARE = 0.01  # share of pictures that may repeat another one to the pixel
 SHOWN = 4
-TITLES = {"train": "real train", "held_out": "real held-out", "synthetic": "synthetic"}
 COLOURS = {"train": "0.5", "held_out": "C0", "synthetic": "C3"}
 
 

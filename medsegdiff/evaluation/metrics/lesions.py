@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure as Plot
 
 from medsegdiff.evaluation.compare import Comparison, Sample
-from medsegdiff.evaluation.context import SETS, Context, Metric
+from medsegdiff.evaluation.context import SETS, TITLES, Context, Metric
 from medsegdiff.evaluation.distributions import (
     MIN_PICTURES,
     cells,
@@ -32,7 +32,6 @@ from medsegdiff.evaluation.sets import Pairs
 
 NAMED = 3  # characteristics that the text names as the farthest off
 OUTCOMES = ("kept (weaker)", "lost", "reversed", "too few pictures to tell")  # that the text tells by name
-TITLES = {"train": "real train", "held_out": "real held-out", "synthetic": "synthetic"}
 
 
 @dataclass

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure as Plot
 
 from medsegdiff.evaluation.compare import Comparison, Sample, against_floor
-from medsegdiff.evaluation.context import SETS, Context, Metric
+from medsegdiff.evaluation.context import SETS, TITLES, Context, Metric
 from medsegdiff.evaluation.distributions import (
     MIN_PICTURES,
     cells,
@@ -29,7 +29,6 @@ from medsegdiff.evaluation.speckle_measures import BANDS, FEATURES, NAMES, speck
 NAMED = 3  # features that the text names as the farthest off
 FINE = NAMES.index("fine")
 SEEN = 1.0  # dB: a smaller difference of the finest third is not told in words
-TITLES = {"train": "real train", "held_out": "real held-out", "synthetic": "synthetic"}
 
 
 def run(context: Context) -> Section:
