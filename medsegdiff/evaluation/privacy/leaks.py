@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS
-from medsegdiff.data.hashing import content_hash, hash_distances, perceptual_hash
+from medsegdiff.data.hashing import HASH_SIDE, content_hash, hash_distances, perceptual_hash
 from medsegdiff.data.records import PairRecord
 from medsegdiff.evaluation.sets import Pairs, Sets
 
@@ -33,26 +33,35 @@ def find_leaks(sets: Sets, real: Iterable[PairRecord]) -> Leaks:
     """Real pictures among the synthetic ones; `real` are all records of the real folder, for exact copies.
 
     Two hashes are of one picture up to `SAME_PICTURE_BITS`, but never as far apart as some held-out picture is from
-    train: in a set of nearly equal pictures (a phantom seen again and again) such a likeness is no sign.
+    train: in a set of nearly equal pictures (a phantom seen again and again) such a likeness is no sign. Plain pictures
+    have no say in that: two blank frames would be a distance of 0.
     """
     known = {record.image_hash: record.id for record in real}
     for pairs in (sets.held_out, sets.train):
         known |= {content_hash(image): name for image, name in zip(pairs.images, pairs.ids, strict=True)}
-    shows = sets.synthetic.images.std(axis=(1, 2)) >= PLAIN
+    shows = _shows(sets.synthetic)
     exact: list[str | None] = []
     for image, record, something in zip(sets.synthetic.images, sets.synthetic.records, shows, strict=True):
         found = known.get(record.image_hash) or known.get(content_hash(image))
         exact.append(found if something else None)
-    train = [perceptual_hash(image) for image in sets.train.images]
-    bits = min(SAME_PICTURE_BITS, int(_distances(sets.held_out, train).min()) - 1)
-    distances = _distances(sets.synthetic, train)
+    bits = min(SAME_PICTURE_BITS, int(_distances(sets.held_out, sets.train).min()) - 1)
+    distances = _distances(sets.synthetic, sets.train)
     nearest, ids = distances.argmin(axis=1), sets.train.ids
-    near = (distances.min(axis=1) <= bits) & shows
+    near = distances.min(axis=1) <= bits
     return Leaks(exact, [ids[k] if yes else None for k, yes in zip(nearest, near, strict=True)], bits)
 
 
-def _distances(pairs: Pairs, hashes: list[str]) -> np.ndarray:
-    """(N, K) bits between pictures and hashes: the smaller number of as they are and mirrored."""
-    turned = (pairs.images, np.ascontiguousarray(pairs.images[:, :, ::-1]))
+def _shows(pairs: Pairs) -> np.ndarray:
+    """(N,) whether a picture shows anything."""
+    return np.asarray(pairs.images.std(axis=(1, 2)) >= PLAIN)
+
+
+def _distances(first: Pairs, second: Pairs) -> np.ndarray:
+    """(N, K) bits between pictures: the smaller number of the first ones as they are and mirrored.
+
+    A plain picture is as far from all others as if no bit were equal.
+    """
+    turned = (first.images, np.ascontiguousarray(first.images[:, :, ::-1]))
+    hashes = [perceptual_hash(image) for image in second.images]
     both = [hash_distances([perceptual_hash(image) for image in images], hashes) for images in turned]
-    return np.minimum(*both)
+    return np.where(_shows(first)[:, None] & _shows(second)[None], np.minimum(*both), HASH_SIDE**2)

@@ -13,6 +13,7 @@ from test_embedding import Pixels, textures
 
 from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.copying import likeness
+from medsegdiff.data.duplicates import SAME_PICTURE_BITS
 from medsegdiff.evaluation.context import Context
 from medsegdiff.evaluation.judges.judge import Judges
 from medsegdiff.evaluation.metrics import privacy
@@ -251,6 +252,24 @@ def test_plain_pictures_and_like_held_out_ones_are_no_leaks() -> None:
     found = find_leaks(dataclasses.replace(sets, synthetic=near, held_out=usual), [])
     assert found.bits < 40
     assert not any(found.same[30:])
+
+
+def test_plain_real_pictures_do_not_switch_the_hash_off() -> None:
+    """Fails if a blank frame in train and in held-out counts as a likeness that is common, or blank sets crash."""
+    sets = texture_sets()
+    blank = np.zeros_like(sets.train.images[:1])
+    train, held_out = (
+        dataclasses.replace(pairs, images=np.concatenate([blank, pairs.images[1:]]))
+        for pairs in (sets.train, sets.held_out)
+    )
+    smooth = np.stack([cv2.GaussianBlur(image, (0, 0), 1.0) for image in sets.train.images[1:41]])
+    near = dataclasses.replace(sets, synthetic=dataclasses.replace(sets.synthetic, images=smooth))
+    found = find_leaks(dataclasses.replace(near, train=train, held_out=held_out), [])
+    assert (found.bits, found.copies) == (SAME_PICTURE_BITS, 40)
+    all_blank = dataclasses.replace(held_out, images=np.zeros_like(held_out.images))
+    assert find_leaks(dataclasses.replace(near, held_out=all_blank), []).copies == 40
+    nothing = dataclasses.replace(train, images=np.zeros_like(train.images))
+    assert find_leaks(dataclasses.replace(near, train=nothing), []).copies == 0
 
 
 def test_an_embedding_is_heard_only_while_it_is_trusted() -> None:
