@@ -20,7 +20,7 @@ from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.errors import UserError
 from medsegdiff.files import write_bytes
-from medsegdiff.models.patch_unet import PatchUNet
+from medsegdiff.models.backbones import build_backbone
 
 KIND = "medsegdiff.generative"
 VERSION = 1
@@ -42,25 +42,15 @@ class ModelCard:
     train_hashes: list[dict[str, str]]  # image_hash and perceptual_hash of every train picture
     step: int  # optimiser steps that the weights have seen
     scores: dict[str, float]  # of the evaluation at that step
+    backbone: str = "patch_unet"  # checkpoints that do not tell hold this one
 
 
 def build_denoiser(card: ModelCard) -> Denoiser:
     """A fresh network of the size that the card tells."""
-    m = card.model
-    backbone = PatchUNet(
-        img_size=card.img_size,
-        modality=card.codec.modality.tolist(),
-        num_classes=m.num_classes,
-        patch_size=m.patch_size,
-        model_channels=m.model_channels,
-        channel_mult=m.channel_mult,
-        num_res_blocks=m.num_res_blocks,
-        use_transformer=m.use_transformer,
-        transformer_depth=m.transformer_depth,
-        num_heads=m.num_heads,
-        dropout=m.dropout,
-    ).to(memory_format=torch.channels_last)
-    return Denoiser(backbone, card.codec.modality, card.diffusion.sigma_data)
+    modality = card.codec.modality
+    backbone = build_backbone(card.backbone, card.img_size, modality.tolist(), card.model)
+    backbone = backbone.to(memory_format=torch.channels_last)
+    return Denoiser(backbone, modality, card.diffusion.sigma_data)
 
 
 def save_checkpoint(path: Path, weights: dict[str, Tensor], card: ModelCard) -> None:

@@ -33,7 +33,7 @@ class PrepareConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Size of the denoising network (a patchified convolution U-Net with a transformer bottleneck)."""
+    """Size of the denoising network, and parts of it to leave out."""
 
     in_channels: int = 1  # image channels (grey)
     out_channels: int = 1  # mask channels
@@ -46,6 +46,10 @@ class ModelConfig:
     transformer_depth: int = 4  # how many of them
     num_heads: int = 4  # attention heads of each
     dropout: float = 0.1  # in residual and transformer blocks
+    mask_share: float = 0.5  # width of the mask stream, share of the image stream's (medsegdiff_v2)
+    use_anchor: bool = True  # streams gate each other in the encoder, U-SA (medsegdiff_v2)
+    use_spectrum: bool = True  # SS-Former at the bottleneck; false: plain attention there (medsegdiff_v2)
+    use_band_pass: bool = True  # neural band-pass filter in SS-Former (medsegdiff_v2)
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class TrainConfig:
 
     data_dir: str  # PAIRS folder; its train split is learnt, its val split watched, its test split not touched
     output_dir: str = "./checkpoints"  # checkpoints, sample grids, TensorBoard scalars
+    backbone: str = "patch_unet"  # denoising network: patch_unet, or medsegdiff_v2 with its two streams
     img_size: int = 256  # side of the square that pictures are squashed to, pixels; a multiple of what the model needs
     batch_size: int = 8  # pairs an optimiser step and accumulation part
     accumulate: int = 1  # batches an optimiser step

@@ -25,6 +25,7 @@ from medsegdiff.diffusion.noise import IMAGE, MASK, draw_sigma
 from medsegdiff.errors import UserError
 from medsegdiff.files import SUMMARY_FILE, clear_leftovers, make_folder, read_json, refuse_other_phase, write_json
 from medsegdiff.locks import locked
+from medsegdiff.models.backbones import check_backbone
 from medsegdiff.training.device import autocast, choose_device, settle_precision
 from medsegdiff.training.ema import EMA
 from medsegdiff.training.loop import LoopConfig, lr_factor, run_loop
@@ -140,6 +141,7 @@ def check_settings(config: TrainConfig) -> None:
         f"Try {max(1, round(config.img_size / multiple)) * multiple}.",
     )
     widest = m.model_channels * m.channel_mult[-1]
+    check_backbone(config.backbone, m)
     require(widest % m.num_heads == 0, "--model.num_heads", m.num_heads, f"a divisor of {widest} channels")
     require((m.in_channels, m.out_channels) == (1, 1), "--model.in_channels", (m.in_channels, m.out_channels), "1, 1")
     _check_noise(config.diffusion)
@@ -213,6 +215,7 @@ class DiffusionTrainer:
             train_hashes=[{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in records],
             step=step,
             scores=scores or {},
+            backbone=self.config.backbone,
         )
 
     def _loss(self, draw: int, seed_step: int) -> Tensor:

@@ -135,7 +135,7 @@ MATHEMATICS = (
     Damage(
         "class_ignored",
         "every class gets the null embedding",
-        "models/patch_unet.py",
+        "models/blocks.py",
         "return F.silu(e + self.label(index))",
         "return F.silu(e + self.label(torch.full_like(index, null)))",
         ("tests/unit/models/test_patch_unet.py",),

@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "locks": {"errors"},
     "files": {"errors", "locks"},
     "diffusion": {"errors"},
-    "models": {"errors", "diffusion"},
+    "models": {"errors", "config", "diffusion"},
     "data": BASE,
     "checkpoint": BASE | MATHS,
     "generation.draw": {"errors", "diffusion"},  # noise -> pairs, in memory; training looks at its progress with it
