@@ -60,6 +60,7 @@ def audit(sets: Sets, likeness: Likeness, *, resamples: int, seed: int) -> Audit
         within=likeness(held_out.images, held_out.images),
         train_groups=train.groups,
         held_out_groups=held_out.groups,
+        synthetic_groups=sets.synthetic.groups,
     )
     limit, floor = alike.limit, alike.floor.max(axis=1)
     rows = np.random.default_rng([seed, CHOICE]).permutation(len(train))[:PLANTED]

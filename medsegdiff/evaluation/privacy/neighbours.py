@@ -33,6 +33,7 @@ class Alike:
     within: np.ndarray  # (H, H) of held-out pictures to each other
     train_groups: np.ndarray  # (T,)
     held_out_groups: np.ndarray  # (H,)
+    synthetic_groups: np.ndarray  # (N,) pictures drawn for one mask have one
 
     @property
     def limit(self) -> float:
@@ -77,8 +78,9 @@ class _Rows:
 def statistics(alike: Alike, *, resamples: int, seed: int) -> Statistics:
     """All statistics, averaged over random choices of equally many real pictures, with 95 % bootstrap intervals.
 
-    A resample draws synthetic pictures, and whole groups of real ones from a new choice on both sides. Draws with
-    replacement lose pictures on both sides alike; what that does to the level is taken out by shifting the draws.
+    A resample draws whole groups: of synthetic pictures, as those of one mask are alike, and of real ones from a new
+    choice on both sides. Draws with replacement lose pictures on both sides alike; what that does to the level is taken
+    out by shifting the draws.
     """
     count = min(alike.floor.shape)
     everything = np.arange(len(alike.to_train))
@@ -89,7 +91,7 @@ def statistics(alike: Alike, *, resamples: int, seed: int) -> Statistics:
     for _ in range(resamples):
         train, held_out = _choice(alike, count, random)
         drawn = _Rows(
-            random.integers(len(everything), size=len(everything)),
+            whole_groups(everything, alike.synthetic_groups, len(everything), random, again=True),
             whole_groups(train, alike.train_groups, count, random, again=True),
             whole_groups(held_out, alike.held_out_groups, count, random, again=True),
         )

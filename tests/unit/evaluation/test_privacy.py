@@ -18,7 +18,8 @@ from medsegdiff.evaluation.context import Context
 from medsegdiff.evaluation.judges.judge import Judges
 from medsegdiff.evaluation.metrics import privacy
 from medsegdiff.evaluation.metrics.privacy import run
-from medsegdiff.evaluation.privacy.audit import controls
+from medsegdiff.evaluation.privacy import audit as audit_module
+from medsegdiff.evaluation.privacy.audit import audit, controls
 from medsegdiff.evaluation.privacy.leaks import find_leaks
 from medsegdiff.evaluation.privacy.neighbours import Alike, Statistics, statistics, whole_groups
 from medsegdiff.evaluation.privacy.planted import KINDS, altered
@@ -35,11 +36,10 @@ def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def alike(to_train: np.ndarray, to_held_out: np.ndarray, floor: np.ndarray) -> Alike:
-    """Similarities where every real picture is a group of its own."""
+    """Similarities where every picture is a group of its own."""
     held_out, train = floor.shape
-    return Alike(
-        to_train, to_held_out, floor, np.zeros((held_out, held_out)), np.arange(train), np.arange(held_out) + train
-    )
+    within, groups = np.zeros((held_out, held_out)), (np.arange(n) for n in (train, held_out, len(to_train)))
+    return Alike(to_train, to_held_out, floor, within, *groups)
 
 
 def texture_sets(synthetic: Pairs | None = None, train: int = 60, held_out: int = 30) -> Sets:
@@ -107,6 +107,31 @@ def test_whole_groups_are_drawn() -> None:
         assert np.all(blocks == blocks[:, :1])
         assert len(drawn) == 20
     assert len(np.unique(whole_groups(np.arange(40), groups, 40, np.random.default_rng(0), again=False))) == 40
+
+
+def test_draws_for_one_mask_are_drawn_together() -> None:
+    """Fails if eight images of one mask count as eight that have nothing to do with each other."""
+    random = np.random.default_rng(0)
+    masks = np.arange(160) // 8
+    near = np.repeat(random.uniform(0, 1, size=(2, 20, 40)), 8, axis=1)
+    near[0, masks % 2 == 0] += 1  # half of the masks are beyond the limit
+    single = alike(near[0], near[1], np.full((40, 40), 0.99))
+    grouped = dataclasses.replace(single, synthetic_groups=masks)
+    for name in ("nearest_to_train", "beyond_95"):
+        first, second = (getattr(statistics(found, **HOW), name) for found in (single, grouped))
+        assert first.value == second.value
+        assert second.high - second.low > 1.3 * (first.high - first.low)
+
+
+def test_the_audit_hands_on_which_pictures_were_drawn_for_one_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails if the groups of real pictures, or of rows, take the place of those of the synthetic pairs."""
+    seen: list[Alike] = []
+    monkeypatch.setattr(audit_module, "statistics", lambda found, **how: seen.append(found))
+    sets = texture_sets()
+    masks = np.repeat([f"mask_{i}" for i in range(10)], 4)
+    drawn = dataclasses.replace(sets.synthetic, groups=masks)
+    audit(dataclasses.replace(sets, synthetic=drawn), lambda a, b: np.zeros((len(a), len(b))), **HOW)
+    assert list(seen[0].synthetic_groups) == list(masks)
 
 
 def test_pictures_near_to_everything_are_no_copies() -> None:
