@@ -115,6 +115,11 @@ def _tell_statistics(section: Section, audits: dict[str, Audit]) -> None:
             "outcome": s.outcome,
             "unmistakable": audits[name].unmistakable,
         }
+        if audits[name].unmistakable is None:
+            section.text.append(
+                f"By {name}, some held-out image is as alike to a train image as altered copies are: one single copy "
+                "cannot be told from chance here, only copying that moves the shares below."
+            )
 
 
 def _tell_controls(section: Section, audits: dict[str, Audit]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ class Audit:
     nearest: np.ndarray  # (N,) row number of the train picture that a synthetic one is most like
     similarity: np.ndarray  # (N,) to it
     floor: np.ndarray  # (H,) of held-out pictures to the train picture that they are most like
-    sure: float  # likeness of most altered copies and of no held-out picture; the shares miss a few copies among many
+    sure: float  # likeness of most altered copies and of no held-out picture; infinite where there is none such
 
     @property
     def works(self) -> bool:
@@ -45,9 +46,12 @@ class Audit:
         return self.planted["exact"].detected >= WORKS
 
     @property
-    def unmistakable(self) -> int:
-        """Synthetic pictures that are as alike to a train picture as planted copies are."""
-        return int((self.similarity > self.sure).sum())
+    def unmistakable(self) -> int | None:
+        """Synthetic pictures that are as alike to a train picture as planted copies are, which the shares may miss.
+
+        None where that says nothing.
+        """
+        return None if math.isinf(self.sure) else int((self.similarity > self.sure).sum())
 
 
 def audit(sets: Sets, likeness: Likeness, *, resamples: int, seed: int) -> Audit:
@@ -73,8 +77,18 @@ def audit(sets: Sets, likeness: Likeness, *, resamples: int, seed: int) -> Audit
         alike.to_train.argmax(axis=1),
         alike.to_train.max(axis=1),
         floor,
-        max(float(np.percentile(changed, SURE)), float(floor.max())),
+        alarm(changed, floor),
     )
+
+
+def alarm(changed: np.ndarray, floor: np.ndarray) -> float:
+    """Likeness to train beyond which one picture alone is an alarm, from those of altered copies and held-out pictures.
+
+    Infinite where a held-out picture is as alike as most copies: the largest of N synthetic and H held-out likenesses
+    is a synthetic one by chance alone in N of N + H sets.
+    """
+    sure = float(np.percentile(changed, SURE))
+    return sure if sure > floor.max() else math.inf
 
 
 def controls(planted: np.ndarray, groups: np.ndarray, rows: np.ndarray, limit: float) -> dict[str, Found]:
