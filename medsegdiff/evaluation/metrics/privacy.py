@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from medsegdiff.training.device import choose_device
 
 FEWEST_SYNTHETIC, FEWEST_REAL = 10, 20  # pictures below which nothing is told of neighbours
 SHOWN = 10  # nearest pairs in the figure
-MISSED = 0.8  # share of planted copies of a kind below which the reader is warned
+MISSED = 0.8  # share of planted copies of a kind below which they may go unnoticed
 EMBEDDING, DETAIL = "embedding", "fine detail"
 
 
@@ -138,9 +139,13 @@ def _tell_controls(section: Section, audits: dict[str, Audit]) -> None:
             share = number(found.planted["exact"].detected)
             section.skipped.append(f"The verdict by {name}: it finds only {share} of planted exact copies")
             continue
-        missed = [kind for kind, f in found.planted.items() if f.detected < MISSED]
-        if missed:
+        if missed := missed_kinds([found]):
             section.text.append(f"By {name}, copies of these kinds may go unnoticed: {', '.join(missed)}.")
+
+
+def missed_kinds(heard: Collection[Audit]) -> list[str]:
+    """Kinds of planted copies of which no measure finds as many as it should: one alarm is enough to fail a set."""
+    return [kind for kind in KINDS if max(found.planted[kind].detected for found in heard) < MISSED]
 
 
 def _tell_pairs(section: Section, context: Context, audits: dict[str, Audit]) -> None:
@@ -208,9 +213,7 @@ def _verdict(context: Context, leaks: Leaks, audits: dict[str, Audit]) -> Verdic
     heard = {name: found for name, found in audits.items() if found.works}
     if not heard:
         why = "planted copies were not found" if audits else "too few pictures to compare"
-        return Verdict(
-            "withheld" if audits else "too few pictures to tell", f"Whether patients are copied is open: {why}."
-        )
+        return Verdict("too few pictures to tell", f"Whether patients are copied is open: {why}.")
     alarms = [f"{found.unmistakable} by {name}" for name, found in heard.items() if found.unmistakable]
     if alarms:
         what = "synthetic images are as alike to a train image as altered copies of one are"
@@ -223,10 +226,12 @@ def _verdict(context: Context, leaks: Leaks, audits: dict[str, Audit]) -> Verdic
     if "fail" in outcomes.values():
         by = " and ".join(name for name, outcome in outcomes.items() if outcome == "fail")
         return Verdict("fail", f"Synthetic images lie nearer to learnt ones than chance explains, by {by} ({figures}).")
-    if set(outcomes.values()) == {"pass"}:
+    doubts = [] if set(outcomes.values()) == {"pass"} else [f"a nearest-to-train share above {ALLOWED} is not excluded"]
+    if missed := missed_kinds(heard.values()):
+        doubts.append(f"copies of these kinds may have gone unnoticed: {', '.join(missed)}")
+    if not doubts:
         return Verdict("pass", f"No sign of copied patients ({figures}).")
-    open_ = f"No sign of copied patients, but a nearest-to-train share above {ALLOWED} is not excluded ({figures})."
-    return Verdict("too few pictures to tell", open_)
+    return Verdict("too few pictures to tell", f"No sign of copied patients, but {'; and '.join(doubts)} ({figures}).")
 
 
 def _tell_membership(section: Section, context: Context) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -11,14 +12,39 @@ from evaluation_sets import context
 from test_privacy import HOW, texture_sets
 
 from medsegdiff.evaluation.metrics import privacy
-from medsegdiff.evaluation.metrics.privacy import run
-from medsegdiff.evaluation.privacy.audit import alarm, audit
+from medsegdiff.evaluation.metrics.privacy import missed_kinds, run
+from medsegdiff.evaluation.privacy.audit import Audit, Found, alarm, audit
+from medsegdiff.evaluation.privacy.leaks import find_leaks
+from medsegdiff.evaluation.privacy.planted import KINDS
+from medsegdiff.evaluation.section import Interval, Verdict
 
 
 @pytest.fixture(autouse=True)
 def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two pairs in the figures: twenty pictures take most of the time."""
     monkeypatch.setattr(privacy, "SHOWN", 2)
+
+
+@pytest.fixture(scope="module")
+def quiet() -> Audit:
+    """An audit without any sign of copies, sure of it, that finds all kinds of planted ones."""
+    found = audit(texture_sets(), of_chance, **HOW)
+    half, none = Interval(0.5, 0.45, 0.55), Interval(0.0, 0.0, 0.0)
+    clean = dataclasses.replace(found.statistics, nearest_to_train=half, beyond_95=none, excess=none)
+    return dataclasses.replace(
+        found, statistics=clean, planted={kind: Found(1.0, 1.0) for kind in KINDS}, sure=math.inf
+    )
+
+
+def blind_to(found: Audit, *kinds: str, detected: float = 0.5) -> Audit:
+    """The audit, had it found fewer copies of these kinds."""
+    return dataclasses.replace(found, planted=found.planted | {kind: Found(detected, 0.0) for kind in kinds})
+
+
+def verdict(**audits: Audit) -> Verdict:
+    """What is said of pictures of which none is a real one, after these audits."""
+    sets = texture_sets()
+    return privacy._verdict(context(sets), find_leaks(sets, []), audits)
 
 
 def of_chance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -37,7 +63,7 @@ def test_alarm_by_hand() -> None:
 
 
 def test_chance_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if one of forty pictures that have nothing in common with train is beyond all of thirty, and fails the set."""
+    """Fails if the most alike of forty pictures with nothing of train, beyond thirty held-out ones, fails the set."""
     sets = texture_sets()
     found = audit(sets, of_chance, **HOW)
     assert found.similarity.max() > found.floor.max()  # the likely case: 40 synthetic against 30 held-out pictures
@@ -49,3 +75,23 @@ def test_chance_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("one single copy cannot be told from chance" in sentence for sentence in section.text)
     assert section.values["fine_detail"]["unmistakable"] is None
     assert json.dumps(section.values, allow_nan=False)
+
+
+def test_a_missed_kind_is_no_pass(quiet: Audit) -> None:
+    """Fails if a set passes though mirrored copies would go unnoticed, or the reader is not told which kinds."""
+    assert verdict(detail=quiet).outcome == "pass"
+    told = verdict(detail=blind_to(quiet, "flipped", "cropped"))
+    assert told.outcome == "too few pictures to tell"
+    assert "copies of these kinds may have gone unnoticed: flipped, cropped" in told.sentence
+    assert "not excluded" not in told.sentence
+    copied = dataclasses.replace(quiet.statistics, nearest_to_train=Interval(0.7, 0.6, 0.8))
+    assert verdict(detail=dataclasses.replace(blind_to(quiet, "flipped"), statistics=copied)).outcome == "fail"
+
+
+def test_what_one_measure_misses_another_may_find(quiet: Audit) -> None:
+    """Fails if every measure has to find every kind, or one that is not heard counts."""
+    first, second = blind_to(quiet, "flipped"), blind_to(quiet, "cropped")
+    assert verdict(embedding=first, detail=second).outcome == "pass"
+    assert missed_kinds([first, second]) == []
+    assert missed_kinds([first, blind_to(second, "flipped")]) == ["flipped"]
+    assert verdict(embedding=first, detail=blind_to(quiet, "exact")).outcome == "too few pictures to tell"
