@@ -15,7 +15,7 @@ from medsegdiff.evaluation.drawing import png, show
 from medsegdiff.evaluation.judges.embedding import similarities
 from medsegdiff.evaluation.privacy.audit import PLANTED, Audit, Likeness, audit
 from medsegdiff.evaluation.privacy.leaks import Leaks, find_leaks
-from medsegdiff.evaluation.privacy.membership import check_checkpoint, membership
+from medsegdiff.evaluation.privacy.membership import check_checkpoint, drawn_by_another, membership
 from medsegdiff.evaluation.privacy.neighbours import ALLOWED, COPYING, EXPECTED
 from medsegdiff.evaluation.privacy.planted import KINDS
 from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
@@ -247,6 +247,12 @@ def _tell_membership(section: Section, context: Context) -> None:
         "at random where there are more; 0.5 is not at all, 1 is always). This concerns handing on the checkpoint; "
         "the synthetic images are judged above."
     )
+    total, others = len(context.sets.synthetic), drawn_by_another(context.sets.synthetic.records, found.checkpoint)
+    if others:
+        which = "these pairs" if others == total else f"{others} of these {total} pairs"
+        section.text.append(
+            f"Take care: membership was inferred for another checkpoint than the one that drew {which}."
+        )
 
 
 METRIC = Metric("privacy", 60, run, check_checkpoint)

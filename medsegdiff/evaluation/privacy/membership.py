@@ -8,6 +8,7 @@ data from diffusion models", section 5). All pictures get the same noise, so tha
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from medsegdiff.checkpoint import ModelCard, find_checkpoint, load_checkpoint
 from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.dataset import PairTensors, load_tensors
-from medsegdiff.data.records import PairRecord, PairSet
+from medsegdiff.data.records import SYNTHETIC, PairRecord, PairSet
 from medsegdiff.data.transforms import generator
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
@@ -44,6 +45,7 @@ class Membership:
     by_level: dict[str, float]  # AUC at each noise level, in standard deviations of the data
     train: int  # pictures
     held_out: int
+    checkpoint: str = ""  # digest of the one that was asked
 
 
 def check_checkpoint(config: EvaluateConfig, real: PairSet) -> None:
@@ -69,7 +71,7 @@ def membership(config: EvaluateConfig, real: PairSet) -> Membership | str:
     At most `LARGEST` pictures of each side are taken, at random. Raises `UserError` as `check_checkpoint` does.
     """
     path = find_checkpoint(Path(str(config.checkpoint_path)))
-    denoiser, card, _ = load_checkpoint(path)
+    denoiser, card, digest = load_checkpoint(path)
     _check_card(path, card, real)
     held = [r for split in config.held_out for r in real.select(split).records]
     sides = [_choose(records, card, config.seed) for records in (real.select("train").records, held)]
@@ -82,7 +84,13 @@ def membership(config: EvaluateConfig, real: PairSet) -> Membership | str:
     losses = denoising_losses(denoiser.to(choose_device(config.device)), card, data, labels, config)
     learnt = np.arange(len(records)) < len(sides[0])
     groups = np.array([record.group for record in records])
-    return inferred(losses, learnt, groups, config)
+    return dataclasses.replace(inferred(losses, learnt, groups, config), checkpoint=digest)
+
+
+def drawn_by_another(synthetic: Iterable[PairRecord], digest: str) -> int:
+    """How many synthetic pairs say that another checkpoint than that of this digest drew them."""
+    makers = (record.source.removeprefix(SYNTHETIC) for record in synthetic if record.is_synthetic)
+    return sum(maker not in ("", digest) for maker in makers)
 
 
 def _choose(records: list[PairRecord] | tuple[PairRecord, ...], card: ModelCard, seed: int) -> list[PairRecord]:

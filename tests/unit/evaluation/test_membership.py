@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import WritePairs, random_checkpoint
+from evaluation_sets import context, drawn, three_sets
 
 from medsegdiff.checkpoint import load_checkpoint
 from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.dataset import load_tensors
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SYNTHETIC, PairSet
 from medsegdiff.errors import UserError
+from medsegdiff.evaluation.metrics.privacy import run
 from medsegdiff.evaluation.privacy.membership import (
     LEVELS,
     Membership,
@@ -112,3 +114,28 @@ def test_too_few_pictures_are_told(pairs: PairSet, tmp_path: Path) -> None:
     few = dataclasses.replace(pairs, records=pairs.select("train").records + pairs.select("val").records[:3])
     told = membership(settings(checkpoint_of(few, tmp_path / "c.safetensors")), few)
     assert told == "Membership inference: 24 and 3 train and held-out pictures, at least 20 of both needed"
+
+
+def test_another_checkpoint_than_the_one_that_drew_is_told(pairs: PairSet, tmp_path: Path) -> None:
+    """Fails if the AUC of one checkpoint stands beside pairs of another without a word, or its own are doubted."""
+    path = checkpoint_of(pairs, tmp_path / "c.safetensors")
+    digest = load_checkpoint(path)[2]
+    assert told_of(path, pairs, [digest] * 4) == []
+    assert told_of(path, pairs, [None] * 4) == []  # nothing says who drew them
+    assert told_of(path, pairs, ["another"] * 4) == [NOTE + "these pairs."]
+    assert told_of(path, pairs, [digest, digest, "another", None]) == [NOTE + "1 of these 4 pairs."]
+
+
+NOTE = "Take care: membership was inferred for another checkpoint than the one that drew "
+
+
+def told_of(path: Path, pairs: PairSet, makers: list[str | None]) -> list[str]:
+    """What the section says of the checkpoint where the pairs name these as theirs."""
+    synthetic = drawn(len(makers), 3, "synthetic")
+    sources = ["a folder" if maker is None else f"{SYNTHETIC}{maker}" for maker in makers]
+    records = [dataclasses.replace(r, source=s) for r, s in zip(synthetic.records, sources, strict=True)]
+    sets = three_sets(dataclasses.replace(synthetic, records=tuple(records)))
+    asked = dataclasses.replace(context(sets), real=pairs, config=settings(path))
+    text = run(asked).text
+    assert any("Membership inference from the checkpoint" in sentence for sentence in text)
+    return [sentence for sentence in text if sentence.startswith("Take care")]
