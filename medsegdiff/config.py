@@ -122,7 +122,8 @@ class GenerateConfig:
     classes: list[str] | None = None  # which ones; default: all that the checkpoint knows, or as given masks tell
     sampler: Literal["dpmpp_2m", "heun", "ddim", "ddpm"] = "dpmpp_2m"  # update rule
     steps: int = 20  # noise levels that a modality goes through; mask_first takes so many twice
-    guidance: float = 1.0  # classifier-free guidance weight; 1: none (and half the network calls)
+    guidance: float = 1.0  # guidance weight, away from the network without the class; 1: none (and half the calls)
+    guide_path: str | None = None  # ... or away from this checkpoint, less trained on the same data (autoguidance)
     guidance_low: float = 0.3  # guidance acts where the image's noise level is above this ...
     guidance_high: float = 5.0  # ... and up to this
     chunk_size: int = 50  # pairs drawn together; decides memory and speed, and pixels only in their last bits

@@ -48,14 +48,16 @@ def draw_pairs(
     sampler: str = "dpmpp_2m",
     guidance: float = 1.0,
     interval: tuple[float, float] = (0.0, float("inf")),
+    guide: Denoiser | None = None,
     given: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Images (B, 1, S, S) uint8 and masks (B, 1, S, S) uint8 {0, 255} of classes `labels` (B,).
 
-    `sigmas`, `noise` and `given` as in `draw_channels`; `interval`: image levels between which `guidance` acts.
+    `sigmas`, `noise` and `given` as in `draw_channels`; `interval`: image levels between which `guidance` acts,
+    away from `guide` or, where there is none, from the network without the class.
     """
     device = denoiser.modality.device
-    denoise = guided_denoise(denoiser, labels.to(device), guidance, interval)
+    denoise = guided_denoise(denoiser, labels.to(device), guidance, interval, guide=guide)
     x = draw_channels(denoise, codec, sigmas.to(device), noise, sampler=sampler, given=given)
     image, mask = codec.decode(x.float().cpu())
     return (image * 255).round().to(torch.uint8), mask.to(torch.uint8) * 255

@@ -116,6 +116,7 @@ def draw_batch(source: Source, items: list[Item], attempts: list[int], size: int
             sampler=config.sampler,
             guidance=config.guidance,
             interval=(config.guidance_low, config.guidance_high),
+            guide=source.guide,
             given=source.given(batch),
         )
     return images[: len(items), 0].numpy(), masks[: len(items), 0].numpy()

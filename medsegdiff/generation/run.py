@@ -30,7 +30,7 @@ from medsegdiff.training.device import choose_device, settle_precision
 logger = logging.getLogger(__name__)
 
 # What does not decide what is drawn: where things lie (what was given counts by its content), and when to give up.
-NOT_IDENTITY = ("checkpoint_path", "output_dir", "masks", "images", "split", "device", "max_redraws")
+NOT_IDENTITY = ("checkpoint_path", "guide_path", "output_dir", "masks", "images", "split", "device", "max_redraws")
 # Settings that a mode makes no use of.
 UNUSED = {
     "joint": ("draws",),
@@ -138,12 +138,28 @@ def settle_mode(config: GenerateConfig) -> GenerateConfig:
 
 def _load(config: GenerateConfig) -> Source:
     denoiser, card, digest = load_checkpoint(Path(config.checkpoint_path))
-    return Source(config, denoiser.to(choose_device(config.device)), card, digest)
+    device = choose_device(config.device)
+    source = Source(config, denoiser.to(device), card, digest)
+    if config.guide_path is None or config.guidance == 1:
+        return source
+    guide, other, other_digest = load_checkpoint(Path(config.guide_path))
+    for what in ("img_size", "classes", "codec", "train_hashes"):
+        require(
+            getattr(other, what) == getattr(card, what),
+            "--guide_path",
+            f"{config.guide_path}, whose {what} is not that of {config.checkpoint_path}",
+            "an earlier or smaller model of the same data",
+            "Train it on the same folder, at the same size.",
+        )
+    return dataclasses.replace(source, guide=guide.to(device), guide_digest=other_digest)
 
 
 def _identity(source: Source) -> dict[str, Any]:
     unused = UNUSED[str(source.config.mode)]
-    return identity_of(source.config, "generate", NOT_IDENTITY + unused) | {"checkpoint_sha256": source.digest}
+    digests = {"checkpoint_sha256": source.digest}
+    if source.guide_digest is not None:
+        digests |= {"guide_sha256": source.guide_digest}
+    return identity_of(source.config, "generate", NOT_IDENTITY + unused) | digests
 
 
 def _digest(given: list[Given]) -> str:
@@ -190,6 +206,10 @@ def _check_settings(config: GenerateConfig) -> None:
     require(len(set(chosen)) == len(chosen), "--classes", " ".join(chosen), "each class once")
     require(config.max_redraws >= 0, "--max_redraws", config.max_redraws, "0 or more")
     require(config.guidance >= 0, "--guidance", config.guidance, "0 or more")
+    if config.guide_path is not None:
+        hint = "Give a weight such as 2, or leave --guide_path out."
+        require(config.guidance != 1, "--guide_path", "--guidance 1, which is none", "another --guidance", hint)
+        require(config.mode != "image_to_mask", "--guide_path", f"mode {config.mode}", "a mode that draws images", hint)
     require(
         config.guidance_low < config.guidance_high,
         "--guidance_low",

@@ -27,6 +27,8 @@ class Source:
     denoiser: Denoiser
     card: ModelCard
     digest: str  # of the checkpoint
+    guide: Denoiser | None = None  # a less trained network, which guidance leads away from
+    guide_digest: str | None = None
 
     @property
     def device(self) -> torch.device:

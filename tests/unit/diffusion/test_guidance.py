@@ -55,6 +55,23 @@ def test_weight_one_is_one_plain_call(x: Tensor) -> None:
     assert spy.rows == [3]
 
 
+@pytest.mark.parametrize("weight", [0.5, 3.0])
+def test_autoguidance_leads_away_from_the_guide(weight: float, x: Tensor) -> None:
+    """Damage: the guide asked without the class, or everywhere; network and guide swapped."""
+    spy, guide = Spy(), Spy()
+    shift = 7.0
+
+    def worse(x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
+        return guide(x, sigma, cond) - shift
+
+    denoise = guided_denoise(cast(Denoiser, spy), LABELS, weight, (0.3, 5.0), guide=cast(Denoiser, worse))
+    expected = class_estimate(x) - shift + weight * shift
+    assert torch.allclose(denoise(x, torch.tensor([1.0, 1.0])), expected)
+    assert (spy.rows, guide.rows) == ([3], [3])
+    assert torch.equal(denoise(x, torch.tensor([6.0, 1.0])), class_estimate(x))
+    assert (spy.rows, guide.rows) == ([3, 3], [3])
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.5, 2.0, 7.5])
 def test_formula(weight: float, x: Tensor) -> None:
     """Damage: D_class + weight (D_class - D_null); class and null halves swapped."""

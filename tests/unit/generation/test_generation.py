@@ -109,6 +109,31 @@ def test_settings_matter(change: dict[str, Any], straight: PairSet, checkpoint: 
     assert not {r.image_hash for r in other.records} & {r.image_hash for r in straight.records}
 
 
+def test_autoguidance_draws_with_its_guide(checkpoint: Path, straight: PairSet, tmp_path: Path) -> None:
+    """Damage: the guide loaded and not handed on, or left out of what a folder says it was made with."""
+    denoiser, card, _ = load_checkpoint(checkpoint)
+    weights = {name: 0.7 * value for name, value in denoiser.state_dict().items()}
+    guide = tmp_path / "early.safetensors"
+    save_checkpoint(guide, weights, card)
+    chosen = {"num_samples_per_class": 2, "guidance": 2.0}
+    pairs = generate(settings(checkpoint, tmp_path / "auto", guide_path=str(guide), **chosen))
+    plain = generate(settings(checkpoint, tmp_path / "plain", **chosen))
+    assert not {r.image_hash for r in pairs.records} & {r.image_hash for r in plain.records}
+    told = json.loads((pairs.root / "dataset.json").read_text())["identity"]
+    assert told["guide_sha256"] == load_checkpoint(guide)[2]
+
+
+@pytest.mark.parametrize("change", [{"classes": ["malignant", "benign"]}, {"train_hashes": []}])
+def test_a_guide_of_other_data_is_refused(change: dict[str, Any], checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: a guide that saw other pictures, of which `combine` would not know."""
+    denoiser, card, _ = load_checkpoint(checkpoint)
+    guide = tmp_path / "other.safetensors"
+    save_checkpoint(guide, denoiser.state_dict(), dataclasses.replace(card, **change))
+    message = rf"--guide_path: found .*other.safetensors, whose {next(iter(change))} is not that of"
+    with pytest.raises(UserError, match=message):
+        generate(settings(checkpoint, tmp_path / "pairs", guidance=2.0, guide_path=str(guide)))
+
+
 @pytest.mark.parametrize("sampler", ["heun", "ddim"])
 def test_every_sampler_draws(sampler: Any, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: a name in GenerateConfig that SAMPLERS does not know."""
@@ -326,6 +351,8 @@ def test_unknown_class(checkpoint: Path, tmp_path: Path) -> None:
         ({"guidance": -1.0}, "--guidance: found -1.0; expected 0 or more"),
         ({"guidance_low": 6.0}, "--guidance_low: found 6.0; expected less than --guidance_high 5.0"),
         ({"max_redraws": -1}, "--max_redraws: found -1"),
+        ({"guide_path": "x.safetensors"}, "--guide_path: found --guidance 1, which is none"),
+        ({"guide_path": "x.safetensors", "guidance": 2.0}, "x.safetensors: found no such file"),
     ],
 )
 def test_bad_settings(change: dict[str, Any], message: str, checkpoint: Path, tmp_path: Path) -> None:
