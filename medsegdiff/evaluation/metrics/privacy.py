@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from medsegdiff.evaluation.drawing import png, show
 from medsegdiff.evaluation.judges.embedding import similarities
 from medsegdiff.evaluation.privacy.audit import PLANTED, Audit, Likeness, audit
 from medsegdiff.evaluation.privacy.leaks import Leaks, find_leaks
+from medsegdiff.evaluation.privacy.learnt import Learnt, compare_learnt
 from medsegdiff.evaluation.privacy.membership import check_checkpoint, drawn_by_another, membership
 from medsegdiff.evaluation.privacy.neighbours import ALLOWED, COPYING, EXPECTED
 from medsegdiff.evaluation.privacy.planted import KINDS
 from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
+from medsegdiff.files import DATASET_FILE, read_json
 from medsegdiff.training.device import choose_device
 
 FEWEST_SYNTHETIC, FEWEST_REAL = 10, 20  # pictures below which nothing is told of neighbours
@@ -34,14 +37,15 @@ def run(context: Context) -> Section:
         "Every synthetic image was compared with the real images that the generator learnt (train) and with real "
         "images that it did not (held-out). A generator that copies makes images that lie nearer to train."
     )
-    leaks = find_leaks(context.sets, context.real.records)
+    leaks, learnt = find_leaks(context.sets, context.real.records), _learnt(context)
     _tell_leaks(section, context, leaks)
+    _tell_sides(section, context, leaks, learnt)
     audits = _audits(section, context)
     if audits:
         _tell_statistics(section, audits)
         _tell_controls(section, audits)
         _tell_pairs(section, context, audits)
-    section.verdict = _verdict(context, leaks, audits)
+    section.verdict = _verdict(context, leaks, audits, learnt)
     if context.checkpoint is not None:
         _tell_membership(section, context)
     return section
@@ -78,6 +82,35 @@ def _tell_leaks(section: Section, context: Context, leaks: Leaks) -> None:
         f"Of {len(context.sets.synthetic)} synthetic images {exact} are a real image to the pixel, and {same} have the "
         f"perceptual hash of a train image (at most {max(leaks.bits, 0)} of 256 bits differ, mirrored ones included)."
     )
+
+
+def _learnt(context: Context) -> Learnt | None:
+    """What the generator learnt against train; None where the synthetic set does not tell."""
+    path = Path(context.config.synthetic_data) / DATASET_FILE
+    return compare_learnt(read_json(path), context.real.select("train").records) if path.is_file() else None
+
+
+def _tell_sides(section: Section, context: Context, leaks: Leaks, learnt: Learnt | None) -> None:
+    """Where train is not what was learnt, or held-out is not free of it: then the shares answer another question."""
+    if learnt is not None:
+        section.values["learnt"] = dataclasses.asdict(learnt)
+    if learnt is not None and learnt.absent:
+        section.text.append(
+            f"Take care: of the {learnt.total} images that the generator learnt {learnt.absent} are not among the "
+            "train images of the real set. Copies of these cannot be found."
+        )
+    if learnt is not None and learnt.spare:
+        section.text.append(
+            f"Take care: {learnt.spare} train images of the real set were not learnt by the generator. Copies of the "
+            "others show less in the shares below."
+        )
+    section.values["copies"]["held_out_like_train"] = leaks.twins
+    if leaks.twins:
+        section.text.append(
+            f"Take care: {leaks.twins} of {len(context.sets.held_out)} held-out images show nearly what a train image "
+            "shows, or the same patient. So they are no clean measure of the likeness between strangers, and copies "
+            "may look like chance."
+        )
 
 
 def _tell_statistics(section: Section, audits: dict[str, Audit]) -> None:
@@ -203,7 +236,7 @@ def _histograms(audits: dict[str, Audit]) -> Figure:
     )
 
 
-def _verdict(context: Context, leaks: Leaks, audits: dict[str, Audit]) -> Verdict:
+def _verdict(context: Context, leaks: Leaks, audits: dict[str, Audit], learnt: Learnt | None) -> Verdict:
     """What may be acted on; copies by content are told whatever else could not be measured."""
     total, exact = len(context.sets.synthetic), sum(name is not None for name in leaks.exact)
     if exact > total / 2:
@@ -229,6 +262,8 @@ def _verdict(context: Context, leaks: Leaks, audits: dict[str, Audit]) -> Verdic
     doubts = [] if set(outcomes.values()) == {"pass"} else [f"a nearest-to-train share above {ALLOWED} is not excluded"]
     if missed := missed_kinds(heard.values()):
         doubts.append(f"copies of these kinds may have gone unnoticed: {', '.join(missed)}")
+    if learnt is not None and learnt.absent:
+        doubts.append(f"{learnt.absent} of {learnt.total} images that the generator learnt are not in train")
     if not doubts:
         return Verdict("pass", f"No sign of copied patients ({figures}).")
     return Verdict("too few pictures to tell", f"No sign of copied patients, but {'; and '.join(doubts)} ({figures}).")

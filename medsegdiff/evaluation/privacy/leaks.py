@@ -22,6 +22,7 @@ class Leaks:
     exact: list[str | None]  # a synthetic picture: the real picture, train or held out, that it is to the pixel
     same: list[str | None]  # the train picture whose perceptual hash it has nearly, as it is or mirrored
     bits: int  # up to which two hashes are taken for one picture; below 0 nothing is
+    twins: int  # held-out pictures that have nearly the hash of a train picture, or its group
 
     @property
     def copies(self) -> int:
@@ -44,11 +45,13 @@ def find_leaks(sets: Sets, real: Iterable[PairRecord]) -> Leaks:
     for image, record, something in zip(sets.synthetic.images, sets.synthetic.records, shows, strict=True):
         found = known.get(record.image_hash) or known.get(content_hash(image))
         exact.append(found if something else None)
-    bits = min(SAME_PICTURE_BITS, int(_distances(sets.held_out, sets.train).min()) - 1)
+    common = _distances(sets.held_out, sets.train).min(axis=1)
+    bits = min(SAME_PICTURE_BITS, int(common.min()) - 1)
+    twins = (common <= SAME_PICTURE_BITS) | np.isin(sets.held_out.groups, sets.train.groups)
     distances = _distances(sets.synthetic, sets.train)
     nearest, ids = distances.argmin(axis=1), sets.train.ids
     near = distances.min(axis=1) <= bits
-    return Leaks(exact, [ids[k] if yes else None for k, yes in zip(nearest, near, strict=True)], bits)
+    return Leaks(exact, [ids[k] if yes else None for k, yes in zip(nearest, near, strict=True)], bits, int(twins.sum()))
 
 
 def _shows(pairs: Pairs) -> np.ndarray:

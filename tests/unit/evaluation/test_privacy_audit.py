@@ -5,18 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from evaluation_sets import context
 from test_privacy import HOW, texture_sets
 
+from medsegdiff.data.records import PairSet
 from medsegdiff.evaluation.metrics import privacy
 from medsegdiff.evaluation.metrics.privacy import missed_kinds, run
 from medsegdiff.evaluation.privacy.audit import Audit, Found, alarm, audit
 from medsegdiff.evaluation.privacy.leaks import find_leaks
+from medsegdiff.evaluation.privacy.learnt import Learnt, compare_learnt
 from medsegdiff.evaluation.privacy.planted import KINDS
 from medsegdiff.evaluation.section import Interval, Verdict
+from medsegdiff.evaluation.sets import Sets
+from medsegdiff.files import write_json
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +47,10 @@ def blind_to(found: Audit, *kinds: str, detected: float = 0.5) -> Audit:
     return dataclasses.replace(found, planted=found.planted | {kind: Found(detected, 0.0) for kind in kinds})
 
 
-def verdict(**audits: Audit) -> Verdict:
+def verdict(learnt: Learnt | None = None, **audits: Audit) -> Verdict:
     """What is said of pictures of which none is a real one, after these audits."""
     sets = texture_sets()
-    return privacy._verdict(context(sets), find_leaks(sets, []), audits)
+    return privacy._verdict(context(sets), find_leaks(sets, []), audits, learnt)
 
 
 def of_chance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -95,3 +101,64 @@ def test_what_one_measure_misses_another_may_find(quiet: Audit) -> None:
     assert missed_kinds([first, second]) == []
     assert missed_kinds([first, blind_to(second, "flipped")]) == ["flipped"]
     assert verdict(embedding=first, detail=blind_to(quiet, "exact")).outcome == "too few pictures to tell"
+
+
+def real_set(sets: Sets) -> PairSet:
+    """The real folder of the sets, every picture with hashes of its own."""
+    records = [dataclasses.replace(r, image_hash=f"i{k}", perceptual_hash=f"p{k}") for k, r in
+               enumerate(sets.train.records)]  # fmt: skip
+    return PairSet(Path(), tuple(records), {"classes": list(sets.classes)})
+
+
+def both_hashes(numbers: Iterable[int]) -> list[dict[str, str]]:
+    """What a checkpoint tells of the pictures of these numbers."""
+    return [{"image_hash": f"i{k}", "perceptual_hash": f"p{k}"} for k in numbers]
+
+
+def test_what_was_learnt_against_train_by_hand() -> None:
+    """Fails if the two differences change places, combined sets are not asked, or silence counts as a difference."""
+    train = real_set(texture_sets()).records
+    assert compare_learnt({"checkpoint": {"train_hashes": both_hashes(range(60))}}, train) == Learnt(60, 0, 0)
+    assert compare_learnt({"checkpoint": {"train_hashes": both_hashes(range(50, 100))}}, train) == Learnt(50, 40, 50)
+    assert compare_learnt({"learnt": [f"p{k}" for k in range(55, 65)]}, train) == Learnt(10, 5, 55)
+    assert compare_learnt({"checkpoint": {"train_hashes": []}}, train) is None
+    assert compare_learnt({}, train) is None
+
+
+def test_other_pictures_than_the_learnt_ones_are_told(tmp_path: Path) -> None:
+    """Fails if the audit asks of pictures that the generator did not learn, and nobody is told."""
+    sets = texture_sets()
+    asked = dataclasses.replace(context(sets, synthetic_data=str(tmp_path)), real=real_set(sets))
+
+    def said(numbers: range) -> str:
+        write_json(tmp_path / "dataset.json", {"checkpoint": {"train_hashes": both_hashes(numbers)}})
+        section = run(asked)
+        assert section.values["learnt"]["total"] == len(numbers)
+        return " ".join(sentence for sentence in section.text if sentence.startswith("Take care"))
+
+    assert said(range(60)) == ""
+    assert "of the 70 images that the generator learnt 10 are not among the train images" in said(range(70))
+    assert "20 train images of the real set were not learnt" in said(range(40))
+
+
+def test_learnt_pictures_that_are_not_here_are_no_pass(quiet: Audit) -> None:
+    """Fails if a set passes though copies of some learnt pictures could not be found."""
+    assert verdict(Learnt(60, 0, 4), detail=quiet).outcome == "pass"
+    told = verdict(Learnt(70, 10, 0), detail=quiet)
+    assert told.outcome == "too few pictures to tell"
+    assert "10 of 70 images that the generator learnt are not in train" in told.sentence
+
+
+def test_held_out_pictures_that_are_like_train_are_told() -> None:
+    """Fails if held-out pictures of train patients, or of train frames, pass for a measure of chance."""
+    sets = texture_sets()
+    assert find_leaks(sets, []).twins == 0
+    assert not any(sentence.startswith("Take care") for sentence in run(context(sets)).text)
+    held_out = sets.held_out
+    patients = np.concatenate([sets.train.groups[:2], held_out.groups[2:]])
+    frames = np.concatenate([held_out.images[:-3], sets.train.images[:3]])
+    mixed = dataclasses.replace(sets, held_out=dataclasses.replace(held_out, groups=patients, images=frames))
+    assert find_leaks(mixed, []).twins == 5
+    assert any(
+        "5 of 30 held-out images show nearly what a train image" in sentence for sentence in run(context(mixed)).text
+    )
