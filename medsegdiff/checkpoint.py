@@ -133,6 +133,6 @@ def _card(values: dict[str, Any]) -> ModelCard:
         | {
             "model": ModelConfig(**values["model"]),
             "diffusion": DiffusionConfig(**values["diffusion"]),
-            "codec": PairCodec(tuple(codec["mean"]), tuple(codec["std"]), codec["image_channels"]),
+            "codec": PairCodec(**codec | {name: tuple(codec[name]) for name in ("mean", "std")}),
         }
     )

@@ -74,6 +74,7 @@ class DiffusionConfig:
     share_image_clean: float = 0.08  # share of draws with the image clean (learns image -> mask)
     share_marginal: float = 0.05  # share of draws with one modality at the highest level (learns the other alone)
     mask_weight: float = 1.0  # weight of the mask loss beside the image loss
+    mask_radius: float = 0.0  # masks as distances to the lesion's edge, cut at so many pixels; 0: binary
     min_snr: float = 5.0  # cap of the ddpm loss weight min(1 / sigma^2, cap); edm weighs by its own formula
 
 

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 SIGMA_DATA = 0.5  # standard deviation of every encoded channel
+
+
+def code_masks(masks: Tensor, radius: float) -> Tensor:
+    """uint8 masks (N, 1, *S) as distances to the lesion's edge, cut at `radius` pixels; as they are where it is 0.
+
+    The edge has 127.5, so that one threshold reads either code; inside runs up to 255, outside down to 0. Without an
+    edge, all is outside (or inside). A signed distance tells of the edge far from it, and a speck has little of it.
+    """
+    if not radius:
+        return masks
+    coded = np.empty(masks.shape, np.uint8)
+    for place, mask in zip(coded, masks.numpy() > 127, strict=True):
+        inside, outside = (distance_transform_edt(part) if not part.all() else np.inf for part in (mask, ~mask))
+        # A pixel beside the edge is one pixel from the other side and half a pixel from the edge
+        distance = np.where(mask, inside - 0.5, 0.5 - outside)
+        place[:] = np.clip(np.round(127.5 + 127.5 * distance / radius), 0, 255)
+    return torch.from_numpy(coded)
 
 
 @dataclass(frozen=True)
@@ -22,10 +41,11 @@ class PairCodec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_channels: int = 1
+    mask_radius: float = 0.0  # pixels; masks are coded as distances cut at so many (`code_masks`); 0: as they are
 
     @classmethod
-    def fit(cls, images: Tensor, masks: Tensor) -> PairCodec:
-        """Statistics of (N, C, *S) images and (N, 1, *S) masks in [0, 1] (or uint8 in 0..255)."""
+    def fit(cls, images: Tensor, masks: Tensor, mask_radius: float = 0.0) -> PairCodec:
+        """Statistics of (N, C, *S) images and (N, 1, *S) coded masks in [0, 1] (or uint8 in 0..255)."""
         mean: list[float] = []
         std: list[float] = []
         for stack in (images, masks):
@@ -34,7 +54,7 @@ class PairCodec:
                 values = channel.double() / scale
                 mean.append(values.mean().item())
                 std.append(max(values.std().item(), 1e-3))  # a constant channel must not divide by zero
-        return cls(tuple(mean), tuple(std), images.shape[1])
+        return cls(tuple(mean), tuple(std), images.shape[1], mask_radius)
 
     @property
     def modality(self) -> Tensor:
@@ -46,7 +66,7 @@ class PairCodec:
         return like.new_tensor(self.mean).view(shape), like.new_tensor(self.std).view(shape)
 
     def encode(self, image: Tensor, mask: Tensor) -> Tensor:
-        """(B, C, *S) channels of float images (B, C-1, *S) and masks (B, 1, *S) in [0, 1]."""
+        """(B, C, *S) channels of float images (B, C-1, *S) and coded masks (B, 1, *S) in [0, 1]."""
         x = torch.cat([image, mask], dim=1)
         mean, std = self._statistics(x)
         return (x - mean) / std * SIGMA_DATA
@@ -54,7 +74,8 @@ class PairCodec:
     def pixels(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images and masks in pixels, 0 to 1 and somewhat beyond, of channels (B, C, *S).
 
-        Of a denoised estimate the mask is the expected mask: in each pixel the probability of lesion.
+        Of a denoised estimate the mask is the expected mask: in each pixel the probability of lesion, or where masks
+        are coded as distances the expected code, whose middle is the edge.
         """
         mean, std = self._statistics(x)
         both = x / SIGMA_DATA * std + mean

@@ -12,6 +12,7 @@ from torch import Tensor
 from medsegdiff.checkpoint import ModelCard
 from medsegdiff.config import GenerateConfig
 from medsegdiff.data.transforms import generator
+from medsegdiff.diffusion.codec import code_masks
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.noise import sigma_table
 from medsegdiff.generation.plan import Item
@@ -64,8 +65,9 @@ class Source:
         pictures = [i.given.picture for i in items if i.given is not None]
         if not pictures:
             return None
-        stack = torch.stack([torch.from_numpy(p) for p in pictures])[:, None].float() / 255
-        return self.card.codec.encode(stack, stack)
+        stack = torch.stack([torch.from_numpy(p) for p in pictures])[:, None]
+        codec = self.card.codec
+        return codec.encode(stack.float() / 255, code_masks(stack, codec.mask_radius).float() / 255)
 
 
 def padded(items: Sequence[Item], size: int) -> list[Item]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medsegdiff.diffusion.codec import PairCodec
+from medsegdiff.diffusion.codec import PairCodec, code_masks
 
 
 def pictures(channels: int = 1) -> tuple[Tensor, Tensor]:
@@ -81,3 +81,32 @@ def test_any_rank() -> None:
     image, mask = codec.decode(codec.encode(volume, volume.round()))
     assert torch.allclose(image, volume, atol=1e-6)
     assert torch.equal(mask, volume.round() > 0)
+
+
+def test_distances_to_the_edge() -> None:
+    """Damage: distances from the other side instead of the edge, another sign, no cut."""
+    mask = torch.zeros(1, 1, 3, 12, dtype=torch.uint8)
+    mask[..., 6:] = 255
+    coded = code_masks(mask, 4)
+    expected = [127.5 + 127.5 * d / 4 for d in (-4, -4, -3.5, -2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5, 4, 4)]
+    assert coded.shape == mask.shape
+    assert (coded.float() - torch.tensor(expected)).abs().max() <= 1
+    assert torch.equal(coded > 127, mask > 127)
+    assert code_masks(mask, 0) is mask
+
+
+def test_distances_without_an_edge() -> None:
+    """Damage: distances of an empty mask, which are those to the border of the picture."""
+    empty = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    assert code_masks(empty, 3).unique().tolist() == [0]
+    assert code_masks(empty + 255, 3).unique().tolist() == [255]
+
+
+def test_distances_come_back_as_masks() -> None:
+    """Damage: a code whose edge is not at the threshold of `decode`."""
+    masks = torch.zeros(2, 1, 16, 16, dtype=torch.uint8)
+    masks[0, :, 3:9, 4:12] = 255
+    masks[1, :, 7, 7] = 255
+    coded = code_masks(masks, 5)
+    codec = PairCodec.fit(coded, coded, 5)
+    assert torch.equal(codec.decode(codec.encode(coded / 255, coded / 255))[1], masks > 0)
