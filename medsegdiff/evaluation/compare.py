@@ -101,6 +101,26 @@ def statistic_interval(
     return Interval(value, float(low), float(high))
 
 
+def pairs_interval(values: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> Interval:
+    """The mean of one number a pair of pictures, with a 95 % bootstrap interval over groups of pictures.
+
+    `values` (K,); `groups` (K, 2), those of the two pictures of each pair. A picture that stands in several pairs is
+    met in all of them, so pairs are not drawn on their own: groups are, as many as there are, and a pair counts as
+    often as its two groups were drawn, multiplied. Resamples without any pair are left out; raises `ValueError` where
+    none is left. Where chance lies in the single pairs rather than in their pictures, the interval is too wide.
+    """
+    _, number = np.unique(groups, return_inverse=True)
+    first, second = number.reshape(groups.shape).T
+    count = number.max() + 1
+    drawn = np.random.default_rng([seed, OTHER]).multinomial(count, np.full(count, 1 / count), size=resamples)
+    weights = (drawn[:, first] * drawn[:, second]).astype(float)  # (resamples, K)
+    weights = weights[weights.any(axis=1)]
+    if not len(weights):
+        raise ValueError("no resample holds a pair")
+    low, high = np.percentile(weights @ values / weights.sum(axis=1), [2.5, 97.5])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
 def _subset(sample: Sample, n: int, random: np.random.Generator) -> np.ndarray:
     return random.permutation(len(sample.features))[:n]
 

@@ -11,14 +11,15 @@ from matplotlib.figure import Figure as Plot
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from medsegdiff.data.hashing import content_hash
-from medsegdiff.evaluation.compare import mean_interval
+from medsegdiff.evaluation.compare import pairs_interval
 from medsegdiff.evaluation.context import SETS, TITLES, Context, Metric
 from medsegdiff.evaluation.drawing import png, show
 from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
 from medsegdiff.evaluation.sets import Pairs
 
 PAIRS = 300  # random pairs of a class that are compared
-MIN_PICTURES = 20  # of a class in each set
+MIN_PICTURES = 20  # of a class in each set; so many pairs as well
+MIN_GROUPS = 5  # that these pairs are of: fewer say nothing of how much chance is in them
 PAIRING = 3  # purpose of random numbers
 BATCH = 50
 # Wang, Simoncelli and Bovik 2003, section 3.2, from the finest scale on; sized for pictures of 256 pixels
@@ -38,6 +39,12 @@ class Likeness:
 
     values: np.ndarray  # (K,) MS-SSIM
     pairs: np.ndarray  # (K, 2) rows of the two pictures in their set
+    groups: np.ndarray  # (K, 2) of these pictures
+
+    @property
+    def enough(self) -> bool:
+        """Whether it can be told with an interval."""
+        return len(self.values) >= MIN_PICTURES and len(np.unique(self.groups)) >= MIN_GROUPS
 
 
 def run(context: Context) -> Section:
@@ -56,8 +63,8 @@ def run(context: Context) -> Section:
             section.skipped.append(f"Variety of {label} pictures: {each}; at least {MIN_PICTURES} of each needed.")
             continue
         found = {which: _likeness(context, which, label) for which in SETS}
-        if few := [TITLES[which] for which, likeness in found.items() if len(likeness.values) < MIN_PICTURES]:
-            section.skipped.append(f"Variety of {label} pictures: nearly all {few[0]} pictures are of one patient.")
+        if few := [TITLES[which] for which, likeness in found.items() if not likeness.enough]:
+            section.skipped.append(f"Variety of {label} pictures: nearly all {few[0]} pictures are of few patients.")
             continue
         told[label] = found
         section.values[label] = _figures(context, label, found)
@@ -104,28 +111,29 @@ def _likeness(context: Context, which: str, label: str) -> Likeness:
     random = np.random.default_rng([context.config.seed, PAIRING, SETS.index(which)])
     chosen = rows[random_pairs(pairs.groups[rows], PAIRS, random)]
     values = ms_ssim(pairs.images[chosen[:, 0]], pairs.images[chosen[:, 1]]) if len(chosen) else np.zeros(0)
-    return Likeness(values, chosen)
+    return Likeness(values, chosen, pairs.groups[chosen])
 
 
 def _figures(context: Context, label: str, found: dict[str, Likeness]) -> dict[str, Any]:
     """Means, share of very alike pairs, repeated pictures; for report.json."""
     real = np.concatenate([found["train"].values, found["held_out"].values])
-    alike = (found["synthetic"].values > np.percentile(real, ALIKE)).astype(float)
+    own = found["synthetic"]
+    alike = (own.values > np.percentile(real, ALIKE)).astype(float)
     synthetic = context.sets.synthetic
     rows = synthetic.of(label)
-    figures = {which: vars(_mean(context, likeness.values)) for which, likeness in found.items()}
+    figures = {which: vars(_mean(context, likeness.values, likeness)) for which, likeness in found.items()}
     return {
         **figures,
-        "very_alike": vars(_mean(context, alike)),
-        "pairs": len(found["synthetic"].values),
+        "very_alike": vars(_mean(context, alike, own)),
+        "pairs": len(own.values),
         "pictures": len(rows),
         "repeated": repeated(synthetic, rows),
     }
 
 
-def _mean(context: Context, values: np.ndarray) -> Interval:
-    """Over pairs, each of which was drawn on its own."""
-    return mean_interval(values, np.arange(len(values)), context.config.bootstrap, context.config.seed)
+def _mean(context: Context, values: np.ndarray, likeness: Likeness) -> Interval:
+    """Mean of one number a pair (K,), with an interval over the groups of the pictures."""
+    return pairs_interval(values, likeness.groups, context.config.bootstrap, context.config.seed)
 
 
 def _tell(section: Section, told: dict[str, dict[str, Likeness]]) -> None:
@@ -137,10 +145,11 @@ def _tell(section: Section, told: dict[str, dict[str, Likeness]]) -> None:
         rows.append([label, *means, v["pairs"], f"{v['repeated']} of {v['pictures']}"])
     columns = ["class", "synthetic", *(f"{TITLES[w]} (floor)" for w in SETS[:2]), "very alike", "pairs", "repeats"]
     note = (
-        "Mean MS-SSIM of random pairs, the lower the more varied, with an interval over pairs; lower than of real "
-        "pairs is no merit, as noise lowers it, and so does a lack of the layers that all breasts have. very alike: "
-        f"share of synthetic pairs that are more alike than {ALIKE} % of real pairs (real pictures have "
-        f"{1 - ALIKE / 100:.2f}). repeats: synthetic pictures that are another one to the pixel."
+        "Mean MS-SSIM of random pairs, the lower the more varied, with an interval over pictures (their groups), each "
+        "of which stands in several pairs; lower than of real pairs is no merit, as noise lowers it, and so does a "
+        "lack of the layers that all breasts have. very alike: share of synthetic pairs that are more alike than "
+        f"{ALIKE} % of real pairs (real pictures have {1 - ALIKE / 100:.2f}). repeats: synthetic pictures that are "
+        "another one to the pixel."
     )
     section.tables.append(Table("MS-SSIM between pictures of a class", columns, rows, note))
     section.verdict = _verdict({label: section.values[label] for label in told})

@@ -13,6 +13,7 @@ from medsegdiff.evaluation.compare import (
     against_floor,
     centred_interval,
     mean_interval,
+    pairs_interval,
     statistic_interval,
 )
 from medsegdiff.evaluation.section import Interval, number
@@ -82,6 +83,42 @@ def test_groups_are_drawn_whole() -> None:
     single = mean_interval(values, np.arange(40).astype(str), 500, 0)
     assert whole.value == single.value == 0.5
     assert whole.high - whole.low > 2 * (single.high - single.low)
+
+
+def pairs_of(count: int) -> np.ndarray:
+    """(K, 2) all pairs of `count` pictures."""
+    return np.stack(np.triu_indices(count, k=1), axis=1)
+
+
+def test_pictures_stand_in_several_pairs() -> None:
+    """Fails if pairs are drawn on their own: of 100 sets of 15 pictures, half of the intervals would miss the mean."""
+    random, pairs = np.random.default_rng(0), pairs_of(15)
+    held, alone = 0, 0
+    for _ in range(100):
+        values = random.normal(size=15)[pairs].mean(axis=1)  # what a pair is worth comes from its pictures
+        found = pairs_interval(values, pairs.astype(str), 200, 0)
+        held += found.low <= 0 <= found.high
+        half = 1.96 * values.std() / np.sqrt(len(values))  # of an interval over independent pairs
+        alone += abs(values.mean()) <= half
+    assert held >= 88
+    assert alone < 60
+
+
+def test_groups_of_pairs_are_drawn_whole() -> None:
+    """Fails if pictures of a group are drawn one by one: the interval would be that of thrice as many pictures."""
+    pairs, worth = pairs_of(36), np.repeat(np.random.default_rng(0).normal(size=12), 3)
+    pairs = pairs[pairs[:, 0] // 3 != pairs[:, 1] // 3]
+    whole = pairs_interval(worth[pairs].mean(axis=1), pairs // 3, 500, 0)
+    single = pairs_interval(worth[pairs].mean(axis=1), pairs, 500, 0)
+    assert whole.value == single.value
+    assert whole.high - whole.low > 1.4 * (single.high - single.low)
+
+
+def test_resamples_without_a_pair_are_left_out() -> None:
+    """Fails if a resample of one picture of two, drawn twice, divides by zero."""
+    assert pairs_interval(np.array([0.25]), np.array([["a", "b"]]), 30, 0) == Interval(0.25, 0.25, 0.25)
+    with pytest.raises(ValueError, match="no resample"):
+        pairs_interval(np.array([0.25]), np.array([["a", "b"]]), 0, 0)
 
 
 def test_undefined_resamples_are_left_out_and_an_undefined_value_is_refused() -> None:

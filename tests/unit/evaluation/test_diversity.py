@@ -11,8 +11,9 @@ import torch
 from evaluation_sets import context, drawn, three_sets
 from scipy.ndimage import gaussian_filter
 
+from medsegdiff.evaluation.compare import mean_interval
 from medsegdiff.evaluation.metrics import diversity
-from medsegdiff.evaluation.metrics.diversity import ms_ssim, random_pairs, repeated, run
+from medsegdiff.evaluation.metrics.diversity import _likeness, ms_ssim, random_pairs, repeated, run
 from medsegdiff.evaluation.section import Section
 from medsegdiff.evaluation.set_distances import kernel_distance, polynomial_kernel
 from medsegdiff.evaluation.sets import Pairs
@@ -131,7 +132,7 @@ def test_collapse_of_half_of_one_class_is_seen() -> None:
     assert "benign:" not in section.verdict.sentence
     assert repeated(own, own.of("malignant")) == 11
     # 12 x 11 of 24 x 23 pairs are equal, 12 x 11 of 48 x 47 if both classes were taken together
-    assert section.values["malignant"]["very_alike"]["low"] > 0.12
+    assert section.values["malignant"]["very_alike"]["value"] > 0.12
     assert section.values["benign"]["very_alike"]["value"] < 0.1
 
 
@@ -157,6 +158,28 @@ def test_too_few_pictures_are_told() -> None:
     assert section.values == {}
     assert section.verdict is None
     assert len(section.skipped) == 2
+
+
+def test_the_interval_is_over_pictures() -> None:
+    """Fails if pairs are drawn as if no picture stood in two of them: a third of the width is lost here."""
+    own = scenes(48, 3, "synthetic")
+    rows = own.of("benign")[:8]  # a third of a class is dark, and dark pictures are alike
+    own.images[rows] = (own.images[rows] // 16).astype(np.uint8)
+    sets = dataclasses.replace(three_sets(own), train=scenes(60, 1, "train"), held_out=scenes(44, 2, "held"))
+    found = _likeness(context(sets), "synthetic", "benign")
+    v = run(context(sets, bootstrap=400)).values["benign"]["synthetic"]
+    alone = mean_interval(found.values, np.arange(len(found.values)), 400, 0)
+    assert v["high"] - v["low"] > 1.5 * (alone.high - alone.low)
+
+
+def test_pictures_of_few_patients_are_told() -> None:
+    """Fails if many pairs of four patients get an interval, which would be of four."""
+    patients = np.array([f"patient {i % 4}" for i in range(60)])
+    few = dataclasses.replace(scenes(60, 1, "train"), groups=patients)
+    section = run(context(dataclasses.replace(three_sets(scenes(40, 3, "synthetic")), train=few), bootstrap=5))
+    assert section.values == {}
+    assert len(section.skipped) == 2
+    assert "few patients" in section.skipped[0]
 
 
 def test_kernel_distance_is_that_of_torchmetrics() -> None:
