@@ -97,7 +97,7 @@ class Muon(torch.optim.Optimizer):
                 zeros = torch.zeros_like(weight)
                 self.state[weight] = {"step": torch.zeros(()), "mean": zeros, "square": zeros.clone()}
         states = [self.state[weight] for weight in weights]
-        gradients = [weight.grad for weight in weights]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
         for state in states:
             state["step"] += 1
         count = float(states[0]["step"])
