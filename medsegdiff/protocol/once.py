@@ -73,16 +73,17 @@ def total_steps(config: SegmentConfig) -> int:
     return config.steps or STEPS
 
 
-def run_once(config: SegmentConfig, task: Task, data: Data) -> tuple[dict[str, Any], Rows]:
+def run_once(config: SegmentConfig, task: Task, data: Data, wait: bool = False) -> tuple[dict[str, Any], Rows]:
     """Train and score into `config.output_dir`; returns scores.json's content and the rows of its test images.
 
-    The same call goes on where an interrupted one stopped, and returns what a finished one wrote.
+    The same call goes on where an interrupted one stopped, and returns what a finished one wrote. Another process that
+    is at it makes it a `UserError`; or, with `wait`, is waited for.
     """
     output = Path(config.output_dir)
     identity = run_identity(config, data.pairs)
-    with locked(make_folder(output)):
+    with locked(make_folder(output), wait=wait):
         clear_leftovers(output, WEIGHTS_FILE, task.picture, PER_IMAGE_FILE, SCORES_FILE)
-        if not _finished(config, identity):
+        if not is_finished(config, identity):
             done = _train(config, task, data, identity)
             rows = score_weights(output, task, data.test, config, output)
             write_json(output / SCORES_FILE, _results(config, task, data, identity, done, rows))
@@ -141,7 +142,8 @@ def other_settings(
     return differing_keys(old, new)
 
 
-def _finished(config: SegmentConfig, identity: dict[str, Any]) -> bool:
+def is_finished(config: SegmentConfig, identity: dict[str, Any]) -> bool:
+    """Whether `config.output_dir` holds this run, finished. Raises `UserError` where it holds another one."""
     output = Path(config.output_dir)
     refuse_other_phase(output, SCORES_FILE, "a folder for weights and scores")
     if not (output / SCORES_FILE).is_file():

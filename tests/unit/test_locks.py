@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from medsegdiff import locks
 from medsegdiff.errors import UserError
 from medsegdiff.files import DATASET_FILE, is_finished, staged_folder, write_json
 from medsegdiff.locks import clear_stale_lock, locked
@@ -60,6 +63,26 @@ def test_the_lock_goes_with_an_error_too(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt), locked(tmp_path):  # noqa: PT012
             assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
             raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_end_of_another_run_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Damage: waiting without a word, with one at every look, or not at all; a lock that is held by two afterwards."""
+    monkeypatch.setattr(locks, "POLL", 0.02)
+    caplog.set_level("INFO", "medsegdiff")
+    process = hold(tmp_path, "inside")
+    threading.Timer(0.5, process.kill).start()
+    started = time.monotonic()
+    with locked(tmp_path, wait=True):
+        assert time.monotonic() - started > 0.4
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+        with pytest.raises(UserError, match="another run that is writing here"):
+            locked(tmp_path).__enter__()
+    process.wait()
+    told = f"{tmp_path}: waiting until another run that is writing here (process {process.pid}) has ended"
+    assert caplog.messages == [told]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,7 +10,6 @@ spreads the pictures evenly, so that one limit of similarity suits all of them.
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.transforms import AugmentConfig, augment, generator
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.compare import mean_interval
-from medsegdiff.evaluation.judges.judge import Judge
+from medsegdiff.evaluation.judges.judge import Judge, clear_leftovers_of
 from medsegdiff.evaluation.privacy.planted import KINDS, altered
 from medsegdiff.evaluation.sets import Pairs
 from medsegdiff.files import clear_leftovers, make_folder
@@ -31,7 +30,6 @@ from medsegdiff.locks import locked
 from medsegdiff.training.device import choose_device
 from medsegdiff.training.loop import LoopConfig, lr_factor, run_loop
 from medsegdiff.training.sampling import draw_indices
-from medsegdiff.training.state import STATE_FOLDER
 from medsegdiff.training.weights import load_weights, save_weights
 
 logger = logging.getLogger(__name__)
@@ -228,22 +226,29 @@ def load_embedding(path: Path) -> tuple[EmbeddingNet, dict[str, Any]]:
     return model.eval().requires_grad_(False), settings
 
 
+def _is_fitted(weights: Path, identity: dict[str, Any]) -> bool:
+    return weights.is_file() and bool(load_embedding(weights)[1].get("config") == identity)
+
+
 def fit_embedding(
     config: EvaluateConfig, train: Pairs, held_out: Pairs, folder: Path, identity: dict[str, Any]
 ) -> Judge:
     """The embedding of the real train pictures, trained in `folder` unless weights of this `identity` are there.
 
-    An interrupted training goes on. Raises `UserError` where one of another identity was interrupted there.
+    An interrupted training goes on, and one that another process is at is waited for. Raises `UserError` where one of
+    another identity was interrupted there.
     """
     device, weights = choose_device(config.device), folder / WEIGHTS_FILE
-    with locked(make_folder(folder)):
-        clear_leftovers(folder, WEIGHTS_FILE)
-        if not weights.is_file() or load_embedding(weights)[1].get("config") != identity:
-            trainer = EmbeddingTrainer(train, held_out, config.embedding_steps, config.seed, device)
-            loop = LoopConfig(folder, config.embedding_steps, EVALS, SAVE_EVERY, BATCH, identity, ("loss", "contrast"))
-            run_loop(trainer, loop, "training embedding")
-            save_weights(weights, trainer.model.state_dict(), {"config": identity, "side": SIDE})
-        shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)  # only now is there nothing left to resume
+    if not _is_fitted(weights, identity):  # asked before anything is written or locked: others may be using it
+        with locked(make_folder(folder), wait=True):
+            if not _is_fitted(weights, identity):
+                clear_leftovers(folder, WEIGHTS_FILE)
+                trainer = EmbeddingTrainer(train, held_out, config.embedding_steps, config.seed, device)
+                steps = config.embedding_steps
+                loop = LoopConfig(folder, steps, EVALS, SAVE_EVERY, BATCH, identity, ("loss", "contrast"))
+                run_loop(trainer, loop, "training embedding")
+                save_weights(weights, trainer.model.state_dict(), {"config": identity, "side": SIDE})
+    clear_leftovers_of(folder)  # only now is there nothing left to resume
     model, settings = load_embedding(weights)
     found = retrieval(model.to(device), settings, held_out, train, config.seed, device)
     quality = mean_interval(found, held_out.groups, config.bootstrap, config.seed)

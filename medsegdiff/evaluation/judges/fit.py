@@ -18,12 +18,11 @@ from medsegdiff.data.records import PairSet, content_digest
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.compare import mean_interval, statistic_interval
 from medsegdiff.evaluation.judges.embedding import RECIPE, fit_embedding
-from medsegdiff.evaluation.judges.judge import Judge, Judges
+from medsegdiff.evaluation.judges.judge import Judge, Judges, clear_leftovers_of
 from medsegdiff.evaluation.judges.opinions import class_probabilities, found_masks, mask_agreement
 from medsegdiff.evaluation.sets import Sets
-from medsegdiff.files import make_folder
 from medsegdiff.protocol.checks import check_splits
-from medsegdiff.protocol.once import NOT_IDENTITY, WEIGHTS_FILE, Data, run_once
+from medsegdiff.protocol.once import NOT_IDENTITY, WEIGHTS_FILE, Data, is_finished, run_identity, run_once
 from medsegdiff.protocol.tasks import TASKS, settle_names
 from medsegdiff.training.device import choose_device
 
@@ -66,11 +65,11 @@ def fit_judges(config: EvaluateConfig, real: PairSet, sets: Sets) -> Judges:
 
 
 def judges_folder(config: EvaluateConfig, name: str, identity: dict[str, Any]) -> Path:
-    """Where a judge of this identity lies."""
+    """Where a judge of this identity lies, or will lie."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medsegdiff" / "judges"
     base = cache if config.judges_dir is None else Path(config.judges_dir)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return make_folder(base / f"{name}_{digest[:16]}")
+    return base / f"{name}_{digest[:16]}"
 
 
 def _fit_network(name: str, config: EvaluateConfig, real: PairSet, sets: Sets, identity: dict[str, Any]) -> Judge:
@@ -90,7 +89,10 @@ def _fit_network(name: str, config: EvaluateConfig, real: PairSet, sets: Sets, i
     recipe = dataclasses.replace(recipe, output_dir=str(folder))
     task = TASKS[recipe.task]
     task.check(recipe, real.classes)
-    run_once(recipe, task, Data(real, sets.img_size))
+    # Looked for before anything is written or locked: others may be using it, or may have made it for all to read
+    if not is_finished(recipe, run_identity(recipe, real)):
+        run_once(recipe, task, Data(real, sets.img_size), wait=True)
+    clear_leftovers_of(folder)
     model, settings = task.load(folder / WEIGHTS_FILE)
     model = model.to(choose_device(config.device))
     resamples = {"resamples": config.bootstrap, "seed": config.seed}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
+import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -13,6 +16,7 @@ import torch
 from evaluation_sets import drawn
 from torch import Tensor, nn
 
+from medsegdiff import locks
 from medsegdiff.config import EvaluateConfig
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.judges import embedding
@@ -30,6 +34,9 @@ from medsegdiff.evaluation.judges.embedding import (
     spread_loss,
 )
 from medsegdiff.evaluation.sets import Pairs
+from medsegdiff.files import make_folder
+from medsegdiff.locks import locked
+from medsegdiff.training.state import STATE_FOLDER
 from medsegdiff.training.weights import save_weights
 
 CPU = torch.device("cpu")
@@ -158,6 +165,49 @@ def test_fitted_once_and_found_again(tmp_path: Path) -> None:
     assert judge.minimum == 0.9
     fit_embedding(config, train, held_out, tmp_path, {"data": "two"})
     assert load_embedding(tmp_path / WEIGHTS_FILE)[1]["config"] == {"data": "two"}
+
+
+def test_another_process_that_fits_it_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fails if the second of two evaluations is refused, or trains again what the first one has trained meanwhile."""
+    monkeypatch.setattr(locks, "POLL", 0.02)
+    caplog.set_level("INFO", "medsegdiff.locks")
+    config = EvaluateConfig(real_data="", synthetic_data="", embedding_steps=2, bootstrap=10, device="cpu")
+    train, held_out = textures(6, 1, "train"), textures(5, 2, "held")
+    first, folder, holds = tmp_path / "first", make_folder(tmp_path / "second"), threading.Event()
+    judge = fit_embedding(config, train, held_out, first, {"data": "one"})
+
+    def other() -> None:
+        with locked(folder):
+            holds.set()
+            end = time.monotonic() + 60
+            while not caplog.messages and time.monotonic() < end:
+                time.sleep(0.01)
+            shutil.copy(first / WEIGHTS_FILE, folder)
+
+    monkeypatch.setattr(embedding, "EmbeddingTrainer", None)
+    thread = threading.Thread(target=other)
+    thread.start()
+    holds.wait()
+    assert fit_embedding(config, train, held_out, folder, {"data": "one"}).quality == judge.quality
+    thread.join()
+    assert ["waiting until another run" in line for line in caplog.messages] == [True]
+    assert [path.name for path in folder.iterdir()] == [WEIGHTS_FILE]
+
+
+def test_what_a_kill_leaves_beside_it_goes(tmp_path: Path) -> None:
+    """Fails if the state of a finished training stays for good, or is taken from a process that is at it."""
+    config = EvaluateConfig(real_data="", synthetic_data="", embedding_steps=2, bootstrap=10, device="cpu")
+    sets = textures(6, 1, "train"), textures(5, 2, "held")
+    fit_embedding(config, *sets, tmp_path, {"data": "one"})
+    (tmp_path / STATE_FOLDER).mkdir()
+    with locked(tmp_path):
+        fit_embedding(config, *sets, tmp_path, {"data": "one"})
+        assert (tmp_path / STATE_FOLDER).is_dir()
+    (tmp_path / ".lock").touch()
+    fit_embedding(config, *sets, tmp_path, {"data": "one"})
+    assert not {STATE_FOLDER, ".lock"} & {path.name for path in tmp_path.iterdir()}
 
 
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:

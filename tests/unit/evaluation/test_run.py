@@ -5,19 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import threading
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import WritePairs
 
+from medsegdiff import locks
 from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.records import SYNTHETIC, PairSet, read_pairs, write_pair, write_pairs
 from medsegdiff.errors import UserError
+from medsegdiff.evaluation.judges import embedding
+from medsegdiff.evaluation.judges.fit import fit_judges
 from medsegdiff.evaluation.report.write import PAGE_FILE, TABLE_FILE
-from medsegdiff.evaluation.run import _choose, _size, evaluate
-from medsegdiff.files import REPORT_FILE
+from medsegdiff.evaluation.run import _choose, _load, _size, evaluate
+from medsegdiff.files import REPORT_FILE, SCORES_FILE
+from medsegdiff.locks import locked
+from medsegdiff.protocol import once
 
 SIDE = 64
 
@@ -58,8 +66,20 @@ def settings(folders: Path, output: Path, **changes: object) -> EvaluateConfig:
     return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
 
 
-def test_a_report_comes_out_and_judges_are_found_again(folders: Path, tmp_path: Path) -> None:
-    """Fails if a metric crashes on few pictures, a file is missing, or judges are trained again for each report."""
+def wait_for(event: Callable[[], object]) -> None:
+    """Until it is true, or a minute is over."""
+    end = time.monotonic() + 60
+    while not event() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def test_a_report_comes_out_and_judges_are_found_again(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if a metric crashes on few pictures, a file is missing, or judges are trained again for each report.
+
+    Also if a lock is taken, or a folder made, to find a judge that is finished.
+    """
     result = evaluate(settings(folders, tmp_path / "one"))
     assert json.loads((tmp_path / "one" / REPORT_FILE).read_text()) == json.loads(json.dumps(result))
     assert result["compared"]["counts"]["synthetic"] == {"benign": 12, "malignant": 12}
@@ -67,9 +87,43 @@ def test_a_report_comes_out_and_judges_are_found_again(folders: Path, tmp_path: 
     assert "Verdicts" in (tmp_path / "one" / PAGE_FILE).read_text()
     before = {p: p.stat().st_mtime_ns for p in (folders / "judges").rglob("*.safetensors")}
     assert len(before) == 3
+    # They are read alone: another process may be reading them, and the folder may be one that all may only read
+    for name in ("locked", "make_folder"):
+        monkeypatch.delattr(once, name)
+        monkeypatch.delattr(embedding, name)
     again = evaluate(settings(folders, tmp_path / "two"))
     assert {p: p.stat().st_mtime_ns for p in (folders / "judges").rglob("*.safetensors")} == before
     assert again["metrics"] == result["metrics"]
+
+
+def test_judges_that_another_process_trains_are_waited_for(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fails if the second of two evaluations of a real set is refused, or trains the segmenter anew."""
+    config, real = settings(folders, tmp_path), read_pairs(folders / "real")
+    sets, _ = _load(config, real, read_pairs(folders / "synthetic"))
+    fit_judges(config, real, sets)
+    shutil.copytree(folders / "judges", tmp_path / "judges")
+    config = dataclasses.replace(config, judges_dir=str(tmp_path / "judges"))
+    folder = next((tmp_path / "judges").glob("segmenter_*"))
+    (folder / SCORES_FILE).rename(tmp_path / SCORES_FILE)
+    holds = threading.Event()
+
+    def other() -> None:
+        with locked(folder):
+            holds.set()
+            wait_for(lambda: caplog.messages)
+            (tmp_path / SCORES_FILE).rename(folder / SCORES_FILE)
+
+    monkeypatch.setattr(locks, "POLL", 0.02)
+    monkeypatch.delattr(once, "_train")
+    caplog.set_level("INFO", "medsegdiff.locks")
+    thread = threading.Thread(target=other)
+    thread.start()
+    holds.wait()
+    assert fit_judges(config, real, sets).segmenter is not None
+    thread.join()
+    assert ["waiting until another run" in line for line in caplog.messages] == [True]
 
 
 def test_the_real_folder_as_synthetic_is_shouted_at(folders: Path, tmp_path: Path) -> None:
