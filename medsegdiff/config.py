@@ -13,7 +13,7 @@ from medsegdiff.errors import UserError
 
 Device = Literal["auto", "cpu", "cuda"]
 Mode = Literal["joint", "mask_first", "mask_to_image", "image_to_mask"]
-Precision = Literal["auto", "bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,11 @@ class TrainConfig:
     label_dropout: float = 0.1  # share of pairs whose class is hidden, for classifier-free guidance
     augment: bool = True  # joint augmentation: mirroring, zoom, gain
     balance_classes: bool = True  # draw every class equally often
-    precision: Precision = "auto"  # autocast type; auto: bf16 where the device computes with it, else fp32
+    precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
     device: Device = "auto"  # auto: a GPU where there is one
+    compile: Literal["auto", True, False] = "auto"  # build kernels for this network (torch.compile); auto: on a GPU
+    checkpoint_gradients: bool = False  # compute blocks again in backward: less memory, about a third more time
+    find_batch_size: bool = False  # try which batch fits into memory; cut the step's pairs into parts that do
     evals: int = 10  # evaluations in the whole run: val loss, sample quality, sample grid, checkpoint
     save_every: int = 200  # optimiser steps between two states to resume from
     eval_samples: int = 64  # pairs drawn at each evaluation for the sample-quality figure

@@ -26,6 +26,11 @@ class PairTensors:
     def __len__(self) -> int:
         return len(self.records)
 
+    def to(self, device: torch.device) -> PairTensors:
+        """The same pairs on `device`."""
+        images, masks, labels = (part.to(device) for part in (self.images, self.masks, self.labels))
+        return PairTensors(images, masks, labels, self.records)
+
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images and masks of the given rows as float32 in [0, 1], (B, 1, S, S), and labels (B,)."""
         return self.images[index].float() / 255, self.masks[index].float() / 255, self.labels[index]

@@ -73,12 +73,19 @@ def generator(seed: int, *counters: int) -> torch.Generator:
     return torch.Generator().manual_seed(state & 0x7FFFFFFFFFFFFFFF)
 
 
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """`values` (from the CPU) on `device`; a GPU copies them by itself, from pinned memory, without a wait for it."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 def augment(images: Tensor, masks: Tensor, config: AugmentConfig, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Augment (B, 1, S, S) images and masks in [0, 1] alike; grey-value changes touch the images only.
 
     Mirroring is left-right only: beams run downwards, so an ultrasound picture has no other symmetry.
     """
-    theta = _affine(len(images), config, random).to(images)
+    theta = send(_affine(len(images), config, random), images.device).to(images.dtype)
     grid = affine_grid(theta, list(images.shape), align_corners=False)
     both = torch.cat([images, masks], dim=1)
     moved = grid_sample(both, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
@@ -108,7 +115,7 @@ def _grey_values(images: Tensor, config: AugmentConfig, random: torch.Generator)
     n, size = len(images), images.shape[-1]
 
     def per_image(values: Tensor) -> Tensor:
-        return values.view(n, 1, 1, 1).to(images)
+        return send(values.view(n, 1, 1, 1), images.device).to(images.dtype)
 
     gamma = torch.exp(_uniform(n, -config.gamma, config.gamma, random))
     gain = 1 + _uniform(n, -config.gain, config.gain, random)
@@ -118,10 +125,10 @@ def _grey_values(images: Tensor, config: AugmentConfig, random: torch.Generator)
         images = images + chosen * (avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False) - images)
     if config.speckle:
         strength = per_image(_uniform(n, 0, config.speckle, random))
-        grain = torch.randn(n, 1, size // 2, size // 2, generator=random).to(images)
+        grain = send(torch.randn(n, 1, size // 2, size // 2, generator=random), images.device).to(images.dtype)
         images = images * (1 + strength * interpolate(grain, size=(size, size), mode="bilinear"))
     if config.shadow:
-        images = images * _shadow(n, size, config.shadow, random).to(images)
+        images = images * send(_shadow(n, size, config.shadow, random), images.device).to(images.dtype)
     return images
 
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import logging
+import os
+import shutil
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 
 from medsegdiff.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 Config = TypeVar("Config", bound=Any)
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+READ_EVERY = {"cuda": 10}  # steps between two readings of loss and gradient norm, for which the host has to wait
 
 
 def choose_device(name: str) -> torch.device:
@@ -34,20 +44,65 @@ def has_fast_bf16(device: torch.device) -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
-def settle_precision(config: Config) -> Config:
-    """`config` with `precision` "auto" replaced by what it means here: bf16 where the device has it, else fp32.
+def settle_precision(config: Config, device: torch.device | None = None) -> Config:
+    """`config` with `precision` replaced by what it means on its device, or on `device` where that is given.
 
-    What was settled decides the numbers, so it stands in the identity of a run: one that began in bf16 is not gone on
-    with in fp32 unnoticed.
+    auto is bf16 where the device has it, else fp16 on a GPU and fp32 on a CPU. bf16 on a GPU without it becomes fp16,
+    which is said. Raises `UserError` for fp16 on a CPU. What was settled decides the numbers, so it stands in the
+    identity of a run: one that began in bf16 is not gone on with in fp32 unnoticed.
     """
-    if config.precision != "auto":
-        return config
-    precision = "bf16" if has_fast_bf16(choose_device(config.device)) else "fp32"
-    return dataclasses.replace(config, precision=precision)
+    device = device or choose_device(config.device)
+    asked = config.precision
+    if device.type == "cpu":
+        if asked == "fp16":
+            raise UserError("--precision", "fp16 on a CPU", "bf16, fp32 or auto there", "Leave it out.")
+        settled = asked if asked != "auto" else "bf16" if has_fast_bf16(device) else "fp32"
+    elif asked in ("auto", "bf16") and not has_fast_bf16(device):
+        settled = "fp16"
+        level = logging.INFO if asked == "auto" else logging.WARNING
+        logger.log(level, "this GPU has no bf16: computing in fp16 (--precision fp32 is slower and more exact)")
+    else:
+        settled = "bf16" if asked == "auto" else asked
+    return dataclasses.replace(config, precision=settled)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bf16 autocast on `device`, or none for fp32, which then is fp32 in convolutions on a GPU too (not TF32)."""
+    """bf16 or fp16 autocast on `device`; none for fp32, which then is fp32 in a GPU's convolutions too (not TF32)."""
     if device.type == "cuda" and precision == "fp32":
         torch.backends.cudnn.allow_tf32 = False
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    number = TYPES.get(precision, torch.bfloat16)  # switched off, it still wants a type that can be cast to
+    return torch.autocast(device.type, dtype=number, enabled=precision in TYPES)
+
+
+def gradient_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
+    """Loss scaling for fp16, whose small gradients would vanish; one that does nothing for other types."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def clip_gradients(
+    scaler: torch.amp.GradScaler, optimiser: torch.optim.Optimizer, network: nn.Module, largest: float
+) -> Tensor:
+    """Clip the norm of the gradients, once what the scaler did to them is undone; returns it as it was, on the device.
+
+    Gradients that a scaler made too large for fp16 are no failure: it leaves such a step out and halves its scale.
+    Their norm is told as 0 then. Only at a scale of 1, where scaling is not to blame, it is told as it is.
+    """
+    scaler.unscale_(optimiser)
+    norm = clip_grad_norm_(network.parameters(), largest)
+    scale = getattr(scaler, "_scale", None)  # get_scale waits for the device
+    if scale is None:
+        return norm
+    return torch.where(torch.isfinite(norm) | (scale <= 1), norm, 0.0)
+
+
+def compiles(setting: bool | str, device: torch.device) -> bool:
+    """What a `compile` setting means on `device`; auto: on a GPU where torch.compile finds what it builds with.
+
+    Raises `UserError` where it is asked for and cannot work.
+    """
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("cl")
+    can = bool(compiler) and (device.type == "cpu" or importlib.util.find_spec("triton") is not None)
+    if setting is True and not can:
+        missing = "a C++ compiler" if not compiler else "the package triton"
+        raise UserError("--compile", f"true without {missing}", f"{missing} to build with", "Use --compile false.")
+    return can and (setting is True or (setting == "auto" and device.type == "cuda"))

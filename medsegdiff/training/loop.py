@@ -7,25 +7,32 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from medsegdiff.errors import UserError
+from medsegdiff.training.processes import Alone
 from medsegdiff.training.state import begin_run, damaged_state, latest_state, save_state
 
 logger = logging.getLogger(__name__)
+
+Scalars = Mapping[str, Tensor | float]  # 0-dimensional tensors stay where they were computed until they are read
+NAMED = 16  # pairs of a batch that a message names
+WRITE_EVERY = 10  # steps between two points of a curve in TensorBoard
 
 
 class Trainer(Protocol):
     """What the loop needs of a trainer. Steps count from 0; all chance depends on (seed, step) only."""
 
-    def train_step(self, step: int) -> dict[str, float]:
-        """One optimiser step; returns scalars, among them "loss"."""
+    def train_step(self, step: int) -> Scalars:
+        """One optimiser step; returns scalars, among them "loss", for which it does not wait."""
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Look at val after `step` steps are done; may write pictures and the best weights."""
@@ -52,6 +59,9 @@ class LoopConfig:
     identity: dict[str, Any]  # what a state must have been made with, to be resumed
     bar: Sequence[str] = ("loss",)  # scalars that the progress bar shows
     evals_from: int = 0  # steps before the part of the run over which evaluations are spread
+    read_every: int = 1  # steps between two readings of what steps returned; a GPU has to finish them for it
+    drawn: Callable[[int], Sequence[str]] = lambda step: ()  # ids of the pairs that a step saw, for messages
+    processes: Alone = field(default_factory=Alone)  # those that train together; the main one alone writes
 
 
 @dataclass
@@ -82,30 +92,28 @@ def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str
     Raises `UserError` where the loss is no longer finite (the last saved state stays), where the run in `output_dir`
     was begun with other settings, or where its state is damaged.
     """
-    begin_run(config.output_dir, config.identity)
+    processes = config.processes
+    processes.told(lambda: begin_run(config.output_dir, config.identity))
     progress = _resume(trainer, config.output_dir)
     if progress.step:
         logger.info("going on from step %d of %d", progress.step, config.total_steps)
     marks = eval_steps(config.total_steps, config.evals, config.evals_from)
-    with contextlib.ExitStack() as stack:
-        writer = SummaryWriter(str(config.output_dir / "tensorboard"), purge_step=progress.step + 1)
-        stack.callback(writer.close)
-        bar = stack.enter_context(tqdm(total=config.total_steps, initial=progress.step, desc=description, unit="step"))
+    with contextlib.closing(_Curves(config, progress.step, description)) as curves:
         while progress.step < config.total_steps and not progress.done:
             started = time.perf_counter()
-            scalars = _checked(trainer.train_step(progress.step), progress.step)
+            curves.add(progress.step, trainer.train_step(progress.step), started)
             progress.step += 1
-            seconds = time.perf_counter() - started
             done = progress.step
             evaluates = done in marks
-            _report(writer, bar, scalars, done, config, seconds)
+            saves = evaluates or done % config.save_every == 0
+            if saves or done % config.read_every == 0 or done == config.total_steps:
+                curves.read()  # before anything that a loss which is not finite may not come into
             if evaluates:
-                for name, value in trainer.evaluate(done).items():
-                    writer.add_scalar(name, value, done)
+                curves.write(trainer.evaluate(done), done)
                 progress.done = trainer.finished()
             progress.seconds += time.perf_counter() - started
-            if evaluates or done % config.save_every == 0:
-                writer.flush()  # what a kill takes from its queue would not be drawn again after this state
+            if saves and processes.is_main:
+                curves.flush()  # what a kill takes from its queue would not be drawn again after this state
                 state = {"trainer": trainer.state_dict(), "progress": dataclasses.asdict(progress)}
                 save_state(config.output_dir, done, config.identity, state)
     return {
@@ -128,24 +136,71 @@ def _resume(trainer: Trainer, output_dir: Path) -> Progress:
         raise damaged_state(folder, error) from error
 
 
-def _checked(scalars: dict[str, float], step: int) -> dict[str, float]:
+class _Curves:
+    """Progress bar and TensorBoard, fed with what steps returned, which it reads many at a time: one wait for all."""
+
+    def __init__(self, config: LoopConfig, step: int, description: str) -> None:
+        self.config = config
+        self.unread: list[tuple[int, Scalars]] = []
+        self.since = 0.0  # when the first unread step began
+        shown = config.processes.is_main
+        folder = str(config.output_dir / "tensorboard")
+        self.writer = SummaryWriter(folder, purge_step=step + 1) if shown else None
+        self.bar = tqdm(total=config.total_steps, initial=step, desc=description, unit="step", disable=not shown)
+
+    def add(self, step: int, scalars: Scalars, started: float) -> None:
+        """Keep what a step returned that began at `started`, without a wait for it."""
+        if not self.unread:
+            self.since = started
+        self.unread.append((step, scalars))
+
+    def read(self) -> None:
+        """Read, check and show what was kept; `UserError` for the first step with numbers that are not finite."""
+        config, rows = self.config, self.unread
+        steps, numbers = [step for step, _ in rows], _numbers([row for _, row in rows], config.processes)
+        for step, scalars in zip(steps, numbers, strict=True):
+            _check(scalars, step, config)
+        speed = config.images_per_step * len(rows) / max(time.perf_counter() - self.since, 1e-9)
+        shown = {name: f"{numbers[-1][name]:.4f}" if name in numbers[-1] else "-" for name in config.bar}
+        self.bar.set_postfix(shown | {"img/s": f"{speed:.1f}"}, refresh=False)
+        self.bar.update(len(rows))
+        for step, scalars in zip(steps, numbers, strict=True):
+            if (step + 1) % WRITE_EVERY == 0 or step + 1 == config.total_steps:
+                points = scalars | {"images_per_second": speed}
+                self.write({f"train/{name}": value for name, value in points.items()}, step + 1)
+        self.unread = []
+
+    def write(self, scalars: Mapping[str, float], done: int) -> None:
+        """Points of the curves after `done` steps."""
+        if self.writer is not None:
+            for name, value in scalars.items():
+                self.writer.add_scalar(name, value, done)
+
+    def flush(self) -> None:
+        """Have all points on the disk."""
+        if self.writer is not None:
+            self.writer.flush()
+
+    def close(self) -> None:
+        self.bar.close()
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _numbers(rows: Sequence[Scalars], processes: Alone) -> list[dict[str, float]]:
+    """What steps returned, as numbers, averaged over the processes: all tensors come from the device at once."""
+    tensors = [value.detach().double() for row in rows for value in row.values() if isinstance(value, Tensor)]
+    found = iter(processes.mean(torch.stack(tensors)).tolist() if tensors else [])
+    return [{k: next(found) if isinstance(v, Tensor) else float(v) for k, v in row.items()} for row in rows]
+
+
+def _check(scalars: dict[str, float], step: int, config: LoopConfig) -> None:
     if not all(math.isfinite(v) for v in scalars.values()):
+        drawn = config.drawn(step)
+        pairs = ", ".join(drawn[:NAMED]) + (f" and {len(drawn) - NAMED} more" if len(drawn) > NAMED else "")
         raise UserError(
             f"training step {step}",
-            f"loss {scalars}",
+            f"loss {scalars}" + (f" of the pairs {pairs}" if drawn else ""),
             "finite numbers",
             "Lower --lr or use --precision fp32; the same command goes on from the last saved state.",
         )
-    return scalars
-
-
-def _report(
-    writer: SummaryWriter, bar: Any, scalars: dict[str, float], done: int, config: LoopConfig, seconds: float
-) -> None:
-    speed = config.images_per_step / seconds
-    shown = {name: f"{scalars[name]:.4f}" if name in scalars else "-" for name in config.bar}
-    bar.set_postfix(shown | {"img/s": f"{speed:.1f}"}, refresh=False)
-    bar.update(1)
-    if done % 10 == 0 or done == config.total_steps:
-        for name, value in (scalars | {"images_per_second": speed}).items():
-            writer.add_scalar(f"train/{name}", value, done)

@@ -43,6 +43,13 @@ def begin_run(output_dir: Path, identity: dict[str, Any]) -> None:
         sync_folder(folder)
 
 
+def begun_run(output_dir: Path) -> dict[str, Any]:
+    """The identity of the run that was begun in `output_dir`; {} where there is none."""
+    record = output_dir / STATE_FOLDER / IDENTITY_FILE
+    found: dict[str, Any] = read_json(record) if record.is_file() else {}
+    return found
+
+
 def refuse_other_run(output_dir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise `UserError`, naming the differences, where two identities are not the same."""
     changed = differing_keys(old, new)

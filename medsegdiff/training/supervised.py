@@ -10,10 +10,10 @@ from torch.nn.functional import interpolate
 
 from medsegdiff.config import SegmentConfig
 from medsegdiff.data.dataset import PairTensors
-from medsegdiff.data.transforms import SEGMENTATION_LEVELS, augment, generator
-from medsegdiff.training.device import choose_device
+from medsegdiff.data.transforms import SEGMENTATION_LEVELS, augment, generator, send
+from medsegdiff.training.device import choose_device, clip_gradients, gradient_scaler
 from medsegdiff.training.ema import EMA
-from medsegdiff.training.loop import lr_factor
+from medsegdiff.training.loop import Scalars, lr_factor
 from medsegdiff.training.sampling import draw_gradual, draw_indices
 
 AUGMENT, DROPOUT = 1, 2  # purposes of random numbers
@@ -64,6 +64,8 @@ class SupervisedTrainer:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
+        self.scaler = gradient_scaler(self.device, config.precision)
+        self.resident = train.to(self.device)
         self.sizes = training_sizes(config.img_size)
         self.best_weights: dict[str, Tensor] = {}
         self.best_score, self.best_step, self.stale = -1.0, 0, 0
@@ -100,7 +102,7 @@ class SupervisedTrainer:
             index = draw_gradual(labels, self.synthetic, first, count, total, config.seed, config.balance_classes)
         else:
             index = draw_indices(labels, first, count, config.seed, config.balance_classes)
-        images, masks, labels = (part.to(self.device) for part in self.train.batch(index))
+        images, masks, labels = self.resident.batch(send(index, self.device))
         if config.augment != "none":
             level = SEGMENTATION_LEVELS[config.augment]
             images, masks = augment(images, masks, level, generator(config.seed, step, AUGMENT))
@@ -110,7 +112,7 @@ class SupervisedTrainer:
         images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         return images, masks, labels
 
-    def train_step(self, step: int) -> dict[str, float]:
+    def train_step(self, step: int) -> Scalars:
         """One optimiser step on an augmented batch; step counts from 0."""
         config = self.config
         batch = self.batch(step)
@@ -120,13 +122,13 @@ class SupervisedTrainer:
         self.model.train()
         loss = self.loss(*batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
-        if torch.isfinite(norm):  # else the loop stops with the loss below; keep the weights sound until then
-            self.optimizer.step()
+        self.scaler.scale(loss).backward()
+        norm = clip_gradients(self.scaler, self.optimizer, self.model, config.grad_clip)
+        self.scaler.step(self.optimizer)  # with a norm that is not finite the loop stops, and saves nothing of this
+        self.scaler.update()
         self.ema.update(self.model, step)
         val = {f"val_{self.score_name}": self.best_score} if self.best_step else {}
-        return {"loss": float(loss.detach()), "grad_norm": float(norm), **val}
+        return {"loss": loss.detach(), "grad_norm": norm, **val}
 
     def evaluate(self, step: int) -> dict[str, float]:
         """The score of the averaged weights on val; keeps the best ones."""
@@ -147,6 +149,7 @@ class SupervisedTrainer:
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "best_weights": self.best_weights,
             "best": {"score": self.best_score, "step": self.best_step, "stale": self.stale},
         }
@@ -156,6 +159,7 @@ class SupervisedTrainer:
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state.get("scaler", {}))  # older states were never in fp16
         self.best_weights = state["best_weights"]
         best = state["best"]
         self.best_score, self.best_step, self.stale = best["score"], best["step"], best["stale"]

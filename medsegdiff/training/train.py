@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -10,27 +11,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch import Tensor, nn
 
 from medsegdiff.checkpoint import BEST_FILE, ModelCard, build_denoiser, save_checkpoint
-from medsegdiff.config import DiffusionConfig, TrainConfig, identity_of, require, require_fraction, require_positive
+from medsegdiff.config import DiffusionConfig, TrainConfig, identity_of, require
 from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.records import PairSet, read_pairs
-from medsegdiff.data.transforms import GENERATIVE, augment, generator
-from medsegdiff.diffusion.codec import SIGMA_DATA, PairCodec
+from medsegdiff.data.transforms import GENERATIVE, augment, generator, send
+from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.diffusion.condition import Condition
+from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.loss import denoising_loss
 from medsegdiff.diffusion.noise import IMAGE, MASK, draw_sigma
 from medsegdiff.errors import UserError
 from medsegdiff.files import SUMMARY_FILE, clear_leftovers, make_folder, read_json, refuse_other_phase, write_json
 from medsegdiff.locks import locked
-from medsegdiff.models.backbones import check_backbone
-from medsegdiff.training.device import autocast, choose_device, settle_precision
+from medsegdiff.training.checkpointing import checkpoint_blocks
+from medsegdiff.training.device import (
+    READ_EVERY,
+    autocast,
+    clip_gradients,
+    compiles,
+    gradient_scaler,
+    settle_precision,
+)
 from medsegdiff.training.ema import EMA
-from medsegdiff.training.loop import LoopConfig, lr_factor, run_loop
+from medsegdiff.training.loop import LoopConfig, Scalars, lr_factor, run_loop
+from medsegdiff.training.memory import Room, out_of_memory
+from medsegdiff.training.processes import Together
 from medsegdiff.training.sampling import draw_indices
-from medsegdiff.training.state import refuse_other_run
+from medsegdiff.training.settings import check_settings
+from medsegdiff.training.state import begun_run, refuse_other_run
 from medsegdiff.training.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -42,11 +53,16 @@ AUGMENT, NOISE, WEIGHTS, DROPOUT = 1, 2, 3, 4  # purpose numbers of the random s
 def train(config: TrainConfig) -> dict[str, Any]:
     """Train, or go on training; returns the summary that it also writes to `<output_dir>/summary.json`.
 
-    Writes best_model.safetensors (lowest val loss), last_model.safetensors, samples/, tensorboard/, history.jsonl.
-    Raises `UserError` for settings or data that do not fit.
+    Writes best_model.safetensors (lowest val loss), last_model.safetensors, samples/, tensorboard/, history.jsonl. Of
+    several processes (`accelerate launch`) each computes its share of every batch; the main one alone writes.
+    Raises `UserError` for settings or data that do not fit, and where memory does not hold a batch.
     """
-    config = settle_precision(config)
+    processes = Together(config.device)
+    config = settle_precision(config, processes.device)
     check_settings(config)
+    shared = config.find_batch_size or config.batch_size % processes.count == 0
+    require(shared, "--batch_size", config.batch_size, f"a multiple of the {processes.count} processes")
+    compiles(config.compile, processes.device)
     pairs = read_pairs(Path(config.data_dir))
     generated = [r.id for r in pairs.records if r.is_synthetic]
     if generated:
@@ -56,14 +72,37 @@ def train(config: TrainConfig) -> dict[str, Any]:
             "real pairs only, since a checkpoint tells by their hashes what it saw",
             "Give the folder that prepare wrote.",
         )
+    with contextlib.ExitStack() as stack:
+        config, found, summary = processes.told(lambda: _enter(config, pairs, stack))
+        return summary or _train(config, pairs, processes, found)
+
+
+def _enter(
+    config: TrainConfig, pairs: PairSet, stack: contextlib.ExitStack
+) -> tuple[TrainConfig, bool, dict[str, Any] | None]:
+    """Lock the output folder and look what it holds, for as long as `stack` is open.
+
+    Returns `config`, with the batch size of the run that was begun there if it is to be found, whether that is so, and
+    the summary of a finished run.
+    """
     output = Path(config.output_dir)
     refuse_other_phase(output, SUMMARY_FILE, "a folder for checkpoints")
     make_folder(output)
-    identity = identity_of(config, "train", ("data_dir", "output_dir", "device", "save_every"))
-    identity |= {"data": data_digest(pairs)}
-    with locked(output):
-        clear_leftovers(output, BEST_FILE, LAST_FILE, SUMMARY_FILE, "history.jsonl", "samples/*.png")
-        return _finished(output, identity) or _train(config, pairs, output, identity)
+    stack.enter_context(locked(output))
+    clear_leftovers(output, BEST_FILE, LAST_FILE, SUMMARY_FILE, "history.jsonl", "samples/*.png")
+    found = False
+    if config.find_batch_size and (begun := begun_run(output)):
+        size, parts = begun.get("batch_size", 0), begun.get("accumulate", 0)
+        if size * parts == config.batch_size * config.accumulate:
+            config, found = dataclasses.replace(config, batch_size=size, accumulate=parts), True
+    return config, found, _finished(output, run_identity(config, pairs))
+
+
+def run_identity(config: TrainConfig, pairs: PairSet) -> dict[str, Any]:
+    """What a run is known by: settings and data that decide the weights (but for the last bits of their numbers)."""
+    places = ("data_dir", "output_dir", "device", "save_every")
+    identity = identity_of(config, "train", (*places, "compile", "checkpoint_gradients", "find_batch_size"))
+    return identity | {"data": data_digest(pairs)}
 
 
 def _finished(output: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -78,8 +117,11 @@ def _finished(output: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     return summary
 
 
-def _train(config: TrainConfig, pairs: PairSet, output: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    trainer = DiffusionTrainer(config, pairs)
+def _train(config: TrainConfig, pairs: PairSet, processes: Together, found: bool) -> dict[str, Any]:
+    trainer = DiffusionTrainer(config, pairs, processes)
+    if config.find_batch_size and not found:
+        config = trainer.config = trainer.room.fitted(config)
+    output, identity = Path(config.output_dir), run_identity(config, pairs)
     n = len(trainer.train_set)
     per_step = config.batch_size * config.accumulate
     total = config.num_epochs * max(1, math.ceil(n / per_step))
@@ -97,12 +139,23 @@ def _train(config: TrainConfig, pairs: PairSet, output: Path, identity: dict[str
         images_per_step=per_step,
         identity=identity,
         bar=("image_loss", "mask_loss"),
+        read_every=READ_EVERY.get(trainer.device.type, 1),
+        drawn=trainer.drawn,
+        processes=processes,
     )
     summary = run_loop(trainer, loop, "training")
+    return processes.told(lambda: _finish(trainer, summary, per_step, identity))
+
+
+def _finish(
+    trainer: DiffusionTrainer, summary: dict[str, Any], per_step: int, identity: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the last weights and the summary of `run_loop`, completed; returns it."""
+    config, total, output = trainer.config, trainer.total_steps, Path(trainer.config.output_dir)
     save_checkpoint(output / LAST_FILE, trainer.ema.state_dict(), trainer.card(total))
     summary |= {
-        "parameters": parameters,
-        "train_pairs": n,
+        "parameters": sum(p.numel() for p in trainer.denoiser.parameters()),
+        "train_pairs": len(trainer.train_set),
         "images_per_second": round(summary["steps"] * per_step / max(summary["seconds"], 1e-9), 1),
         "best": trainer.watch.best,
         "config": dataclasses.asdict(config),
@@ -113,54 +166,6 @@ def _train(config: TrainConfig, pairs: PairSet, output: Path, identity: dict[str
     return summary
 
 
-def check_settings(config: TrainConfig) -> None:
-    """Raise `UserError` for a setting that cannot work."""
-    require_positive(
-        img_size=config.img_size, batch_size=config.batch_size, accumulate=config.accumulate, lr=config.lr,
-        num_epochs=config.num_epochs, evals=config.evals, save_every=config.save_every,
-        eval_samples=config.eval_samples,
-        warmup_steps=config.warmup_steps, grad_clip=config.grad_clip,
-    )  # fmt: skip
-    require(config.eval_steps >= 2, "--eval_steps", config.eval_steps, "2 or more")
-    require(config.seed >= 0, "--seed", config.seed, "0 or more")
-    require(config.weight_decay >= 0, "--weight_decay", config.weight_decay, "0 or more")
-    require_fraction("label_dropout", config.label_dropout)
-    require_fraction("ema_decay", config.ema_decay)
-    m = config.model
-    sizes = ("patch_size", "model_channels", "num_res_blocks", "num_heads")
-    require_positive(**{f"model.{name}": getattr(m, name) for name in sizes})
-    require(bool(m.channel_mult) and min(m.channel_mult) > 0, "--model.channel_mult", m.channel_mult, "1 or more each")
-    require(m.transformer_depth >= 0, "--model.transformer_depth", m.transformer_depth, "0 or more")
-    require_fraction("model.dropout", m.dropout)
-    multiple = m.patch_size * 2 ** (len(m.channel_mult) - 1)
-    require(
-        config.img_size % multiple == 0,
-        "--img_size",
-        config.img_size,
-        f"a multiple of {multiple} (patch_size times the halvings of the U-Net)",
-        f"Try {max(1, round(config.img_size / multiple)) * multiple}.",
-    )
-    widest = m.model_channels * m.channel_mult[-1]
-    check_backbone(config.backbone, m)
-    require(widest % m.num_heads == 0, "--model.num_heads", m.num_heads, f"a divisor of {widest} channels")
-    require((m.in_channels, m.out_channels) == (1, 1), "--model.in_channels", (m.in_channels, m.out_channels), "1, 1")
-    _check_noise(config.diffusion)
-    shares = [getattr(config.diffusion, f"share_{k}") for k in ("independent", "mask_clean", "image_clean", "marginal")]
-    require(min(shares) >= 0 and sum(shares) <= 1, "--diffusion.share_*", shares, "shares that add up to at most 1")
-
-
-def _check_noise(d: DiffusionConfig) -> None:
-    require_positive(
-        **{"diffusion.timesteps": d.timesteps, "diffusion.min_snr": d.min_snr, "diffusion.rho": d.rho},
-        **{"diffusion.image_p_std": d.image_p_std, "diffusion.mask_p_std": d.mask_p_std},
-    )
-    require(d.mask_weight >= 0, "--diffusion.mask_weight", d.mask_weight, "0 or more")
-    betas, levels = (d.beta_start, d.beta_end), (d.sigma_min, d.sigma_max)
-    require(0 < betas[0] <= betas[1] < 1, "--diffusion.beta_start, beta_end", betas, "0 < start <= end < 1")
-    require(0 < levels[0] < levels[1], "--diffusion.sigma_min, sigma_max", levels, "0 < min < max")
-    require(d.sigma_data == SIGMA_DATA, "--diffusion.sigma_data", d.sigma_data, f"{SIGMA_DATA}, as the codec makes it")
-
-
 def data_digest(pairs: PairSet) -> str:
     """A short digest of what train and val hold, so that a run is not resumed on other data."""
     rows = [r for r in pairs.records if r.split != "test"]
@@ -169,13 +174,26 @@ def data_digest(pairs: PairSet) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+class Objective(nn.Module):
+    """The loss as a network of its own, so that it can be spread over processes."""
+
+    def __init__(self, denoiser: Denoiser, config: DiffusionConfig) -> None:
+        super().__init__()
+        self.denoiser, self.config = denoiser, config
+
+    def forward(self, x0: Tensor, cond: Condition, sigma: Tensor, noise: Tensor) -> Tensor:
+        """(M,) mean loss of each modality; arguments as of `denoising_loss`."""
+        return denoising_loss(self.denoiser, x0, cond, sigma, noise, self.config).mean(dim=0)
+
+
 class DiffusionTrainer:
     """Steps, evaluation and state of the joint denoiser, for `run_loop`."""
 
-    def __init__(self, config: TrainConfig, pairs: PairSet) -> None:
+    def __init__(self, config: TrainConfig, pairs: PairSet, processes: Together | None = None) -> None:
         self.config = config
         self.total_steps = 1
-        self.device = choose_device(config.device)
+        self.processes = processes or Together(config.device)
+        self.device = self.processes.device
         self.pairs = pairs
         self.train_set = load_tensors(pairs.select("train"), config.img_size, what="train split")
         for label in pairs.classes:
@@ -194,7 +212,17 @@ class DiffusionTrainer:
         self.optimiser = torch.optim.AdamW(
             self.denoiser.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
+        self.scaler = gradient_scaler(self.device, config.precision)
         self.watch = Watch(config, self.codec, self.train_set, self.val_set, pairs.classes)
+        self.resident = self.train_set.to(self.device)
+        # What follows changes how this network computes; its averaged copy stays plain
+        if config.checkpoint_gradients:
+            checkpoint_blocks(self.denoiser)
+        if compiles(config.compile, self.device):
+            self.denoiser.compile(dynamic=False)  # in place: its weights keep their names
+        self.objective = Objective(self.denoiser, config.diffusion)
+        self.network = self.processes.prepare(self.objective)
+        self.room = Room(self.objective, self.optimiser, self.processes)
 
     def card(self, step: int, scores: dict[str, float] | None = None) -> ModelCard:
         """What travels with the weights of `step`."""
@@ -218,46 +246,82 @@ class DiffusionTrainer:
             backbone=self.config.backbone,
         )
 
-    def _loss(self, draw: int, seed_step: int) -> Tensor:
-        """(M,) mean loss of each modality over the batch of draws draw, draw + 1, ..."""
+    def drawn(self, step: int) -> list[str]:
+        """Ids of the pairs that `step` sees."""
+        config, labels = self.config, self.train_set.labels
+        count = config.batch_size * config.accumulate
+        rows = draw_indices(labels, step * count, count, config.seed, config.balance_classes)
+        return [self.train_set.records[row].id for row in rows.tolist()]
+
+    def _batch(self, draw: int, seed_step: int) -> tuple[Tensor, Condition, Tensor, Tensor]:
+        """x0, condition, sigma and noise of this process's share of the batch of draws draw, draw + 1, ...
+
+        Random numbers are drawn for the whole batch, so that it is the same one for any number of processes.
+        """
         config = self.config
         rows = draw_indices(self.train_set.labels, draw, config.batch_size, config.seed, config.balance_classes)
-        images, masks, labels = self.train_set.batch(rows)
+        images, masks, labels = self.resident.batch(send(rows, self.device))
         if config.augment:
             images, masks = augment(images, masks, GENERATIVE, generator(config.seed, seed_step, AUGMENT))
         random = generator(config.seed, seed_step, NOISE)
-        x0 = self.codec.encode(images, masks).to(self.device)
-        sigma = draw_sigma(len(x0), config.diffusion, random).to(self.device)
-        noise = torch.randn(x0.shape, generator=random).to(self.device)
+        x0 = self.codec.encode(images, masks)
+        sigma = draw_sigma(len(x0), config.diffusion, random)
+        noise = torch.randn(x0.shape, generator=random)
         keep = torch.rand(len(x0), generator=random) >= config.label_dropout
-        cond = Condition(labels.to(self.device), keep.to(self.device))
-        torch.manual_seed(generator(config.seed, seed_step, DROPOUT).initial_seed())  # dropout uses the global one
-        with autocast(self.device, config.precision):
-            return denoising_loss(self.denoiser, x0, cond, sigma, noise, config.diffusion).mean(dim=0)
+        own = self.processes.share(len(x0))
+        sigma, noise, keep = (send(part[own], self.device) for part in (sigma, noise, keep))
+        return x0[own], Condition(labels[own], keep), sigma, noise
 
-    def train_step(self, step: int) -> dict[str, float]:
-        """One optimiser step over `accumulate` batches."""
+    def _loss(self, draw: int, seed_step: int) -> Tensor:
+        """(M,) mean loss of each modality over this process's share of the batch of draws draw, draw + 1, ..."""
+        x0, cond, sigma, noise = self._batch(draw, seed_step)
+        seed = generator(self.config.seed, seed_step, DROPOUT).initial_seed()  # dropout uses the global generator
+        torch.manual_seed((seed + self.processes.rank) % 2**63)
+        with autocast(self.device, self.config.precision):
+            loss: Tensor = self.network(x0, cond, sigma, noise)
+        return loss
+
+    def train_step(self, step: int) -> Scalars:
+        """One optimiser step over `accumulate` batches. Raises `UserError` where memory does not hold one."""
+        try:
+            return self._step(step)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        # Not within `except`: the traceback holds what the step had computed
+        raise self.room.too_large(self.config)
+
+    def _step(self, step: int) -> Scalars:
         config = self.config
         self.denoiser.train()
         lr = config.lr * lr_factor(step, config.warmup_steps, self.total_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        total = torch.zeros(2)
+        total = torch.zeros(2, device=self.device)
         for part in range(config.accumulate):
             number = step * config.accumulate + part
-            terms = self._loss(number * config.batch_size, number)
-            (terms[IMAGE] + config.diffusion.mask_weight * terms[MASK]).div(config.accumulate).backward()
-            total += terms.detach().cpu() / config.accumulate
-        norm = clip_grad_norm_(self.denoiser.parameters(), config.grad_clip)
-        self.optimiser.step()
+            with self.processes.averaging(self.network, last=part == config.accumulate - 1):
+                terms = self._loss(number * config.batch_size, number)
+                loss = (terms[IMAGE] + config.diffusion.mask_weight * terms[MASK]).div(config.accumulate)
+                self.scaler.scale(loss).backward()
+            total += terms.detach() / config.accumulate
+        norm = clip_gradients(self.scaler, self.optimiser, self.denoiser, config.grad_clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
         self.ema.update(self.denoiser, step)
-        image, mask = total.tolist()
-        loss = image + config.diffusion.mask_weight * mask
-        return {"loss": loss, "image_loss": image, "mask_loss": mask, "grad_norm": float(norm), "lr": lr}
+        image, mask = total.double()
+        weighed = image + config.diffusion.mask_weight * mask
+        return {"loss": weighed, "image_loss": image, "mask_loss": mask, "grad_norm": norm, "lr": lr}
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Val losses, sample quality and a sample grid of the averaged weights; saves them where they are the best."""
+        """Val losses, sample quality and a sample grid of the averaged weights; saves them where they are the best.
+
+        The main process does it, which has the pairs of val to itself; others get the scores.
+        """
+        return self.processes.told(lambda: self._evaluate(step))
+
+    def _evaluate(self, step: int) -> dict[str, float]:
         output = Path(self.config.output_dir)
         scores = self.watch.look(self.ema.model, step, output)
         if self.watch.is_best(step, scores):
@@ -274,6 +338,7 @@ class DiffusionTrainer:
             "denoiser": self.denoiser.state_dict(),
             "ema": self.ema.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "best": self.watch.best,
             "history": self.watch.history,
         }
@@ -283,5 +348,6 @@ class DiffusionTrainer:
         self.denoiser.load_state_dict(state["denoiser"])
         self.ema.load_state_dict(state["ema"])
         self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state.get("scaler", {}))  # older states were never in fp16
         self.watch.best = state["best"]
         self.watch.history = state["history"]

@@ -113,7 +113,7 @@ def fail_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [
-        (train_module, "clip_grad_norm_", 5),  # in the middle of a step, after backward
+        (train_module, "clip_gradients", 5),  # in the middle of a step, after backward
         (train_module, "save_checkpoint", 1),  # in the middle of an evaluation
         (state_module, "_drop_others", 2),  # a new state written, and the old one still there
         (state_module, "write_json", 4),  # a new state half written (the first call is the identity of the run)

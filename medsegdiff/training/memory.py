@@ -1,0 +1,133 @@
+"""Batches and memory: what running out of it looks like, and the largest batch that fits."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from medsegdiff.config import TrainConfig
+from medsegdiff.diffusion.condition import Condition
+from medsegdiff.errors import UserError
+from medsegdiff.training.device import autocast
+from medsegdiff.training.processes import Together
+
+logger = logging.getLogger(__name__)
+
+SMALLER = "Lower --img_size or --model.model_channels, or set --checkpoint_gradients true."
+
+# How torch says it, beside the classes it has for it: its CPU allocator (Linux, Windows), CUDA, cuBLAS
+SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory, of the GPU or of the machine, ran out."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+
+
+def fits(try_step: Callable[[int], object], size: int) -> bool:
+    """Whether `try_step(size)` has the memory it needs.
+
+    A function of its own: what the failed step held hangs on its traceback, and is free when this one has returned.
+    """
+    try:
+        try_step(size)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return False
+    return True
+
+
+def largest_batch(try_step: Callable[[int], object], start: int) -> int:
+    """The largest size up to `start` for which `try_step(size)` does not run out of memory; 0 where there is none.
+
+    By halving until one fits, then by bisection: about 2 log2(start) trials.
+    """
+    good, bad = start, start + 1
+    while good > 0 and not fits(try_step, good):
+        good, bad = good // 2, good
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if fits(try_step, middle):
+            good = middle
+        else:
+            bad = middle
+    return good
+
+
+def arrangement(pairs: int, largest: int, processes: int) -> tuple[int, int] | None:
+    """(batch_size, accumulate) with batch_size * accumulate = `pairs` and batch_size at most `largest`, or None.
+
+    The largest of pairs, pairs / 2, pairs / 4, ... that `processes` can share equally.
+    """
+    size, parts = pairs, 1
+    while size > largest or size % processes:
+        if size % 2 or size == 0:
+            return None
+        size, parts = size // 2, parts * 2
+    return size, parts
+
+
+class Room:
+    """What memory holds of the batches of a training: `objective` is the network with its loss, (M,) of a batch."""
+
+    def __init__(self, objective: nn.Module, optimiser: torch.optim.Optimizer, processes: Together) -> None:
+        self.objective, self.optimiser, self.processes = objective, optimiser, processes
+
+    def try_batch(self, pairs: int, config: TrainConfig) -> None:
+        """Gradients for `pairs` pairs in this process, with room for the optimiser; nothing is changed by them."""
+        self.optimiser.zero_grad(set_to_none=True)
+        gc.collect()
+        device = self.processes.device
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.objective.train()
+        weights = list(self.objective.parameters())
+        room = [] if self.optimiser.state else [torch.zeros_like(p) for p in weights for _ in range(2)]
+        x0 = torch.zeros(pairs, 2, config.img_size, config.img_size, device=device)
+        label, keep = torch.zeros(2, pairs, dtype=torch.long, device=device)
+        with autocast(device, config.precision):
+            sigma = torch.ones(pairs, 2, device=device)
+            loss = self.objective(x0, Condition(label, keep.bool()), sigma, torch.ones_like(x0)).sum()
+        # Not `backward`, with which other processes would have to go along
+        torch.autograd.grad(loss, weights, allow_unused=True)
+        del room
+
+    def largest(self, start: int, config: TrainConfig) -> int:
+        """The largest batch of all processes up to `start` of which the memory of this one holds its share."""
+        count = self.processes.count
+        return largest_batch(lambda pairs: self.try_batch(pairs, config), max(1, start // count)) * count
+
+    def fitted(self, config: TrainConfig) -> TrainConfig:
+        """`config` with the pairs of a step cut into the largest parts that memory holds.
+
+        Raises `UserError` where halving does not come down to such parts.
+        """
+        pairs = config.batch_size * config.accumulate
+        largest = self.processes.smallest(self.largest(pairs, config))
+        found = arrangement(pairs, largest, self.processes.count)
+        if found is None:
+            short = f"{pairs} pairs a step, and memory for {largest} at once"
+            raise UserError("--find_batch_size", short, "a number that halving brings down to that", SMALLER)
+        size, parts = found
+        told = "%d of %d pairs a step fit into memory at once: going on as with --batch_size %d --accumulate %d"
+        logger.info(told, largest, pairs, size, parts)
+        return dataclasses.replace(config, batch_size=size, accumulate=parts)
+
+    def too_large(self, config: TrainConfig) -> UserError:
+        """What to tell when a step found no memory."""
+        largest = self.largest(config.batch_size, config)
+        better = arrangement(config.batch_size * config.accumulate, largest, self.processes.count)
+        hint = SMALLER
+        if better is not None:
+            same = f"--batch_size {better[0]} --accumulate {better[1]}"
+            hint = f"Use {same} (as many pairs a step) and a new --output_dir."
+        found = f"{config.batch_size}, too many for the memory of {self.processes.device}"
+        return UserError("--batch_size", found, f"at most {largest}" if largest else "a smaller network", hint)

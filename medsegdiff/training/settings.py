@@ -1,0 +1,55 @@
+"""What training refuses before it begins: settings that cannot work."""
+
+from __future__ import annotations
+
+from medsegdiff.config import DiffusionConfig, TrainConfig, require, require_fraction, require_positive
+from medsegdiff.diffusion.codec import SIGMA_DATA
+from medsegdiff.models.backbones import check_backbone
+
+
+def check_settings(config: TrainConfig) -> None:
+    """Raise `UserError` for a setting that cannot work."""
+    require_positive(
+        img_size=config.img_size, batch_size=config.batch_size, accumulate=config.accumulate, lr=config.lr,
+        num_epochs=config.num_epochs, evals=config.evals, save_every=config.save_every,
+        eval_samples=config.eval_samples,
+        warmup_steps=config.warmup_steps, grad_clip=config.grad_clip,
+    )  # fmt: skip
+    require(config.eval_steps >= 2, "--eval_steps", config.eval_steps, "2 or more")
+    require(config.seed >= 0, "--seed", config.seed, "0 or more")
+    require(config.weight_decay >= 0, "--weight_decay", config.weight_decay, "0 or more")
+    require_fraction("label_dropout", config.label_dropout)
+    require_fraction("ema_decay", config.ema_decay)
+    m = config.model
+    sizes = ("patch_size", "model_channels", "num_res_blocks", "num_heads")
+    require_positive(**{f"model.{name}": getattr(m, name) for name in sizes})
+    require(bool(m.channel_mult) and min(m.channel_mult) > 0, "--model.channel_mult", m.channel_mult, "1 or more each")
+    require(m.transformer_depth >= 0, "--model.transformer_depth", m.transformer_depth, "0 or more")
+    require_fraction("model.dropout", m.dropout)
+    multiple = m.patch_size * 2 ** (len(m.channel_mult) - 1)
+    require(
+        config.img_size % multiple == 0,
+        "--img_size",
+        config.img_size,
+        f"a multiple of {multiple} (patch_size times the halvings of the U-Net)",
+        f"Try {max(1, round(config.img_size / multiple)) * multiple}.",
+    )
+    widest = m.model_channels * m.channel_mult[-1]
+    check_backbone(config.backbone, m)
+    require(widest % m.num_heads == 0, "--model.num_heads", m.num_heads, f"a divisor of {widest} channels")
+    require((m.in_channels, m.out_channels) == (1, 1), "--model.in_channels", (m.in_channels, m.out_channels), "1, 1")
+    _check_noise(config.diffusion)
+    shares = [getattr(config.diffusion, f"share_{k}") for k in ("independent", "mask_clean", "image_clean", "marginal")]
+    require(min(shares) >= 0 and sum(shares) <= 1, "--diffusion.share_*", shares, "shares that add up to at most 1")
+
+
+def _check_noise(d: DiffusionConfig) -> None:
+    require_positive(
+        **{"diffusion.timesteps": d.timesteps, "diffusion.min_snr": d.min_snr, "diffusion.rho": d.rho},
+        **{"diffusion.image_p_std": d.image_p_std, "diffusion.mask_p_std": d.mask_p_std},
+    )
+    require(d.mask_weight >= 0, "--diffusion.mask_weight", d.mask_weight, "0 or more")
+    betas, levels = (d.beta_start, d.beta_end), (d.sigma_min, d.sigma_max)
+    require(0 < betas[0] <= betas[1] < 1, "--diffusion.beta_start, beta_end", betas, "0 < start <= end < 1")
+    require(0 < levels[0] < levels[1], "--diffusion.sigma_min, sigma_max", levels, "0 < min < max")
+    require(d.sigma_data == SIGMA_DATA, "--diffusion.sigma_data", d.sigma_data, f"{SIGMA_DATA}, as the codec makes it")
