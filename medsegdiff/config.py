@@ -89,8 +89,10 @@ class TrainConfig:
     batch_size: int = 8  # pairs an optimiser step and accumulation part
     accumulate: int = 1  # batches an optimiser step
     num_epochs: int = 100  # passes over as many pairs as the train split holds
+    optimizer: Literal["muon", "adamw"] = "muon"  # muon: orthogonalised steps for matrices within the network
     lr: float = 1e-4  # peak learning rate of AdamW
-    weight_decay: float = 0.01  # of AdamW
+    matrix_lr: float = 0.02  # peak learning rate of Muon, for those matrices
+    weight_decay: float = 0.01  # of AdamW and Muon
     warmup_steps: int = 200  # optimiser steps of linear warm-up; cosine decay to 1 % follows
     grad_clip: float = 1.0  # largest norm of the gradient
     ema_decay: float = 0.999  # of the averaged weights that are evaluated and saved (shorter at the start)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medsegdiff.config import TrainConfig
+
 # Coefficients of the quintic iteration x (a + b xx' + c (xx')^2), which pulls singular values into about 0.7..1.2
 # (Jordan et al. 2024)
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -44,7 +46,7 @@ class Muon(torch.optim.Optimizer):
     """Muon on inner matrices (convolutions as out x (in * kernel)), AdamW on what is left, one learning rate each.
 
     `lr` is AdamW's, `matrix_lr` Muon's, both multiplied by the factor that `scale_lr` is given. Weight decay is
-    decoupled from the gradient in both. The state holds tensors only, so it can be saved and loaded as any optimiser's.
+    decoupled from the gradient in both. The state can be saved and loaded as any optimiser's.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Muon(torch.optim.Optimizer):
         outer = [w for name, w in network.named_parameters() if not is_inner_matrix(name, w)]
         groups = [
             {"params": inner, "lr": matrix_lr, "muon": True},
-            {"params": outer, "lr": lr, "muon": False},
+            {"params": outer, "lr": lr, "muon": False, "steps": 0},
         ]
         defaults = {"weight_decay": weight_decay, "betas": betas, "momentum": momentum}
         super().__init__([group for group in groups if group["params"]], defaults)
@@ -95,12 +97,11 @@ class Muon(torch.optim.Optimizer):
         for weight in weights:
             if not self.state[weight]:
                 zeros = torch.zeros_like(weight)
-                self.state[weight] = {"step": torch.zeros(()), "mean": zeros, "square": zeros.clone()}
+                self.state[weight] = {"mean": zeros, "square": zeros.clone()}
         states = [self.state[weight] for weight in weights]
         gradients = [weight.grad for weight in weights if weight.grad is not None]
-        for state in states:
-            state["step"] += 1
-        count = float(states[0]["step"])
+        group["steps"] += 1  # one number for all of them, which no tensor has to be asked for
+        count = group["steps"]
         means, squares = [s["mean"] for s in states], [s["square"] for s in states]
         torch._foreach_lerp_(means, gradients, 1 - first)
         torch._foreach_mul_(squares, second)
@@ -110,3 +111,12 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(sizes, 1e-8)
         torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
         torch._foreach_addcdiv_(weights, means, sizes, value=-lr / (1 - first**count))
+
+
+def build_optimiser(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser of the settings, for all weights of a denoiser."""
+    if config.optimizer == "muon":
+        return Muon(network, config.lr, config.matrix_lr, config.weight_decay)
+    return torch.optim.AdamW(
+        network.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
+    )

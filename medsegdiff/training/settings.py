@@ -11,7 +11,7 @@ def check_settings(config: TrainConfig) -> None:
     """Raise `UserError` for a setting that cannot work."""
     require_positive(
         img_size=config.img_size, batch_size=config.batch_size, accumulate=config.accumulate, lr=config.lr,
-        num_epochs=config.num_epochs, evals=config.evals, save_every=config.save_every,
+        matrix_lr=config.matrix_lr, num_epochs=config.num_epochs, evals=config.evals, save_every=config.save_every,
         eval_samples=config.eval_samples,
         warmup_steps=config.warmup_steps, grad_clip=config.grad_clip,
     )  # fmt: skip
@@ -48,6 +48,7 @@ def _check_noise(d: DiffusionConfig) -> None:
         **{"diffusion.timesteps": d.timesteps, "diffusion.min_snr": d.min_snr, "diffusion.rho": d.rho},
         **{"diffusion.image_p_std": d.image_p_std, "diffusion.mask_p_std": d.mask_p_std},
     )
+    require(d.mask_radius >= 0, "--diffusion.mask_radius", d.mask_radius, "0 or more")
     require(d.mask_weight >= 0, "--diffusion.mask_weight", d.mask_weight, "0 or more")
     betas, levels = (d.beta_start, d.beta_end), (d.sigma_min, d.sigma_max)
     require(0 < betas[0] <= betas[1] < 1, "--diffusion.beta_start, beta_end", betas, "0 < start <= end < 1")

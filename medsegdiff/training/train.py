@@ -18,7 +18,7 @@ from medsegdiff.config import DiffusionConfig, TrainConfig, identity_of, require
 from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.records import PairSet, read_pairs
 from medsegdiff.data.transforms import GENERATIVE, augment, generator, send
-from medsegdiff.diffusion.codec import PairCodec
+from medsegdiff.diffusion.codec import PairCodec, code_masks
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.loss import denoising_loss
@@ -38,6 +38,7 @@ from medsegdiff.training.device import (
 from medsegdiff.training.ema import EMA
 from medsegdiff.training.loop import LoopConfig, Scalars, lr_factor, run_loop
 from medsegdiff.training.memory import Room, out_of_memory
+from medsegdiff.training.muon import build_optimiser
 from medsegdiff.training.processes import Together
 from medsegdiff.training.sampling import draw_indices
 from medsegdiff.training.settings import check_settings
@@ -205,16 +206,17 @@ class DiffusionTrainer:
                 "Prepare the data anew.",
             )
         self.val_set = load_tensors(pairs.select("val"), config.img_size, what="val split")
-        self.codec = PairCodec.fit(self.train_set.images, self.train_set.masks)
+        radius = config.diffusion.mask_radius
+        coded = dataclasses.replace(self.train_set, masks=code_masks(self.train_set.masks, radius))
+        self.codec = PairCodec.fit(coded.images, coded.masks, radius)
         torch.manual_seed(int(generator(config.seed, WEIGHTS).initial_seed()))
         self.denoiser = build_denoiser(self.card(0)).to(self.device)
         self.ema = EMA(self.denoiser, config.ema_decay)
-        self.optimiser = torch.optim.AdamW(
-            self.denoiser.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
-        )
+        self.optimiser = build_optimiser(self.denoiser, config)
+        self.peaks = [group["lr"] for group in self.optimiser.param_groups]
         self.scaler = gradient_scaler(self.device, config.precision)
         self.watch = Watch(config, self.codec, self.train_set, self.val_set, pairs.classes)
-        self.resident = self.train_set.to(self.device)
+        self.resident = coded.to(self.device)
         # What follows changes how this network computes; its averaged copy stays plain
         if config.checkpoint_gradients:
             checkpoint_blocks(self.denoiser)
@@ -294,9 +296,9 @@ class DiffusionTrainer:
     def _step(self, step: int) -> Scalars:
         config = self.config
         self.denoiser.train()
-        lr = config.lr * lr_factor(step, config.warmup_steps, self.total_steps)
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
+        factor = lr_factor(step, config.warmup_steps, self.total_steps)
+        for group, peak in zip(self.optimiser.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
         total = torch.zeros(2, device=self.device)
         for part in range(config.accumulate):
             number = step * config.accumulate + part
@@ -312,7 +314,7 @@ class DiffusionTrainer:
         self.ema.update(self.denoiser, step)
         image, mask = total.double()
         weighed = image + config.diffusion.mask_weight * mask
-        return {"loss": weighed, "image_loss": image, "mask_loss": mask, "grad_norm": norm, "lr": lr}
+        return {"loss": weighed, "image_loss": image, "mask_loss": mask, "grad_norm": norm, "lr": config.lr * factor}
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Val losses, sample quality and a sample grid of the averaged weights; saves them where they are the best.

@@ -22,6 +22,7 @@ from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.dataset import PairTensors, load_tensors
 from medsegdiff.data.records import SYNTHETIC, PairRecord, PairSet
 from medsegdiff.data.transforms import generator
+from medsegdiff.diffusion.codec import code_masks
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.loss import denoising_loss
@@ -108,6 +109,7 @@ def denoising_losses(
     The noise depends on (seed, level) alone: it is the same for every picture.
     """
     device = next(denoiser.parameters()).device
+    data = dataclasses.replace(data, masks=code_masks(data.masks, card.codec.mask_radius))
     batches = torch.arange(len(data)).split(BATCH)
     losses = np.zeros((len(data), len(LEVELS)))
     for rows in tqdm(batches, desc="membership", unit="batch", leave=False):
