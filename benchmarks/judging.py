@@ -1,0 +1,48 @@
+"""Drawing from a checkpoint, and what `medsegdiff evaluate` says of it against val."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from medsegdiff.files import REPORT_FILE, read_json
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def medsegdiff(*words: str) -> None:
+    """Run a subcommand; raises where it fails."""
+    print("$ medsegdiff", " ".join(words), flush=True)
+    subprocess.run([sys.executable, "-m", "medsegdiff", *words], check=True, cwd=ROOT)
+
+
+def drawn_and_judged(
+    folder: Path, checkpoint: Path, real: str, judges: Path | None, flags: list[str]
+) -> dict[str, Any]:
+    """Draw pairs with `flags` into folder/synthetic, judge them against val, and tell `figures`; goes on."""
+    drawn, report = folder / "synthetic", folder / "report"
+    medsegdiff("generate", "--checkpoint_path", str(checkpoint), "--output_dir", str(drawn), *flags)
+    judge = [] if judges is None else ["--judges_dir", str(judges)]
+    medsegdiff(
+        "evaluate", "--real_data", real, "--synthetic_data", str(drawn), "--output_dir", str(report),
+        "--held_out", "val", "--bootstrap", "50", *judge,
+    )  # fmt: skip
+    return figures(read_json(report / REPORT_FILE))
+
+
+def figures(report: dict[str, Any]) -> dict[str, Any]:
+    """The figures of an evaluation report that decide, with the floors beside them."""
+    metrics = report["metrics"]
+    distance = metrics["distances"]["spaces"]["radiomics"]["all"]["frechet"]
+    masks = metrics["agreement"]["masks"]["all"]
+    privacy = metrics["privacy"]["embedding"]["nearest_to_train"]
+    return {
+        "frechet": distance["synthetic"]["value"],
+        "frechet_floor": distance["floor"]["value"],
+        "agreement": masks["synthetic"]["value"],
+        "agreement_real": masks["held_out"]["value"],
+        "specks": metrics["lesions"]["with_specks"]["synthetic"],
+        "nearest_to_train": [privacy["value"], privacy["low"], privacy["high"]],
+    }

@@ -1,0 +1,181 @@
+"""What pays in the generative model? One change at a time against the settings file, at equal compute, on val.
+
+    python benchmarks/recipe.py --real_data PAIRS --run_dir runs/recipe --judges_dir runs/judges
+
+Every arm is the settings file with some flags changed. Arms whose step costs more or less get fewer or more steps: the
+time of a step is measured for all of them in turns, in one run, before anything is trained. What is told of an arm: the
+loss on val (always with the same weights), and how 20-call samples of it compare with val pictures in `medsegdiff
+evaluate`. The test split is not looked at. Finished runs are kept in --run_dir; the same command goes on. Writes
+docs/results/recipe.md and .json, for the questions in QUESTIONS, and ablation.md for those in ABLATION.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from judging import drawn_and_judged, medsegdiff
+from recipe_table import write_tables
+
+from medsegdiff.cli import parse
+from medsegdiff.config import TrainConfig
+from medsegdiff.data.records import read_pairs
+from medsegdiff.files import SUMMARY_FILE, read_json, write_json
+from medsegdiff.training.train import DiffusionTrainer
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "configs" / "busi_128.yaml"
+Flags = dict[str, object]
+
+BASE = "base"
+V2: Flags = {"backbone": "medsegdiff_v2"}
+# question -> arm -> flags that differ from the settings file
+QUESTIONS: dict[str, dict[str, Flags]] = {
+    "noise process": {
+        "ddpm_linear": {"diffusion.process": "ddpm"},
+        "ddpm_cosine": {"diffusion.process": "ddpm", "diffusion.beta_schedule": "cosine"},
+        "higher noise": {"diffusion.image_p_mean": 0.5, "diffusion.mask_p_mean": 0.5},
+        "lower noise": {"diffusion.image_p_mean": -0.5, "diffusion.mask_p_mean": -0.5},
+    },
+    "mask's weight in the loss": {
+        "half": {"diffusion.mask_weight": 0.5},
+        "double": {"diffusion.mask_weight": 2},
+    },
+    "mask coding": {"signed distance": {"diffusion.mask_radius": 8}},
+    "conditional draws": {
+        "none": {
+            "diffusion.share_independent": 0, "diffusion.share_mask_clean": 0,
+            "diffusion.share_image_clean": 0, "diffusion.share_marginal": 0,
+        },
+        "three quarters": {
+            "diffusion.share_independent": 0.35, "diffusion.share_mask_clean": 0.2,
+            "diffusion.share_image_clean": 0.12, "diffusion.share_marginal": 0.08,
+        },
+    },
+    "width": {"96 channels": {"model.model_channels": 96}, "48 channels": {"model.model_channels": 48}},
+    "optimiser, rate, batch": {
+        "adamw": {"optimizer": "adamw"},
+        "adamw, double rate": {"optimizer": "adamw", "lr": 2e-3},
+        "adamw, half rate": {"optimizer": "adamw", "lr": 5e-4},
+        "32 pairs": {"batch_size": 32},
+        "8 pairs": {"batch_size": 8},
+    },
+}  # fmt: skip
+# At equal parameters: what is left out is given back as width
+ABLATION: dict[str, Flags] = {
+    "medsegdiff_v2": V2,
+    "no anchor": V2 | {"model.use_anchor": False},
+    "plain attention for SS-Former": V2 | {"model.use_spectrum": False},
+    "no transformer": V2 | {"model.use_transformer": False},
+    "no band-pass filter": V2 | {"model.use_band_pass": False},
+}
+
+
+def arms() -> dict[str, Flags]:
+    """Every arm by its name, which for questions tells the question too."""
+    named = {f"{question}: {arm}": flags for question, group in QUESTIONS.items() for arm, flags in group.items()}
+    return {BASE: {}} | named | ABLATION
+
+
+def flags_of(flags: Flags) -> list[str]:
+    return [word for key, value in flags.items() for word in (f"--{key}", str(value).lower())]
+
+
+def settings(data: str, output: Path, flags: Flags) -> TrainConfig:
+    lines = ["--config", str(CONFIG), "--data_dir", data, "--output_dir", str(output), *flags_of(flags)]
+    return parse("train", TrainConfig, lines)
+
+
+def step_times(options: argparse.Namespace, names: list[str]) -> dict[str, float]:
+    """Seconds a pair of a training step of each arm: medians over rounds in which the arms take turns."""
+    pairs = read_pairs(Path(options.real_data))
+    trainers = {
+        n: DiffusionTrainer(settings(options.real_data, options.run_dir / "speed", arms()[n]), pairs) for n in names
+    }
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(options.rounds + 1):
+        for name, trainer in trainers.items():
+            started = time.perf_counter()
+            trainer.train_step(turn)
+            if turn:  # the first one warms up
+                times[name].append((time.perf_counter() - started) / trainer.config.batch_size)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def shape_of(flags: Flags) -> str:
+    """What of the flags changes the cost of a step."""
+    return json.dumps(
+        {k: v for k, v in flags.items() if k.startswith("model.") or k in ("backbone", "batch_size", "optimizer")}
+    )
+
+
+def costs(options: argparse.Namespace, names: list[str]) -> dict[str, float]:
+    """Cost of a pair of each arm beside the base's, measured once and kept in the run folder."""
+    file = options.run_dir / "costs.json"
+    known: dict[str, float] = read_json(file) if file.is_file() else {}
+    shapes = {shape_of(arms()[name]): name for name in reversed([BASE, *names])}
+    if any(shape not in known for shape in shapes):
+        found = step_times(options, list(shapes.values()))
+        known = {shape: found[name] / found[BASE] for shape, name in shapes.items()}
+        write_json(file, known)
+    return {name: known[shape_of(arms()[name])] for name in names}
+
+
+def run_arm(options: argparse.Namespace, name: str, seed: int, cost: float) -> dict[str, Any]:
+    """Train, draw and judge one arm with one seed, as far as that is not done; its figures."""
+    folder = options.run_dir / name.replace(" ", "_").replace(":", "") / f"seed_{seed}"
+    epochs = max(1, round(options.epochs / cost))
+    train = [
+        "train", "--config", str(CONFIG), "--data_dir", options.real_data, "--output_dir", str(folder / "model"),
+        "--seed", str(seed), "--num_epochs", str(epochs), "--evals", "1", *flags_of(arms()[name]),
+    ]  # fmt: skip
+    medsegdiff(*train)
+    summary = read_json(folder / "model" / SUMMARY_FILE)
+    best = summary["best"]
+    found = {"arm": name, "seed": seed, "epochs": epochs, "cost": cost, "parameters": summary["parameters"]}
+    found |= {
+        "val_loss": best["val_loss"],
+        "seconds": summary["seconds"],
+        "images_per_second": summary["images_per_second"],
+    }
+    for part in ("image", "mask"):
+        found[f"val_{part}"] = statistics.mean(v for k, v in best.items() if k.startswith(f"val_{part}/"))
+    if options.pairs:
+        drawn = ["--num_samples_per_class", str(options.pairs), "--seed", str(seed)]
+        checkpoint = folder / "model" / "last_model.safetensors"
+        found |= drawn_and_judged(folder, checkpoint, options.real_data, options.judges_dir, drawn)
+    write_json(folder / "figures.json", found)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--real_data", required=True)
+    parser.add_argument("--run_dir", type=Path, required=True)
+    parser.add_argument("--judges_dir", type=Path)
+    parser.add_argument("--epochs", type=int, default=30, help="passes over train of the base; others by their cost")
+    parser.add_argument("--pairs", type=int, default=100, help="pairs of each class to draw and judge; 0: losses alone")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--arms", nargs="+", help="names of arms; default: all")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of timing steps")
+    parser.add_argument("--table_only", action="store_true", help="write the tables of finished runs")
+    options = parser.parse_args()
+    names = options.arms or list(arms())
+    if unknown := [name for name in names if name not in arms()]:
+        parser.error(f"no such arm: {', '.join(unknown)}; known: {', '.join(arms())}")
+    options.run_dir.mkdir(parents=True, exist_ok=True)
+    if not options.table_only:
+        cost = costs(options, names)
+        for seed in options.seeds:
+            for name in names:
+                run_arm(options, name, seed, cost[name])
+    found = [read_json(file) for file in sorted(options.run_dir.glob("*/seed_*/figures.json"))]
+    write_tables(ROOT / "docs" / "results", found, QUESTIONS, list(ABLATION), BASE)
+
+
+if __name__ == "__main__":
+    main()

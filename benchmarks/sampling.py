@@ -1,0 +1,118 @@
+"""Which sampler, how many network calls, how much guidance? Curves on val for one checkpoint.
+
+    python benchmarks/sampling.py --checkpoint_path FILE --real_data PAIRS --run_dir runs/sampling
+        [--judges_dir runs/judges] [--guide_path EARLIER_FILE]
+
+Every setting draws the same numbers of pairs from the same noise; `medsegdiff evaluate` compares them with val. The
+test split is not looked at. Finished settings are kept in --run_dir. Writes docs/results/sampling.md and .json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from judging import ROOT, drawn_and_judged
+
+from medsegdiff.checkpoint import load_checkpoint
+from medsegdiff.data.transforms import generator
+from medsegdiff.diffusion.condition import Condition
+from medsegdiff.files import read_json, write_json
+
+RESULTS = ROOT / "docs" / "results"
+CALLS = {"dpmpp_2m": 1, "ddim": 1, "ddpm": 1, "heun": 2}  # network calls a step
+GUIDANCE = (0.7, 1.5, 2.0, 3.0)
+INTERVALS = ((0.3, 5.0), (1.0, 5.0), (0.0, 100.0))
+
+
+def settings(guide: str | None) -> dict[str, dict[str, Any]]:
+    """Name -> flags of `generate`: samplers by steps without guidance, then guidance at the default sampler."""
+    found: dict[str, dict[str, Any]] = {}
+    for sampler, steps in (
+        ("dpmpp_2m", (6, 10, 14, 20, 40)),
+        ("ddim", (10, 20, 40)),
+        ("heun", (5, 10, 20)),
+        ("ddpm", (40,)),
+    ):
+        for n in steps:
+            found[f"{sampler} {n}"] = {"sampler": sampler, "steps": n}
+    found["dpmpp_2m 200"] = {"sampler": "dpmpp_2m", "steps": 200}
+    for weight in GUIDANCE:
+        found[f"class guidance {weight}"] = {"guidance": weight}
+        if guide:
+            found[f"autoguidance {weight}"] = {"guidance": weight, "guide_path": guide}
+    for low, high in INTERVALS[1:]:
+        found[f"class guidance 2 at {low}..{high}"] = {"guidance": 2.0, "guidance_low": low, "guidance_high": high}
+    return found
+
+
+def calls(flags: dict[str, Any]) -> int:
+    """Network calls a pair, those of the guidance left out."""
+    return int(flags.get("steps", 20)) * CALLS[flags.get("sampler", "dpmpp_2m")]
+
+
+def seconds_a_call(checkpoint: Path, batch: int = 25, rounds: int = 5) -> float:
+    """Median seconds of a network call for one pair, in batches as they are drawn."""
+    denoiser, card, _ = load_checkpoint(checkpoint)
+    x = torch.randn(batch, 2, card.img_size, card.img_size, generator=generator(0))
+    label, times = torch.zeros(batch, dtype=torch.long), []
+    with torch.inference_mode():
+        for _ in range(rounds + 1):
+            started = time.perf_counter()
+            denoiser(x, torch.ones(batch, 2), Condition(label))
+            times.append((time.perf_counter() - started) / batch)
+    return statistics.median(times[1:])
+
+
+def table(found: dict[str, dict[str, Any]], call: float) -> str:
+    lines = [
+        "| setting | network calls | s a pair | Fréchet radiomics | agreement, Dice | masks with specks "
+        "| nearest to train |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in found.items():
+        share, low, high = row["nearest_to_train"]
+        lines.append(
+            f"| {name} | {row['calls']} | {row['calls'] * call:.2f} | {row['frechet']:.1f} | {row['agreement']:.3f} | "
+            f"{row['specks']:.2f} | {share:.2f} [{low:.2f}, {high:.2f}] |"
+        )
+    row = next(iter(found.values()))
+    lines.append(f"| real val pictures | | | {row['frechet_floor']:.1f} | {row['agreement_real']:.3f} | 0 | |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint_path", type=Path, required=True)
+    parser.add_argument("--guide_path", help="a less trained checkpoint of the same run, for autoguidance")
+    parser.add_argument("--real_data", required=True)
+    parser.add_argument("--run_dir", type=Path, required=True)
+    parser.add_argument("--judges_dir", type=Path)
+    parser.add_argument("--pairs", type=int, default=100, help="pairs of each class")
+    parser.add_argument("--only", nargs="+", help="names of settings; default: all")
+    options = parser.parse_args()
+    for name, flags in settings(options.guide_path).items():
+        folder = options.run_dir / name.replace(" ", "_")
+        if (folder / "figures.json").is_file() or (options.only and name not in options.only):
+            continue
+        words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
+        words += ["--num_samples_per_class", str(options.pairs)]
+        told = drawn_and_judged(folder, options.checkpoint_path, options.real_data, options.judges_dir, words)
+        guided = 2 if flags.get("guidance", 1) != 1 else 1  # at most: outside the interval it is one call
+        write_json(folder / "figures.json", told | {"calls": calls(flags) * guided})
+    files = {name: options.run_dir / name.replace(" ", "_") / "figures.json" for name in settings(options.guide_path)}
+    found = {name: read_json(file) for name, file in files.items() if file.is_file()}
+    call = seconds_a_call(options.checkpoint_path)
+    (RESULTS / "sampling.json").write_text(json.dumps({"seconds_a_call": call, "settings": found}, indent=2) + "\n")
+    notes = RESULTS / "sampling_notes.md"
+    words = notes.read_text() + "\n" if notes.is_file() else ""
+    (RESULTS / "sampling.md").write_text("# Sampler, network calls, guidance\n\n" + words + table(found, call))
+
+
+if __name__ == "__main__":
+    main()

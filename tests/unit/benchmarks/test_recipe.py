@@ -1,0 +1,69 @@
+"""benchmarks/recipe.py and sampling.py: arms that train can take, equal compute, and the tables."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from medsegdiff.config import GenerateConfig, TrainConfig
+from medsegdiff.training.settings import check_settings
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Imports a benchmark by its name."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+    def load(name: str) -> ModuleType:
+        sys.modules.pop(name, None)
+        return importlib.import_module(name)
+
+    return load
+
+
+def test_every_arm_is_one_that_train_takes(benchmark: Any) -> None:
+    """Damage: a flag that train has not, or two arms of the same settings, which would compare nothing."""
+    recipe = benchmark("recipe")
+    found = {name: recipe.settings("d", Path("o"), flags) for name, flags in recipe.arms().items()}
+    for config in found.values():
+        assert isinstance(config, TrainConfig)
+        check_settings(config)
+    assert len({repr(config) for config in found.values()}) == len(found)
+    assert len(recipe.QUESTIONS) <= 6
+
+
+def row(arm: str, seed: int, loss: float) -> dict[str, Any]:
+    return {
+        "arm": arm, "seed": seed, "epochs": 3, "cost": 1.0, "parameters": 1_000_000, "val_loss": loss,
+        "val_image": loss, "val_mask": loss,
+    }  # fmt: skip
+
+
+def test_tables_show_every_seed_and_what_it_is_beside_the_base(benchmark: Any, tmp_path: Path) -> None:
+    """Damage: a mean that hides a seed; the ratio to the base of another seed."""
+    found = [row("base", 0, 0.5), row("base", 1, 0.6), row("q: a", 1, 0.3), row("q: a", 0, 0.4), row("part", 0, 0.55)]
+    (tmp_path / "recipe_notes.md").write_text("In words.\n")
+    benchmark("recipe_table").write_tables(tmp_path, found, {"q": {"a": {}}, "empty": {"b": {}}}, ["part"], "base")
+    text = (tmp_path / "recipe.md").read_text()
+    assert "In words." in text
+    assert "## Empty" not in text
+    assert "| q: a | 1.0 | 1.00 | 3 | 0.400, 0.300 |" in text
+    assert "0.800, 0.500 |" in text
+    assert "1.100 |" in (tmp_path / "ablation.md").read_text()
+
+
+def test_sampling_settings_are_those_of_generate(benchmark: Any) -> None:
+    """Damage: a flag or sampler that generate has not; heun counted with one call a step."""
+    sampling = benchmark("sampling")
+    found = sampling.settings("guide.safetensors")
+    for flags in found.values():
+        GenerateConfig(checkpoint_path="c", output_dir="o", **flags)
+    assert sampling.calls(found["heun 10"]) == 20
+    assert sampling.calls(found["class guidance 2.0"]) == 20
