@@ -39,6 +39,13 @@ def outlined(image: np.ndarray, mask: np.ndarray | None, size: int) -> np.ndarra
     return cell
 
 
+def draw_outline(axes: Axes, mask: np.ndarray, colour: str, width: float = 1.2) -> None:
+    """Draw the outline of a (S, S) boolean mask, closed where the lesion reaches the edge of the picture."""
+    if mask.any():
+        around = np.arange(-1, len(mask) + 1)
+        axes.contour(around, around, np.pad(mask, 1), levels=[0.5], colors=colour, linewidths=width)
+
+
 def contact_sheet(
     images: Sequence[np.ndarray],
     masks: Sequence[np.ndarray | None],

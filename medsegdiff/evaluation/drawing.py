@@ -16,13 +16,6 @@ def png(plot: Plot, dpi: int = 100) -> bytes:
     return buffer.getvalue()
 
 
-def outline(axes: Any, mask: np.ndarray, colour: str, width: float = 1.2) -> None:
-    """Draw the outline of a (S, S) boolean mask, closed where the lesion reaches the edge of the picture."""
-    if mask.any():
-        around = np.arange(-1, len(mask) + 1)
-        axes.contour(around, around, np.pad(mask, 1), levels=[0.5], colors=colour, linewidths=width)
-
-
 def show(axes: Any, image: np.ndarray, pixel: np.ndarray) -> None:
     """Show a (S, S) uint8 picture in true geometry; `pixel` is (width, height) of one of its pixels."""
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, aspect=pixel[1] / pixel[0])

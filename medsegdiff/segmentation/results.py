@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from medsegdiff.data.pictures import draw_outline
 from medsegdiff.files import write_bytes
 from medsegdiff.scoring import rows as scoring_rows
 from medsegdiff.scoring.intervals import Measure, mean_of
@@ -77,10 +78,8 @@ def draw_overlays(
         for cell, index in zip(line, chosen, strict=True):
             width, height = pixels[index]
             cell.imshow(images[index], cmap="gray", vmin=0, vmax=255, aspect=height / width)
-            around = np.arange(-1, len(images[index]) + 1)  # a lesion at the edge is closed there
-            for mask, colour in ((true[index], "lime"), (predicted[index], "red")):
-                if mask.any():
-                    cell.contour(around, around, np.pad(mask, 1), levels=[0.5], colors=colour, linewidths=1.2)
+            draw_outline(cell, true[index], "lime")
+            draw_outline(cell, predicted[index], "red")
             cell.set_title(f"{name}: {rows[index].id}\nDice {rows[index].dice:.3f}", fontsize=8)
             cell.set_axis_off()
     figure.suptitle("true outline green, predicted outline red", fontsize=9)

@@ -8,10 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure as Plot
 
 from medsegdiff.classification.scores import macro_auc
+from medsegdiff.data.pictures import draw_outline
 from medsegdiff.evaluation.compare import Sample, mean_interval, statistic_interval
 from medsegdiff.evaluation.context import Context, Metric
 from medsegdiff.evaluation.distributions import difference_of_means
-from medsegdiff.evaluation.drawing import outline, png, show
+from medsegdiff.evaluation.drawing import png, show
 from medsegdiff.evaluation.judges.opinions import class_probabilities, found_masks, mask_agreement
 from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
 from medsegdiff.evaluation.sets import Pairs
@@ -131,8 +132,8 @@ def _least(pairs: Pairs, found: np.ndarray, dice: np.ndarray) -> Figure:
     plot = Plot(figsize=(2.2 * len(order), 2.6), layout="constrained")
     for cell, i in zip(plot.subplots(1, len(order), squeeze=False)[0], order, strict=True):
         show(cell, pairs.images[i], pairs.pixels[i])
-        outline(cell, pairs.masks[i], "lime")
-        outline(cell, found[i], "red")
+        draw_outline(cell, pairs.masks[i], "lime")
+        draw_outline(cell, found[i], "red")
         cell.set_title(f"{pairs.records[i].id}\nDice {dice[i]:.2f}", fontsize=7)
     what = "their mask in green, the network's outline in red"
     return Figure(png(plot), f"The {len(order)} synthetic pairs of the least agreement: {what}.")

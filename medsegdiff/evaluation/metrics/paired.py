@@ -15,10 +15,11 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from medsegdiff.config import EvaluateConfig
+from medsegdiff.data.pictures import draw_outline
 from medsegdiff.data.records import PairRecord, PairSet
 from medsegdiff.evaluation.compare import mean_interval
 from medsegdiff.evaluation.context import Context, Metric
-from medsegdiff.evaluation.drawing import outline, png, show
+from medsegdiff.evaluation.drawing import png, show
 from medsegdiff.evaluation.features.lpips import check_lpips, lpips
 from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table
 from medsegdiff.evaluation.sets import Pairs, load_pairs
@@ -207,7 +208,7 @@ def _nearest(matched: Matched, ssim: np.ndarray) -> Figure:
     for column, i in zip(plot.subplots(2, len(order), squeeze=False).T, order, strict=True):
         for axes, pairs in zip(column, (matched.synthetic, matched.real), strict=True):
             show(axes, pairs.images[i], pairs.pixels[i])
-            outline(axes, pairs.masks[i], "lime", 0.8)
+            draw_outline(axes, pairs.masks[i], "lime", 0.8)
         name = matched.synthetic.records[i].id
         column[0].set_title(f"{name}\nSSIM {ssim[i]:.2f}", fontsize=7)
     what = "above the synthetic image, below the real one of its mask (green)"

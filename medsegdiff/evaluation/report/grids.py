@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure as Plot
 
-from medsegdiff.evaluation.drawing import outline, png
+from medsegdiff.data.pictures import draw_outline
+from medsegdiff.evaluation.drawing import png
 from medsegdiff.evaluation.section import Figure
 from medsegdiff.evaluation.sets import Pairs, Sets
 
@@ -44,6 +45,6 @@ def _draw(shown: list[tuple[Pairs, int, bool]], *, solved: bool) -> bytes:
         cell.imshow(pairs.images[i], cmap="gray", vmin=0, vmax=255, aspect="auto")
         if solved:
             colour = "orange" if synthetic else "white"
-            outline(cell, pairs.masks[i], "lime", 0.9)
+            draw_outline(cell, pairs.masks[i], "lime", 0.9)
             cell.set_title("synthetic" if synthetic else "real", fontsize=8, color=colour)
     return png(plot, dpi=90)
