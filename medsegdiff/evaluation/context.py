@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +42,11 @@ class Context:
         path = self.config.checkpoint_path
         return None if path is None else Path(path)
 
+    @property
+    def resampling(self) -> dict[str, int]:
+        """How intervals are drawn: keywords of the functions that make them."""
+        return {"resamples": self.config.bootstrap, "seed": self.config.seed}
+
     def features(self, name: str, space: Space, which: str) -> np.ndarray:
         """(N, F) features of one of `SETS` in the space called `name`."""
         if (name, which) not in self._kept:
@@ -53,6 +58,10 @@ class Context:
         pairs: Pairs = getattr(self.sets, which)
         rows = pairs.of(label)
         return Sample(self.features(name, space, which)[rows], pairs.groups[rows])
+
+    def counts(self, label: str | None, which: Sequence[str] = SETS) -> dict[str, int]:
+        """Pictures of a class (None: of all) in these of `SETS`, by what the page calls them."""
+        return {TITLES[name]: len(getattr(self.sets, name).of(label)) for name in which}
 
     def scopes(self) -> dict[str, str | None]:
         """What is told apart: {"all": None, "benign": "benign", ...}."""

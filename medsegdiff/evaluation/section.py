@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -65,6 +65,17 @@ class Section:
     values: dict[str, Any] = field(default_factory=dict)  # for report.json: finite numbers, text, lists, dictionaries
     per_pair: dict[str, Sequence[Cell]] = field(default_factory=dict)  # column -> one entry a synthetic pair
     verdict: Verdict | None = None
+
+    def too_few(self, what: str, counts: Mapping[str, int], minimum: int) -> bool:
+        """Whether a set has fewer pictures than `minimum`; then `skipped` tells that `what` is not measured.
+
+        `counts` are the pictures by what the page calls their set.
+        """
+        if min(counts.values()) >= minimum:
+            return False
+        told = ", ".join(f"{count} {title}" for title, count in counts.items())
+        self.skipped.append(f"{what}: {told} pictures; at least {minimum} of each needed.")
+        return True
 
 
 def number(value: float) -> str:

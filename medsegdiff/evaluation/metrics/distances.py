@@ -134,15 +134,10 @@ def _compare(context: Context, section: Section, name: str, kind: Kind) -> dict[
     """The figures of a space by scope; scopes of too few pictures are told in `section.skipped`."""
     result = {}
     for scope, label in context.scopes().items():
-        sets = [context.sample(name, kind.compute, which, label) for which in SETS]
-        if (few := min(len(s.features) for s in sets)) < MIN_PICTURES:
-            counts = ", ".join(f"{len(s.features)} {TITLES[which]}" for s, which in zip(sets, SETS, strict=True))
-            section.skipped.append(
-                f"Distances on {kind.title}, {scope}: {few} pictures of one set ({counts}), at least {MIN_PICTURES} "
-                "of each needed."
-            )
+        if section.too_few(f"Distances on {kind.title}, {scope}", context.counts(label), MIN_PICTURES):
             continue
-        result[scope] = compared(sets, resamples=context.config.bootstrap, seed=context.config.seed)
+        sets = [context.sample(name, kind.compute, which, label) for which in SETS]
+        result[scope] = compared(sets, **context.resampling)
     return result
 
 
@@ -195,7 +190,7 @@ def _score(context: Context, section: Section) -> None:
         sets = [_probabilities(context.sample("inception, with logits", inception_features, s, label)) for s in SETS]
         if min(len(s.features) for s in sets) < MIN_PICTURES:
             continue  # told with the distances
-        c = scores_compared(sets, resamples=context.config.bootstrap, seed=context.config.seed)
+        c = scores_compared(sets, **context.resampling)
         rows.append([scope, c.synthetic, c.floor, c.n])
         values[scope] = {"synthetic": vars(c.synthetic), "floor": vars(c.floor), "n": c.n}
     section.values["inception_score"] = values

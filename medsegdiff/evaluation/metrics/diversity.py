@@ -57,10 +57,7 @@ def run(context: Context) -> Section:
     )
     told: dict[str, dict[str, Likeness]] = {}
     for label in context.sets.classes:
-        counts = {which: len(getattr(context.sets, which).of(label)) for which in SETS}
-        if min(counts.values()) < MIN_PICTURES:
-            each = ", ".join(f"{n} {TITLES[which]}" for which, n in counts.items())
-            section.skipped.append(f"Variety of {label} pictures: {each}; at least {MIN_PICTURES} of each needed.")
+        if section.too_few(f"Variety of {label} pictures", context.counts(label), MIN_PICTURES):
             continue
         found = {which: _likeness(context, which, label) for which in SETS}
         if few := [TITLES[which] for which, likeness in found.items() if not likeness.enough]:
@@ -133,7 +130,7 @@ def _figures(context: Context, label: str, found: dict[str, Likeness]) -> dict[s
 
 def _mean(context: Context, values: np.ndarray, likeness: Likeness) -> Interval:
     """Mean of one number a pair (K,), with an interval over the groups of the pictures."""
-    return pairs_interval(values, likeness.groups, context.config.bootstrap, context.config.seed)
+    return pairs_interval(values, likeness.groups, **context.resampling)
 
 
 def _tell(section: Section, told: dict[str, dict[str, Likeness]]) -> None:

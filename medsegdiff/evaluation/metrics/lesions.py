@@ -99,11 +99,9 @@ def _lines(context: Context, section: Section, samples: dict[str, list[Sample]])
     scale = spread(context.features("lesions", _space, "train"))  # of all classes: one unit for the whole table
     lines = []
     for label, sets in samples.items():
-        if (fewest := min(len(s.features) for s in sets)) < MIN_PICTURES:
-            section.skipped.append(f"Lesions, {label}: {fewest} pictures in one set, at least {MIN_PICTURES} needed.")
+        if section.too_few(f"Lesions, {label}", context.counts(label), MIN_PICTURES):
             continue
-        bootstrap = {"resamples": context.config.bootstrap, "seed": context.config.seed}
-        found = column_distances(sets, NAMES, scale, **bootstrap)
+        found = column_distances(sets, NAMES, scale, **context.resampling)
         reasons = together((d.title, missing(sets, i, scale)) for i, d in enumerate(DESCRIPTORS))
         section.skipped += [f"No distance for {label} lesions of {t}: {why}." for why, t in reasons.items()]
         for i, descriptor in enumerate(DESCRIPTORS):
@@ -201,8 +199,7 @@ def _class_differences(context: Context, section: Section, samples: dict[str, li
             sides = [[column(samples[label][which], i) for label in (second, first)] for which in (0, 2)]
             if min(len(sample.features) for side in sides for sample in side) < MIN_PICTURES:
                 continue
-            bootstrap = (context.config.bootstrap, context.config.seed)
-            real, synthetic = (difference_of_means(one, other, *bootstrap) for one, other in sides)
+            real, synthetic = (difference_of_means(one, other, **context.resampling) for one, other in sides)
             outcome = preserved(real, synthetic)
             rows.append([f"{descriptor.title} ({descriptor.unit})", real, synthetic, outcome])
             told[descriptor.name] = {"real": vars(real), "synthetic": vars(synthetic), "outcome": outcome}

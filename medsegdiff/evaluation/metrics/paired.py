@@ -198,7 +198,7 @@ def _mean(context: Context, values: np.ndarray, chosen: np.ndarray, matched: Mat
     rows = np.flatnonzero(chosen & ~np.isnan(values))
     if not len(rows):
         return None
-    return mean_interval(values[rows], matched.real.groups[rows], context.config.bootstrap, context.config.seed)
+    return mean_interval(values[rows], matched.real.groups[rows], **context.resampling)
 
 
 def _nearest(matched: Matched, ssim: np.ndarray) -> Figure:

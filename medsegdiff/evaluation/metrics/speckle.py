@@ -42,10 +42,9 @@ def run(context: Context) -> Section:
     scale = spread(context.features("speckle", _space, "train"))
     section.values["scopes"] = {}
     for scope, label in context.scopes().items():
-        sets = [context.sample("speckle", _space, which, label) for which in SETS]
-        if (fewest := min(len(s.features) for s in sets)) < MIN_PICTURES:
-            section.skipped.append(f"Speckle, {scope}: {fewest} pictures in one set, at least {MIN_PICTURES} needed.")
+        if section.too_few(f"Speckle, {scope}", context.counts(label), MIN_PICTURES):
             continue
+        sets = [context.sample("speckle", _space, which, label) for which in SETS]
         _scope(context, section, scope, sets, scale)
         if label is None:
             _fine(context, section, sets)
@@ -75,8 +74,7 @@ def _without(context: Context, section: Section) -> None:
 
 def _scope(context: Context, section: Section, scope: str, sets: list[Sample], scale: np.ndarray) -> None:
     """The table of all pictures, or of those of a class."""
-    bootstrap = {"resamples": context.config.bootstrap, "seed": context.config.seed}
-    found = column_distances(sets, NAMES, scale, **bootstrap)
+    found = column_distances(sets, NAMES, scale, **context.resampling)
     rows: list[list[Cell | Interval]] = []
     values: dict[str, Any] = {}
     reasons = together((f.title, missing(sets, i, scale)) for i, f in enumerate(FEATURES))
@@ -87,7 +85,7 @@ def _scope(context: Context, section: Section, scope: str, sets: list[Sample], s
         real, _, synthetic = (float(column(s, i).features.mean()) for s in sets)
         rows.append([f"{feature.title} ({feature.unit})", real, synthetic, *_cells_of(found[feature.name])])
         values[feature.name] = {"real_mean": real, "synthetic_mean": synthetic, **_values(found[feature.name])}
-    if (distance := _spectral_distance(sets, bootstrap)) is not None:
+    if (distance := _spectral_distance(sets, context.resampling)) is not None:
         rows.append(["distance of the mean spectra (dB)", None, None, *_cells_of(distance)])
         values["log_spectral_distance"] = _values(distance)
     else:
@@ -140,9 +138,8 @@ def _fine(context: Context, section: Section, sets: list[Sample]) -> None:
     train, held_out, synthetic = (column(s, FINE) for s in sets)
     if min(len(s.features) for s in (train, held_out, synthetic)) < MIN_PICTURES:
         return
-    bootstrap = (context.config.bootstrap, context.config.seed)
-    found = difference_of_means(synthetic, train, *bootstrap)
-    floor = difference_of_means(held_out, train, *bootstrap)
+    found = difference_of_means(synthetic, train, **context.resampling)
+    floor = difference_of_means(held_out, train, **context.resampling)
     section.values["fine_db"] = {"synthetic": vars(found), "held_out": vars(floor)}
     sizes = (
         f"{found.value:+.1f} dB [{found.low:+.1f}, {found.high:+.1f}] at the finest third of frequencies (held-out "
