@@ -18,6 +18,7 @@ from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table
 from medsegdiff.evaluation.sets import Pairs
 
 MARGIN = 0.05  # Dice by which synthetic pairs may agree less than real ones
+SIDES = ("synthetic", "held_out")
 SHOWN = 8  # pairs in the picture of the least agreement
 MINIMUM = 5  # pictures of a part, below which no figure is told
 
@@ -40,13 +41,12 @@ def _masks(context: Context, section: Section) -> None:
     rows: list[list[Cell | Interval]] = []
     values: dict[str, Any] = {}
     for scope, label in context.scopes().items():
-        parts = {name: pairs.of(label) for name, pairs in _sides(context)}
-        if (few := min(map(len, parts.values()))) < MINIMUM:
-            section.skipped.append(f"Agreement of masks, {scope}: {few} pairs on one side, at least {MINIMUM} needed")
+        if section.too_few(f"Agreement of masks, {scope}", context.counts(label, SIDES), MINIMUM):
             continue
+        parts = {name: pairs.of(label) for name, pairs in _sides(context)}
         told = {name: _mean(context, dice[name][parts[name]], pairs, parts[name]) for name, pairs in _sides(context)}
         samples = [Sample(dice[name][parts[name]], pairs.groups[parts[name]]) for name, pairs in _sides(context)]
-        told["difference"] = difference_of_means(samples[0], samples[1], **_how(context))
+        told["difference"] = difference_of_means(samples[0], samples[1], **context.resampling)
         rows.append([scope, len(parts["synthetic"]), *told.values()])
         values[scope] = {name: vars(interval) for name, interval in told.items()}
     section.text.append(
@@ -79,51 +79,59 @@ def _classes(context: Context, section: Section) -> None:
         section.skipped.append(judge.withheld() if judge else context.judges.missing["classifier"])
         return
     names: list[str] = judge.settings["classes"]
+    few = [
+        label
+        for label in context.sets.classes
+        if section.too_few(f"Agreement of classes, {label}", context.counts(label, SIDES), MINIMUM)
+    ]
+    if few and len(context.sets.classes) > 1:
+        section.skipped.append(f"AUC of the classes: at least {MINIMUM} pictures of every class on both sides needed.")
     rows: list[list[Cell | Interval]] = []
     values: dict[str, Any] = {}
     for side, pairs in _sides(context):
         probability = class_probabilities(judge.model, judge.settings, pairs, context.config)
         labels = np.array([names.index(label) for label in pairs.labels])
-        told = _told_apart(context, probability, labels, pairs)
-        values[side] = {name: vars(interval) for name, interval in told.items()}
-        rows.append([side.replace("_", "-"), len(pairs), *told.values()])
+        told = _told_apart(context, probability, labels, pairs, few)
+        if told:
+            values[side] = {name: vars(interval) for name, interval in told.items()}
+            rows.append([side.replace("_", "-"), len(pairs), *told.values()])
         if side == "synthetic":
             own = probability[np.arange(len(labels)), labels]
             section.per_pair["class_probability"] = [round(float(v), 4) for v in own]
+    section.values["classes"] = values
+    if not rows:
+        return
     section.text.append(
         "A classifier trained on real images told the class of every synthetic image. Much lower figures than on real "
         "images mean that the classes look alike; much higher ones, that they are caricatures."
     )
     columns = ["images", "number", *values["synthetic"]]
     section.tables.append(Table("Class told by a classifier", columns, rows))
-    section.values["classes"] = values
 
 
-def _told_apart(context: Context, probability: np.ndarray, labels: np.ndarray, pairs: Pairs) -> dict[str, Interval]:
-    """AUC, where there are two classes, and the share of every class that is told right."""
+def _told_apart(
+    context: Context, probability: np.ndarray, labels: np.ndarray, pairs: Pairs, few: list[str]
+) -> dict[str, Interval]:
+    """AUC, where there are two classes and none is among the `few`, and the share of every other class told right."""
 
     def auc(rows: np.ndarray) -> float:
         return macro_auc(probability[rows], labels[rows])
 
     told = {}
-    if len(context.sets.classes) > 1:
-        told["AUC"] = statistic_interval(auc, pairs.groups, **_how(context))
+    if len(context.sets.classes) > 1 and not few:
+        told["AUC"] = statistic_interval(auc, pairs.groups, **context.resampling)
     right = (probability.argmax(axis=1) == labels).astype(float)
-    for label in context.sets.classes:
+    for label in (label for label in context.sets.classes if label not in few):
         told[f"{label} told as {label}"] = _mean(context, right[pairs.of(label)], pairs, pairs.of(label))
     return told
 
 
 def _sides(context: Context) -> list[tuple[str, Pairs]]:
-    return [("synthetic", context.sets.synthetic), ("held_out", context.sets.held_out)]
-
-
-def _how(context: Context) -> dict[str, int]:
-    return {"resamples": context.config.bootstrap, "seed": context.config.seed}
+    return [(name, getattr(context.sets, name)) for name in SIDES]
 
 
 def _mean(context: Context, values: np.ndarray, pairs: Pairs, rows: np.ndarray) -> Interval:
-    return mean_interval(values, pairs.groups[rows], **_how(context))
+    return mean_interval(values, pairs.groups[rows], **context.resampling)
 
 
 def _least(pairs: Pairs, found: np.ndarray, dice: np.ndarray) -> Figure:

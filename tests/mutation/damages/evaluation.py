@@ -69,4 +69,28 @@ EVALUATION = (
         "return float((first < second).mean() + 0.5 * (first == second).mean())",
         ("tests/unit/evaluation/test_privacy.py",),
     ),
+    Damage(
+        "pairs_of_unlike_pictures",
+        "pairs are drawn as if no picture stood in two of them",
+        "evaluation/metrics/diversity.py",
+        "return pairs_interval(values, likeness.groups, ",
+        "return pairs_interval(values, np.arange(2 * len(values)).reshape(-1, 2), ",
+        ("test_the_interval_is_over_pictures",),
+    ),
+    Damage(
+        "judge_in_use_refused",
+        "the second of two evaluations does not wait for a judge that the first one trains",
+        "evaluation/judges/embedding.py",
+        "with locked(make_folder(folder), wait=True):",
+        "with locked(make_folder(folder)):",
+        ("test_another_process_that_fits_it_is_waited_for",),
+    ),
+    Damage(
+        "classes_of_few",
+        "the class of a handful of pictures gets a figure",
+        "evaluation/metrics/agreement.py",
+        "for label in (label for label in context.sets.classes if label not in few):",
+        "for label in context.sets.classes:",
+        ("tests/unit/evaluation/test_agreement.py",),
+    ),
 )

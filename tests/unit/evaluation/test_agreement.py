@@ -63,12 +63,26 @@ def test_a_judge_below_its_minimum_is_not_heard() -> None:
 
 
 def test_one_class_and_few_pairs_are_told() -> None:
-    """Fails if one class crashes the AUC, or three pairs get a figure."""
+    """Fails if one class crashes the AUC, or three pairs get a figure of masks or of classes."""
     section = run(context(three_sets(drawn(3, 3, "synthetic", ("benign",)), classes=("benign",))))
-    assert "AUC" not in section.values["classes"]["synthetic"]
-    assert section.values["masks"] == {}
+    assert section.values == {"masks": {}, "classes": {}}
     assert section.verdict is None
-    assert any("3 pairs on one side" in line for line in section.skipped)
+    for what in ("masks, all", "classes, benign"):
+        expected = f"Agreement of {what}: 3 synthetic, 40 real held-out pictures; at least 5 of each needed."
+        assert expected in section.skipped
+    assert len(section.per_pair["class_probability"]) == 3
+    one = run(context(three_sets(drawn(5, 3, "synthetic", ("benign",)), classes=("benign",))))
+    assert list(one.values["classes"]["synthetic"]) == ["benign told as benign"]
+
+
+def test_a_class_of_few_pictures_has_no_figure() -> None:
+    """Fails if the share or the AUC of four malignant pictures is told, or left out without a word."""
+    section = run(context(three_sets(drawn(9, 3, "synthetic"))))
+    assert list(section.values["classes"]["synthetic"]) == ["benign told as benign"]
+    assert list(section.values["classes"]["held_out"]) == ["benign told as benign"]
+    told = [line for line in section.skipped if "classes" in line]
+    assert told[0].startswith("Agreement of classes, malignant: 4 synthetic, 20 real held-out pictures")
+    assert told[1].startswith("AUC of the classes")
 
 
 def test_black_pictures_and_empty_masks_have_finite_figures() -> None:
