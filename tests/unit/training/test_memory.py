@@ -1,0 +1,144 @@
+"""Out of memory: the largest batch that fits is found by trial, told, and with --find_batch_size used."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medsegdiff.config import ModelConfig, TrainConfig
+from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.errors import UserError
+from medsegdiff.training import train as train_module
+from medsegdiff.training.loop import Scalars
+from medsegdiff.training.memory import Room, arrangement, largest_batch, out_of_memory
+from medsegdiff.training.train import DiffusionTrainer, train
+
+ERRORS = [
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
+    RuntimeError("[enforce fail] . DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    MemoryError(),
+]
+
+
+def limited(limit: int, error: Exception = ERRORS[0]) -> tuple[Callable[[int], None], list[int]]:
+    """A step with memory for so many pairs, and the sizes that it was tried with."""
+    tried: list[int] = []
+
+    def step(pairs: int) -> None:
+        tried.append(pairs)
+        if pairs > limit:
+            raise error
+
+    return step, tried
+
+
+@pytest.mark.parametrize("limit", [0, 1, 5, 31, 32, 33, 63, 64, 100])
+def test_largest_batch(limit: int) -> None:
+    """Damage: the power of two below the limit; one too many; going on for ever at 0; trying every size in turn."""
+    step, tried = limited(limit)
+    assert largest_batch(step, 64) == min(limit, 64)
+    assert len(tried) <= 13
+    assert max(tried) <= 64
+    assert min(tried) > 0
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_every_way_to_run_out_of_memory(error: Exception) -> None:
+    """Damage: knowing that of CUDA alone; taking any RuntimeError for it."""
+    assert out_of_memory(error)
+    assert largest_batch(limited(3, error)[0], 8) == 3
+    with pytest.raises(RuntimeError, match="shapes"):
+        largest_batch(limited(3, RuntimeError("shapes do not match"))[0], 8)
+
+
+def test_arrangements_keep_the_pairs_of_a_step() -> None:
+    """Damage: another product; a batch above the limit, or one that processes cannot share; the smallest that fits."""
+    assert arrangement(32, 32, 1) == (32, 1)
+    assert arrangement(32, 13, 1) == (8, 4)
+    assert arrangement(24, 13, 2) == (12, 2)
+    assert arrangement(12, 5, 2) is None
+    assert arrangement(6, 5, 3) == (3, 2)
+    assert arrangement(8, 0, 1) is None
+
+
+def settings(pairs: PairSet, output: Path, **changes: Any) -> TrainConfig:
+    """3 steps of 8 pairs."""
+    config = TrainConfig(
+        data_dir=str(pairs.root), output_dir=str(output), img_size=16, batch_size=8, num_epochs=2, precision="fp32",
+        device="cpu", evals=1, save_every=2, eval_samples=4, eval_steps=2,
+        model=ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2),
+    )  # fmt: skip
+    return dataclasses.replace(config, **changes)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory for 5 pairs at once."""
+    loss = train_module.denoising_loss
+
+    def limited_loss(denoiser: Any, x0: Any, *rest: Any) -> Any:
+        if len(x0) > 5:
+            raise ERRORS[0]
+        return loss(denoiser, x0, *rest)
+
+    monkeypatch.setattr(train_module, "denoising_loss", limited_loss)
+
+
+@pytest.mark.usefixtures("small")
+def test_running_out_of_memory_is_told_in_one_line(ellipses: PairSet, tmp_path: Path) -> None:
+    """Damage: a traceback of torch; naming a size without trying it; forgetting the pairs a step in the advice."""
+    expected = (
+        r"--batch_size: found 8, too many for the memory of cpu; expected at most 5\. "
+        r"Use --batch_size 4 --accumulate 2 \(as many pairs a step\) and a new --output_dir\."
+    )
+    with pytest.raises(UserError, match=expected):
+        train(settings(ellipses, tmp_path / "run"))
+
+
+@pytest.mark.usefixtures("small")
+def test_a_batch_that_fits_is_found_and_kept(
+    ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Damage: finding it anew where a run goes on, which may find another; other pairs a step; telling nobody."""
+    caplog.set_level(logging.INFO, "medsegdiff")
+    config = settings(ellipses, tmp_path / "run", find_batch_size=True)
+    whole = DiffusionTrainer.train_step
+
+    def dying(self: DiffusionTrainer, step: int) -> Scalars:
+        if step == 2:
+            raise KeyboardInterrupt
+        return whole(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusionTrainer, "train_step", dying)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    told = "5 of 8 pairs a step fit into memory at once: going on as with --batch_size 4 --accumulate 2"
+    assert [m for m in caplog.messages if "fit into memory" in m] == [told]
+    monkeypatch.setattr(Room, "largest", lambda *_: pytest.fail("looked for it again"))
+    summary = train(config)
+    assert (summary["config"]["batch_size"], summary["config"]["accumulate"], summary["steps"]) == (4, 2, 4)
+    same = settings(ellipses, tmp_path / "other", batch_size=4, accumulate=2)
+    assert train(same)["best"] == summary["best"]
+    identity = json.loads((tmp_path / "run" / "state" / "identity.json").read_text())
+    assert identity == json.loads((tmp_path / "other" / "state" / "identity.json").read_text())
+
+
+def test_a_trial_changes_nothing(ellipses: PairSet, tmp_path: Path) -> None:
+    """Damage: gradients of the trial left for the first step; weights moved by it."""
+    config = settings(ellipses, tmp_path)
+    learner = DiffusionTrainer(config, read_pairs(ellipses.root))
+    before = {name: w.clone() for name, w in learner.denoiser.state_dict().items()}
+    assert learner.room.largest(8, config) == 8
+    assert all(p.grad is None for p in learner.denoiser.parameters())
+    assert all(torch.equal(w, before[name]) for name, w in learner.denoiser.state_dict().items())
+    assert not learner.optimiser.state
