@@ -1,0 +1,272 @@
+"""The same wall-clock for every network on real pairs; then what evaluation and a segmenter say of what it draws.
+
+Everything is kept in the run folder as soon as it is there: a finished arm is not trained, drawn or judged again.
+The test split is not read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from peer_arms import OURS, Arm, Setting, build_arm, train_for
+from peer_nets import PEERS
+from peer_speed import CALLS
+from torch import Tensor
+from tqdm import tqdm
+
+from medsegdiff.config import EvaluateConfig, SegmentConfig
+from medsegdiff.data.dataset import load_tensors
+from medsegdiff.data.pictures import contact_sheet
+from medsegdiff.data.records import SYNTHETIC, PairRecord, PairSet, content_digest, read_pairs, write_pair, write_pairs
+from medsegdiff.data.transforms import generator
+from medsegdiff.errors import UserError
+from medsegdiff.evaluation.run import evaluate
+from medsegdiff.files import DATASET_FILE, make_folder, read_json, staged_folder, write_json, write_png
+from medsegdiff.generation.gates import mask_fault
+from medsegdiff.segmentation.scores import overlaps
+from medsegdiff.segmentation.training import SegmentationTrainer, predict_masks, true_masks
+from medsegdiff.training.device import settle_precision
+from medsegdiff.training.loop import LoopConfig, run_loop
+from medsegdiff.training.state import refuse_other_run
+
+TRAINED_FILE, DICE_FILE, FIGURES_FILE = "trained.json", "dice.json", "figures.json"
+WEIGHTS_FILE = "weights.safetensors"
+REAL = "real"  # the arm of the segmenter that learns real pairs
+DRAW, ASPECT = 41, 42  # purpose numbers of the random streams
+MOST_DRAWS = 2  # times the pairs asked for: so many masks are drawn where some are no lesions
+GIVE_UP = 50  # draws of a class after which an arm that has drawn no lesion mask draws no further ones
+SHOWN = 8  # pairs of each class on the picture, the first ones
+
+Draw = Callable[[Tensor, tuple[int, ...]], tuple[Tensor, Tensor]]
+
+
+def trainable(names: list[str]) -> list[str]:
+    """The arms that make labelled pairs."""
+    return [name for name in names if name == OURS or PEERS[name][0].classes]
+
+
+def setting_of(name: str, options: argparse.Namespace, seed: int) -> Setting:
+    """`options.batch` is for the peers: ours has its batch in its settings file."""
+    batch = None if name == OURS else options.batch
+    config = settle_precision(SegmentConfig("", precision=options.precision, device=options.device))
+    return Setting(Path(options.config), options.size, config.precision, options.device, batch, options.part, seed)
+
+
+def identity_of(name: str, setting: Setting, options: argparse.Namespace, pairs: PairSet) -> dict[str, Any]:
+    """What decides how an arm turns out, as far as a wall-clock lets anything decide it."""
+    known = [r for r in pairs.records if r.split != "test"]
+    return {
+        "arm": name,
+        "minutes": options.minutes,
+        "threads": options.threads,
+        "size": setting.size,
+        "precision": setting.precision,
+        "batch": setting.batch,
+        "seed": setting.seed,
+        "settings": hashlib.sha256(setting.config.read_bytes()).hexdigest()[:16] if name == OURS else None,
+        "data": content_digest(known)[:16],
+    }
+
+
+def trained_arm(name: str, folder: Path, options: argparse.Namespace, pairs: PairSet, seed: int) -> Arm | None:
+    """The arm with its trained weights; None where its loss was not finite.
+
+    Raises `UserError` where the folder holds a run with other settings.
+    """
+    setting = setting_of(name, options, seed)
+    identity = identity_of(name, setting, options, pairs)
+    file = make_folder(folder) / TRAINED_FILE
+    if file.is_file():
+        refuse_other_run(folder, read_json(file)["identity"], identity)
+    else:
+        arm = build_arm(name, setting, pairs)
+        print(f"training {name}, seed {seed}, for {options.minutes:g} minutes", flush=True)
+        done = train_for(arm, options.minutes * 60)
+        done["parameters"] = sum(p.numel() for p in arm.modules().parameters())
+        arm.save(folder / WEIGHTS_FILE, done["steps"])
+        write_json(file, {"identity": identity, "batch": arm.batch, **done, "finite": bool(np.isfinite(done["loss"]))})
+        del arm  # drawn from what was written, whether it was trained now or earlier
+    if not read_json(file)["finite"]:
+        return None
+    arm = build_arm(name, setting, pairs)
+    arm.load(folder / WEIGHTS_FILE)
+    return arm
+
+
+def draw_class(draw: Draw, number: int, count: int, chunk: int) -> tuple[list[tuple[np.ndarray, np.ndarray]], int, int]:
+    """`count` pairs of class `number`: first those whose masks are lesion masks, as our own generation lets through.
+
+    Up to `MOST_DRAWS` times as many are drawn; where that does not do, refused ones fill the rest. Also returns how
+    many were drawn and how many passed.
+    """
+    good: list[tuple[np.ndarray, np.ndarray]] = []
+    bad: list[tuple[np.ndarray, np.ndarray]] = []
+    bar = tqdm(total=count, desc="drawing", unit="pair", leave=False)
+    while len(good) < count:
+        drawn = len(good) + len(bad)
+        enough = drawn >= count and (drawn >= MOST_DRAWS * count or (not good and drawn >= GIVE_UP))
+        if enough:
+            break
+        size = min(chunk, MOST_DRAWS * count - drawn)
+        images, masks = draw(torch.full((size,), number), (number, drawn, DRAW))
+        for image, mask in zip(images[:, 0].numpy(), masks[:, 0].numpy(), strict=True):
+            (good if mask_fault(mask, True) is None else bad).append((image, mask))
+        bar.update(min(len(good), count) - bar.n)
+    bar.close()
+    return (good + bad)[:count], len(good) + len(bad), len(good)
+
+
+def drawn_pairs(arm: Arm, name: str, folder: Path, options: argparse.Namespace, real: PairSet, seed: int) -> PairSet:
+    """`options.pairs` of each class as PAIRS with what a checkpoint tells of the pictures that it learnt."""
+    train = real.select("train").records
+    trained = read_json(folder / TRAINED_FILE)
+    identity = {"phase": "generate", "trained": trained["identity"], "pairs": options.pairs, "calls": CALLS}
+    target = folder / "pairs"
+    if (target / DATASET_FILE).is_file():
+        refuse_other_run(target, read_json(target / DATASET_FILE)["identity"], identity)
+        return read_pairs(target)
+    digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()[:12]
+    hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in train]
+    records: list[PairRecord] = []
+    told: dict[str, Any] = {}
+    started = time.perf_counter()
+    with staged_folder(target, identity) as staging:
+        for number, label in enumerate(real.classes):
+            aspects = [r.width * r.pixel_aspect / r.height for r in train if r.label == label]
+            found, drawn, passed = draw_class(
+                lambda labels, key: arm.draw(labels, key, CALLS), number, options.pairs, options.chunk
+            )
+            told[label] = {"drawn": drawn, "lesion_masks": passed}
+            for index, (image, mask) in enumerate(found):
+                choice = torch.randint(len(aspects), (1,), generator=generator(seed, number, index, ASPECT))
+                id = f"{name}_{label}_{index:05d}"
+                records.append(
+                    write_pair(
+                        staging, image, mask, id=id, label=label, split="train", group=id,
+                        source=f"{SYNTHETIC}{digest}", pixel_aspect=aspects[int(choice)],
+                    )
+                )  # fmt: skip
+        told["seconds"] = time.perf_counter() - started
+        provenance = {"sha256": digest, "step": trained["steps"], "train_hashes": hashes}
+        write_pairs(staging, records, classes=real.classes, identity=identity, checkpoint=provenance, drawing=told)
+    return read_pairs(target)
+
+
+def show(pairs: PairSet, target: Path) -> None:
+    """The first pairs of each class, not chosen, with the outline of the mask."""
+    rows = [r for label in pairs.classes for r in pairs.select(label=label).records[:SHOWN]]
+    pictures = [(pairs.read_image(r), pairs.read_mask(r)) for r in rows]
+    sheet = contact_sheet([i for i, _ in pictures], [m for _, m in pictures], [r.label for r in rows], columns=SHOWN)
+    write_png(target, sheet)
+
+
+def judged(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What `medsegdiff evaluate --held_out val` says of the pairs; the reason where it refuses them."""
+    config = EvaluateConfig(
+        options.real_data,
+        str(folder / "pairs"),
+        str(folder / "report"),
+        held_out=["val"],
+        judges_dir=options.judges_dir,
+        bootstrap=options.bootstrap,
+        real_pictures=False,
+        device=options.device,
+    )
+    try:
+        report = evaluate(config)
+    except (UserError, ValueError, ArithmeticError, np.linalg.LinAlgError, cv2.error) as error:
+        return {"refused": f"{type(error).__name__}: {str(error).splitlines()[0]}".replace(str(folder), "the run")}
+    metrics = report["metrics"]
+    frechet = metrics["distances"]["spaces"]["radiomics"]["all"].get("frechet", {})
+    masks = metrics["agreement"].get("masks", {}).get("all", {})
+    outcomes = {line["metric"]: line["outcome"] for line in report["verdicts"]}
+    return {
+        "frechet": frechet.get("synthetic"),
+        "frechet_floor": frechet.get("floor"),
+        "agreement": masks.get("synthetic"),
+        "agreement_real": masks.get("held_out"),
+        "privacy": outcomes.get("privacy"),
+    }
+
+
+def val_dice(pairs: PairSet, real: PairSet, folder: Path, options: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """Dice on each val picture of a segmenter that learns the train split of `pairs`; val picks its weights.
+
+    Every arm has the same number of steps; none stops early.
+    """
+    file = make_folder(folder) / DICE_FILE
+    config = settle_precision(
+        SegmentConfig(
+            "", img_size=options.size, steps=options.dice_steps, seed=seed, precision=options.precision,
+            device=options.device,
+        )
+    )  # fmt: skip
+    learnt = pairs.select("train")
+    identity = {"steps": options.dice_steps, "size": options.size, "seed": seed, "precision": config.precision}
+    identity["data"] = content_digest([*learnt.records, *real.select("val").records])[:16]
+    if file.is_file():
+        refuse_other_run(folder, read_json(file)["identity"], identity)
+        found: dict[str, Any] = read_json(file)
+        return found
+    train = load_tensors(learnt, options.size, what="train split")
+    val = load_tensors(real.select("val"), options.size, what="val split")
+    trainer = SegmentationTrainer(config, real.classes, train, val, options.dice_steps)
+    trainer.finished = lambda: False  # type: ignore[method-assign]
+    loop = LoopConfig(
+        folder, options.dice_steps, config.evals, config.save_every, config.batch_size, identity,
+        evals_from=trainer.small_steps,
+    )  # fmt: skip
+    run_loop(trainer, loop, f"segmenter, {folder.parent.parent.name}")
+    trainer.ema.model.load_state_dict(trainer.best_weights)
+    masks = predict_masks(trainer.ema.model, val, trainer.mean, trainer.std, config, trainer.device)
+    values = [overlaps(p, t)["dice"] for p, t in zip(masks, true_masks(val), strict=True)]
+    found = {"identity": identity, "dice": values, "best_step": trainer.best_step, "train_pairs": len(train)}
+    write_json(file, found)
+    return found
+
+
+def run_arm(name: str, options: argparse.Namespace, real: PairSet, seed: int) -> None:
+    """Train, draw, judge one arm with one seed, as far as that is not done; its figures go to `FIGURES_FILE`."""
+    folder = options.run_dir / arm_folder(name, options) / f"seed_{seed}"
+    arm = trained_arm(name, folder, options, real, seed)
+    trained = read_json(folder / TRAINED_FILE)
+    found: dict[str, Any] = {
+        "arm": name,
+        "seed": seed,
+        "documented_batch": name == OURS or options.batch is None,
+        "trained": trained,
+    }
+    if arm is not None:
+        pairs = drawn_pairs(arm, name, folder, options, real, seed)
+        del arm
+        show(pairs, folder / "pairs.png")
+        found["drawing"] = pairs.info["drawing"]
+        if options.judge:
+            found["judged"] = judged(folder, options)
+        if options.dice_steps:
+            found["dice"] = val_dice(pairs, real, folder / "dice", options, seed)
+    write_json(folder / FIGURES_FILE, found)
+
+
+def arm_folder(name: str, options: argparse.Namespace) -> str:
+    """Arms with another batch than the documented one stand beside those with it."""
+    return name if options.batch is None or name == OURS else f"{name}_batch_{options.batch}"
+
+
+def run_all(options: argparse.Namespace) -> None:
+    """The real-only segmenter, then every arm with every seed."""
+    torch.set_num_threads(options.threads)
+    real = read_pairs(Path(options.real_data))
+    for seed in options.seeds:
+        if options.dice_steps:
+            val_dice(real, real, options.run_dir / REAL / f"seed_{seed}" / "dice", options, seed)
+        for name in trainable(options.arms):
+            run_arm(name, options, real, seed)
