@@ -95,7 +95,8 @@ class TrainConfig:
     weight_decay: float = 0.01  # of AdamW and Muon
     warmup_steps: int = 200  # optimiser steps of linear warm-up; cosine decay to 1 % follows
     grad_clip: float = 1.0  # largest norm of the gradient
-    ema_decay: float = 0.999  # of the averaged weights that are evaluated and saved (shorter at the start)
+    # Of what is averaged the middle length is looked at during training, and the best one on val saved at its end
+    ema_lengths: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2])  # of averaged weights, share of training
     label_dropout: float = 0.1  # share of pairs whose class is hidden, for classifier-free guidance
     augment: bool = True  # joint augmentation: mirroring, zoom, gain
     balance_classes: bool = True  # draw every class equally often

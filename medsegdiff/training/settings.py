@@ -19,7 +19,8 @@ def check_settings(config: TrainConfig) -> None:
     require(config.seed >= 0, "--seed", config.seed, "0 or more")
     require(config.weight_decay >= 0, "--weight_decay", config.weight_decay, "0 or more")
     require_fraction("label_dropout", config.label_dropout)
-    require_fraction("ema_decay", config.ema_decay)
+    fits = bool(config.ema_lengths) and 0 < min(config.ema_lengths) <= max(config.ema_lengths) <= 0.28
+    require(fits, "--ema_lengths", config.ema_lengths, "numbers above 0 and up to 0.28")
     m = config.model
     sizes = ("patch_size", "model_channels", "num_res_blocks", "num_heads")
     require_positive(**{f"model.{name}": getattr(m, name) for name in sizes})

@@ -35,7 +35,7 @@ from medsegdiff.training.device import (
     gradient_scaler,
     settle_precision,
 )
-from medsegdiff.training.ema import EMA
+from medsegdiff.training.ema import Averages
 from medsegdiff.training.loop import LoopConfig, Scalars, lr_factor, run_loop
 from medsegdiff.training.memory import Room, out_of_memory
 from medsegdiff.training.muon import build_optimiser
@@ -153,7 +153,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Write the last weights and the summary of `run_loop`, completed; returns it."""
     config, total, output = trainer.config, trainer.total_steps, Path(trainer.config.output_dir)
-    save_checkpoint(output / LAST_FILE, trainer.ema.state_dict(), trainer.card(total))
+    save_checkpoint(output / LAST_FILE, trainer.ema.model.state_dict(), trainer.card(total))
     summary |= {
         "parameters": sum(p.numel() for p in trainer.denoiser.parameters()),
         "train_pairs": len(trainer.train_set),
@@ -211,7 +211,7 @@ class DiffusionTrainer:
         self.codec = PairCodec.fit(coded.images, coded.masks, radius)
         torch.manual_seed(int(generator(config.seed, WEIGHTS).initial_seed()))
         self.denoiser = build_denoiser(self.card(0)).to(self.device)
-        self.ema = EMA(self.denoiser, config.ema_decay)
+        self.ema = Averages(self.denoiser, config.ema_lengths)
         self.optimiser = build_optimiser(self.denoiser, config)
         self.peaks = [group["lr"] for group in self.optimiser.param_groups]
         self.scaler = gradient_scaler(self.device, config.precision)
@@ -325,9 +325,14 @@ class DiffusionTrainer:
 
     def _evaluate(self, step: int) -> dict[str, float]:
         output = Path(self.config.output_dir)
+        if step == self.total_steps and len(self.ema.lengths) > 1:
+            found = self.ema.choose(lambda model: self.watch.val_losses(model)["val_loss"])
+            told = ", ".join(f"{length:g}: {loss:.4f}" for length, loss in found.items())
+            logger.info("val loss by length of the average: %s", told)
         scores = self.watch.look(self.ema.model, step, output)
+        scores["ema_length"] = self.ema.lengths[self.ema.chosen]
         if self.watch.is_best(step, scores):
-            save_checkpoint(output / BEST_FILE, self.ema.state_dict(), self.card(step, scores))
+            save_checkpoint(output / BEST_FILE, self.ema.model.state_dict(), self.card(step, scores))
         return scores
 
     def finished(self) -> bool:

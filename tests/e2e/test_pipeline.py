@@ -22,7 +22,6 @@ batch_size: 8
 num_epochs: 70
 lr: 3e-3
 warmup_steps: 10
-ema_decay: 0.95
 precision: fp32
 evals: 2
 eval_samples: 8

@@ -9,7 +9,7 @@ from pathlib import Path
 TINY_MODEL = "--model.model_channels 8 --model.channel_mult 1 2 --model.transformer_depth 1 --model.num_heads 2"
 # 12 steps; states after 3, 6, 9 and 12, evaluations after 6 and 12
 TRAIN = (
-    "--img_size 32 --batch_size 4 --num_epochs 4 --lr 3e-3 --warmup_steps 2 --ema_decay 0.9 --precision fp32 "
+    "--img_size 32 --batch_size 4 --num_epochs 4 --lr 3e-3 --warmup_steps 2 --ema_lengths 0.05 0.1 --precision fp32 "
     f"--device cpu --evals 2 --save_every 3 --eval_samples 4 --eval_steps 2 {TINY_MODEL}"
 )
 # 6 pairs a class in chunks of 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from medsegdiff.training.ema import EMA
+from medsegdiff.training.ema import EMA, Averages, exponent
 from medsegdiff.training.loop import eval_steps, lr_factor
 from medsegdiff.training.sampling import draw_indices
 
@@ -30,6 +30,43 @@ def test_ema_formula() -> None:
             assert torch.allclose(value.double(), expected[name], atol=1e-6)
     assert not ema.model.training
     assert not any(p.requires_grad for p in ema.model.parameters())
+
+
+@pytest.mark.parametrize("length", [0.05, 0.1, 0.2])
+def test_averages_have_the_length_they_are_asked_for(length: float) -> None:
+    """Damage: another root of the cubic; t counted from 0; the exponent without its one."""
+    total, model = 400, nn.Linear(1, 1, bias=False)
+    averages = Averages(model, [length])
+    weights = torch.zeros(total, dtype=torch.float64)
+    for step in range(total):
+        beta = (1 - 1 / (step + 1)) ** (exponent(length) + 1)
+        weights *= beta
+        weights[step] = 1 - beta
+        with torch.no_grad():
+            model.weight.fill_((step + 1) / total)
+        averages.update(model, step)
+    time = torch.arange(1, total + 1, dtype=torch.float64) / total
+    mean = (weights * time).sum()
+    assert float((weights * (time - mean) ** 2).sum().sqrt()) == pytest.approx(length, rel=0.02)
+    assert averages.model.weight.item() == pytest.approx(float(mean), rel=1e-4)
+
+
+def test_the_best_average_is_chosen_and_remembered() -> None:
+    """Damage: the worst one; a choice that a resumed run forgets."""
+    model = nn.Linear(1, 1, bias=False)
+    averages = Averages(model, [0.05, 0.1, 0.2])
+    for step in range(5):
+        with torch.no_grad():
+            model.weight.fill_(float(step))
+        averages.update(model, step)
+    assert averages.model is averages.models[1]
+    found = averages.choose(lambda m: m.weight.item())  # the longest average is the lowest here
+    assert list(found) == [0.05, 0.1, 0.2]
+    assert averages.model is averages.models[2]
+    other = Averages(nn.Linear(1, 1, bias=False), [0.05, 0.1, 0.2])
+    other.load_state_dict(averages.state_dict())
+    assert other.chosen == 2
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(other.models, averages.models, strict=True))
 
 
 LABELS = torch.tensor([0] * 7 + [1] * 3)

@@ -21,7 +21,7 @@ from medsegdiff.training.train import check_settings, train
         ({"img_size": 100}, r"--img_size: found 100; expected a multiple of 16 .* Try 96\."),
         ({"eval_steps": 1}, "--eval_steps: found 1; expected 2 or more"),
         ({"seed": -1}, "--seed: found -1"),
-        ({"ema_decay": 1.5}, "--ema_decay: found 1.5"),
+        ({"ema_lengths": [0.1, 0.5]}, r"--ema_lengths: found \[0.1, 0.5\]; expected numbers above 0 and up to 0.28"),
         ({"model": ModelConfig(num_heads=0)}, "--model.num_heads: found 0"),
         ({"model": ModelConfig(num_heads=5)}, "--model.num_heads: found 5; expected a divisor of 288 channels"),
         ({"model": ModelConfig(channel_mult=[1, 0])}, "--model.channel_mult"),

@@ -37,7 +37,7 @@ def settings(data: Path, output: Path, **changes: Any) -> TrainConfig:
     """6 steps of 4 pairs at 16 px: states after steps 2, 3, 4 and 6, evaluations after 3 and 6."""
     config = TrainConfig(
         data_dir=str(data), output_dir=str(output), img_size=16, batch_size=4, num_epochs=2, lr=3e-3, warmup_steps=2,
-        ema_decay=0.9, precision="fp32", device="cpu", evals=2, save_every=2, eval_samples=4, eval_steps=2,
+        ema_lengths=[0.05, 0.1], precision="fp32", device="cpu", evals=2, save_every=2, eval_samples=4, eval_steps=2,
         model=ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2),
     )  # fmt: skip
     return dataclasses.replace(config, **changes)
@@ -369,8 +369,9 @@ def test_checkpoints_tell_what_they_are(straight: Path, data: Path) -> None:
     pairs = read_pairs(data)
     denoiser, card, _ = load_checkpoint(straight / "last_model.safetensors")
     state = final_state(straight)
-    assert same(dict(denoiser.state_dict()), state["ema"])
-    assert not same(state["ema"], state["denoiser"])
+    average = state["ema"]["averages"][state["ema"]["chosen"]]
+    assert same(dict(denoiser.state_dict()), average)
+    assert not same(average, state["denoiser"])
     assert (card.step, card.img_size, card.classes) == (STEPS, 16, ["benign", "malignant"])
     assert [h["image_hash"] for h in card.train_hashes] == [r.image_hash for r in pairs.select("train").records]
     assert {k: len(v) for k, v in card.aspects.items()} == {"benign": 6, "malignant": 6}
