@@ -58,6 +58,7 @@ QUESTIONS: dict[str, dict[str, Flags]] = {
     },
     "width": {"96 channels": {"model.model_channels": 96}, "48 channels": {"model.model_channels": 48}},
     "optimiser, rate, batch": {
+        "muon, double rates": {"lr": 2e-3, "matrix_lr": 0.04},
         "adamw": {"optimizer": "adamw"},
         "adamw, double rate": {"optimizer": "adamw", "lr": 2e-3},
         "adamw, half rate": {"optimizer": "adamw", "lr": 5e-4},
