@@ -28,6 +28,7 @@ from medsegdiff.training.supervised import SIZE_FACTOR
 logger = logging.getLogger(__name__)
 
 DEFAULT_SIZE = 128  # where the synthetic pairs have several
+MIN_RESAMPLES = 20  # fewer make no interval, and one without both classes may be all there is for an AUC
 SMALLEST_SIZE = 64  # side below which speckle and texture say nothing
 
 
@@ -67,7 +68,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 def _check(config: EvaluateConfig) -> None:
     """Raise `UserError` for a setting that cannot work, before anything is read."""
-    require_positive(judge_steps=config.judge_steps, embedding_steps=config.embedding_steps, bootstrap=config.bootstrap)
+    require_positive(judge_steps=config.judge_steps, embedding_steps=config.embedding_steps)
+    require(config.bootstrap >= MIN_RESAMPLES, "--bootstrap", config.bootstrap, f"{MIN_RESAMPLES} or more")
     require(config.seed >= 0, "--seed", config.seed, "0 or more")
     require(config.max_pairs is None or config.max_pairs > 0, "--max_pairs", config.max_pairs, "a number above 0")
     judges = config.judges_dir

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bad_base import Case, scene
+from bad_base import Case, scene, without_permission
 
 EVALUATE = "evaluate --real_data real --synthetic_data synthetic --output_dir out --judges_dir judges --device cpu"
 
@@ -49,6 +49,7 @@ EVALUATION = [
     Case("held-out split without pairs", f"{EVALUATE} --held_out val", ("held-out",), without_val),
     Case("size of no use for comparing", f"{EVALUATE} --img_size 100", ("--img_size: found 100", "a multiple of 32")),
     Case("no resamples", f"{EVALUATE} --bootstrap 0", ("--bootstrap: found 0",)),
+    Case("too few resamples for an interval", f"{EVALUATE} --bootstrap 2", ("--bootstrap: found 2", "20 or more")),
     Case("no pairs of each class", f"{EVALUATE} --max_pairs 0", ("--max_pairs: found 0",)),
     Case("report into a data set", EVALUATE.replace("output_dir out", "output_dir synthetic"), ("found a data set",)),
     Case("Inception weights that are not there", f"{EVALUATE} --inception_weights weights.pth", ("weights.pth",)),
@@ -60,4 +61,7 @@ EVALUATION = [
     Case("checkpoint of other pictures", f"{EVALUATE} --checkpoint_path model.safetensors", ("model.safetensors",),
          of_other_data),
     Case("judges in a file", f"{EVALUATE.replace('judges_dir judges', 'judges_dir tiny.yaml')}", ("tiny.yaml",)),
+    Case("no judges, and no permission to keep any", EVALUATE.replace("judges_dir judges", "judges_dir locked/judges"),
+         ("locked/judges: found Permission denied; expected permission to use it",),
+         lambda folder: (folder / "locked").mkdir(), lambda folder: without_permission(folder / "locked")),
 ]  # fmt: skip

@@ -59,7 +59,7 @@ def settings(folders: Path, output: Path, **changes: object) -> EvaluateConfig:
         judges_dir=str(folders / "judges"),
         judge_steps=12,
         embedding_steps=4,
-        bootstrap=10,
+        bootstrap=20,
         device="cpu",
         precision="fp32",
     )
@@ -224,7 +224,7 @@ def test_max_pairs_takes_as_many_of_each_class(folders: Path) -> None:
         ({"held_out": ["train"]}, "--held_out"),
         ({"held_out": []}, "--held_out"),
         ({"img_size": 100}, "a multiple of 32"),
-        ({"bootstrap": 0}, "--bootstrap"),
+        ({"bootstrap": 19}, "--bootstrap: found 19; expected 20 or more"),
         ({"max_pairs": 0}, "--max_pairs"),
         ({"seed": -1}, "--seed"),
     ],
