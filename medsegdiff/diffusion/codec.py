@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,13 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 SIGMA_DATA = 0.5  # standard deviation of every encoded channel
+
+
+@functools.lru_cache(maxsize=32)
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The same tensor every time: a copy to a GPU would wait for it."""
+    with torch.inference_mode(False):  # it may be asked for by a training step later
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def code_masks(masks: Tensor, radius: float) -> Tensor:
@@ -63,7 +71,8 @@ class PairCodec:
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         shape = (1, -1, *[1] * (like.ndim - 2))
-        return like.new_tensor(self.mean).view(shape), like.new_tensor(self.std).view(shape)
+        mean, std = (_constant(values, like.dtype, like.device) for values in (self.mean, self.std))
+        return mean.view(shape), std.view(shape)
 
     def encode(self, image: Tensor, mask: Tensor) -> Tensor:
         """(B, C, *S) channels of float images (B, C-1, *S) and coded masks (B, 1, *S) in [0, 1]."""

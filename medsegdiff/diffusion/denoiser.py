@@ -6,6 +6,7 @@ each modality at its own noise level.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from medsegdiff.diffusion.condition import Condition
@@ -33,6 +34,13 @@ class Denoiser(nn.Module):
         self.backbone = backbone
         self.sigma_data = sigma_data
         self.register_buffer("modality", modality, persistent=False)
+        self.modalities = int(modality.max()) + 1
+        for m in range(self.modalities):  # found once: asking a GPU for them would wait for it
+            self.register_buffer(f"channels_{m}", torch.nonzero(modality == m).flatten(), persistent=False)
+
+    def channels_of(self) -> list[Tensor]:
+        """The channel numbers of each modality."""
+        return [self.get_buffer(f"channels_{m}") for m in range(self.modalities)]
 
     def coefficients(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """c_skip, c_out, c_in, c_noise at levels `sigma`, each of its shape."""

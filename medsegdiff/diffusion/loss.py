@@ -19,5 +19,5 @@ def denoising_loss(
     """
     x = x0 + expand_levels(sigma, denoiser.modality, x0.ndim) * noise
     error = (denoiser(x, sigma, cond) - x0).square().flatten(2).mean(dim=2)  # (B, C)
-    columns = [error[:, denoiser.modality == m].mean(dim=1) for m in range(sigma.shape[1])]
+    columns = [error.index_select(1, own).mean(dim=1) for own in denoiser.channels_of()]
     return torch.stack(columns, dim=1) * loss_weight(sigma, config)
