@@ -7,9 +7,10 @@ from damages.data import DATA
 from damages.evaluation import EVALUATION
 from damages.generating import GENERATING
 from damages.mathematics import MATHEMATICS
+from damages.networks import NETWORKS
 from damages.protocol import PROTOCOL
 from damages.training import TRAINING
 
 __all__ = ["DAMAGES", "Damage"]
 
-DAMAGES = (*MATHEMATICS, *TRAINING, *GENERATING, *DATA, *PROTOCOL, *EVALUATION)
+DAMAGES = (*MATHEMATICS, *NETWORKS, *TRAINING, *GENERATING, *DATA, *PROTOCOL, *EVALUATION)

@@ -70,14 +70,19 @@ def test_everything_but_inner_matrices_takes_the_step_of_adamw() -> None:
 
 
 def test_inner_matrices_take_orthogonal_steps() -> None:
-    """Damage: momentum without the look ahead, decay left out, the convolution flattened along another axis."""
-    net, before = with_gradients(), with_gradients()
-    grad = before.conv.weight.grad
-    assert grad is not None
-    Muon(net, 1e-3, 0.02, 0.5, momentum=0.9).step()
-    ahead = grad + 0.9 * (0.1 * grad - grad)
-    step = orthogonalised(ahead.reshape(4, 18)).view(4, 2, 3, 3)
-    expected = before.conv.weight * (1 - 0.02 * 0.5) - 0.02 * step
+    """Damage: no momentum, none ahead, decay left out, the convolution flattened along another axis."""
+    net, expected, momentum = Net(), Net().conv.weight.detach(), torch.zeros(4, 2, 3, 3)
+    optimiser = Muon(net, 1e-3, 0.02, 0.5, momentum=0.9)
+    for seed in (1, 2):  # after one step momentum and gradient have the same direction
+        for weight, other in zip(net.parameters(), with_gradients(seed).parameters(), strict=True):
+            weight.grad = other.grad
+        grad = net.conv.weight.grad
+        assert grad is not None
+        momentum = 0.9 * momentum + 0.1 * grad
+        ahead = 0.1 * grad + 0.9 * momentum
+        step = orthogonalised(ahead.reshape(4, 18)).view(4, 2, 3, 3)
+        expected = expected * (1 - 0.02 * 0.5) - 0.02 * step
+        optimiser.step()
     assert torch.allclose(net.conv.weight, expected, atol=1e-6)
 
 

@@ -1,0 +1,83 @@
+"""Damages to backbones, optimiser and averages."""
+
+from __future__ import annotations
+
+from damages.damage import Damage
+
+V2_TEST = "tests/unit/models/test_medsegdiff_v2.py"
+MUON_TEST = "tests/unit/training/test_muon.py"
+
+NETWORKS = (
+    Damage(
+        "anchor_darkens",
+        "the anchor is the smoothed feature, also where that is darker",
+        "models/medsegdiff_v2.py",
+        "return torch.maximum(F.conv2d(padded, self.kernel().to(other.dtype), groups=other.shape[1]), other)",
+        "return F.conv2d(padded, self.kernel().to(other.dtype), groups=other.shape[1])",
+        (V2_TEST,),
+    ),
+    Damage(
+        "no_sin_in_fourier_space",
+        "SS-Former's affinity passes through no sin",
+        "models/medsegdiff_v2.py",
+        "m = torch.complex(m.real.sin(), m.imag.sin())",
+        "m = m + 0",
+        (V2_TEST,),
+    ),
+    Damage(
+        "roles_not_swapped",
+        "the mask stream asks itself",
+        "models/medsegdiff_v2.py",
+        "self.halves[1](mask, image, embedding)",
+        "self.halves[1](mask, mask, embedding)",
+        (V2_TEST,),
+    ),
+    Damage(
+        "filter_deaf_to_noise",
+        "the band-pass filter is the same at every noise level",
+        "models/medsegdiff_v2.py",
+        "(self.gain * (1 + scale) + shift)",
+        "(self.gain + 0 * (scale + shift))",
+        (V2_TEST,),
+    ),
+    Damage(
+        "muon_without_momentum",
+        "Muon orthogonalises the gradient of one batch",
+        "training/muon.py",
+        'ahead = weight.grad.lerp(state["momentum"], mu).flatten(1)',
+        "ahead = weight.grad.flatten(1)",
+        (MUON_TEST,),
+    ),
+    Damage(
+        "output_layer_orthogonalised",
+        "Muon takes first and last layers for inner ones",
+        "training/muon.py",
+        "return weight.ndim >= 2 and not parts &",
+        "return weight.ndim >= 2 or not parts &",
+        (MUON_TEST,),
+    ),
+    Damage(
+        "worst_average",
+        "the average with the highest val loss is saved",
+        "training/ema.py",
+        "self.chosen = min(range(len(scores)), key=scores.__getitem__)",
+        "self.chosen = max(range(len(scores)), key=scores.__getitem__)",
+        ("tests/unit/training/test_schedules.py",),
+    ),
+    Damage(
+        "guide_leads",
+        "autoguidance leads towards the worse network",
+        "diffusion/guidance.py",
+        "better, worse = denoiser(x, levels, kept), guide(x, levels, kept)",
+        "worse, better = denoiser(x, levels, kept), guide(x, levels, kept)",
+        ("tests/unit/diffusion/test_guidance.py",),
+    ),
+    Damage(
+        "distances_inside_out",
+        "masks coded as distances are lesions outside",
+        "diffusion/codec.py",
+        "distance = np.where(mask, inside - 0.5, 0.5 - outside)",
+        "distance = np.where(mask, 0.5 - inside, outside - 0.5)",
+        ("tests/unit/diffusion/test_codec.py",),
+    ),
+)
