@@ -126,11 +126,10 @@ def memory_of(name: str, options: argparse.Namespace, size: int, precision: str)
     line += ["--arms", name, "--sizes", str(size), "--precisions", precision, "--threads", str(options.threads)]
     line += ["--speed_batch", str(options.speed_batch)]
     done = subprocess.run(line, capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        if done.returncode < 0:
-            reason = "killed by the system, probably for its memory"
-        return {"failed": reason}
+    if done.returncode < 0:
+        return {"failed": "killed by the system, probably for its memory"}
+    if done.returncode:  # nothing that a table should tell
+        raise RuntimeError(f"memory of {name} at {size} px:\n{done.stderr.strip()[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 

@@ -1,13 +1,14 @@
 """The same wall-clock for every network on real pairs; then what evaluation and a segmenter say of what it draws.
 
 Everything is kept in the run folder as soon as it is there: a finished arm is not trained, drawn or judged again.
-The test split is not read.
+No figure is taken on the test split.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,8 @@ from medsegdiff.segmentation.training import SegmentationTrainer, predict_masks,
 from medsegdiff.training.device import settle_precision
 from medsegdiff.training.loop import LoopConfig, run_loop
 from medsegdiff.training.state import refuse_other_run
+
+logger = logging.getLogger(__name__)
 
 TRAINED_FILE, DICE_FILE, FIGURES_FILE = "trained.json", "dice.json", "figures.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -183,7 +186,15 @@ def judged(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     try:
         report = evaluate(config)
     except (UserError, ValueError, ArithmeticError, np.linalg.LinAlgError, cv2.error) as error:
+        logger.exception("the pairs in %s were refused", folder)
+        if isinstance(error, UserError) and error.where.startswith("--"):
+            raise  # a setting, not the pairs
         return {"refused": f"{type(error).__name__}: {str(error).splitlines()[0]}".replace(str(folder), "the run")}
+    return figures_of(report)
+
+
+def figures_of(report: dict[str, Any]) -> dict[str, Any]:
+    """The figures of an evaluation report that the table tells."""
     metrics = report["metrics"]
     frechet = metrics["distances"]["spaces"]["radiomics"]["all"].get("frechet", {})
     masks = metrics["agreement"].get("masks", {}).get("all", {})

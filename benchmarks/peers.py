@@ -7,7 +7,7 @@ does all three parts, each of which can be had alone by its name:
     speed   parameters, FLOPs, training images/s, peak memory, seconds a pair, share of the measured matrix-product
             peak; on a GPU images/s over batch size as well
     train   the same wall-clock for each (20 minutes, 3 on a GPU), then distance, agreement, privacy and relative Dice
-            of what it draws, all on val; the test split is not read
+            of what it draws, all on val; no figure is taken on test
     table   docs/results/benchmarks.md, .json and the picture, from what the other two left in --run_dir
 
 What is finished is kept in --run_dir and not done again. Measure on a machine that does nothing else.
@@ -73,7 +73,7 @@ def command(options: argparse.Namespace) -> list[str]:
     defaults = parser().parse_args(["--real_data", "", "--run_dir", ""])
     hidden = {"parts", "real_data", "run_dir", "judges_dir", "config", "batch"}
     for name, value in vars(options).items():
-        if name not in hidden and value != getattr(defaults, name):
+        if name not in hidden and (name == "threads" or value != getattr(defaults, name)):
             words = [] if isinstance(value, bool) else value if isinstance(value, list) else [value]
             line += " ".join([f" --{'no_judge' if name == 'judge' else name}", *map(str, words)])
     batches = sorted({folder.name.rpartition("_batch_")[2] for folder in options.run_dir.glob("*_batch_*")}, key=int)
