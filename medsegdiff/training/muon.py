@@ -1,8 +1,8 @@
 """Muon: momentum whose steps are orthogonalised for every matrix within the network, AdamW for all other weights.
 
 Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". A gradient of a matrix has few large
-directions, which Adam follows; with all singular values set to one the rare directions are learnt as fast. On small
-data and few steps that is worth more than a larger network (docs/results/recipe.md).
+directions, which Adam follows; with all singular values set to one the rare directions are learnt as fast. What it is
+worth here beside AdamW is measured in docs/results/recipe.md.
 """
 
 from __future__ import annotations
