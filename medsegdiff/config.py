@@ -135,7 +135,7 @@ class GenerateConfig:
     guidance_high: float = 5.0  # ... and up to this
     chunk_size: int = 50  # pairs drawn together; decides memory and speed, and pixels only in their last bits
     max_redraws: int = 20  # further draws of a pair whose lesion mask is empty or degenerate before giving up
-    precision: Precision = "auto"  # autocast type; auto: bf16 where the device computes with it, else fp32
+    precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
     device: Device = "auto"  # auto: a GPU where there is one
     seed: int = 0  # of everything random
 
@@ -185,7 +185,7 @@ class SegmentConfig:
     test_data: list[str] | None = None  # external test sets, scored too: folders in their published layout, or PAIRS
     baseline: str | None = None  # output folder of an earlier run on the same test pairs, to compare with
     bootstrap: int = 2000  # resamples of the intervals
-    precision: Precision = "auto"  # autocast type; auto: bf16 where the device computes with it, else fp32
+    precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
     device: Device = "auto"  # auto: a GPU where there is one
     save_every: int = 200  # optimiser steps between two states to resume from
     seed: int = 0  # of everything random
@@ -210,7 +210,7 @@ class EvaluateConfig:
     bootstrap: int = 200  # resamples of the intervals, 20 or more
     real_pictures: bool = True  # show real pictures on the page; false: leave them out, to hand the page on
     max_pairs: int | None = None  # evaluate a random choice of so many synthetic pairs of each class
-    precision: Precision = "auto"  # autocast type; auto: bf16 where the device computes with it, else fp32
+    precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
     device: Device = "auto"  # auto: a GPU where there is one
     seed: int = 0  # of everything random
 

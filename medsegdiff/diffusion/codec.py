@@ -90,6 +90,13 @@ class PairCodec:
         both = x / SIGMA_DATA * std + mean
         return both[:, : self.image_channels], both[:, self.image_channels :]
 
+    def covered(self, coded: Tensor) -> Tensor:
+        """The share of each pixel that a coded mask covers, 0 to 1, of the same shape."""
+        if not self.mask_radius:
+            return coded.clamp(0, 1)
+        distance = (coded - 0.5) * 2 * self.mask_radius  # pixels inside the edge
+        return (distance + 0.5).clamp(0, 1)
+
     def decode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images in [0, 1] and boolean masks of channels (B, C, *S).
 

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from medsegdiff.config import EvaluateConfig, identity_of, require, require_positive
-from medsegdiff.data.records import SPLITS, PairRecord, PairSet, content_digest, read_pairs
+from medsegdiff.data.records import LEARNT, SPLITS, PairRecord, PairSet, content_digest, read_pairs
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.context import Context, all_metrics
 from medsegdiff.evaluation.judges.fit import fit_judges
@@ -110,9 +110,9 @@ def _check_held_out(real: PairSet, held_out: Sequence[PairRecord], synthetic: Pa
             raise UserError(f"{real.root}, {record.id}", "a synthetic pair", "real pairs alone", hint)
     checkpoint = synthetic.info.get("checkpoint")
     known = checkpoint.get("train_hashes", []) if isinstance(checkpoint, dict) else []
-    learnt = {hashes["image_hash"] for hashes in known}
+    learnt = {hashes["image_hash"] for hashes in known} | set(synthetic.info.get(LEARNT, []))
     for record in held_out:
-        if record.image_hash in learnt:
+        if learnt & {record.image_hash, record.perceptual_hash}:  # a combined set tells by the second alone
             found = f"a {record.split} picture that the generator of {synthetic.root} learnt"
             raise UserError(f"{real.root}, {record.id}", found, "held-out pictures that it never saw", hint)
 
@@ -130,7 +130,14 @@ def _size(config: EvaluateConfig, synthetic: PairSet) -> tuple[int, list[str]]:
 
 
 def _choose(config: EvaluateConfig, synthetic: PairSet) -> tuple[tuple[PairRecord, ...], list[str]]:
-    """All synthetic pairs, or `max_pairs` of each class at random."""
+    """All synthetic pairs, or `max_pairs` of each class at random; real ones beside them are left out.
+
+    A set without any synthetic pair is taken as it is: the audit has to say that it is real.
+    """
+    drawn = tuple(r for r in synthetic.records if r.is_synthetic)
+    if drawn and len(drawn) < len(synthetic):
+        records, notes = _choose(config, dataclasses.replace(synthetic, records=drawn))
+        return records, [f"{len(synthetic) - len(drawn)} real pairs of the synthetic set were left out.", *notes]
     if config.max_pairs is None:
         return synthetic.records, []
     random = np.random.default_rng(config.seed)

@@ -77,10 +77,11 @@ def expected_masks(denoiser: Denoiser, codec: PairCodec, given: Tensor, sigmas: 
     """(B, 1, S, S) expected masks in [0, 1] of the images in `given`, from one network call.
 
     The denoised estimate is E[mask | image, noisy mask]; at the highest level of the table the noisy mask tells
-    nothing, which leaves E[mask | image], the probability of lesion in each pixel.
+    nothing, which leaves E[mask | image], the probability of lesion in each pixel (where masks are coded as distances:
+    the mask whose edge has the expected distance).
     """
     device = denoiser.modality.device
     x = _start(codec, sigmas, noise, given)
     with torch.inference_mode():
         estimate = classless_denoise(denoiser, len(given))(x.to(device), sigmas[0].to(device))
-    return codec.pixels(estimate.float().cpu())[1].clamp(0, 1)
+    return codec.covered(codec.pixels(estimate.float().cpu())[1])

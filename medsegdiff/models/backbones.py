@@ -1,4 +1,4 @@
-"""The backbones there are, by the name of their file: `build` and `IGNORED` in a new file here add one."""
+"""The backbones there are, by the name of their file: `build` and `ignored` in a new file here add one."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ def check_backbone(name: str, settings: ModelConfig) -> None:
     known = backbones()
     require(name in known, "--backbone", name, f"one of {', '.join(known)}")
     default = ModelConfig()
-    for key in known[name].IGNORED:
+    for key in known[name].ignored(settings):
         value, plain = getattr(settings, key), getattr(default, key)
-        require(value == plain, f"--model.{key}", value, f"{plain}, as {name} has no use for it", "Leave it out.")
+        expected = f"{plain}, as {name} has no use for it with these settings"
+        require(value == plain, f"--model.{key}", value, expected, "Leave it out.")
 
 
 def build_backbone(name: str, img_size: int, modality: Sequence[int], settings: ModelConfig) -> nn.Module:

@@ -33,7 +33,13 @@ from medsegdiff.models.blocks import (
 KERNEL = 5  # pixels of the anchor's Gaussian kernel
 SEAM_FEATURES = (4, 2)  # channels that image and mask stream hand to the output stage
 STREAMS = 2
-IGNORED: tuple[str, ...] = ()  # settings of other backbones
+
+
+def ignored(settings: ModelConfig) -> tuple[str, ...]:
+    """Settings of parts that others leave out."""
+    if not settings.use_transformer:
+        return ("use_spectrum", "use_band_pass")
+    return () if settings.use_spectrum else ("use_band_pass",)
 
 
 def build(img_size: int, modality: Sequence[int], settings: ModelConfig) -> MedSegDiffV2:

@@ -29,7 +29,9 @@ from medsegdiff.models.blocks import (
 SEAM_FEATURES = 4  # channels that the coarse network hands to the output stage
 
 
-IGNORED = ("mask_share", "use_anchor", "use_spectrum", "use_band_pass")  # settings of other backbones
+def ignored(settings: ModelConfig) -> tuple[str, ...]:
+    """Settings that are those of other backbones."""
+    return ("mask_share", "use_anchor", "use_spectrum", "use_band_pass")
 
 
 def build(img_size: int, modality: Sequence[int], settings: ModelConfig) -> PatchUNet:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from medsegdiff.config import DiffusionConfig, TrainConfig, require, require_fraction, require_positive
 from medsegdiff.diffusion.codec import SIGMA_DATA
 from medsegdiff.models.backbones import check_backbone
@@ -21,7 +23,12 @@ def check_settings(config: TrainConfig) -> None:
     require_fraction("label_dropout", config.label_dropout)
     fits = bool(config.ema_lengths) and 0 < min(config.ema_lengths) <= max(config.ema_lengths) <= 0.28
     require(fits, "--ema_lengths", config.ema_lengths, "numbers above 0 and up to 0.28")
+    plain = TrainConfig(data_dir="").matrix_lr
+    hint = "Leave it out."
+    found = config.optimizer == "muon" or config.matrix_lr == plain
+    require(found, "--matrix_lr", config.matrix_lr, "--optimizer muon beside it, which alone uses it", hint)
     m = config.model
+    require(0 < m.mask_share <= 1, "--model.mask_share", m.mask_share, "above 0 and up to 1")
     sizes = ("patch_size", "model_channels", "num_res_blocks", "num_heads")
     require_positive(**{f"model.{name}": getattr(m, name) for name in sizes})
     require(bool(m.channel_mult) and min(m.channel_mult) > 0, "--model.channel_mult", m.channel_mult, "1 or more each")
@@ -49,7 +56,7 @@ def _check_noise(d: DiffusionConfig) -> None:
         **{"diffusion.timesteps": d.timesteps, "diffusion.min_snr": d.min_snr, "diffusion.rho": d.rho},
         **{"diffusion.image_p_std": d.image_p_std, "diffusion.mask_p_std": d.mask_p_std},
     )
-    require(d.mask_radius >= 0, "--diffusion.mask_radius", d.mask_radius, "0 or more")
+    require(0 <= d.mask_radius < math.inf, "--diffusion.mask_radius", d.mask_radius, "a number of pixels, 0 or more")
     require(d.mask_weight >= 0, "--diffusion.mask_weight", d.mask_weight, "0 or more")
     betas, levels = (d.beta_start, d.beta_end), (d.sigma_min, d.sigma_max)
     require(0 < betas[0] <= betas[1] < 1, "--diffusion.beta_start, beta_end", betas, "0 < start <= end < 1")

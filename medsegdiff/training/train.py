@@ -61,8 +61,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
     processes = Together(config.device)
     config = settle_precision(config, processes.device)
     check_settings(config)
-    shared = config.find_batch_size or config.batch_size % processes.count == 0
-    require(shared, "--batch_size", config.batch_size, f"a multiple of the {processes.count} processes")
     compiles(config.compile, processes.device)
     pairs = read_pairs(Path(config.data_dir))
     generated = [r.id for r in pairs.records if r.is_synthetic]
@@ -75,6 +73,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         )
     with contextlib.ExitStack() as stack:
         config, found, summary = processes.told(lambda: _enter(config, pairs, stack))
+        shared = config.batch_size % processes.count == 0 or (config.find_batch_size and not found)
+        hint = "Start as many processes as before." if found else "Change the setting."
+        require(shared, "--batch_size", config.batch_size, f"a multiple of the {processes.count} processes", hint)
         return summary or _train(config, pairs, processes, found)
 
 

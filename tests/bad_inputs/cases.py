@@ -343,7 +343,7 @@ SETTINGS = [
     Case("unknown backbone", "train --data_dir real --backbone unet",
          ("--backbone: found unet; expected one of medsegdiff_v2, patch_unet",)),
     Case("part of another backbone", "train --data_dir real --model.use_anchor false",
-         ("--model.use_anchor: found False; expected True, as patch_unet has no use for it",)),
+         ("--model.use_anchor: found False; expected True, as patch_unet has no use for it with",)),
     Case("average longer than training", "train --data_dir real --ema_lengths 0.5",
          ("--ema_lengths: found [0.5]; expected numbers above 0 and up to 0.28",)),
     Case("fp16 on the CPU", "train --data_dir real --precision fp16 --device cpu", ("--precision: found fp16",)),

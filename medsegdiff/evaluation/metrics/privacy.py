@@ -25,6 +25,7 @@ from medsegdiff.files import DATASET_FILE, read_json
 from medsegdiff.training.device import choose_device
 
 FEWEST_SYNTHETIC, FEWEST_REAL = 10, 20  # pictures below which nothing is told of neighbours
+FEWEST_GROUPS = 5  # synthetic pictures of one given mask are one group: an interval over few of them says nothing
 SHOWN = 10  # nearest pairs in the figure
 MISSED = 0.8  # share of planted copies of a kind below which they may go unnoticed
 EMBEDDING, DETAIL = "embedding", "fine detail"
@@ -56,6 +57,8 @@ def _audits(section: Section, context: Context) -> dict[str, Audit]:
     sets, how = context.sets, {"resamples": context.config.bootstrap, "seed": context.config.seed}
     counts = {"synthetic": len(sets.synthetic), "train": len(sets.train), "held-out": len(sets.held_out)}
     fewest = {"synthetic": FEWEST_SYNTHETIC, "train": FEWEST_REAL, "held-out": FEWEST_REAL}
+    counts["groups of synthetic"] = len(np.unique(sets.synthetic.groups))
+    fewest["groups of synthetic"] = FEWEST_GROUPS
     short = [f"{counts[name]} {name} pictures, at least {fewest[name]} needed" for name in counts
              if counts[name] < fewest[name]]  # fmt: skip
     if short:
@@ -87,7 +90,7 @@ def _tell_leaks(section: Section, context: Context, leaks: Leaks) -> None:
 def _learnt(context: Context) -> Learnt | None:
     """What the generator learnt against train; None where the synthetic set does not tell."""
     path = Path(context.config.synthetic_data) / DATASET_FILE
-    return compare_learnt(read_json(path), context.real.select("train").records) if path.is_file() else None
+    return compare_learnt(read_json(path), context.sets.train.records) if path.is_file() else None
 
 
 def _tell_sides(section: Section, context: Context, leaks: Leaks, learnt: Learnt | None) -> None:
@@ -108,7 +111,7 @@ def _tell_sides(section: Section, context: Context, leaks: Leaks, learnt: Learnt
     if leaks.twins:
         section.text.append(
             f"Take care: {leaks.twins} of {len(context.sets.held_out)} held-out images show nearly what a train image "
-            "shows, or the same patient. So they are no clean measure of the likeness between strangers, and copies "
+            "shows. So they are no clean measure of the likeness between strangers, and copies "
             "may look like chance."
         )
 
@@ -264,9 +267,20 @@ def _verdict(context: Context, leaks: Leaks, audits: dict[str, Audit], learnt: L
         doubts.append(f"copies of these kinds may have gone unnoticed: {', '.join(missed)}")
     if learnt is not None and learnt.absent:
         doubts.append(f"{learnt.absent} of {learnt.total} images that the generator learnt are not in train")
+    doubts += _blind_spots(leaks, heard)
     if not doubts:
         return Verdict("pass", f"No sign of copied patients ({figures}).")
     return Verdict("too few pictures to tell", f"No sign of copied patients, but {'; and '.join(doubts)} ({figures}).")
+
+
+def _blind_spots(leaks: Leaks, heard: dict[str, Audit]) -> list[str]:
+    """What keeps a few copies among many from being seen."""
+    spots = []
+    if leaks.twins or leaks.bits < 0:
+        spots.append("held-out images show what train images show, so that copies look like chance")
+    if all(found.unmistakable is None for found in heard.values()):
+        spots.append("some held-out images are as alike to train as copies are, so that a few copies would not show")
+    return spots
 
 
 def _tell_membership(section: Section, context: Context) -> None:

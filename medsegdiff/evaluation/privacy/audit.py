@@ -15,6 +15,9 @@ from medsegdiff.evaluation.sets import Sets
 PLANTED = 60  # train pictures of which copies of every kind are planted
 WORKS = 0.9  # share of exact copies that a measure has to find to be heard
 SURE = 25  # percentile of the likeness of altered copies to train, beyond which one picture alone is an alarm
+TAIL = 0.2  # share of held-out likenesses that tells how strangers' likeness falls off
+FALSE_ALARM = 0.05  # share of sets without copies in which some picture is taken for one
+CLOSEST = 1e-6  # distance 1 - s that counts for equal pictures
 CHOICE = 3  # purpose of random numbers
 
 # (N, S, S) and (K, S, S) uint8 pictures -> (N, K) similarities, higher for more alike, the mirrored picture included
@@ -77,18 +80,24 @@ def audit(sets: Sets, likeness: Likeness, *, resamples: int, seed: int) -> Audit
         alike.to_train.argmax(axis=1),
         alike.to_train.max(axis=1),
         floor,
-        alarm(changed, floor),
+        alarm(changed, floor, len(alike.to_train)),
     )
 
 
-def alarm(changed: np.ndarray, floor: np.ndarray) -> float:
-    """Likeness to train beyond which one picture alone is an alarm, from those of altered copies and held-out pictures.
+def alarm(changed: np.ndarray, floor: np.ndarray, count: int) -> float:
+    """Likeness to train beyond which one of `count` pictures alone is an alarm.
 
-    Infinite where a held-out picture is as alike as most copies: the largest of N synthetic and H held-out likenesses
-    is a synthetic one by chance alone in N of N + H sets.
+    As alike as most altered copies `changed` are, and more than the most alike of as many strangers would be but for
+    one set in twenty, which the tail of held-out likenesses `floor` tells: the chance of a distance 1 - s below d falls
+    like a power of d, so that -log(1 - s) has an exponential tail (Hill 1975). Infinite where few copies are left.
     """
-    sure = float(np.percentile(changed, SURE))
-    return sure if sure > floor.max() else math.inf
+    near, copies = (-np.log(np.maximum(1 - values, CLOSEST)) for values in (floor, changed))
+    start = float(np.percentile(near, 100 * (1 - TAIL)))
+    beyond = near[near > start] - start
+    strangers = start + (float(beyond.mean()) * math.log(max(1.0, TAIL * count / FALSE_ALARM)) if len(beyond) else 0.0)
+    low, high = np.percentile(copies, [SURE, 100 - SURE])
+    sure = max(float(low), strangers)
+    return 1 - math.exp(-sure) if near.max() < sure < high else math.inf
 
 
 def controls(planted: np.ndarray, groups: np.ndarray, rows: np.ndarray, limit: float) -> dict[str, Found]:

@@ -22,7 +22,7 @@ class Leaks:
     exact: list[str | None]  # a synthetic picture: the real picture, train or held out, that it is to the pixel
     same: list[str | None]  # the train picture whose perceptual hash it has nearly, as it is or mirrored
     bits: int  # up to which two hashes are taken for one picture; below 0 nothing is
-    twins: int  # held-out pictures that have nearly the hash of a train picture, or its group
+    twins: int  # held-out pictures that have nearly the hash of a train picture
 
     @property
     def copies(self) -> int:
@@ -47,7 +47,7 @@ def find_leaks(sets: Sets, real: Iterable[PairRecord]) -> Leaks:
         exact.append(found if something else None)
     common = _distances(sets.held_out, sets.train).min(axis=1)
     bits = min(SAME_PICTURE_BITS, int(common.min()) - 1)
-    twins = (common <= SAME_PICTURE_BITS) | np.isin(sets.held_out.groups, sets.train.groups)
+    twins = common <= SAME_PICTURE_BITS
     distances = _distances(sets.synthetic, sets.train)
     nearest, ids = distances.argmin(axis=1), sets.train.ids
     near = distances.min(axis=1) <= bits

@@ -117,7 +117,8 @@ def whole_groups(
     order = np.argsort(number, kind="stable")
     members = np.split(rows[order], np.cumsum(np.bincount(number))[:-1])
     drawn = random.integers(len(members), size=count) if again else random.permutation(len(members))
-    return np.concatenate([members[k] for k in drawn])[:count]
+    enough = int(np.searchsorted(np.cumsum([len(members[k]) for k in drawn]), count)) + 1  # no more than are kept
+    return np.concatenate([members[k] for k in drawn[:enough]])[:count]
 
 
 def _choice(alike: Alike, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

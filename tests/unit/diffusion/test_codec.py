@@ -110,3 +110,14 @@ def test_distances_come_back_as_masks() -> None:
     coded = code_masks(masks, 5)
     codec = PairCodec.fit(coded, coded, 5)
     assert torch.equal(codec.decode(codec.encode(coded / 255, coded / 255))[1], masks > 0)
+
+
+@pytest.mark.parametrize("radius", [0, 4, 16])
+def test_area_of_a_coded_mask(radius: float) -> None:
+    """Damage: the mean of the code for the area, which grows with the radius."""
+    down, across = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    disk = ((down - 30) ** 2 + (across - 33) ** 2 <= 100).to(torch.uint8)[None, None] * 255
+    codec = PairCodec((0.5, 0.5), (0.5, 0.5), 1, radius)
+    covered = codec.covered(code_masks(disk, radius).float() / 255)
+    assert covered.mean().item() == pytest.approx(disk.float().mean().item() / 255, rel=0.05)
+    assert torch.equal(covered > 0.5, disk > 0)

@@ -218,6 +218,28 @@ def test_max_pairs_takes_as_many_of_each_class(folders: Path) -> None:
     assert _choose(settings(folders, folders / "out", max_pairs=99), synthetic) == (synthetic.records, [])
 
 
+def test_real_pairs_of_a_combined_set_are_left_out(folders: Path) -> None:
+    """Fails if real pairs count as synthetic ones, which are then as good as real, and copies."""
+    synthetic, real = read_pairs(folders / "synthetic"), read_pairs(folders / "real")
+    both = dataclasses.replace(synthetic, records=(*real.records, *synthetic.records))
+    chosen, notes = _choose(settings(folders, folders / "out"), both)
+    assert chosen == synthetic.records
+    assert notes == [f"{len(real)} real pairs of the synthetic set were left out."]
+    limited, notes = _choose(settings(folders, folders / "out", max_pairs=5), both)
+    assert Counter(r.label for r in limited) == {"benign": 5, "malignant": 5}
+    assert len(notes) == 2
+    assert _choose(settings(folders, folders / "out"), real) == (real.records, [])
+
+
+def test_held_out_pictures_that_a_combined_set_learnt_are_refused(folders: Path) -> None:
+    """Fails if only the hashes that a generated set carries are asked."""
+    real, synthetic = read_pairs(folders / "real"), read_pairs(folders / "synthetic")
+    learnt = [real.select("val").records[0].perceptual_hash]
+    combined = dataclasses.replace(synthetic, info={**synthetic.info, "learnt": learnt})
+    with pytest.raises(UserError, match="held-out pictures that it never saw"):
+        _load(settings(folders, folders / "out"), real, combined)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medsegdiff.config import ModelConfig, TrainConfig
+from medsegdiff.config import DiffusionConfig, ModelConfig, TrainConfig
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.errors import UserError
 from medsegdiff.models import MedSegDiffV2
@@ -212,8 +212,19 @@ def test_backbones_are_found_by_name(name: str) -> None:
         ({"backbone": "unet"}, "--backbone: found unet; expected one of medsegdiff_v2, patch_unet"),
         (
             {"backbone": "patch_unet", "model": ModelConfig(use_anchor=False)},
-            "--model.use_anchor: found False; expected True, as patch_unet has no use for it",
+            "--model.use_anchor: found False; expected True, as patch_unet has no use for it with these settings",
         ),
+        (
+            {"backbone": "medsegdiff_v2", "model": ModelConfig(use_spectrum=False, use_band_pass=False)},
+            "--model.use_band_pass: found False; expected True, as medsegdiff_v2 has no use for it",
+        ),
+        (
+            {"backbone": "medsegdiff_v2", "model": ModelConfig(use_transformer=False, use_spectrum=False)},
+            "--model.use_spectrum: found False",
+        ),
+        ({"backbone": "medsegdiff_v2", "model": ModelConfig(mask_share=-1)}, "--model.mask_share: found -1"),
+        ({"optimizer": "adamw", "matrix_lr": 0.1}, "--matrix_lr: found 0.1; expected --optimizer muon beside it"),
+        ({"diffusion": DiffusionConfig(mask_radius=float("inf"))}, "--diffusion.mask_radius: found inf"),
     ],
 )
 def test_backbones_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
