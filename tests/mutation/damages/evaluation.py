@@ -93,4 +93,20 @@ EVALUATION = (
         "for label in context.sets.classes:",
         ("tests/unit/evaluation/test_agreement.py",),
     ),
+    Damage(
+        "alarm_beside_the_best_stranger",
+        "one picture alone is an alarm just above the most alike held-out one",
+        "evaluation/privacy/audit.py",
+        "sure = max(float(low), strangers)",
+        "sure = max(float(low), float(near.max()) + 1e-9)",
+        ("tests/unit/evaluation/test_privacy_audit.py",),
+    ),
+    Damage(
+        "twins_pass",
+        "held-out pictures that train pictures resemble do not keep a set from passing",
+        "evaluation/metrics/privacy.py",
+        "if leaks.twins or leaks.bits < 0:",
+        "if False:",
+        ("tests/unit/evaluation/test_privacy_audit.py",),
+    ),
 )
