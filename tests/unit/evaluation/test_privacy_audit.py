@@ -67,7 +67,7 @@ def test_alarm_is_rare_among_strangers() -> None:
         level = alarm(copies, floor, len(strangers))
         false += bool((strangers > level).any())
         set_off += bool(level < 0.96)
-    assert false <= 20
+    assert false <= 40  # the tail is estimated from thirty pictures; just above the best of them it is 66
     assert set_off >= 190
 
 
