@@ -61,6 +61,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     processes = Together(config.device)
     config = settle_precision(config, processes.device)
     check_settings(config)
+    if not config.find_batch_size:
+        _check_shares(config, processes, "Change the setting.")
     compiles(config.compile, processes.device)
     pairs = read_pairs(Path(config.data_dir))
     generated = [r.id for r in pairs.records if r.is_synthetic]
@@ -73,10 +75,15 @@ def train(config: TrainConfig) -> dict[str, Any]:
         )
     with contextlib.ExitStack() as stack:
         config, found, summary = processes.told(lambda: _enter(config, pairs, stack))
-        shared = config.batch_size % processes.count == 0 or (config.find_batch_size and not found)
-        hint = "Start as many processes as before." if found else "Change the setting."
-        require(shared, "--batch_size", config.batch_size, f"a multiple of the {processes.count} processes", hint)
+        if found:
+            _check_shares(config, processes, "Start as many processes as before.")
         return summary or _train(config, pairs, processes, found)
+
+
+def _check_shares(config: TrainConfig, processes: Together, hint: str) -> None:
+    """Raise `UserError` where a batch cannot be cut into equal shares: pairs would be left out."""
+    shared = config.batch_size % processes.count == 0
+    require(shared, "--batch_size", config.batch_size, f"a multiple of the {processes.count} processes", hint)
 
 
 def _enter(

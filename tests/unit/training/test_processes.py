@@ -15,6 +15,7 @@ import torch
 
 from medsegdiff.checkpoint import load_checkpoint
 from medsegdiff.config import TrainConfig
+from medsegdiff.data.records import PairSet
 from medsegdiff.errors import UserError
 from medsegdiff.training import train as train_module
 from medsegdiff.training.processes import Alone, Together
@@ -103,6 +104,25 @@ def test_a_batch_that_cannot_be_shared(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(UserError, match="--batch_size: found 8; expected a multiple of the 3 processes"):
         train_module.train(TrainConfig(str(tmp_path), str(tmp_path / "out"), device="cpu", batch_size=8))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_found_batch_that_cannot_be_shared(
+    ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damage: a run that found parts of five pairs, gone on with by two processes, which leave the fifth out."""
+
+    class Two(Together):
+        def __init__(self, device: str) -> None:
+            super().__init__(device)
+            self.count = 2
+
+    monkeypatch.setattr(train_module, "Together", Two)
+    monkeypatch.setattr(train_module, "begun_run", lambda _: {"batch_size": 5, "accumulate": 2})
+    config = TrainConfig(
+        str(ellipses.root), str(tmp_path / "out"), img_size=16, device="cpu", batch_size=10, find_batch_size=True
+    )
+    with pytest.raises(UserError, match=r"--batch_size: found 5; .* Start as many processes as before\."):
+        train_module.train(config)
 
 
 def test_other_phases_do_not_wait_for_accelerate() -> None:
