@@ -172,7 +172,7 @@ def _verdict(told: dict[str, dict[str, Any]]) -> Verdict:
     if unclear:
         return Verdict("too few pictures to tell", f"Whether pictures are as varied is open ({'; '.join(unclear)}).")
     named = ", ".join(told)
-    return Verdict("pass", f"No mode collapse: pictures are as varied as real ones ({named}; within {MARGIN}).")
+    return Verdict("pass", f"No mode collapse: pictures of a class are no more alike than real ones ({named}).")
 
 
 def _distributions(told: dict[str, dict[str, Likeness]]) -> Figure:
