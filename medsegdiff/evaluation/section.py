@@ -49,7 +49,7 @@ class Figure:
 class Verdict:
     """One line that can be acted on."""
 
-    outcome: Literal["pass", "fail", "too few pictures to tell", "withheld"]
+    outcome: Literal["pass", "fail", "too few pictures to tell"]
     sentence: str
 
 

@@ -58,6 +58,21 @@ class ResBlock(nn.Module):
         return skipped + self.conv2(self.dropout(h))
 
 
+def feed_forward(channels: int, dropout: float) -> nn.Sequential:
+    """The MLP of a transformer block, (..., C) -> (..., C), four times as wide within."""
+    return nn.Sequential(
+        nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels), nn.Dropout(dropout)
+    )
+
+
+def closed_linear(features: int, channels: int) -> nn.Linear:
+    """A linear layer that starts as 0, so that what it scales, shifts or gates starts as if it were not there."""
+    layer = nn.Linear(features, channels)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class TransformerBlock(nn.Module):
     """Self-attention and MLP over all positions, both modulated and gated by the embedding (Peebles and Xie 2023)."""
 
@@ -68,12 +83,8 @@ class TransformerBlock(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
         self.norm2 = nn.LayerNorm(channels, elementwise_affine=False)
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels), nn.Dropout(dropout)
-        )
-        self.modulation = nn.Linear(embedding, 6 * channels)
-        nn.init.zeros_(self.modulation.weight)  # closed gates: every block starts as the identity
-        nn.init.zeros_(self.modulation.bias)
+        self.mlp = feed_forward(channels, dropout)
+        self.modulation = closed_linear(embedding, 6 * channels)  # closed gates: the block starts as the identity
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, N, C) tokens and a (B, E) embedding to (B, N, C) tokens."""

@@ -24,8 +24,10 @@ from medsegdiff.models.blocks import (
     Conditioned,
     Seam,
     TransformerBlock,
+    closed_linear,
     decoder_stages,
     encoder_stages,
+    feed_forward,
     group_norm,
     run_stage,
 )
@@ -133,9 +135,7 @@ class BandPass(nn.Module):
         super().__init__()
         self.side = side
         self.gain = nn.Parameter(torch.ones(side, side // 2 + 1, channels))
-        self.modulation = nn.Linear(embedding, 2 * channels)
-        nn.init.zeros_(self.modulation.weight)  # starts as the identity
-        nn.init.zeros_(self.modulation.bias)
+        self.modulation = closed_linear(embedding, 2 * channels)  # starts as the identity
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, N, C) tokens -> (B, N, C)."""
@@ -156,12 +156,8 @@ class HalfBlock(nn.Module):
         self.filter = BandPass(channels, side, embedding) if band_pass else None
         self.out = nn.Linear(channels, channels)
         self.norm2 = nn.LayerNorm(channels, elementwise_affine=False)
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels), nn.Dropout(dropout)
-        )
-        self.modulation = nn.Linear(embedding, 6 * channels)
-        nn.init.zeros_(self.modulation.weight)  # closed gates: every block starts as the identity
-        nn.init.zeros_(self.modulation.bias)
+        self.mlp = feed_forward(channels, dropout)
+        self.modulation = closed_linear(embedding, 6 * channels)  # closed gates: the block starts as the identity
 
     def forward(self, own: Tensor, other: Tensor, embedding: Tensor) -> Tensor:
         """(B, N, C) tokens of the own and the other stream -> those of the own."""

@@ -45,8 +45,8 @@ def is_inner_matrix(name: str, weight: Tensor) -> bool:
 class Muon(torch.optim.Optimizer):
     """Muon on inner matrices (convolutions as out x (in * kernel)), AdamW on what is left, one learning rate each.
 
-    `lr` is AdamW's, `matrix_lr` Muon's, both multiplied by the factor that `scale_lr` is given. Weight decay is
-    decoupled from the gradient in both. The state can be saved and loaded as any optimiser's.
+    `lr` is AdamW's, `matrix_lr` Muon's, both as the trainer's schedule sets them. Weight decay is decoupled
+    from the gradient in both. The state can be saved and loaded as any optimiser's.
     """
 
     def __init__(

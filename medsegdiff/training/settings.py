@@ -23,10 +23,9 @@ def check_settings(config: TrainConfig) -> None:
     require_fraction("label_dropout", config.label_dropout)
     fits = bool(config.ema_lengths) and 0 < min(config.ema_lengths) <= max(config.ema_lengths) <= 0.28
     require(fits, "--ema_lengths", config.ema_lengths, "numbers above 0 and up to 0.28")
-    plain = TrainConfig(data_dir="").matrix_lr
-    hint = "Leave it out."
-    found = config.optimizer == "muon" or config.matrix_lr == plain
-    require(found, "--matrix_lr", config.matrix_lr, "--optimizer muon beside it, which alone uses it", hint)
+    used = config.optimizer == "muon" or config.matrix_lr == TrainConfig.matrix_lr
+    expected = "--optimizer muon beside it, which alone uses it"
+    require(used, "--matrix_lr", config.matrix_lr, expected, "Leave it out.")
     m = config.model
     require(0 < m.mask_share <= 1, "--model.mask_share", m.mask_share, "above 0 and up to 1")
     sizes = ("patch_size", "model_channels", "num_res_blocks", "num_heads")

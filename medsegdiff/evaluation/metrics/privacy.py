@@ -54,7 +54,7 @@ def run(context: Context) -> Section:
 
 def _audits(section: Section, context: Context) -> dict[str, Audit]:
     """What each measure that may be heard says, by name."""
-    sets, how = context.sets, {"resamples": context.config.bootstrap, "seed": context.config.seed}
+    sets = context.sets
     counts = {"synthetic": len(sets.synthetic), "train": len(sets.train), "held-out": len(sets.held_out)}
     fewest = {"synthetic": FEWEST_SYNTHETIC, "train": FEWEST_REAL, "held-out": FEWEST_REAL}
     counts["groups of synthetic"] = len(np.unique(sets.synthetic.groups))
@@ -72,7 +72,7 @@ def _audits(section: Section, context: Context) -> dict[str, Audit]:
         device = choose_device(context.config.device)
         measures[EMBEDDING] = lambda a, b: similarities(judge.model, judge.settings, a, b, device)
     measures[DETAIL] = lambda a, b: likeness(list(a), list(b))
-    return {name: audit(sets, measure, **how) for name, measure in measures.items()}
+    return {name: audit(sets, measure, **context.resampling) for name, measure in measures.items()}
 
 
 def _tell_leaks(section: Section, context: Context, leaks: Leaks) -> None:
