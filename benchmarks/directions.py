@@ -2,7 +2,7 @@
 
     python benchmarks/directions.py --run_dir runs/busi_128
 
-`run_dir` holds `real/` (phase 1), `checkpoints/` (phase 2) and `segmentation_real_seed0/` (phase 5 on `real/`), as
+`run_dir` holds `real/` (phase 1), `checkpoints/` (phase 2) and `segmentation_real/seed_0/` (phase 5 on `real/`), as
 benchmarks/busi_128_cpu.py leaves them. Draws in all four modes, scores, and writes docs/results/directions.md with one
 sheet a mode and directions.json beside the draws. With `--table_only` it writes page and sheets from the JSON alone.
 Nothing here is learnt or chosen: test pictures are only scored.
@@ -153,9 +153,9 @@ def masks_follow_images(judge: Judge, run: Path, size: int) -> dict[str, Any]:
 
 def measure(run: Path, seconds: dict[str, float], lines: dict[str, str]) -> dict[str, Any]:
     """All figures of the page."""
-    scores = json.loads((run / "segmentation_real_seed0" / "scores.json").read_text())
+    scores = json.loads((run / "segmentation_real" / "seed_0" / "scores.json").read_text())
     size = int(scores["img_size"])
-    judge = Judge(run / "segmentation_real_seed0")
+    judge = Judge(run / "segmentation_real" / "seed_0")
     summary = json.loads((run / "checkpoints" / "summary.json").read_text())
     redrawn = {
         mode: json.loads((run / f"mode_{mode}" / "class_balance.json").read_text()) for mode in ("joint", "mask_first")

@@ -70,6 +70,11 @@ COMMANDS = {
         "medsegdiff.data.describe:describe",
         "shape of the lesions of a PAIRS folder, class by class",
     ),
+    "export": Command(
+        "medsegdiff.export:ExportConfig",
+        "medsegdiff.export:export",
+        "a checkpoint with its weights in bf16, half the size, to hand on",
+    ),
     "quickstart": Command(
         "medsegdiff.quickstart:QuickstartConfig",
         "medsegdiff.quickstart:quickstart",

@@ -82,13 +82,42 @@ def difference(
     Runs of the arms are drawn independently, as a seed has no meaning across arms that were trained on different data.
     Raises `ValueError` as `interval` does.
     """
+    return _against(runs, baseline_runs, measure, clusters, resamples, seed, np.subtract)
+
+
+def ratio(
+    runs: Sequence[Columns],
+    baseline_runs: Sequence[Columns],
+    measure: Measure,
+    clusters: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> Interval:
+    """`measure` of `runs` over that of `baseline_runs`, as `difference`; undefined where that of the latter is 0."""
+    return _against(runs, baseline_runs, measure, clusters, resamples, seed, _over)
+
+
+def _over(ours: np.ndarray, others: np.ndarray) -> np.ndarray:
+    return np.divide(ours, others, out=np.full_like(ours, np.nan), where=others != 0)
+
+
+def _against(
+    runs: Sequence[Columns],
+    baseline_runs: Sequence[Columns],
+    measure: Measure,
+    clusters: Sequence[str],
+    resamples: int,
+    seed: int,
+    compared: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> Interval:
+    """What `compared` says of both arms' means, of all pictures and of each resample."""
     _check(runs, clusters)
     _check(baseline_runs, clusters)
     table = _table([*runs, *baseline_runs], measure, clusters, resamples, seed)
     ours, others = table[:, : len(runs)], table[:, len(runs) :]
-    draws = _draw_runs(ours, seed, RUNS) - _draw_runs(others, seed, BASELINE_RUNS)
-    mean = _mean(runs, measure) - _mean(baseline_runs, measure)
-    return _percentiles(mean, draws, len(clusters), min(len(runs), len(baseline_runs)))
+    draws = compared(_draw_runs(ours, seed, RUNS), _draw_runs(others, seed, BASELINE_RUNS))
+    means = [np.array([_mean(arm, measure)]) for arm in (runs, baseline_runs)]
+    return _percentiles(float(compared(*means)[0]), draws, len(clusters), min(len(runs), len(baseline_runs)))
 
 
 def _check(runs: Sequence[Columns], clusters: Sequence[str]) -> None:

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from medsegdiff.scoring.intervals import Columns, Measure, difference, interval
+from medsegdiff.scoring.intervals import Columns, Measure, difference, interval, ratio
 from medsegdiff.scoring.rows import columns
 
 ALL = "all"  # the scope of all pictures
 MANY_UNDEFINED = 0.05  # an interval that leaves out more than this share of its resamples is marked in tables
 PIXEL_METRICS = {"hd95"}  # one decimal; all others are shares
+RATIO = "ratio"  # of run and baseline, a share whatever the metric
 CELL = 23  # characters a column of a table
 
 Run = Sequence[Any]  # rows
@@ -73,9 +74,10 @@ def compare(
     resamples: int,
     seed: int,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """{scope: {metric: {run, baseline, difference: {mean, low, high, n, runs, undefined}}}}: run minus baseline.
+    """{scope: {metric: {run, baseline, difference, ratio}}}: run minus baseline, and run over baseline (relative Dice).
 
-    Paired by the id of the picture; scopes and groups are those of `runs`. Metrics without a value are left out.
+    Both are {mean, low, high, n, runs, undefined}, paired by the id of the picture; scopes and groups are those of
+    `runs`. Metrics without a value are left out, and ratios where the baseline is 0.
     Raises `ValueError` where the runs were not all scored on the same pictures.
     """
     tables = _aligned([*runs, *baseline])
@@ -87,12 +89,13 @@ def compare(
         result[scope] = {}
         for name, measure in measures.items():
             found = difference(ours, others, measure, clusters, resamples, seed)
+            share = ratio(ours, others, measure, clusters, resamples, seed)
             if not math.isnan(found.mean):
                 result[scope][name] = {
                     "run": float(np.mean([measure(table, everything) for table in ours])),
                     "baseline": float(np.mean([measure(table, everything) for table in others])),
                     "difference": dataclasses.asdict(found),
-                }
+                } | ({} if math.isnan(share.mean) else {RATIO: dataclasses.asdict(share)})
     return result
 
 
@@ -143,12 +146,13 @@ def comparison_lines(scopes: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> l
     """A text table of `compare`'s result: one scope and metric a line."""
     wide = max(10, *(len(scope) for scope in scopes)) + 2
     tall = max(11, *(len(metric) for cells in scopes.values() for metric in cells)) + 2
-    lines = [f"{'':<{wide}}{'metric':<{tall}}{'this run':>9}{'baseline':>10}  difference [95 % interval]"]
+    lines = [f"{'':<{wide}}{'metric':<{tall}}{'this run':>9}{'baseline':>10}  {'difference [95 % interval]':<28}ratio"]
     for scope, cells in scopes.items():
         for metric, cell in cells.items():
             run, baseline = (f"{cell[key]:.{_digits(metric)}f}" for key in ("run", "baseline"))
             change = _cell(metric, cell["difference"], sign="+")
-            lines.append(f"{scope:<{wide}}{metric:<{tall}}{run:>9}{baseline:>10}  {change}")
+            share = _cell(RATIO, cell.get(RATIO))
+            lines.append(f"{scope:<{wide}}{metric:<{tall}}{run:>9}{baseline:>10}  {change:<28}{share}")
     return lines + _footnote("*" in "".join(lines[1:]))
 
 

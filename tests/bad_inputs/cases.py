@@ -30,6 +30,7 @@ DESCRIBE = "describe --real_data real --output_dir out"
 TRAIN = "train --config tiny.yaml --data_dir real --output_dir out"
 COMBINE = "combine --real_data real --synthetic_data synthetic --output_dir out"
 GENERATE = "generate --checkpoint_path model.safetensors --output_dir out --steps 2 --device cpu"
+EXPORT = "export --checkpoint_path model.safetensors"
 IMAGE, MASK = "raw/benign/benign (1).png", "raw/benign/benign (1)_mask.png"
 
 
@@ -405,6 +406,14 @@ OUTPUTS = [
          ("real: found a data set made with other settings (seed: 0 -> 1)",)),
     Case("training folder made with other settings", f"{TRAIN} --lr 3e-4",
          ("out: found a run with other settings (lr: 0.0001 -> 0.0003)",), trained),
+    Case("checkpoint exported over itself", f"{EXPORT} --output_path model.safetensors",
+         ("--output_path: found model.safetensors; expected another file",)),
+    Case("checkpoint exported as a pickle", f"{EXPORT} --output_path small.pth",
+         ("--output_path: found small.pth; expected a name that ends in .safetensors",)),
+    Case("checkpoint exported to a folder", f"{EXPORT} --output_path out.safetensors",
+         ("--output_path: found out.safetensors, a folder",), lambda folder: (folder / "out.safetensors").mkdir()),
+    Case("data set exported", "export --checkpoint_path real --output_path small.safetensors",
+         ("real: found a folder",)),
     Case("phantom folder that holds something else", "phantom --output_dir raw", ("raw: found other files",)),
     Case("training into a data set", "train --config tiny.yaml --data_dir real --output_dir real",
          ("real: found a data set; expected a folder for checkpoints",)),

@@ -2,7 +2,7 @@
 
     MEDSEGDIFF_RUN=runs/busi_128 python -m pytest tests/e2e/test_real_directions.py
 
-The folder holds `real/`, `checkpoints/` and `segmentation_real_seed0/`, as benchmarks/busi_128_cpu.py leaves them. So
+The folder holds `real/`, `checkpoints/` and `segmentation_real/seed_0/`, as benchmarks/busi_128_cpu.py leaves them. So
 much training cannot be had in a test run, so without that variable this is skipped; benchmarks/directions.py measures
 the same with intervals.
 """
@@ -36,7 +36,7 @@ def test_shuffled_masks_cost_agreement(tmp_path: Path) -> None:
         split="val", steps=12, chunk_size=24,
     )  # fmt: skip
     drawn = generate_pairs(config)
-    model, settings = load_model(run / "segmentation_real_seed0" / "best_model.safetensors")
+    model, settings = load_model(run / "segmentation_real" / "seed_0" / "best_model.safetensors")
     data = load_tensors(drawn, int(settings["config"]["img_size"]), what="drawn pairs")
     judge = SegmentConfig("", precision="fp32", flip_test=False)
     found = predict_masks(model, data, settings["mean"], settings["std"], judge, torch.device("cpu"))

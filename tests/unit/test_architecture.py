@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"errors", "config", "diffusion"},
     "data": BASE,
     "checkpoint": BASE | MATHS,
+    "export": {"errors", "config", "files", "checkpoint"},
     "generation.draw": {"errors", "diffusion"},  # noise -> pairs, in memory; training looks at its progress with it
     "training": BASE | MATHS | {"data", "checkpoint", "generation.draw"},
     "generation": BASE | MATHS | {"data", "checkpoint", "generation.draw", "training"},

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from medsegdiff.scoring.intervals import Columns, Interval, difference, interval, mean_of
+from medsegdiff.scoring.intervals import Columns, Interval, difference, interval, mean_of, ratio
 
 MEAN = mean_of("score")
 
@@ -128,6 +128,18 @@ def test_difference_is_paired_by_picture() -> None:
     assert [found.mean, found.low, found.high] == pytest.approx([0.1] * 3)
     same = difference([run_of(hard)], [run_of(hard)], MEAN, alone(25), 300, seed=0)
     assert same == Interval(0.0, 0.0, 0.0, 25, 1)
+
+
+def test_ratio_is_paired_by_picture() -> None:
+    """Every picture 0.9 of the other: no width. Fails if the arms are measured on different pictures, change places, or
+    the ratios of pictures are averaged; and if a baseline of 0 gives a number."""
+    hard = np.random.default_rng(0).random(25)
+    found = ratio([run_of(0.9 * hard)], [run_of(hard)], MEAN, alone(25), 300, seed=0)
+    assert [found.mean, found.low, found.high] == pytest.approx([0.9] * 3)
+    shifted = ratio([run_of(hard + 0.1)], [run_of(hard)], MEAN, alone(25), 300, seed=0)
+    assert shifted.mean == pytest.approx((hard.mean() + 0.1) / hard.mean())
+    nothing = ratio([run_of([1, 1])], [run_of([0, 1])], MEAN, alone(2), 300, seed=0)
+    assert nothing.undefined == pytest.approx(0.25, abs=0.1)
 
 
 def test_runs_of_two_arms_are_drawn_apart() -> None:

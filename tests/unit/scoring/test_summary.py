@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,6 +94,8 @@ def test_comparison_is_paired_by_id() -> None:
     assert [cell["run"], cell["baseline"]] == pytest.approx([0.6, 0.5])
     assert [cell["difference"][key] for key in ("mean", "low", "high")] == pytest.approx([0.1] * 3)
     assert (cell["difference"]["n"], cell["difference"]["runs"]) == (3, 1)
+    assert cell["ratio"]["mean"] == pytest.approx(1.2)
+    assert 1 / 0.9 - 1e-9 <= cell["ratio"]["low"] < 1.2 < cell["ratio"]["high"] <= 1.5 + 1e-9
     assert found["first"]["dice"]["run"] == pytest.approx(0.5)
     assert "spread" not in found["first"]
 
@@ -140,14 +143,15 @@ def test_summary_table() -> None:
 
 def test_comparison_table() -> None:
     """Fails if the sign of a gain is not told, or run and baseline change places."""
-    scopes = {
+    scopes: dict[str, Any] = {
         "all": {
             "dice": {"run": 0.6, "baseline": 0.5, "difference": cell_of(0.1, -0.01, 0.2)},
             "hd95": {"run": 10.04, "baseline": 12.06, "difference": cell_of(-2.02, -4, -1)},
         }
     }
+    scopes["all"]["dice"]["ratio"] = cell_of(1.2, 0.98, 1.4)
     assert comparison_lines(scopes) == [
-        "            metric        this run  baseline  difference [95 % interval]",
-        "all         dice             0.600     0.500  +0.100 [-0.010, +0.200]",
-        "all         hd95              10.0      12.1  -2.0 [-4.0, -1.0]",
+        "            metric        this run  baseline  difference [95 % interval]  ratio",
+        "all         dice             0.600     0.500  +0.100 [-0.010, +0.200]     1.200 [0.980, 1.400]",
+        "all         hd95              10.0      12.1  -2.0 [-4.0, -1.0]           -",
     ]
