@@ -35,17 +35,18 @@ BASE = "base"
 V2: Flags = {"backbone": "medsegdiff_v2"}
 # question -> arm -> flags that differ from the settings file
 QUESTIONS: dict[str, dict[str, Flags]] = {
+    "small pictures first": {"none": {"small_share": 0}, "nearly all": {"small_share": 0.85}},
     "noise process": {
         "ddpm_linear": {"diffusion.process": "ddpm"},
         "ddpm_cosine": {"diffusion.process": "ddpm", "diffusion.beta_schedule": "cosine"},
         "higher noise": {"diffusion.image_p_mean": 0.5, "diffusion.mask_p_mean": 0.5},
         "lower noise": {"diffusion.image_p_mean": -0.5, "diffusion.mask_p_mean": -0.5},
     },
-    "mask's weight in the loss": {
-        "half": {"diffusion.mask_weight": 0.5},
-        "double": {"diffusion.mask_weight": 2},
+    "mask": {
+        "half the weight": {"diffusion.mask_weight": 0.5},
+        "double weight": {"diffusion.mask_weight": 2},
+        "signed distance": {"diffusion.mask_radius": 8},
     },
-    "mask coding": {"signed distance": {"diffusion.mask_radius": 8}},
     "conditional draws": {
         "none": {
             "diffusion.share_independent": 0, "diffusion.share_mask_clean": 0,
@@ -92,26 +93,33 @@ def settings(data: str, output: Path, flags: Flags) -> TrainConfig:
 
 
 def step_times(options: argparse.Namespace, names: list[str]) -> dict[str, float]:
-    """Seconds a pair of a training step of each arm: medians over rounds in which the arms take turns."""
+    """Seconds a pair of each arm's training steps, small pictures and large: medians of rounds, the arms in turns."""
     pairs = read_pairs(Path(options.real_data))
     trainers = {
         n: DiffusionTrainer(settings(options.real_data, options.run_dir / "speed", arms()[n]), pairs) for n in names
     }
-    times: dict[str, list[float]] = {name: [] for name in names}
+    total = 10 * options.rounds + 10
+    times: dict[str, dict[str, list[float]]] = {name: {"first": [], "last": []} for name in names}
     for turn in range(options.rounds + 1):
         for name, trainer in trainers.items():
-            started = time.perf_counter()
-            trainer.train_step(turn)
-            if turn:  # the first one warms up
-                times[name].append((time.perf_counter() - started) / trainer.config.batch_size)
-    return {name: statistics.median(values) for name, values in times.items()}
+            trainer.total_steps = total
+            for part, step in (("first", turn), ("last", total - 1 - turn)):
+                started = time.perf_counter()
+                trainer.train_step(step)
+                if turn:  # the first one warms up
+                    times[name][part].append((time.perf_counter() - started) / trainer.config.batch_size)
+    found = {}
+    for name, parts in times.items():
+        small = trainers[name].small_steps / total
+        first, last = (statistics.median(parts[part]) for part in ("first", "last"))
+        found[name] = small * first + (1 - small) * last
+    return found
 
 
 def shape_of(flags: Flags) -> str:
     """What of the flags changes the cost of a step."""
-    return json.dumps(
-        {k: v for k, v in flags.items() if k.startswith("model.") or k in ("backbone", "batch_size", "optimizer")}
-    )
+    costly = ("backbone", "batch_size", "optimizer", "small_share")
+    return json.dumps({k: v for k, v in flags.items() if k.startswith("model.") or k in costly})
 
 
 def costs(options: argparse.Namespace, names: list[str]) -> dict[str, float]:

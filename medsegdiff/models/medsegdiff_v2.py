@@ -11,6 +11,7 @@ that it depends on itself; the network works on patches; a small output stage se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -29,6 +30,7 @@ from medsegdiff.models.blocks import (
     encoder_stages,
     feed_forward,
     group_norm,
+    positions_at,
     run_stage,
 )
 
@@ -99,9 +101,9 @@ class SpectralAttention(nn.Module):
     A real. Without sin, A would be the product of queries and keys in space.
     """
 
-    def __init__(self, channels: int, side: int, heads: int) -> None:
+    def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
-        self.side, self.heads = side, heads
+        self.heads = heads
         self.query = nn.Linear(channels, channels)
         self.key_value = nn.Linear(channels, 2 * channels)
 
@@ -110,13 +112,16 @@ class SpectralAttention(nn.Module):
         q, k = (self._transform(t.float()) for t in (q, k))
         m = q @ k.mH / q.shape[-1] ** 0.5
         m = torch.complex(m.real.sin(), m.imag.sin())
-        shape = (*m.shape[:-2], *[self.side] * 4)  # rows of queries, columns of keys, each a picture of tokens
+        shape = (
+            *m.shape[:-2],
+            *[math.isqrt(m.shape[-1])] * 4,
+        )  # rows of queries, columns of keys, each a picture of tokens
         back = torch.fft.ifft2(m.view(shape), dim=(-4, -3), norm="ortho")
         back = torch.fft.fft2(back, dim=(-2, -1), norm="ortho")  # the keys' side stands conjugated
         return back.real.reshape(m.shape) / m.shape[-1] ** 0.5
 
     def _transform(self, t: Tensor) -> Tensor:
-        grid = rearrange(t, "b heads (y x) d -> b heads y x d", y=self.side)
+        grid = rearrange(t, "b heads (y x) d -> b heads y x d", y=math.isqrt(t.shape[2]))
         return torch.fft.fft2(grid, dim=(-3, -2), norm="ortho").flatten(2, 3)
 
     def forward(self, e: Tensor, c: Tensor) -> Tensor:
@@ -133,16 +138,23 @@ class BandPass(nn.Module):
 
     def __init__(self, channels: int, side: int, embedding: int) -> None:
         super().__init__()
-        self.side = side
         self.gain = nn.Parameter(torch.ones(side, side // 2 + 1, channels))
         self.modulation = closed_linear(embedding, 2 * channels)  # starts as the identity
+
+    def gain_at(self, side: int) -> Tensor:
+        """(side, side // 2 + 1, C) gains of a grid as coarse or coarser, which has the low ones of the frequencies."""
+        if side == len(self.gain):
+            return self.gain
+        rows = torch.fft.fftfreq(side, 1 / side, device=self.gain.device).long()  # cycles a picture; -1 is the last
+        return self.gain[rows, : side // 2 + 1]
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, N, C) tokens -> (B, N, C)."""
         scale, shift = self.modulation(embedding).float()[:, None, None].chunk(2, dim=-1)
-        grid = rearrange(x.float(), "b (y x) c -> b y x c", y=self.side)
-        spectrum = torch.fft.rfft2(grid, dim=(1, 2), norm="ortho") * (self.gain * (1 + scale) + shift)
-        back = torch.fft.irfft2(spectrum, s=(self.side, self.side), dim=(1, 2), norm="ortho")
+        side = math.isqrt(x.shape[1])
+        grid = rearrange(x.float(), "b (y x) c -> b y x c", y=side)
+        spectrum = torch.fft.rfft2(grid, dim=(1, 2), norm="ortho") * (self.gain_at(side) * (1 + scale) + shift)
+        back = torch.fft.irfft2(spectrum, s=(side, side), dim=(1, 2), norm="ortho")
         return back.flatten(1, 2).to(x.dtype)
 
 
@@ -152,7 +164,7 @@ class HalfBlock(nn.Module):
     def __init__(self, channels: int, side: int, heads: int, embedding: int, dropout: float, band_pass: bool) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels, elementwise_affine=False)
-        self.attention = SpectralAttention(channels, side, heads)
+        self.attention = SpectralAttention(channels, heads)
         self.filter = BandPass(channels, side, embedding) if band_pass else None
         self.out = nn.Linear(channels, channels)
         self.norm2 = nn.LayerNorm(channels, elementwise_affine=False)
@@ -208,14 +220,14 @@ class Exchange(nn.Module):
 
     def forward(self, image: Tensor, mask: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """(B, W, s, s) features of each stream -> the same shapes."""
+        side = image.shape[2]
         e, c = (
             enter(rearrange(h, "b c y x -> b (y x) c")) + place
-            for enter, h, place in zip(self.inward, (image, mask), self.position, strict=True)
+            for enter, h, place in zip(self.inward, (image, mask), positions_at(self.position, side), strict=True)
         )
         for block in self.blocks:
             e, c = block(e, c, embedding)
         e, c = (leave(t) for leave, t in zip(self.outward, (e, c), strict=True))
-        side = image.shape[2]
         told = (rearrange(t, "b (y x) c -> b c y x", y=side) for t in (e, c))
         return image + next(told), mask + next(told)
 
@@ -249,9 +261,9 @@ class Stream(nn.Module):
 class MedSegDiffV2(Conditioned):
     """The joint denoising network of image and mask, (B, C, S, S) -> (B, C, S, S), image channels first.
 
-    `img_size` must be a multiple of patch_size * 2^(levels - 1). The mask stream has `mask_share` of the image
-    stream's width, since a mask holds less. `use_transformer` False leaves the exchange at the bottleneck out;
-    `use_spectrum` False puts plain self-attention over both streams in SS-Former's place.
+    `img_size` must be a multiple of patch_size * 2^(levels - 1); smaller pictures of such sizes may come too. The mask
+    stream has `mask_share` of the image stream's width, since a mask holds less. `use_transformer` False leaves the
+    exchange at the bottleneck out; `use_spectrum` False puts plain self-attention over both in SS-Former's place.
     """
 
     def __init__(

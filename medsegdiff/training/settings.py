@@ -8,6 +8,20 @@ from medsegdiff.config import DiffusionConfig, TrainConfig, require, require_fra
 from medsegdiff.diffusion.codec import SIGMA_DATA
 from medsegdiff.models.backbones import check_backbone
 
+SMALLEST = 64  # side of the smallest pictures of the first steps, pixels: below that, steps hardly become cheaper
+
+
+def size_multiple(config: TrainConfig) -> int:
+    """What sides of pictures have to be multiples of: the patch, halved at every level of the U-Net."""
+    return int(config.model.patch_size * 2 ** (len(config.model.channel_mult) - 1))
+
+
+def first_size(config: TrainConfig) -> int:
+    """Side of the pictures of the first steps, pixels: half the full one, or that where a half does not fit."""
+    half, odd = divmod(config.img_size, 2)
+    fits = config.small_share > 0 and not odd and half >= SMALLEST and half % size_multiple(config) == 0
+    return half if fits else config.img_size
+
 
 def check_settings(config: TrainConfig) -> None:
     """Raise `UserError` for a setting that cannot work."""
@@ -21,6 +35,7 @@ def check_settings(config: TrainConfig) -> None:
     require(config.seed >= 0, "--seed", config.seed, "0 or more")
     require(config.weight_decay >= 0, "--weight_decay", config.weight_decay, "0 or more")
     require_fraction("label_dropout", config.label_dropout)
+    require(0 <= config.small_share < 1, "--small_share", config.small_share, "0 or more, and below 1")
     fits = bool(config.ema_lengths) and 0 < min(config.ema_lengths) <= max(config.ema_lengths) <= 0.28
     require(fits, "--ema_lengths", config.ema_lengths, "numbers above 0 and up to 0.28")
     used = config.optimizer == "muon" or config.matrix_lr == TrainConfig.matrix_lr
@@ -33,7 +48,7 @@ def check_settings(config: TrainConfig) -> None:
     require(bool(m.channel_mult) and min(m.channel_mult) > 0, "--model.channel_mult", m.channel_mult, "1 or more each")
     require(m.transformer_depth >= 0, "--model.transformer_depth", m.transformer_depth, "0 or more")
     require_fraction("model.dropout", m.dropout)
-    multiple = m.patch_size * 2 ** (len(m.channel_mult) - 1)
+    multiple = size_multiple(config)
     require(
         config.img_size % multiple == 0,
         "--img_size",

@@ -41,7 +41,7 @@ from medsegdiff.training.memory import Room, out_of_memory
 from medsegdiff.training.muon import build_optimiser
 from medsegdiff.training.processes import Together
 from medsegdiff.training.sampling import draw_indices
-from medsegdiff.training.settings import check_settings
+from medsegdiff.training.settings import check_settings, first_size
 from medsegdiff.training.state import begun_run, refuse_other_run
 from medsegdiff.training.watch import Watch
 
@@ -140,10 +140,14 @@ def _train(config: TrainConfig, pairs: PairSet, processes: Together, found: bool
         n, len(trainer.val_set), f"{parameters / 1e6:.1f} M", total, per_step, trainer.device,
     )  # fmt: skip
     trainer.total_steps = total
+    if trainer.small_steps:
+        text = "the first %d steps are on pictures of %d pixels; val is looked at when they are done"
+        logger.info(text, trainer.small_steps, trainer.small.images.shape[-1])
     loop = LoopConfig(
         output_dir=output,
         total_steps=total,
         evals=config.evals,
+        evals_from=trainer.small_steps,
         save_every=config.save_every,
         images_per_step=per_step,
         identity=identity,
@@ -216,6 +220,11 @@ class DiffusionTrainer:
         self.val_set = load_tensors(pairs.select("val"), config.img_size, what="val split")
         radius = config.diffusion.mask_radius
         coded = dataclasses.replace(self.train_set, masks=code_masks(self.train_set.masks, radius))
+        first = first_size(config)
+        small = coded
+        if first < config.img_size:
+            loaded = load_tensors(pairs.select("train"), first, what="train split, smaller")
+            small = dataclasses.replace(loaded, masks=code_masks(loaded.masks, radius * first / config.img_size))
         self.codec = PairCodec.fit(coded.images, coded.masks, radius)
         torch.manual_seed(int(generator(config.seed, WEIGHTS).initial_seed()))
         self.denoiser = build_denoiser(self.card(0)).to(self.device)
@@ -224,7 +233,7 @@ class DiffusionTrainer:
         self.peaks = [group["lr"] for group in self.optimiser.param_groups]
         self.scaler = gradient_scaler(self.device, config.precision)
         self.watch = Watch(config, self.codec, self.train_set, self.val_set, pairs.classes)
-        self.resident = coded.to(self.device)
+        self.small, self.resident = small.to(self.device), coded.to(self.device)
         # What follows changes how this network computes; its averaged copy stays plain
         if config.checkpoint_gradients:
             checkpoint_blocks(self.denoiser)
@@ -233,6 +242,12 @@ class DiffusionTrainer:
         self.objective = Objective(self.denoiser, config.diffusion)
         self.network = self.processes.prepare(self.objective)
         self.room = Room(self.objective, self.optimiser, self.processes)
+
+    @property
+    def small_steps(self) -> int:
+        """Steps before the pictures have their full size."""
+        grows = self.small.images.shape[-1] < self.config.img_size
+        return round(self.config.small_share * self.total_steps) if grows else 0
 
     def card(self, step: int, scores: dict[str, float] | None = None) -> ModelCard:
         """What travels with the weights of `step`."""
@@ -270,7 +285,8 @@ class DiffusionTrainer:
         """
         config = self.config
         rows = draw_indices(self.train_set.labels, draw, config.batch_size, config.seed, config.balance_classes)
-        images, masks, labels = self.resident.batch(send(rows, self.device))
+        resident = self.small if seed_step < self.small_steps * config.accumulate else self.resident
+        images, masks, labels = resident.batch(send(rows, self.device))
         if config.augment:
             images, masks = augment(images, masks, GENERATIVE, generator(config.seed, seed_step, AUGMENT))
         random = generator(config.seed, seed_step, NOISE)

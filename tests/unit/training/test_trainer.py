@@ -134,6 +134,32 @@ def test_resumes_to_the_bit(
     assert_same_run(tmp_path / "run", straight)
 
 
+def test_first_steps_are_on_smaller_pictures(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: small pictures to the end, or evaluations (whose best weights are kept) while they are small; another
+    size after resuming than without; distances of masks that are not as far in small pictures."""
+    monkeypatch.setattr("medsegdiff.training.settings.SMALLEST", 8)
+    changes = {"small_share": 0.5, "diffusion": DiffusionConfig(mask_radius=4)}
+    one = trainer(data, tmp_path / "one", **changes)
+    one.total_steps = STEPS
+    sides = [one._batch(4 * step, step)[0].shape[-1] for step in range(STEPS)]
+    assert sides == [8, 8, 8, 16, 16, 16]
+    inside = [float((part.masks > 127).float().mean()) for part in (one.small, one.resident)]
+    slopes = [float(part.masks.float().diff(dim=3).abs().max()) for part in (one.small, one.resident)]
+    assert inside[0] == pytest.approx(inside[1], rel=0.2)
+    assert slopes[0] > 1.5 * slopes[1]
+    config = settings(data, tmp_path / "run", **changes)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "clip_gradients", fail_at(4, train_module.clip_gradients))
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    train(config)
+    train(settings(data, tmp_path / "whole", **changes))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    history = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in history] == [5, 6]
+    assert trainer(data, tmp_path / "none", small_share=0.0).small_steps == 0
+
+
 def test_a_finished_run_is_left_alone(data: Path, finished: Path) -> None:
     """Damage: training again, or writing the weights, the summary or another file of TensorBoard again."""
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
