@@ -47,6 +47,7 @@ QUESTIONS: dict[str, dict[str, Flags]] = {
         "double weight": {"diffusion.mask_weight": 2},
         "signed distance": {"diffusion.mask_radius": 8},
     },
+    "augmentation told to the network": {"two fifths": {"told_share": 0.4}},
     "conditional draws": {
         "none": {
             "diffusion.share_independent": 0, "diffusion.share_mask_clean": 0,
@@ -59,10 +60,9 @@ QUESTIONS: dict[str, dict[str, Flags]] = {
     },
     "width": {"96 channels": {"model.model_channels": 96}, "48 channels": {"model.model_channels": 48}},
     "optimiser, rate, batch": {
-        "muon, double rates": {"lr": 2e-3, "matrix_lr": 0.04},
-        "adamw": {"optimizer": "adamw"},
-        "adamw, double rate": {"optimizer": "adamw", "lr": 2e-3},
-        "adamw, half rate": {"optimizer": "adamw", "lr": 5e-4},
+        "muon": {"optimizer": "muon", "lr": 1e-3},
+        "double rate": {"lr": 4e-3},
+        "half rate": {"lr": 1e-3},
         "32 pairs": {"batch_size": 32},
         "8 pairs": {"batch_size": 8},
     },

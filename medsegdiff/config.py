@@ -38,6 +38,7 @@ class ModelConfig:
     in_channels: int = 1  # image channels (grey)
     out_channels: int = 1  # mask channels
     num_classes: int = 2  # lesion classes of the condition; set from the data
+    tell_moves: bool = False  # whether the network is told how pictures were augmented; set by --told_share
     patch_size: int = 4  # space-to-depth factor of the stem, pixels
     model_channels: int = 96  # channels at the finest level of the U-Net
     channel_mult: list[int] = field(default_factory=lambda: [1, 2, 3])  # channels a level, times model_channels
@@ -90,7 +91,7 @@ class TrainConfig:
     accumulate: int = 1  # batches an optimiser step
     small_share: float = 0.7  # share of the steps that come first, with pictures of half the size (64 or more); 0: none
     num_epochs: int = 100  # passes over as many pairs as the train split holds
-    optimizer: Literal["muon", "adamw"] = "muon"  # muon: orthogonalised steps for matrices within the network
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: orthogonalised steps for matrices within the network
     lr: float = 1e-4  # peak learning rate of AdamW
     matrix_lr: float = 0.02  # peak learning rate of Muon, for those matrices
     weight_decay: float = 0.01  # of AdamW and Muon
@@ -100,6 +101,7 @@ class TrainConfig:
     ema_lengths: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2])  # of averaged weights, share of training
     label_dropout: float = 0.1  # share of pairs whose class is hidden, for classifier-free guidance
     augment: bool = True  # joint augmentation: mirroring, zoom, gain
+    told_share: float = 0.0  # share of pairs turned, moved and stretched further, of which the network is told
     balance_classes: bool = True  # draw every class equally often
     precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
     device: Device = "auto"  # auto: a GPU where there is one

@@ -56,6 +56,9 @@ STRONG = AugmentConfig(
     blur=0.3,
     shadow=0.3,
 )
+# For pictures of which the network is told how they were moved: how far is in MOVE_UNITS
+TOLD = AugmentConfig(zoom_out=0.15, zoom_in=0.3, aspect=0.15, rotate=10.0, shift=0.1)
+MOVE_UNITS = (1.0, 0.2, 0.1, math.radians(10), 0.3, 0.3)  # of: moved at all, ln zoom, ln aspect, angle, shifts
 SEGMENTATION_LEVELS = {"standard": SEGMENTATION, "strong": STRONG}  # by the name of the setting
 
 
@@ -85,26 +88,54 @@ def augment(images: Tensor, masks: Tensor, config: AugmentConfig, random: torch.
 
     Mirroring is left-right only: beams run downwards, so an ultrasound picture has no other symmetry.
     """
-    theta = send(_affine(len(images), config, random), images.device).to(images.dtype)
+    images, masks = _moved(images, masks, _moves(len(images), config, random))
+    return _grey_values(images, config, random).clamp(0, 1), masks.clamp(0, 1)
+
+
+def augment_told(images: Tensor, masks: Tensor, share: float, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Augment (B, 1, S, S) images and masks as `GENERATIVE` says, a `share` of them as `TOLD` does; tell how, (B, 6).
+
+    What is told is in `MOVE_UNITS`, and 0 for pictures that lie as pictures may: a network that learnt with it and
+    draws with 0 draws such, and shows no turned or stretched picture (non-leaking augmentation, Karras et al. 2022,
+    "Elucidating the design space of diffusion-based generative models", appendix F.2).
+    """
+    n = len(images)
+    mild, further = _moves(n, GENERATIVE, random), _moves(n, TOLD, random)
+    chosen = torch.rand(n, generator=random) < share
+    moves = torch.where(chosen, further, mild)
+    scale, stretch, angle, flip, x, y = moves  # pictures are mirrored first, so shifts are told of what is seen
+    told = torch.stack([torch.ones(n), scale.log(), stretch.log(), angle, flip * x, y])
+    images, masks = _moved(images, masks, moves)
+    images = _grey_values(images, GENERATIVE, random)
+    return images.clamp(0, 1), masks.clamp(0, 1), (told * chosen / torch.tensor(MOVE_UNITS)[:, None]).T
+
+
+def _moved(images: Tensor, masks: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
+    theta = send(_affine(moves), images.device).to(images.dtype)
     grid = affine_grid(theta, list(images.shape), align_corners=False)
     both = torch.cat([images, masks], dim=1)
     moved = grid_sample(both, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    images, masks = moved[:, :1], moved[:, 1:]
-    return _grey_values(images, config, random).clamp(0, 1), masks.clamp(0, 1)
+    return moved[:, :1], moved[:, 1:]
 
 
 def _uniform(n: int, low: float, high: float, random: torch.Generator) -> Tensor:
     return torch.rand(n, generator=random) * (high - low) + low
 
 
-def _affine(n: int, config: AugmentConfig, random: torch.Generator) -> Tensor:
-    """(n, 2, 3) matrices from output to input coordinates in [-1, 1]."""
+def _moves(n: int, config: AugmentConfig, random: torch.Generator) -> Tensor:
+    """(6, n): scale and aspect (factors), angle (radians), mirroring (-1: yes), shifts (half sides) of n pictures."""
     scale = 1 / (1 + _uniform(n, -config.zoom_out, config.zoom_in, random))
     stretch = torch.exp(_uniform(n, -config.aspect, config.aspect, random) / 2)
     angle = torch.deg2rad(_uniform(n, -config.rotate, config.rotate, random))
     flip = torch.where(torch.rand(n, generator=random) < config.mirror, -1.0, 1.0)
     room = (1 - scale).clamp(min=0) + 2 * config.shift
     shift_x, shift_y = (_uniform(n, -1, 1, random) * room for _ in range(2))
+    return torch.stack([scale, stretch, angle, flip, shift_x, shift_y])
+
+
+def _affine(moves: Tensor) -> Tensor:
+    """(n, 2, 3) matrices from output to input coordinates in [-1, 1], of moves (6, n)."""
+    scale, stretch, angle, flip, shift_x, shift_y = moves
     cos, sin = torch.cos(angle), torch.sin(angle)
     x, y = scale * stretch, scale / stretch
     rows = [torch.stack([flip * cos * x, -flip * sin * x, shift_x], 1), torch.stack([sin * y, cos * y, shift_y], 1)]

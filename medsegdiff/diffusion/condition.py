@@ -13,3 +13,4 @@ class Condition:
 
     label: Tensor | None = None  # (B,) int64 class index
     keep_label: Tensor | None = None  # (B,) bool; False: the null embedding instead of the class; None: keep all
+    moves: Tensor | None = None  # (B, 6) how each picture was moved, 0: not, as data.transforms.augment_told tells it

@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812  (the field's usual name)
 
 from medsegdiff.diffusion.condition import Condition
 
+MOVES = 6  # numbers that tell how a picture was moved
 SEAM_WIDTH = 8  # channels of the full-resolution output stage
 
 
@@ -139,9 +140,9 @@ class Seam(nn.Module):
 
 
 class Conditioned(nn.Module):
-    """A backbone's embedding of noise levels and class, by which its blocks are modulated."""
+    """A backbone's embedding of noise levels, class and, where `tell_moves`, of how a picture was augmented."""
 
-    def __init__(self, modalities: int, num_classes: int, embedding: int) -> None:
+    def __init__(self, modalities: int, num_classes: int, embedding: int, tell_moves: bool = False) -> None:
         super().__init__()
         bands = 32
         self.levels = LevelEmbedding(bands)
@@ -149,6 +150,7 @@ class Conditioned(nn.Module):
             nn.Linear(2 * bands * modalities, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
         self.label = nn.Embedding(num_classes + 1, embedding)  # the last row is the null class
+        self.moves = nn.Linear(MOVES, embedding, bias=False) if tell_moves else None  # of 0: nothing
 
     def embedding(self, c_noise: Tensor, cond: Condition) -> Tensor:
         """(B, E) of levels (B, M) and conditions."""
@@ -160,6 +162,8 @@ class Conditioned(nn.Module):
             index = cond.label
         else:
             index = torch.where(cond.keep_label, cond.label, null)
+        if self.moves is not None and cond.moves is not None:
+            e = e + self.moves(cond.moves)
         return F.silu(e + self.label(index))
 
 

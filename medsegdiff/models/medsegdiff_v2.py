@@ -61,6 +61,7 @@ def build(img_size: int, modality: Sequence[int], settings: ModelConfig) -> MedS
         channel_mult=settings.channel_mult,
         num_res_blocks=settings.num_res_blocks,
         dropout=settings.dropout,
+        tell_moves=settings.tell_moves,
         mask_share=settings.mask_share,
         use_anchor=settings.use_anchor,
         use_spectrum=settings.use_spectrum,
@@ -285,9 +286,10 @@ class MedSegDiffV2(Conditioned):
         use_anchor: bool = True,
         use_spectrum: bool = True,
         use_band_pass: bool = True,
+        tell_moves: bool = False,
     ) -> None:
         embedding = 4 * model_channels
-        super().__init__(STREAMS, num_classes, embedding)
+        super().__init__(STREAMS, num_classes, embedding, tell_moves)
         self.channels = (in_channels, out_channels)
         bases = (model_channels, max(8, round(model_channels * mask_share / 8) * 8))
         widths = [[base * m for m in channel_mult] for base in bases]

@@ -35,6 +35,9 @@ def check_settings(config: TrainConfig) -> None:
     require(config.seed >= 0, "--seed", config.seed, "0 or more")
     require(config.weight_decay >= 0, "--weight_decay", config.weight_decay, "0 or more")
     require_fraction("label_dropout", config.label_dropout)
+    require_fraction("told_share", config.told_share)
+    told = config.augment or not config.told_share
+    require(told, "--told_share", config.told_share, "0 with --augment false", "Leave one of them out.")
     require(0 <= config.small_share < 1, "--small_share", config.small_share, "0 or more, and below 1")
     fits = bool(config.ema_lengths) and 0 < min(config.ema_lengths) <= max(config.ema_lengths) <= 0.28
     require(fits, "--ema_lengths", config.ema_lengths, "numbers above 0 and up to 0.28")

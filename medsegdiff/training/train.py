@@ -17,7 +17,7 @@ from medsegdiff.checkpoint import BEST_FILE, ModelCard, build_denoiser, save_che
 from medsegdiff.config import DiffusionConfig, TrainConfig, identity_of, require
 from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.records import PairSet, read_pairs
-from medsegdiff.data.transforms import GENERATIVE, augment, generator, send
+from medsegdiff.data.transforms import GENERATIVE, augment, augment_told, generator, send
 from medsegdiff.diffusion.codec import PairCodec, code_masks
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
@@ -261,7 +261,9 @@ class DiffusionTrainer:
             img_size=self.config.img_size,
             classes=self.pairs.classes,
             lesion_classes=lesions,
-            model=dataclasses.replace(self.config.model, num_classes=len(self.pairs.classes)),
+            model=dataclasses.replace(
+                self.config.model, num_classes=len(self.pairs.classes), tell_moves=self.config.told_share > 0
+            ),
             diffusion=self.config.diffusion,
             codec=self.codec,
             aspects=aspects,
@@ -287,8 +289,12 @@ class DiffusionTrainer:
         rows = draw_indices(self.train_set.labels, draw, config.batch_size, config.seed, config.balance_classes)
         resident = self.small if seed_step < self.small_steps * config.accumulate else self.resident
         images, masks, labels = resident.batch(send(rows, self.device))
-        if config.augment:
-            images, masks = augment(images, masks, GENERATIVE, generator(config.seed, seed_step, AUGMENT))
+        told = None
+        chance = generator(config.seed, seed_step, AUGMENT)
+        if config.told_share:
+            images, masks, told = augment_told(images, masks, config.told_share, chance)
+        elif config.augment:
+            images, masks = augment(images, masks, GENERATIVE, chance)
         random = generator(config.seed, seed_step, NOISE)
         x0 = self.codec.encode(images, masks)
         sigma = draw_sigma(len(x0), config.diffusion, random)
@@ -296,7 +302,8 @@ class DiffusionTrainer:
         keep = torch.rand(len(x0), generator=random) >= config.label_dropout
         own = self.processes.share(len(x0))
         sigma, noise, keep = (send(part[own], self.device) for part in (sigma, noise, keep))
-        return x0[own], Condition(labels[own], keep), sigma, noise
+        moves = None if told is None else send(told[own], self.device)
+        return x0[own], Condition(labels[own], keep, moves), sigma, noise
 
     def _loss(self, draw: int, seed_step: int) -> Tensor:
         """(M,) mean loss of each modality over this process's share of the batch of draws draw, draw + 1, ..."""

@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from medsegdiff.data.transforms import GENERATIVE, SEGMENTATION, AugmentConfig, augment, generator
+from medsegdiff.data.transforms import (
+    GENERATIVE,
+    MOVE_UNITS,
+    SEGMENTATION,
+    AugmentConfig,
+    augment,
+    augment_told,
+    generator,
+)
 
 OFF = AugmentConfig(mirror=0, zoom_in=0, gamma=0, gain=0)
 
@@ -97,6 +105,40 @@ def test_chance_comes_from_the_generator() -> None:
     again = run(SEGMENTATION)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.allclose(run(SEGMENTATION, seed=1)[0], first[0], atol=1e-2)
+
+
+def test_what_is_told_is_what_was_done() -> None:
+    """Damage: shifts told as before mirroring, an angle of the other sign, or units mixed up."""
+    side, spot = 64, torch.tensor([0.2, -0.3])  # across, down; in half sides
+    line = (torch.arange(side) + 0.5) * 2 / side - 1
+    mirrored = [torch.exp(-((line[None] - s * spot[0]) ** 2 + (line[:, None] - spot[1]) ** 2) / 0.01) for s in (1, -1)]
+    images = mirrored[0].expand(64, 1, side, side)
+    moved, masks, told = augment_told(images, images, 1.0, generator(0, 1))
+    assert bool((told[:, 0] == 1).all())
+    _, scale, stretch, angle, x, y = (told * torch.tensor(MOVE_UNITS)).T
+    across, down = scale.exp() * stretch.exp(), scale.exp() / stretch.exp()
+    rows = [
+        torch.stack([angle.cos() * across, -angle.sin() * across], 1),
+        torch.stack([angle.sin() * down, angle.cos() * down], 1),
+    ]
+    matrix = torch.stack(rows, 1)  # from what is seen to the picture, mirrored or not
+    weight = masks[:, 0] / masks[:, 0].sum(dim=(1, 2), keepdim=True)
+    seen = torch.stack([(weight.sum(dim=1) * line).sum(dim=1), (weight.sum(dim=2) * line).sum(dim=1)], 1)
+    origin = (matrix @ seen[:, :, None])[:, :, 0] + torch.stack([x, y], 1)
+    wrong = torch.minimum((origin - spot).abs().amax(1), (origin - spot * torch.tensor([-1, 1])).abs().amax(1))
+    assert float(wrong.max()) < 0.02
+    assert float(told.abs().amax()) < 1.6
+    assert float(told[:, 1:].std(dim=0).min()) > 0.2
+    assert not torch.equal(moved, masks)
+
+
+def test_nothing_is_told_of_pictures_as_they_may_be() -> None:
+    """Damage: a told value that is not 0 for them, or another augmentation than without telling."""
+    _, masks, told = augment_told(blobs(), blobs(), 0.0, generator(0, 1))
+    assert bool((told == 0).all())
+    assert torch.equal(masks, augment(blobs(), blobs(), GENERATIVE, generator(0, 1))[1])
+    some = augment_told(blobs(64), blobs(64), 0.5, generator(0, 1))[2][:, 0]
+    assert 0.3 < float(some.mean()) < 0.7
 
 
 def test_counters_give_streams_of_their_own() -> None:

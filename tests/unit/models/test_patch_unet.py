@@ -133,6 +133,24 @@ def test_class_and_levels_matter() -> None:
     assert not torch.allclose(model.levels(c_noise.flip(1)), model.levels(c_noise), atol=0.1)
 
 
+@pytest.mark.parametrize("name", sorted(backbones()))
+@torch.no_grad()
+def test_told_moves_matter_and_none_are_zero(name: str) -> None:
+    """Damage: what is told not passed on, or a bias, by which an untold picture would differ from an unmoved one."""
+    torch.manual_seed(0)
+    settings = ModelConfig(model_channels=16, channel_mult=[1, 2], transformer_depth=1, num_heads=2, tell_moves=True)
+    model = build_backbone(name, SIDE, [0, 1], settings).eval()
+    for weight in model.parameters():
+        weight.add_(0.1 * torch.randn_like(weight))
+    x, c_noise = inputs()
+    moves = torch.zeros(4, 6)
+    plain = model(x, c_noise, LABELS)
+    assert torch.equal(model(x, c_noise, Condition(LABELS.label, moves=moves)), plain)
+    moves[1, 3] = 1
+    changed = (model(x, c_noise, Condition(LABELS.label, moves=moves)) - plain).abs().amax(dim=(1, 2, 3)) > 1e-4
+    assert changed.tolist() == [False, True, False, False]
+
+
 @torch.no_grad()
 def test_hidden_classes_use_the_null_embedding() -> None:
     """Damage: keep_label ignored, or inverted; class 0 taken for the null class."""

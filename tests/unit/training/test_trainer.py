@@ -160,6 +160,20 @@ def test_first_steps_are_on_smaller_pictures(data: Path, tmp_path: Path, monkeyp
     assert trainer(data, tmp_path / "none", small_share=0.0).small_steps == 0
 
 
+def test_told_augmentation_reaches_the_network(data: Path, tmp_path: Path) -> None:
+    """Damage: what is told lost on the way, or told of pictures at the wrong places; checkpoints that do not load."""
+    one = trainer(data, tmp_path / "one", told_share=0.5)
+    cond = one._batch(0, 0)[1]
+    assert cond.moves is not None
+    assert cond.moves.shape == (4, 6)
+    one.train_step(0)
+    assert one.denoiser.backbone.moves.weight.grad is None  # set to none after the step
+    train(settings(data, tmp_path / "run", told_share=0.5))
+    model, card, _ = load_checkpoint(tmp_path / "run" / "last_model.safetensors")
+    assert card.model.tell_moves
+    assert "backbone.moves.weight" in model.state_dict()
+
+
 def test_a_finished_run_is_left_alone(data: Path, finished: Path) -> None:
     """Damage: training again, or writing the weights, the summary or another file of TensorBoard again."""
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
