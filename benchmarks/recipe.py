@@ -35,7 +35,6 @@ BASE = "base"
 V2: Flags = {"backbone": "medsegdiff_v2"}
 # question -> arm -> flags that differ from the settings file
 QUESTIONS: dict[str, dict[str, Flags]] = {
-    "small pictures first": {"none": {"small_share": 0}, "nearly all": {"small_share": 0.85}},
     "noise process": {
         "ddpm_linear": {"diffusion.process": "ddpm"},
         "ddpm_cosine": {"diffusion.process": "ddpm", "diffusion.beta_schedule": "cosine"},
@@ -58,8 +57,11 @@ QUESTIONS: dict[str, dict[str, Flags]] = {
             "diffusion.share_image_clean": 0.12, "diffusion.share_marginal": 0.08,
         },
     },
-    "width": {"96 channels": {"model.model_channels": 96}, "48 channels": {"model.model_channels": 48}},
-    "optimiser, rate, batch": {
+    "use of the time": {
+        "full size only": {"small_share": 0},
+        "nearly all small": {"small_share": 0.85},
+        "96 channels": {"model.model_channels": 96},
+        "48 channels": {"model.model_channels": 48},
         "muon": {"optimizer": "muon", "lr": 1e-3},
         "double rate": {"lr": 4e-3},
         "half rate": {"lr": 1e-3},
