@@ -6,6 +6,22 @@ from damages.damage import Damage
 
 TRAINING = (
     Damage(
+        "evaluated_while_small",
+        "the best weights may be of the steps on small pictures",
+        "training/train.py",
+        "evals_from=trainer.small_steps,",
+        "evals_from=0,",
+        ("test_first_steps_are_on_smaller_pictures",),
+    ),
+    Damage(
+        "told_before_mirroring",
+        "shifts of mirrored pictures are told as before mirroring",
+        "data/transforms.py",
+        "scale.log(), stretch.log(), angle, flip * x, y]",
+        "scale.log(), stretch.log(), angle, x, y]",
+        ("test_what_is_told_is_what_was_done",),
+    ),
+    Damage(
         "ema_not_updated",
         "the averaged weights stay where they began",
         "training/train.py",
@@ -90,8 +106,8 @@ TRAINING = (
         "augment_image_alone",
         "augmentation moves the image and leaves the mask",
         "data/transforms.py",
-        "images, masks = moved[:, :1], moved[:, 1:]",
-        "images = moved[:, :1]",
+        "return moved[:, :1], moved[:, 1:]",
+        "return moved[:, :1], masks",
         ("tests/unit/test_transforms.py",),
     ),
     Damage(
