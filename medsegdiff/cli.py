@@ -326,7 +326,7 @@ def main(argv: Sequence[str]) -> int:
             raise
         return _refuse(refusal)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last saved state", file=sys.stderr)
+        print("stopped; the same command goes on with what was saved", file=sys.stderr)
         return 130
     return 0
 

@@ -214,7 +214,7 @@ def read_pairs(root: Path) -> PairSet:
     root = Path(root)
     require_folder(root, f"{METADATA_FILE} and {DATASET_FILE}, as the phases write it")
     if not (root / DATASET_FILE).is_file():
-        hint = "Run phase 1 (prepare) on raw pictures first, and give its output."
+        hint = "Give the output of prepare (phase 1, for raw pictures), generate or combine."
         raise UserError(root, f"no {DATASET_FILE}", "a PAIRS folder, as the phases write it", hint)
     info = _read_info(root / DATASET_FILE)
     path = root / METADATA_FILE

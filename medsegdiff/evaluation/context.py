@@ -32,6 +32,7 @@ class Context:
 
     sets: Sets
     real: PairSet  # the whole real PAIRS folder: masks to compare images drawn for them, for example
+    synthetic: PairSet  # the whole synthetic one: what its dataset.json tells of the generator
     judges: Judges
     config: EvaluateConfig
     _kept: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)

@@ -50,7 +50,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     with locked(make_folder(output)):
         clear_leftovers(output, REPORT_FILE, TABLE_FILE, PAGE_FILE)
         judges = fit_judges(config, real, sets)
-        context = Context(sets, real, judges, config)
+        context = Context(sets, real, synthetic, judges, config)
         sections: dict[str, Section] = {}
         bar = tqdm(metrics, desc="evaluating", unit="metric")
         for metric in bar:

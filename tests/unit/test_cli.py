@@ -195,7 +195,7 @@ def toy_command(monkeypatch: pytest.MonkeyPatch) -> None:
             "error: disk/file: found No space left on device; expected room to write. Free some space; the same "
             "command goes on from the last saved state.\n",
         ),
-        ("interrupt", 130, "stopped; the same command goes on from the last saved state\n"),
+        ("interrupt", 130, "stopped; the same command goes on with what was saved\n"),
     ],
 )
 def test_exit_status(how: str, status: int, text: str, capfd: pytest.CaptureFixture[str]) -> None:

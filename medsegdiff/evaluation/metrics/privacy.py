@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from medsegdiff.evaluation.privacy.membership import check_checkpoint, drawn_by_
 from medsegdiff.evaluation.privacy.neighbours import ALLOWED, COPYING, EXPECTED
 from medsegdiff.evaluation.privacy.planted import KINDS
 from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
-from medsegdiff.files import DATASET_FILE, read_json
 from medsegdiff.training.device import choose_device
 
 FEWEST_SYNTHETIC, FEWEST_REAL = 10, 20  # pictures below which nothing is told of neighbours
@@ -38,7 +36,8 @@ def run(context: Context) -> Section:
         "Every synthetic image was compared with the real images that the generator learnt (train) and with real "
         "images that it did not (held-out). A generator that copies makes images that lie nearer to train."
     )
-    leaks, learnt = find_leaks(context.sets, context.real.records), _learnt(context)
+    leaks = find_leaks(context.sets, context.real.records)
+    learnt = compare_learnt(context.synthetic.info, context.sets.train.records)
     _tell_leaks(section, context, leaks)
     _tell_sides(section, context, leaks, learnt)
     audits = _audits(section, context)
@@ -85,12 +84,6 @@ def _tell_leaks(section: Section, context: Context, leaks: Leaks) -> None:
         f"Of {len(context.sets.synthetic)} synthetic images {exact} are a real image to the pixel, and {same} have the "
         f"perceptual hash of a train image (at most {max(leaks.bits, 0)} of 256 bits differ, mirrored ones included)."
     )
-
-
-def _learnt(context: Context) -> Learnt | None:
-    """What the generator learnt against train; None where the synthetic set does not tell."""
-    path = Path(context.config.synthetic_data) / DATASET_FILE
-    return compare_learnt(read_json(path), context.sets.train.records) if path.is_file() else None
 
 
 def _tell_sides(section: Section, context: Context, leaks: Leaks, learnt: Learnt | None) -> None:

@@ -70,6 +70,7 @@ def page(context: Context, sections: Mapping[str, Section], report: Mapping[str,
         missing=context.judges.missing,
         sets=context.sets,
         real_pictures=real_pictures,
+        resamples=context.config.bootstrap,
     )
 
 

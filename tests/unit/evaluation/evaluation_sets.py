@@ -67,8 +67,8 @@ def judge(name: str, model: nn.Module, quality: float = 0.9, **settings: Any) ->
     return Judge(name, model.eval(), told, "Dice", Interval(quality, quality, quality), 0.5)
 
 
-def context(sets: Sets, *, quality: float = 0.9, **changes: Any) -> Context:
-    """A context with judges of that quality; `changes` are fields of the configuration."""
+def context(sets: Sets, *, quality: float = 0.9, info: dict[str, Any] | None = None, **changes: Any) -> Context:
+    """A context with judges of that quality; `info` of the synthetic set, `changes` are fields of the configuration."""
     judges = Judges(
         judge("segmenter", DarkIsLesion(), quality),
         judge("classifier", LargeIsMalignant(), quality, classes=list(sets.classes)),
@@ -76,7 +76,8 @@ def context(sets: Sets, *, quality: float = 0.9, **changes: Any) -> Context:
         {"embedding": "no embedding: not needed here"},
     )
     config = EvaluateConfig(**({"real_data": "", "synthetic_data": "", "bootstrap": 50, "precision": "fp32"} | changes))
-    return Context(sets, PairSet(Path(), (), {"classes": list(sets.classes)}), judges, config)
+    real, synthetic = (PairSet(Path(), (), {"classes": list(sets.classes)} | more) for more in ({}, info or {}))
+    return Context(sets, real, synthetic, judges, config)
 
 
 def three_sets(synthetic: Pairs | None = None, classes: tuple[str, ...] = CLASSES) -> Sets:
