@@ -21,7 +21,7 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 ROUNDS = 4
 # Parts of a backbone that are first or last layers, tables, or gains of single entries: no matrices from features to
 # features. A transformer block's own `out` is one.
-OUTER = {"stem", "out", "seam", "embed", "label", "position", "gain"}
+OUTER = {"stem", "out", "seam", "embed", "label", "moves", "position", "gain"}
 
 
 def orthogonalised(matrix: Tensor, rounds: int = ROUNDS) -> Tensor:

@@ -35,7 +35,7 @@ def check_settings(config: TrainConfig) -> None:
     require(config.seed >= 0, "--seed", config.seed, "0 or more")
     require(config.weight_decay >= 0, "--weight_decay", config.weight_decay, "0 or more")
     require_fraction("label_dropout", config.label_dropout)
-    require_fraction("told_share", config.told_share)
+    require(0 <= config.told_share < 1, "--told_share", config.told_share, "0 or more, and below 1")
     told = config.augment or not config.told_share
     require(told, "--told_share", config.told_share, "0 with --augment false", "Leave one of them out.")
     require(0 <= config.small_share < 1, "--small_share", config.small_share, "0 or more, and below 1")
@@ -45,6 +45,7 @@ def check_settings(config: TrainConfig) -> None:
     expected = "--optimizer muon beside it, which alone uses it"
     require(used, "--matrix_lr", config.matrix_lr, expected, "Leave it out.")
     m = config.model
+    require(not m.tell_moves, "--model.tell_moves", m.tell_moves, "--told_share, which sets it", "Leave it out.")
     require(0 < m.mask_share <= 1, "--model.mask_share", m.mask_share, "above 0 and up to 1")
     sizes = ("patch_size", "model_channels", "num_res_blocks", "num_heads")
     require_positive(**{f"model.{name}": getattr(m, name) for name in sizes})

@@ -220,11 +220,6 @@ class DiffusionTrainer:
         self.val_set = load_tensors(pairs.select("val"), config.img_size, what="val split")
         radius = config.diffusion.mask_radius
         coded = dataclasses.replace(self.train_set, masks=code_masks(self.train_set.masks, radius))
-        first = first_size(config)
-        small = coded
-        if first < config.img_size:
-            loaded = load_tensors(pairs.select("train"), first, what="train split, smaller")
-            small = dataclasses.replace(loaded, masks=code_masks(loaded.masks, radius * first / config.img_size))
         self.codec = PairCodec.fit(coded.images, coded.masks, radius)
         torch.manual_seed(int(generator(config.seed, WEIGHTS).initial_seed()))
         self.denoiser = build_denoiser(self.card(0)).to(self.device)
@@ -233,7 +228,12 @@ class DiffusionTrainer:
         self.peaks = [group["lr"] for group in self.optimiser.param_groups]
         self.scaler = gradient_scaler(self.device, config.precision)
         self.watch = Watch(config, self.codec, self.train_set, self.val_set, pairs.classes)
-        self.small, self.resident = small.to(self.device), coded.to(self.device)
+        self.resident = self.small = coded.to(self.device)
+        first = first_size(config)
+        if first < config.img_size:
+            small = load_tensors(pairs.select("train"), first, what="train split, smaller")
+            masks = code_masks(small.masks, radius * first / config.img_size)
+            self.small = dataclasses.replace(small, masks=masks).to(self.device)
         # What follows changes how this network computes; its averaged copy stays plain
         if config.checkpoint_gradients:
             checkpoint_blocks(self.denoiser)
@@ -247,7 +247,7 @@ class DiffusionTrainer:
     def small_steps(self) -> int:
         """Steps before the pictures have their full size."""
         grows = self.small.images.shape[-1] < self.config.img_size
-        return round(self.config.small_share * self.total_steps) if grows else 0
+        return int(self.config.small_share * self.total_steps) if grows else 0
 
     def card(self, step: int, scores: dict[str, float] | None = None) -> ModelCard:
         """What travels with the weights of `step`."""
@@ -327,7 +327,8 @@ class DiffusionTrainer:
     def _step(self, step: int) -> Scalars:
         config = self.config
         self.denoiser.train()
-        factor = lr_factor(step, config.warmup_steps, self.total_steps)
+        price = (self.small.images.shape[-1] / config.img_size) ** 2
+        factor = lr_factor(step, config.warmup_steps, self.total_steps, cheap=self.small_steps, price=price)
         for group, peak in zip(self.optimiser.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         total = torch.zeros(2, device=self.device)
