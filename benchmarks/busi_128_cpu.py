@@ -3,8 +3,8 @@
     python benchmarks/busi_128_cpu.py --input_dir Dataset_BUSI_with_GT --run_dir runs/busi_128
 
 Runs what is not finished yet (every phase goes on where it stopped), then writes docs/results/busi_128_cpu.md and its
-picture from the JSON files that the phases left. With `--table_only` it writes these alone. The test split is looked at
-by the last commands only.
+picture from the JSON files that the phases left. With `--table_only` it writes these alone. Test pictures are compared
+with in `describe` and `evaluate` and scored in the last commands; nothing is chosen by them.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def run_all(lines: dict[str, str], run: Path) -> None:
     run.mkdir(parents=True, exist_ok=True)
     for name, line in lines.items():
         seconds = read_json(file) if file.exists() else {}
-        if name in seconds:
+        if name in seconds and not name.startswith("segment_"):  # these find out by themselves which seeds are new
             continue
         print(f"$ python {line}", flush=True)
         started = time.perf_counter()
@@ -179,6 +179,14 @@ def training_lines(run: Path) -> list[str]:
     ]
 
 
+def seeds_of(run: Path) -> list[int]:
+    """Seeds of the segmentation networks that all arms have; `SystemExit` where they have not the same ones."""
+    found = {tuple(read_json(run / f"segmentation_{arm}" / SCORES_FILE)["runs"]) for arm in ARMS}
+    if len(found) > 1:
+        raise SystemExit(f"error: arms with other seeds: {found}; run this without --table_only")
+    return [int(name.rpartition("_")[2]) for name in found.pop()]
+
+
 def write_report(run: Path, lines: dict[str, str], seeds: list[int]) -> Path:
     """docs/results/busi_128_cpu.md and its picture; remarks come from busi_128_cpu_notes.md beside it."""
     folder = ROOT / "docs" / "results"
@@ -224,7 +232,8 @@ def main() -> None:
     run = Path(args.run_dir)
     if not args.table_only:
         run_all(commands(args.input_dir, args.run_dir, args.seeds), run)
-    print(write_report(run, commands("Dataset_BUSI_with_GT", "runs/busi_128", args.seeds), args.seeds))
+    seeds = seeds_of(run)
+    print(write_report(run, commands("Dataset_BUSI_with_GT", "runs/busi_128", seeds), seeds))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ QUESTIONS: dict[str, dict[str, Flags]] = {
         "double weight": {"diffusion.mask_weight": 2},
         "signed distance": {"diffusion.mask_radius": 8},
     },
-    "augmentation told to the network": {"two fifths": {"told_share": 0.4}},
+    "augmentation told to the network": {"none": {"told_share": 0}, "four fifths": {"told_share": 0.8}},
     "conditional draws": {
         "none": {
             "diffusion.share_independent": 0, "diffusion.share_mask_clean": 0,
@@ -59,7 +59,7 @@ QUESTIONS: dict[str, dict[str, Flags]] = {
     },
     "use of the time": {
         "full size only": {"small_share": 0},
-        "nearly all small": {"small_share": 0.85},
+        "half of the steps small": {"small_share": 0.5},
         "96 channels": {"model.model_channels": 96},
         "48 channels": {"model.model_channels": 48},
         "muon": {"optimizer": "muon", "lr": 1e-3},

@@ -99,10 +99,20 @@ def require_folder(path: Path, what: str) -> Path:
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The keys whose values differ, each as `key: old -> new`; `old` is from JSON, `new` may hold tuples."""
+    """The keys whose values differ, each as `key: old -> new`; `old` is from JSON, `new` may hold tuples.
+
+    Within mappings on both sides the keys that differ are named, as `outer.inner`.
+    """
     new = json.loads(json.dumps(new))
-    keys = sorted(set(old) | set(new))
-    return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in keys if old.get(k) != new.get(k)]
+    lines: list[str] = []
+    for key in sorted(set(old) | set(new)):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += [f"{key}.{line}" for line in differing_keys(before, after)]
+        elif before != after or (key in old) != (key in new):
+            told = [repr(values[key]) if key in values else "nothing" for values in (old, new)]
+            lines.append(f"{key}: {told[0]} -> {told[1]}")
+    return lines
 
 
 def sync_folder(folder: Path) -> None:

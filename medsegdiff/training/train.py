@@ -130,6 +130,8 @@ def _train(config: TrainConfig, pairs: PairSet, processes: Together, found: bool
     trainer = DiffusionTrainer(config, pairs, processes)
     if config.find_batch_size and not found:
         config = trainer.config = trainer.room.fitted(config)
+        if compiles(config.compile, trainer.device):
+            torch.compiler.reset()  # dynamo keeps few graphs of a network, and the trials were one each
     output, identity = Path(config.output_dir), run_identity(config, pairs)
     n = len(trainer.train_set)
     per_step = config.batch_size * config.accumulate
@@ -143,6 +145,9 @@ def _train(config: TrainConfig, pairs: PairSet, processes: Together, found: bool
     if trainer.small_steps:
         text = "the first %d steps are on pictures of %d pixels; val is looked at when they are done"
         logger.info(text, trainer.small_steps, trainer.small.images.shape[-1])
+        trainer.room.check(config)
+    elif config.small_share not in (0, TrainConfig.small_share):
+        logger.info("all steps are on pictures of %d pixels: half of that does not suit", config.img_size)
     loop = LoopConfig(
         output_dir=output,
         total_steps=total,

@@ -270,6 +270,11 @@ def test_settings_survive_yaml(config: TrainConfig, tmp_path: Path) -> None:
     assert parse("train", TrainConfig, ["--config", str(path)]) == config
 
 
+def outer(lines: list[str]) -> set[str]:
+    """The outermost keys that lines of `differing_keys` name."""
+    return {line.partition(":")[0].partition(".")[0] for line in lines}
+
+
 @SETTINGS
 @given(config=TRAIN_CONFIGS, other=TRAIN_CONFIGS)
 def test_identities_differ_where_settings_do(config: TrainConfig, other: TrainConfig) -> None:
@@ -277,10 +282,17 @@ def test_identities_differ_where_settings_do(config: TrainConfig, other: TrainCo
     first, second = (identity_of(c, "train", ("data_dir", "output_dir")) for c in (config, other))
     assert differing_keys(first, json.loads(json.dumps(first))) == []
     changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(other, f.name)}
-    named = {line.partition(":")[0] for line in differing_keys(first, second)}
+    named = outer(differing_keys(first, second))
     assert named == changed - {"data_dir", "output_dir"}
-    assert {line.partition(":")[0] for line in differing_keys(second, first)} == named
-    assert {line.partition(":")[0] for line in differing_keys({}, first)} == set(first)
+    assert outer(differing_keys(second, first)) == named
+    assert outer(differing_keys({}, first)) == set(first)
+
+
+def test_differences_are_named_within_mappings() -> None:
+    """Damage: two whole mappings told for one setting, or a setting that one side lacks told as None."""
+    old = {"lr": 1, "model": {"depth": 4, "heads": 2}}
+    new = {"lr": 1, "model": {"depth": 4, "heads": 3, "told": None}, "share": 0.5}
+    assert differing_keys(old, new) == ["model.heads: 2 -> 3", "model.told: nothing -> None", "share: nothing -> 0.5"]
 
 
 PICTURES = arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=8))

@@ -30,13 +30,13 @@ def test_orthogonalised_keeps_directions_and_levels_sizes(shape: tuple[int, int]
 
 def test_what_counts_as_an_inner_matrix() -> None:
     """Damage: the output of a transformer block, or of the network, or tables among the wrong ones."""
-    for network in (PatchUNet(32, model_channels=16), MedSegDiffV2(32, model_channels=16)):
+    for network in (PatchUNet(32, model_channels=16, tell_moves=True), MedSegDiffV2(32, model_channels=16)):
         names = {name for name, w in network.named_parameters() if is_inner_matrix(name, w)}
         left = {name for name, w in network.named_parameters() if w.ndim >= 2} - names
         parts = {name.rsplit(".", 1)[0].split(".")[-1] for name in left}
         assert {"stem", "out", "label", "conv1", "conv2"} <= parts | {n.split(".")[-2] for n in left}
         assert any(name.endswith("blocks.0.out.weight") or "halves.0.out.weight" in name for name in names)
-        assert not any("gain" in name or "position" in name for name in names)
+        assert not any("gain" in name or "position" in name or "moves" in name for name in names)
         share = sum(w.numel() for n, w in network.named_parameters() if n in names)
         assert share / sum(w.numel() for w in network.parameters()) > 0.7
 

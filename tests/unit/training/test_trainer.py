@@ -19,11 +19,13 @@ from torch.utils.tensorboard import SummaryWriter
 from medsegdiff.checkpoint import load_checkpoint
 from medsegdiff.config import DiffusionConfig, ModelConfig, TrainConfig
 from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.data.transforms import augment_told, generator
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.errors import UserError
 from medsegdiff.locks import locked
 from medsegdiff.training import state as state_module
 from medsegdiff.training import train as train_module
+from medsegdiff.training.sampling import draw_indices
 from medsegdiff.training.state import begin_run, latest_state, save_state
 from medsegdiff.training.train import DiffusionTrainer, train
 
@@ -161,13 +163,19 @@ def test_first_steps_are_on_smaller_pictures(data: Path, tmp_path: Path, monkeyp
 
 
 def test_told_augmentation_reaches_the_network(data: Path, tmp_path: Path) -> None:
-    """Damage: what is told lost on the way, or told of pictures at the wrong places; checkpoints that do not load."""
+    """Damage: what is told lost on the way, or told of other pictures; checkpoints that do not load."""
     one = trainer(data, tmp_path / "one", told_share=0.5)
-    cond = one._batch(0, 0)[1]
+    x0, cond, _, _ = one._batch(0, 0)
+    images, masks, labels = one.resident.batch(draw_indices(one.train_set.labels, 0, 4, 0, True))
+    images, masks, told = augment_told(images, masks, 0.5, generator(0, 0, train_module.AUGMENT))
     assert cond.moves is not None
-    assert cond.moves.shape == (4, 6)
+    assert torch.equal(cond.moves, told)
+    assert torch.equal(x0, one.codec.encode(images, masks))
+    assert cond.label is not None
+    assert torch.equal(cond.label, labels)
+    before = one.denoiser.backbone.moves.weight.clone()
     one.train_step(0)
-    assert one.denoiser.backbone.moves.weight.grad is None  # set to none after the step
+    assert not torch.equal(one.denoiser.backbone.moves.weight, before)
     train(settings(data, tmp_path / "run", told_share=0.5))
     model, card, _ = load_checkpoint(tmp_path / "run" / "last_model.safetensors")
     assert card.model.tell_moves
