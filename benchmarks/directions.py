@@ -1,11 +1,12 @@
 """Every direction of one checkpoint on real BUSI: does the image follow the mask, does the mask follow the image?
 
-    python benchmarks/directions.py --run_dir runs/busi_128
+    python benchmarks/directions.py --run_dir runs/busi_128 [--split val]
 
 `run_dir` holds `real/` (phase 1), `checkpoints/` (phase 2) and `segmentation_real/seed_0/` (phase 5 on `real/`), as
 benchmarks/busi_128_cpu.py leaves them. Draws in all four modes, scores, and writes docs/results/directions.md with one
 sheet a mode and directions.json beside the draws. With `--table_only` it writes page and sheets from the JSON alone.
-Nothing here is learnt or chosen: test pictures are only scored.
+Nothing here is learnt or chosen: test pictures are only scored. While something is still to be chosen, `--split val` asks the
+same of val, in folders and a page of its own (directions_val.md).
 """
 
 from __future__ import annotations
@@ -40,21 +41,30 @@ RESAMPLES = 5000
 REQUIRED_DROP = 0.3  # Dice that shuffling the masks has to cost
 
 
+def named(name: str, split: str) -> str:
+    """The name of a file or folder that belongs to a split; test has the plain one."""
+    stem, dot, suffix = name.partition(".")
+    return name if split == "test" else f"{stem}_{split}{dot}{suffix}"
+
+
 def commands(run: str, sizes: argparse.Namespace) -> dict[str, str]:
     """Mode -> command line; paths relative to the project."""
-    base = f"generate_synthetic.py --checkpoint_path {run}/checkpoints/best_model.pth --output_dir {run}/mode_"
-    return {
-        "joint": f"{base}joint --num_samples_per_class {sizes.per_class}",
-        "mask_first": f"{base}mask_first --mode mask_first --num_samples_per_class {sizes.per_class}",
-        "mask_to_image": f"{base}mask_to_image --masks {run}/real --split test --draws {sizes.images_a_mask}",
-        "image_to_mask": f"{base}image_to_mask --images {run}/real --split test --draws {sizes.masks_an_image} "
+    given = {
+        "joint": f"--num_samples_per_class {sizes.per_class}",
+        "mask_first": f"--mode mask_first --num_samples_per_class {sizes.per_class}",
+        "mask_to_image": f"--masks {run}/real --split {sizes.split} --draws {sizes.images_a_mask}",
+        "image_to_mask": f"--images {run}/real --split {sizes.split} --draws {sizes.masks_an_image} "
         f"--steps {sizes.mask_steps}",
+    }
+    base = f"generate_synthetic.py --checkpoint_path {run}/checkpoints/best_model.pth"
+    return {
+        mode: f"{base} --output_dir {run}/{named(f'mode_{mode}', sizes.split)} {flags}" for mode, flags in given.items()
     }
 
 
-def run_all(lines: dict[str, str], run: Path) -> dict[str, float]:
+def run_all(lines: dict[str, str], run: Path, split: str) -> dict[str, float]:
     """Run every command; returns the seconds of those that drew something now, and of earlier calls otherwise."""
-    file = run / "directions_seconds.json"
+    file = run / named("directions_seconds.json", split)
     for name, line in lines.items():
         known = json.loads(file.read_text()) if file.exists() else {}
         if name in known:
@@ -94,19 +104,19 @@ class Judge:
         return found, true_masks(data)
 
 
-def images_follow_masks(judge: Judge, run: Path, size: int) -> dict[str, Any]:
-    """Agreement of the judge with the given masks, with shuffled ones, and with those of real test images.
+def images_follow_masks(judge: Judge, run: Path, size: int, split: str) -> dict[str, Any]:
+    """Agreement of the judge with the given masks, with shuffled ones, and with those of real images of the split.
 
     Shuffled: image i is drawn from the mask of another picture and judged against mask i.
     """
-    drawn = read_pairs(run / "mode_mask_to_image")
+    drawn = read_pairs(run / named("mode_mask_to_image", split))
     found, given = judge.masks(drawn, size)
     origin = np.array([r.id.rpartition("_")[0] for r in drawn.records])
     order = np.random.default_rng(0).permutation(len(found))
     partner = np.roll(order, 1)[np.argsort(order)]  # one cycle through all draws: none is its own partner
     other = origin[partner] != origin
     right, shuffled = np.array(dice(found, given)), np.array(dice(found[partner], given))
-    real_found, real_masks = judge.masks(read_pairs(run / "real").select("test"), size)
+    real_found, real_masks = judge.masks(read_pairs(run / "real").select(split), size)
 
     def by_mask(values: np.ndarray) -> list[float]:
         """Means over the images of each mask, which are no independent cases."""
@@ -121,26 +131,26 @@ def images_follow_masks(judge: Judge, run: Path, size: int) -> dict[str, Any]:
     }
 
 
-def masks_follow_images(judge: Judge, run: Path, size: int) -> dict[str, Any]:
-    """Dice against the true masks of test images: one draw, the consensus, the one-call estimate, and the judge."""
-    test = read_pairs(run / "real").select("test")
-    data = load_tensors(test, size, what="test split")
+def masks_follow_images(judge: Judge, run: Path, size: int, split: str) -> dict[str, Any]:
+    """Dice against the true masks of a split: one draw, the consensus, the one-call estimate, and the judge."""
+    real = read_pairs(run / "real").select(split)
+    data = load_tensors(real, size, what=f"{split} split")
     true = true_masks(data)
-    folder = run / "mode_image_to_mask"
+    folder = run / named("mode_image_to_mask", split)
 
     def read(pattern: str) -> np.ndarray:
-        pictures = [cv2.imread(str(folder / pattern.format(r.id)), cv2.IMREAD_GRAYSCALE) for r in test.records]
+        pictures = [cv2.imread(str(folder / pattern.format(r.id)), cv2.IMREAD_GRAYSCALE) for r in real.records]
         return np.stack([cv2.resize(p, (size, size), interpolation=cv2.INTER_AREA) for p in pictures]) >= 128
 
-    draws = len(list((folder / "draws").glob(f"{test.records[0].id}_*.png")))
+    draws = len(list((folder / "draws").glob(f"{real.records[0].id}_*.png")))
     values = {
         "one draw": dice(read("draws/{}_000.png"), true),
         "consensus": dice(read("masks/{}.png"), true),
         "one call": dice(read("one_call/{}.png"), true),
-        "segmentation network": dice(judge.masks(test, size)[0], true),
+        "segmentation network": dice(judge.masks(real, size)[0], true),
     }
     rows = {row.split(",")[0]: float(row.split(",")[5]) for row in (folder / "masks.csv").read_text().splitlines()[1:]}
-    agreement = [rows[r.id] for r in test.records]
+    agreement = [rows[r.id] for r in real.records]
     doubt = spearmanr(agreement, values["consensus"])
     return {
         "images": len(true),
@@ -151,24 +161,26 @@ def masks_follow_images(judge: Judge, run: Path, size: int) -> dict[str, Any]:
     }
 
 
-def measure(run: Path, seconds: dict[str, float], lines: dict[str, str]) -> dict[str, Any]:
+def measure(run: Path, seconds: dict[str, float], lines: dict[str, str], split: str) -> dict[str, Any]:
     """All figures of the page."""
     scores = json.loads((run / "segmentation_real" / "seed_0" / "scores.json").read_text())
     size = int(scores["img_size"])
     judge = Judge(run / "segmentation_real" / "seed_0")
     summary = json.loads((run / "checkpoints" / "summary.json").read_text())
     redrawn = {
-        mode: json.loads((run / f"mode_{mode}" / "class_balance.json").read_text()) for mode in ("joint", "mask_first")
+        mode: json.loads((run / named(f"mode_{mode}", split) / "class_balance.json").read_text())
+        for mode in ("joint", "mask_first")
     }
     return {
+        "split": split,
         "commands": lines,
         "seconds": seconds,
         "size": size,
         "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
         "train": {k: summary[k] for k in ("steps", "seconds", "parameters", "config")},
         "judge": {"steps": scores["steps"], "model": scores["config"]["model"]},
-        "images_follow_masks": images_follow_masks(judge, run, size),
-        "masks_follow_images": masks_follow_images(judge, run, size),
+        "images_follow_masks": images_follow_masks(judge, run, size, split),
+        "masks_follow_images": masks_follow_images(judge, run, size, split),
         "redrawn": redrawn,
     }
 
@@ -180,13 +192,13 @@ def cell(value: dict[str, float]) -> str:
 def page(found: dict[str, Any]) -> str:
     """The report, as Markdown."""
     train, follow, back = found["train"], found["images_follow_masks"], found["masks_follow_images"]
-    config = train["config"]
+    config, split = train["config"], found.get("split", "test")
     verdict = "passes" if follow["drop"]["low"] > REQUIRED_DROP else "FAILS"
     doubt = back["rank_correlation_of_agreement_and_dice"]
     lines = [
         "# Every direction of one checkpoint, real BUSI",
         "",
-        "Written by `python benchmarks/directions.py --table_only` from the run's directions.json.",
+        f"Written by `python benchmarks/directions.py --split {split} --table_only` from the run's directions JSON.",
         f"Machine: {found['machine']}.",
         f"Checkpoint: {train['parameters'] / 1e6:.1f} M parameters, {config['img_size']} px, {train['steps']} steps of "
         f"{config['batch_size']} in {config['precision']}, seed {config['seed']}.",
@@ -195,7 +207,7 @@ def page(found: dict[str, Any]) -> str:
         "",
         "## Does the image follow the mask?",
         "",
-        f"{follow['images']} images drawn for the masks of the test split, which neither network was trained on. "
+        f"{follow['images']} images drawn for the masks of the {split} split, which neither network was trained on. "
         "Shuffled: each image",
         "is drawn from the mask of another picture. A model that ignores the mask would score alike in both rows.",
         "",
@@ -204,11 +216,11 @@ def page(found: dict[str, Any]) -> str:
         f"| drawn for this mask | {cell(follow['right'])} |",
         f"| drawn for another mask (shuffled) | {cell(follow['shuffled'])} |",
         f"| drop | {cell(follow['drop'])}: {verdict} (at least {REQUIRED_DROP} required, by the lower end) |",
-        f"| real test images | {cell(follow['real'])} |",
+        f"| real {split} images | {cell(follow['real'])} |",
         "",
         "## Does the mask follow the image?",
         "",
-        f"Masks of the {back['images']} test images, {back['draws']} draws each; no class is told.",
+        f"Masks of the {back['images']} {split} images, {back['draws']} draws each; no class is told.",
         "",
         "| mask | Dice with the true mask |",
         "|---|---|",
@@ -225,7 +237,7 @@ def page(found: dict[str, Any]) -> str:
         lines += [f"### {mode}", "", f"`python {command}` ({found['seconds'][mode]:.0f} s with start-up)", ""]
         if mode in found["redrawn"]:
             lines += [f"Masks drawn again: {json.dumps(found['redrawn'][mode]['masks_redrawn'])}.", ""]
-        lines += [f"![{mode}](directions_{mode}.png)", ""]
+        lines += [f"![{mode}]({named(f'directions_{mode}.png', split)})", ""]
     return "\n".join(lines)
 
 
@@ -237,19 +249,22 @@ def main() -> None:
     parser.add_argument("--masks_an_image", type=int, default=4)
     parser.add_argument("--mask_steps", type=int, default=10, help="noise levels of image_to_mask")
     parser.add_argument("--table_only", action="store_true")
+    parser.add_argument("--split", choices=("val", "test"), default="test", help="whose masks and images are given")
     sizes = parser.parse_args()
-    run = Path(sizes.run_dir)
+    run, split = Path(sizes.run_dir), sizes.split
     results = ROOT / "docs" / "results"
-    record = run / "directions.json"
+    record = run / named("directions.json", split)
     if not sizes.table_only:
         lines = commands(sizes.run_dir, sizes)
-        record.write_text(json.dumps(measure(run, run_all(lines, run), lines), indent=2))
-    notes = results / "directions_notes.md"  # written by hand
+        record.write_text(json.dumps(measure(run, run_all(lines, run, split), lines, split), indent=2))
+    notes = results / named("directions_notes.md", split)  # written by hand
     text = page(json.loads(record.read_text())) + "\n" + (notes.read_text() if notes.is_file() else "")
-    (results / "directions.md").write_text(text)
+    target = results / named("directions.md", split)
+    target.write_text(text)
     for mode in MODES:
-        shutil.copyfile(run / f"mode_{mode}" / "contact_sheet.png", results / f"directions_{mode}.png")
-    print((results / "directions.md").read_text())
+        sheet = run / named(f"mode_{mode}", split) / "contact_sheet.png"
+        shutil.copyfile(sheet, results / named(f"directions_{mode}.png", split))
+    print(target.read_text())
 
 
 if __name__ == "__main__":
