@@ -5,8 +5,8 @@
 `run_dir` holds `real/` (phase 1), `checkpoints/` (phase 2) and `segmentation_real/seed_0/` (phase 5 on `real/`), as
 benchmarks/busi_128_cpu.py leaves them. Draws in all four modes, scores, and writes docs/results/directions.md with one
 sheet a mode and directions.json beside the draws. With `--table_only` it writes page and sheets from the JSON alone.
-Nothing here is learnt or chosen: test pictures are only scored. While something is still to be chosen, `--split val` asks the
-same of val, in folders and a page of its own (directions_val.md).
+Nothing here is learnt or chosen: test pictures are only scored. While something is still to be chosen, `--split val`
+asks the same of val, in folders and a page of its own (directions_val.md).
 """
 
 from __future__ import annotations
