@@ -25,6 +25,7 @@ from medsegdiff.errors import UserError
 from medsegdiff.locks import locked
 from medsegdiff.training import state as state_module
 from medsegdiff.training import train as train_module
+from medsegdiff.training.loop import lr_factor
 from medsegdiff.training.sampling import draw_indices
 from medsegdiff.training.state import begin_run, latest_state, save_state
 from medsegdiff.training.train import DiffusionTrainer, train
@@ -145,6 +146,7 @@ def test_first_steps_are_on_smaller_pictures(data: Path, tmp_path: Path, monkeyp
     one.total_steps = STEPS
     sides = [one._batch(4 * step, step)[0].shape[-1] for step in range(STEPS)]
     assert sides == [8, 8, 8, 16, 16, 16]
+    assert one.train_step(4)["lr"] == pytest.approx(3e-3 * lr_factor(4, 2, STEPS, cheap=3, price=0.25))
     inside = [float((part.masks > 127).float().mean()) for part in (one.small, one.resident)]
     slopes = [float(part.masks.float().diff(dim=3).abs().max()) for part in (one.small, one.resident)]
     assert inside[0] == pytest.approx(inside[1], rel=0.2)
