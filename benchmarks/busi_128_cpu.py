@@ -90,7 +90,7 @@ def dice_table(run: Path) -> list[str]:
         "| minus real only | relative Dice |",
         "|---" * 9 + "|",
     ]
-    for arm, title in ARMS.items():
+    for arm, title in finished(run).items():
         folder = run / f"segmentation_{arm}"
         scores = read_json(folder / SCORES_FILE)
         test = scores["test"]
@@ -179,9 +179,14 @@ def training_lines(run: Path) -> list[str]:
     ]
 
 
+def finished(run: Path) -> dict[str, str]:
+    """The arms that have scores, with what the page calls them."""
+    return {arm: title for arm, title in ARMS.items() if (run / f"segmentation_{arm}" / SCORES_FILE).is_file()}
+
+
 def seeds_of(run: Path) -> list[int]:
-    """Seeds of the segmentation networks that all arms have; `SystemExit` where they have not the same ones."""
-    found = {tuple(read_json(run / f"segmentation_{arm}" / SCORES_FILE)["runs"]) for arm in ARMS}
+    """Seeds of the segmentation networks that all finished arms have; `SystemExit` where these are not the same."""
+    found = {tuple(read_json(run / f"segmentation_{arm}" / SCORES_FILE)["runs"]) for arm in finished(run)}
     if len(found) > 1:
         raise SystemExit(f"error: arms with other seeds: {found}; run this without --table_only")
     return [int(name.rpartition("_")[2]) for name in found.pop()]
@@ -200,11 +205,13 @@ def write_report(run: Path, lines: dict[str, str], seeds: list[int]) -> Path:
     counts = [", ".join(f"{n} {c}" for c, n in described[k]["pairs"].items()) for k in ("real", "synthetic")]
     pairs = f"{counts[0]} real and {counts[1]} synthetic pairs."
     timed = [f"| {seconds[name]:.0f} | `python {line}` |" for name, line in lines.items() if name in seconds]
+    missing = [title for arm, title in ARMS.items() if arm not in finished(run)]
     sections = {
         "Does it help a segmentation network?": [
             recipe,
             "",
             *dice_table(run),
+            *([f"\nNot run yet: {', '.join(missing)}."] if missing else []),
         ],
         "What the evaluation says": verdict_lines(run),
         "Class balance": balance_lines(run),

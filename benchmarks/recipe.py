@@ -58,7 +58,7 @@ QUESTIONS: dict[str, dict[str, Flags]] = {
         },
     },
     "use of the time": {
-        "full size only": {"small_share": 0},
+        "four fifths of the steps small": {"small_share": 0.8},
         "half of the steps small": {"small_share": 0.5},
         "96 channels": {"model.model_channels": 96},
         "48 channels": {"model.model_channels": 48},

@@ -89,7 +89,7 @@ class TrainConfig:
     img_size: int = 256  # side of the square that pictures are squashed to, pixels; a multiple of what the model needs
     batch_size: int = 8  # pairs an optimiser step and accumulation part
     accumulate: int = 1  # batches an optimiser step
-    small_share: float = 0.7  # share of the steps that come first, with pictures of half the size (64 or more); 0: none
+    small_share: float = 0.0  # share of the steps that come first, with pictures of half the size (64 or more); 0: none
     num_epochs: int = 100  # passes over as many pairs as the train split holds
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: orthogonalised steps for matrices within the network
     lr: float = 1e-4  # peak learning rate of AdamW

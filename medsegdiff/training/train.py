@@ -146,7 +146,7 @@ def _train(config: TrainConfig, pairs: PairSet, processes: Together, found: bool
         text = "the first %d steps are on pictures of %d pixels; val is looked at when they are done"
         logger.info(text, trainer.small_steps, trainer.small.images.shape[-1])
         trainer.room.check(config)
-    elif config.small_share not in (0, TrainConfig.small_share):
+    elif config.small_share:
         logger.info("all steps are on pictures of %d pixels: half of that does not suit", config.img_size)
     loop = LoopConfig(
         output_dir=output,
