@@ -18,7 +18,7 @@ not measure the variance between runs: on average the bootstrap finds (S - 1) / 
 leaves the range of the runs there are. Where runs alone differ, and pictures hardly matter, the interval of three runs
 is their range, from lowest to highest, and holds the true mean in about 75 % of cases rather than 95 % (all three lie
 on one side of it with probability 2 / 2^3). Where the spread over pictures outweighs that over runs, as it does for
-the mean of an arm on a hundred pictures, this hardly shows. It shows most in a paired `difference`, from which the
+the mean of an arm on a hundred pictures, this hardly shows. It shows most in a paired `contrast`, from which the
 spread over pictures is gone. The runs themselves are therefore told beside every interval (`summary.per_run_means`).
 
 Nothing here speaks of other training data: all runs learnt from the same pictures.
@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -68,56 +69,41 @@ def interval(runs: Sequence[Columns], measure: Measure, clusters: Sequence[str],
     return _percentiles(_mean(runs, measure), draws, len(clusters), len(runs))
 
 
-def difference(
+class Contrast(NamedTuple):
+    """One arm against another, paired by picture."""
+
+    difference: Interval  # the arm minus the baseline
+    ratio: Interval  # the arm over the baseline; undefined where the baseline is 0
+
+
+def contrast(
     runs: Sequence[Columns],
     baseline_runs: Sequence[Columns],
     measure: Measure,
     clusters: Sequence[str],
     resamples: int,
     seed: int,
-) -> Interval:
-    """`measure` of `runs` minus that of `baseline_runs`, each averaged over its runs, and the interval of that.
+) -> Contrast:
+    """`measure` of `runs` minus and over that of `baseline_runs`, each averaged over its runs, and their intervals.
 
     Paired by picture, which takes out how hard the pictures are: both arms are measured on the same drawn pictures.
     Runs of the arms are drawn independently, as a seed has no meaning across arms that were trained on different data.
     Raises `ValueError` as `interval` does.
     """
-    return _against(runs, baseline_runs, measure, clusters, resamples, seed, np.subtract)
-
-
-def ratio(
-    runs: Sequence[Columns],
-    baseline_runs: Sequence[Columns],
-    measure: Measure,
-    clusters: Sequence[str],
-    resamples: int,
-    seed: int,
-) -> Interval:
-    """`measure` of `runs` over that of `baseline_runs`, as `difference`; undefined where that of the latter is 0."""
-    return _against(runs, baseline_runs, measure, clusters, resamples, seed, _over)
+    _check(runs, clusters)
+    _check(baseline_runs, clusters)
+    table = _table([*runs, *baseline_runs], measure, clusters, resamples, seed)
+    ours, others = _draw_runs(table[:, : len(runs)], seed, RUNS), _draw_runs(table[:, len(runs) :], seed, BASELINE_RUNS)
+    our_mean, other_mean = (np.array([_mean(arm, measure)]) for arm in (runs, baseline_runs))
+    counts = len(clusters), min(len(runs), len(baseline_runs))
+    return Contrast(
+        _percentiles(float((our_mean - other_mean)[0]), ours - others, *counts),
+        _percentiles(float(_over(our_mean, other_mean)[0]), _over(ours, others), *counts),
+    )
 
 
 def _over(ours: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.divide(ours, others, out=np.full_like(ours, np.nan), where=others != 0)
-
-
-def _against(
-    runs: Sequence[Columns],
-    baseline_runs: Sequence[Columns],
-    measure: Measure,
-    clusters: Sequence[str],
-    resamples: int,
-    seed: int,
-    compared: Callable[[np.ndarray, np.ndarray], np.ndarray],
-) -> Interval:
-    """What `compared` says of both arms' means, of all pictures and of each resample."""
-    _check(runs, clusters)
-    _check(baseline_runs, clusters)
-    table = _table([*runs, *baseline_runs], measure, clusters, resamples, seed)
-    ours, others = table[:, : len(runs)], table[:, len(runs) :]
-    draws = compared(_draw_runs(ours, seed, RUNS), _draw_runs(others, seed, BASELINE_RUNS))
-    means = [np.array([_mean(arm, measure)]) for arm in (runs, baseline_runs)]
-    return _percentiles(float(compared(*means)[0]), draws, len(clusters), min(len(runs), len(baseline_runs)))
 
 
 def _check(runs: Sequence[Columns], clusters: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from medsegdiff.scoring.intervals import Columns, Measure, difference, interval, ratio
+from medsegdiff.scoring.intervals import Columns, Measure, contrast, interval
 from medsegdiff.scoring.rows import columns
 
 ALL = "all"  # the scope of all pictures
@@ -88,8 +88,7 @@ def compare(
         everything = np.arange(len(index))
         result[scope] = {}
         for name, measure in measures.items():
-            found = difference(ours, others, measure, clusters, resamples, seed)
-            share = ratio(ours, others, measure, clusters, resamples, seed)
+            found, share = contrast(ours, others, measure, clusters, resamples, seed)
             if not math.isnan(found.mean):
                 result[scope][name] = {
                     "run": float(np.mean([measure(table, everything) for table in ours])),

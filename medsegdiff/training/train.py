@@ -251,8 +251,12 @@ class DiffusionTrainer:
     @property
     def small_steps(self) -> int:
         """Steps before the pictures have their full size."""
-        grows = self.small.images.shape[-1] < self.config.img_size
-        return int(self.config.small_share * self.total_steps) if grows else 0
+        return int(self.config.small_share * self.total_steps) if self.small_price < 1 else 0
+
+    @property
+    def small_price(self) -> float:
+        """Work of a step on small pictures, share of one at full size: by their pixels."""
+        return float(self.small.images.shape[-1] / self.config.img_size) ** 2
 
     def card(self, step: int, scores: dict[str, float] | None = None) -> ModelCard:
         """What travels with the weights of `step`."""
@@ -332,8 +336,8 @@ class DiffusionTrainer:
     def _step(self, step: int) -> Scalars:
         config = self.config
         self.denoiser.train()
-        price = (self.small.images.shape[-1] / config.img_size) ** 2
-        factor = lr_factor(step, config.warmup_steps, self.total_steps, cheap=self.small_steps, price=price)
+        cheap, price = self.small_steps, self.small_price
+        factor = lr_factor(step, config.warmup_steps, self.total_steps, cheap=cheap, price=price)
         for group, peak in zip(self.optimiser.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         total = torch.zeros(2, device=self.device)

@@ -17,8 +17,8 @@ TRAINING = (
         "small_steps_count_in_full",
         "the learning rate has nearly decayed when pictures get their full size",
         "training/train.py",
-        "self.total_steps, cheap=self.small_steps, price=price)",
-        "self.total_steps, cheap=self.small_steps, price=1.0)",
+        "self.total_steps, cheap=cheap, price=price)",
+        "self.total_steps, cheap=cheap, price=1.0)",
         ("test_first_steps_are_on_smaller_pictures",),
     ),
     Damage(

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from medsegdiff.scoring.intervals import Columns, Interval, difference, interval, mean_of, ratio
+from medsegdiff.scoring.intervals import Columns, Interval, contrast, interval, mean_of
 
 MEAN = mean_of("score")
 
@@ -81,7 +81,7 @@ def test_a_resample_is_whole_clusters_the_same_for_all_runs() -> None:
     clusters = list("cabcbc")
     members = {name: [i for i, c in enumerate(clusters) if c == name] for name in "abc"}
     seen = Recorder()
-    difference([run_of([k] * 6) for k in (0, 1)], [run_of([2] * 6)], seen, clusters, 30, seed=0)
+    contrast([run_of([k] * 6) for k in (0, 1)], [run_of([2] * 6)], seen, clusters, 30, seed=0)
     drawn = {
         run: [index for who, index in seen.asked if who == run and sorted(index) != list(range(6))] for run in range(3)
     }
@@ -124,9 +124,9 @@ def test_the_seed_decides() -> None:
 def test_difference_is_paired_by_picture() -> None:
     """Every picture 0.1 better: no width. Fails if the arms are measured on different pictures, or the sign turns."""
     hard = np.random.default_rng(0).random(25)
-    found = difference([run_of(hard + 0.1)], [run_of(hard)], MEAN, alone(25), 300, seed=0)
+    found = contrast([run_of(hard + 0.1)], [run_of(hard)], MEAN, alone(25), 300, seed=0).difference
     assert [found.mean, found.low, found.high] == pytest.approx([0.1] * 3)
-    same = difference([run_of(hard)], [run_of(hard)], MEAN, alone(25), 300, seed=0)
+    same = contrast([run_of(hard)], [run_of(hard)], MEAN, alone(25), 300, seed=0).difference
     assert same == Interval(0.0, 0.0, 0.0, 25, 1)
 
 
@@ -134,11 +134,11 @@ def test_ratio_is_paired_by_picture() -> None:
     """Every picture 0.9 of the other: no width. Fails if the arms are measured on different pictures, change places, or
     the ratios of pictures are averaged; and if a baseline of 0 gives a number."""
     hard = np.random.default_rng(0).random(25)
-    found = ratio([run_of(0.9 * hard)], [run_of(hard)], MEAN, alone(25), 300, seed=0)
+    found = contrast([run_of(0.9 * hard)], [run_of(hard)], MEAN, alone(25), 300, seed=0).ratio
     assert [found.mean, found.low, found.high] == pytest.approx([0.9] * 3)
-    shifted = ratio([run_of(hard + 0.1)], [run_of(hard)], MEAN, alone(25), 300, seed=0)
+    shifted = contrast([run_of(hard + 0.1)], [run_of(hard)], MEAN, alone(25), 300, seed=0).ratio
     assert shifted.mean == pytest.approx((hard.mean() + 0.1) / hard.mean())
-    nothing = ratio([run_of([1, 1])], [run_of([0, 1])], MEAN, alone(2), 300, seed=0)
+    nothing = contrast([run_of([1, 1])], [run_of([0, 1])], MEAN, alone(2), 300, seed=0).ratio
     assert nothing.undefined == pytest.approx(0.25, abs=0.1)
 
 
@@ -146,9 +146,9 @@ def test_runs_of_two_arms_are_drawn_apart() -> None:
     """The same two runs, 0 and 1, in both arms: differences reach from -1 to 1. Fails if runs are paired by seed, which
     would find no doubt at all."""
     runs = [run_of([value] * 5) for value in (0, 1)]
-    found = difference(runs, runs, MEAN, alone(5), 500, seed=0)
+    found = contrast(runs, runs, MEAN, alone(5), 500, seed=0).difference
     assert [found.mean, found.low, found.high] == pytest.approx([0, -1, 1])
-    three = difference([*runs, runs[0]], runs, MEAN, alone(5), 500, seed=0)
+    three = contrast([*runs, runs[0]], runs, MEAN, alone(5), 500, seed=0).difference
     assert three.runs == 2
 
 
@@ -195,5 +195,5 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"columns of \[2, 3\]"):
         interval([run, run_of([1, 2])], MEAN, alone(3), 10, seed=0)
     with pytest.raises(ValueError, match="needs a run"):
-        difference([run], [], MEAN, alone(3), 10, seed=0)
+        contrast([run], [], MEAN, alone(3), 10, seed=0)
     assert dataclasses.astuple(interval([run], MEAN, ["a"] * 3, 10, seed=0)) == (2, 2, 2, 3, 1, 0)
