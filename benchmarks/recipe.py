@@ -38,13 +38,13 @@ QUESTIONS: dict[str, dict[str, Flags]] = {
     "noise process": {
         "ddpm_linear": {"diffusion.process": "ddpm"},
         "ddpm_cosine": {"diffusion.process": "ddpm", "diffusion.beta_schedule": "cosine"},
-        "higher noise": {"diffusion.image_p_mean": 0.5, "diffusion.mask_p_mean": 0.5},
-        "lower noise": {"diffusion.image_p_mean": -0.5, "diffusion.mask_p_mean": -0.5},
+        "higher noise": {"diffusion.image_p_mean": 1, "diffusion.mask_p_mean": 1},
+        "lower noise": {"diffusion.image_p_mean": 0, "diffusion.mask_p_mean": 0},
     },
     "mask": {
         "half the weight": {"diffusion.mask_weight": 0.5},
         "double weight": {"diffusion.mask_weight": 2},
-        "signed distance": {"diffusion.mask_radius": 8},
+        "binary": {"diffusion.mask_radius": 0},
     },
     "augmentation told to the network": {"none": {"told_share": 0}, "four fifths": {"told_share": 0.8}},
     "conditional draws": {
@@ -58,8 +58,10 @@ QUESTIONS: dict[str, dict[str, Flags]] = {
         },
     },
     "use of the time": {
-        "four fifths of the steps small": {"small_share": 0.8},
-        "half of the steps small": {"small_share": 0.5},
+        "one network for all noise": {"model.coarse_factor": 1, "model.coarse_channels": 96},
+        "a quarter of the size for high noise": {
+            "model.coarse_factor": 4, "model.coarse_patch": 2, "model.coarse_sigma": 3,
+        },
         "96 channels": {"model.model_channels": 96},
         "48 channels": {"model.model_channels": 48},
         "muon": {"optimizer": "muon", "lr": 1e-3},
@@ -95,33 +97,29 @@ def settings(data: str, output: Path, flags: Flags) -> TrainConfig:
 
 
 def step_times(options: argparse.Namespace, names: list[str]) -> dict[str, float]:
-    """Seconds a pair of each arm's training steps, small pictures and large: medians of rounds, the arms in turns."""
+    """Seconds a pair of a training step of each arm: medians of rounds, the arms in turns.
+
+    Every round is a step of its own, since what a pair costs depends on the noise levels that a step draws.
+    """
     pairs = read_pairs(Path(options.real_data))
     trainers = {
         n: DiffusionTrainer(settings(options.real_data, options.run_dir / "speed", arms()[n]), pairs) for n in names
     }
-    total = 10 * options.rounds + 10
-    times: dict[str, dict[str, list[float]]] = {name: {"first": [], "last": []} for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(options.rounds + 1):
         for name, trainer in trainers.items():
-            trainer.total_steps = total
-            for part, step in (("first", turn), ("last", total - 1 - turn)):
-                started = time.perf_counter()
-                trainer.train_step(step)
-                if turn:  # the first one warms up
-                    times[name][part].append((time.perf_counter() - started) / trainer.config.batch_size)
-    found = {}
-    for name, parts in times.items():
-        small = trainers[name].small_steps / total
-        first, last = (statistics.median(parts[part]) for part in ("first", "last"))
-        found[name] = small * first + (1 - small) * last
-    return found
+            started = time.perf_counter()
+            trainer.train_step(turn)
+            if turn:  # the first one warms up
+                times[name].append((time.perf_counter() - started) / trainer.config.batch_size)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def shape_of(flags: Flags) -> str:
-    """What of the flags changes the cost of a step."""
-    costly = ("backbone", "batch_size", "optimizer", "small_share")
-    return json.dumps({k: v for k, v in flags.items() if k.startswith("model.") or k in costly})
+    """What of the flags changes the cost of a step; noise levels do, as pairs of high noise are cheaper."""
+    costly, free = ("backbone", "batch_size", "optimizer"), ("diffusion.mask_weight", "diffusion.mask_radius")
+    found = {k: v for k, v in flags.items() if k.startswith(("model.", "diffusion.")) or k in costly}
+    return json.dumps({k: v for k, v in found.items() if k not in free})
 
 
 def costs(options: argparse.Namespace, names: list[str]) -> dict[str, float]:

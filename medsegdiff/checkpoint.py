@@ -17,7 +17,7 @@ from torch import Tensor
 from medsegdiff import __version__
 from medsegdiff.config import DiffusionConfig, ModelConfig
 from medsegdiff.diffusion.codec import PairCodec
-from medsegdiff.diffusion.denoiser import Denoiser
+from medsegdiff.diffusion.denoiser import Coarse, Denoiser
 from medsegdiff.errors import UserError
 from medsegdiff.files import write_bytes
 from medsegdiff.models.backbones import build_backbone
@@ -49,8 +49,13 @@ def build_denoiser(card: ModelCard) -> Denoiser:
     """A fresh network of the size that the card tells."""
     modality = card.codec.modality
     backbone = build_backbone(card.backbone, card.img_size, modality.tolist(), card.model)
-    backbone = backbone.to(memory_format=torch.channels_last)
-    return Denoiser(backbone, modality, card.diffusion.sigma_data)
+    coarse, m = None, card.model
+    if m.coarse_factor > 1:
+        smaller = dataclasses.replace(m, patch_size=m.coarse_patch, model_channels=m.coarse_channels)
+        network = build_backbone(card.backbone, card.img_size // m.coarse_factor, modality.tolist(), smaller)
+        coarse = Coarse(network, m.coarse_factor, m.coarse_sigma)
+    denoiser = Denoiser(backbone, modality, card.diffusion.sigma_data, coarse)
+    return denoiser.to(memory_format=torch.channels_last)
 
 
 def save_checkpoint(path: Path, weights: dict[str, Tensor], card: ModelCard) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  (the field's usual name)
 
 from medsegdiff.diffusion.condition import Condition
 
@@ -20,18 +21,50 @@ def expand_levels(sigma: Tensor, modality: Tensor, ndim: int) -> Tensor:
     return by_channel.view(*by_channel.shape, *[1] * (ndim - 2))
 
 
+class Coarse(nn.Module):
+    """A network for high noise, which works on pictures `factor` times smaller, since there is no finer detail to see.
+
+    Averaging squares of factor x factor pixels divides the noise by `factor` and hardly touches what can be told
+    beneath it, so that D(x, sigma) is about the enlarged D(averaged x, sigma / factor), at a fraction of the cost. In
+    the manner of cascades (Ho et al. 2022, "Cascaded diffusion models"; Gu et al. 2022, "f-DM"), but within one
+    denoiser: samplers, guidance and losses see pictures of full size only.
+    """
+
+    def __init__(self, backbone: nn.Module, factor: int, sigma: float) -> None:
+        super().__init__()
+        self.backbone, self.factor, self.sigma = backbone, factor, sigma
+
+    def reduced(self, x: Tensor) -> Tensor:
+        """(B, C, S, S) -> (B, C, S / factor, S / factor)."""
+        return F.avg_pool2d(x, self.factor)
+
+    def enlarged(self, y: Tensor) -> Tensor:
+        """(B, C, s, s) -> (B, C, s factor, s factor): smooth, and `reduced` gives y again."""
+        smooth = F.interpolate(y, scale_factor=self.factor, mode="bilinear")
+        return smooth + F.interpolate(y - self.reduced(smooth), scale_factor=self.factor, mode="nearest")
+
+    def serves(self, sigma: Tensor) -> Tensor:
+        """(B,) of levels (B, M): whether every level that is not 0 is high, and not all are 0."""
+        noisy = sigma > 0
+        return noisy.any(dim=1) & ((sigma >= self.sigma) | ~noisy).all(dim=1)
+
+
 class Denoiser(nn.Module):
     """D(x, sigma, cond) = c_skip x + c_out F(c_in x, c_noise, cond): the expected clean channels.
 
     `backbone` maps (B, C, *S), (B, M), `Condition` to (B, C, *S); `modality` (C,) says which modality a channel
-    belongs to. A clean channel (sigma = 0) comes back unchanged, to the bit.
+    belongs to. A clean channel (sigma = 0) comes back unchanged, to the bit. Pairs that `coarse` serves are given to it
+    instead.
     """
 
     modality: Tensor
 
-    def __init__(self, backbone: nn.Module, modality: Tensor, sigma_data: float = 0.5) -> None:
+    def __init__(
+        self, backbone: nn.Module, modality: Tensor, sigma_data: float = 0.5, coarse: Coarse | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.coarse = coarse
         self.sigma_data = sigma_data
         self.register_buffer("modality", modality, persistent=False)
         self.modalities = int(modality.max()) + 1
@@ -51,10 +84,48 @@ class Denoiser(nn.Module):
         c_noise = sigma.clamp(min=LOG_FLOOR).log() / 4
         return c_skip, c_out, c_in, c_noise
 
-    def forward(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
-        """(B, C, *S) denoised estimate of noisy channels x at levels sigma (B, M)."""
+    def forward(self, x: Tensor, sigma: Tensor, cond: Condition, high: int | None = None) -> Tensor:
+        """(B, C, *S) denoised estimate of noisy channels x at levels sigma (B, M).
+
+        `high`: how many pairs `coarse` serves, where they are known to come first (`by_network`); a GPU need not be
+        asked then.
+        """
+        if self.coarse is None:
+            return self._finely(x, sigma, cond)
+        if high is not None:
+            return self._by_both(x, sigma, cond, high)
+        order, high = self.by_network(sigma)
+        back = order.argsort()
+        return self._by_both(x[order], sigma[order], cond.rows(order), high)[back]
+
+    def by_network(self, sigma: Tensor) -> tuple[Tensor, int]:
+        """Of levels (B, M), the order (B,) that brings first what `coarse` serves, and how many pairs these are."""
+        if self.coarse is None:
+            return torch.arange(len(sigma), device=sigma.device), 0
+        served = self.coarse.serves(sigma)
+        return served.int().argsort(descending=True, stable=True), int(served.sum())
+
+    def _by_both(self, x: Tensor, sigma: Tensor, cond: Condition, high: int) -> Tensor:
+        parts = []
+        for first, last, network in ((0, high, self._coarsely), (high, len(x), self._finely)):
+            # In training each network sees a pair, for nothing if need be: processes that train together wait for the
+            # gradients of all weights
+            if first < last or self.training:
+                rows = slice(first, last) if first < last else slice(0, 1)
+                parts.append(network(x[rows], sigma[rows], cond.rows(rows))[: last - first])
+        return torch.cat(parts)
+
+    def _estimate(self, backbone: nn.Module, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
         levels = expand_levels(sigma, self.modality, x.ndim)
         c_skip, c_out, c_in, _ = self.coefficients(levels)
         c_noise = self.coefficients(sigma)[3]
-        output: Tensor = self.backbone(c_in * x, c_noise, cond)
+        output: Tensor = backbone(c_in * x, c_noise, cond)
         return c_skip * x + c_out * output.to(x.dtype)
+
+    def _finely(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
+        return self._estimate(self.backbone, x, sigma, cond)
+
+    def _coarsely(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
+        assert self.coarse is not None
+        small = self._estimate(self.coarse.backbone, self.coarse.reduced(x), sigma / self.coarse.factor, cond)
+        return torch.where(expand_levels(sigma, self.modality, x.ndim) > 0, self.coarse.enlarged(small), x)

@@ -100,11 +100,6 @@ class Room:
         torch.autograd.grad(loss, weights, allow_unused=True)
         del room
 
-    def check(self, config: TrainConfig) -> None:
-        """Raise `UserError` where memory does not hold a batch of full-size pictures, which may come hours later."""
-        if not fits(lambda pairs: self.try_batch(pairs, config), config.batch_size // self.processes.count):
-            raise self.too_large(config)
-
     def largest(self, start: int, config: TrainConfig) -> int:
         """The largest batch of all processes up to `start` of which the memory of this one holds its share."""
         count = self.processes.count

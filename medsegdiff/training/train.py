@@ -41,7 +41,7 @@ from medsegdiff.training.memory import Room, out_of_memory
 from medsegdiff.training.muon import build_optimiser
 from medsegdiff.training.processes import Together
 from medsegdiff.training.sampling import draw_indices
-from medsegdiff.training.settings import check_settings, first_size
+from medsegdiff.training.settings import check_settings
 from medsegdiff.training.state import begun_run, refuse_other_run
 from medsegdiff.training.watch import Watch
 
@@ -142,17 +142,10 @@ def _train(config: TrainConfig, pairs: PairSet, processes: Together, found: bool
         n, len(trainer.val_set), f"{parameters / 1e6:.1f} M", total, per_step, trainer.device,
     )  # fmt: skip
     trainer.total_steps = total
-    if trainer.small_steps:
-        text = "the first %d steps are on pictures of %d pixels; val is looked at when they are done"
-        logger.info(text, trainer.small_steps, trainer.small.images.shape[-1])
-        trainer.room.check(config)
-    elif config.small_share:
-        logger.info("all steps are on pictures of %d pixels: half of that does not suit", config.img_size)
     loop = LoopConfig(
         output_dir=output,
         total_steps=total,
         evals=config.evals,
-        evals_from=trainer.small_steps,
         save_every=config.save_every,
         images_per_step=per_step,
         identity=identity,
@@ -199,9 +192,9 @@ class Objective(nn.Module):
         super().__init__()
         self.denoiser, self.config = denoiser, config
 
-    def forward(self, x0: Tensor, cond: Condition, sigma: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, x0: Tensor, cond: Condition, sigma: Tensor, noise: Tensor, high: int | None = None) -> Tensor:
         """(M,) mean loss of each modality; arguments as of `denoising_loss`."""
-        return denoising_loss(self.denoiser, x0, cond, sigma, noise, self.config).mean(dim=0)
+        return denoising_loss(self.denoiser, x0, cond, sigma, noise, self.config, high).mean(dim=0)
 
 
 class DiffusionTrainer:
@@ -233,12 +226,7 @@ class DiffusionTrainer:
         self.peaks = [group["lr"] for group in self.optimiser.param_groups]
         self.scaler = gradient_scaler(self.device, config.precision)
         self.watch = Watch(config, self.codec, self.train_set, self.val_set, pairs.classes)
-        self.resident = self.small = coded.to(self.device)
-        first = first_size(config)
-        if first < config.img_size:
-            small = load_tensors(pairs.select("train"), first, what="train split, smaller")
-            masks = code_masks(small.masks, radius * first / config.img_size)
-            self.small = dataclasses.replace(small, masks=masks).to(self.device)
+        self.resident = coded.to(self.device)
         # What follows changes how this network computes; its averaged copy stays plain
         if config.checkpoint_gradients:
             checkpoint_blocks(self.denoiser)
@@ -247,16 +235,6 @@ class DiffusionTrainer:
         self.objective = Objective(self.denoiser, config.diffusion)
         self.network = self.processes.prepare(self.objective)
         self.room = Room(self.objective, self.optimiser, self.processes)
-
-    @property
-    def small_steps(self) -> int:
-        """Steps before the pictures have their full size."""
-        return int(self.config.small_share * self.total_steps) if self.small_price < 1 else 0
-
-    @property
-    def small_price(self) -> float:
-        """Work of a step on small pictures, share of one at full size: by their pixels."""
-        return float(self.small.images.shape[-1] / self.config.img_size) ** 2
 
     def card(self, step: int, scores: dict[str, float] | None = None) -> ModelCard:
         """What travels with the weights of `step`."""
@@ -289,15 +267,14 @@ class DiffusionTrainer:
         rows = draw_indices(labels, step * count, count, config.seed, config.balance_classes)
         return [self.train_set.records[row].id for row in rows.tolist()]
 
-    def _batch(self, draw: int, seed_step: int) -> tuple[Tensor, Condition, Tensor, Tensor]:
-        """x0, condition, sigma and noise of this process's share of the batch of draws draw, draw + 1, ...
+    def _batch(self, draw: int, seed_step: int) -> tuple[Tensor, Condition, Tensor, Tensor, int]:
+        """x0, condition, sigma, noise and `high` of this process's share of the batch of draws draw, draw + 1, ...
 
         Random numbers are drawn for the whole batch, so that it is the same one for any number of processes.
         """
         config = self.config
         rows = draw_indices(self.train_set.labels, draw, config.batch_size, config.seed, config.balance_classes)
-        resident = self.small if seed_step < self.small_steps * config.accumulate else self.resident
-        images, masks, labels = resident.batch(send(rows, self.device))
+        images, masks, labels = self.resident.batch(send(rows, self.device))
         told = None
         chance = generator(config.seed, seed_step, AUGMENT)
         if config.told_share:
@@ -309,18 +286,21 @@ class DiffusionTrainer:
         sigma = draw_sigma(len(x0), config.diffusion, random)
         noise = torch.randn(x0.shape, generator=random)
         keep = torch.rand(len(x0), generator=random) >= config.label_dropout
-        own = self.processes.share(len(x0))
+        own = torch.arange(len(x0))[self.processes.share(len(x0))]
+        order, high = self.denoiser.by_network(sigma[own])
+        own = own[order]
         sigma, noise, keep = (send(part[own], self.device) for part in (sigma, noise, keep))
         moves = None if told is None else send(told[own], self.device)
-        return x0[own], Condition(labels[own], keep, moves), sigma, noise
+        own = send(own, self.device)
+        return x0[own], Condition(labels[own], keep, moves), sigma, noise, high
 
     def _loss(self, draw: int, seed_step: int) -> Tensor:
         """(M,) mean loss of each modality over this process's share of the batch of draws draw, draw + 1, ..."""
-        x0, cond, sigma, noise = self._batch(draw, seed_step)
+        batch = self._batch(draw, seed_step)
         seed = generator(self.config.seed, seed_step, DROPOUT).initial_seed()  # dropout uses the global generator
         torch.manual_seed((seed + self.processes.rank) % 2**63)
         with autocast(self.device, self.config.precision):
-            loss: Tensor = self.network(x0, cond, sigma, noise)
+            loss: Tensor = self.network(*batch)
         return loss
 
     def train_step(self, step: int) -> Scalars:
@@ -336,8 +316,7 @@ class DiffusionTrainer:
     def _step(self, step: int) -> Scalars:
         config = self.config
         self.denoiser.train()
-        cheap, price = self.small_steps, self.small_price
-        factor = lr_factor(step, config.warmup_steps, self.total_steps, cheap=cheap, price=price)
+        factor = lr_factor(step, config.warmup_steps, self.total_steps)
         for group, peak in zip(self.optimiser.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         total = torch.zeros(2, device=self.device)

@@ -104,25 +104,6 @@ def test_running_out_of_memory_is_told_in_one_line(ellipses: PairSet, tmp_path: 
         train(settings(ellipses, tmp_path / "run"))
 
 
-def test_memory_for_full_size_pictures_is_asked_for_first(
-    ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Damage: finding out where the small pictures end, which may be hours later."""
-    loss, seen = train_module.denoising_loss, []
-
-    def limited_loss(denoiser: Any, x0: Any, *rest: Any) -> Any:
-        seen.append(x0.shape[-1])
-        if len(x0) * x0.shape[-1] > 5 * 16:
-            raise ERRORS[0]
-        return loss(denoiser, x0, *rest)
-
-    monkeypatch.setattr(train_module, "denoising_loss", limited_loss)
-    monkeypatch.setattr("medsegdiff.training.settings.SMALLEST", 8)
-    with pytest.raises(UserError, match="--batch_size: found 8, too many"):
-        train(settings(ellipses, tmp_path / "run", small_share=0.5))
-    assert set(seen) == {16}
-
-
 @pytest.mark.usefixtures("small")
 def test_a_batch_that_fits_is_found_and_kept(
     ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -25,7 +25,6 @@ from medsegdiff.errors import UserError
 from medsegdiff.locks import locked
 from medsegdiff.training import state as state_module
 from medsegdiff.training import train as train_module
-from medsegdiff.training.loop import lr_factor
 from medsegdiff.training.sampling import draw_indices
 from medsegdiff.training.state import begin_run, latest_state, save_state
 from medsegdiff.training.train import DiffusionTrainer, train
@@ -137,37 +136,10 @@ def test_resumes_to_the_bit(
     assert_same_run(tmp_path / "run", straight)
 
 
-def test_first_steps_are_on_smaller_pictures(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damage: small pictures to the end, or evaluations (whose best weights are kept) while they are small; another
-    size after resuming than without; distances of masks that are not as far in small pictures."""
-    monkeypatch.setattr("medsegdiff.training.settings.SMALLEST", 8)
-    changes = {"small_share": 0.5, "diffusion": DiffusionConfig(mask_radius=4)}
-    one = trainer(data, tmp_path / "one", **changes)
-    one.total_steps = STEPS
-    sides = [one._batch(4 * step, step)[0].shape[-1] for step in range(STEPS)]
-    assert sides == [8, 8, 8, 16, 16, 16]
-    assert one.train_step(4)["lr"] == pytest.approx(3e-3 * lr_factor(4, 2, STEPS, cheap=3, price=0.25))
-    inside = [float((part.masks > 127).float().mean()) for part in (one.small, one.resident)]
-    slopes = [float(part.masks.float().diff(dim=3).abs().max()) for part in (one.small, one.resident)]
-    assert inside[0] == pytest.approx(inside[1], rel=0.2)
-    assert slopes[0] > 1.5 * slopes[1]
-    config = settings(data, tmp_path / "run", **changes)
-    with monkeypatch.context() as patch:
-        patch.setattr(train_module, "clip_gradients", fail_at(4, train_module.clip_gradients))
-        with pytest.raises(KeyboardInterrupt):
-            train(config)
-    train(config)
-    train(settings(data, tmp_path / "whole", **changes))
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
-    history = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in history] == [5, 6]
-    assert trainer(data, tmp_path / "none", small_share=0.0).small_steps == 0
-
-
 def test_told_augmentation_reaches_the_network(data: Path, tmp_path: Path) -> None:
     """Damage: what is told lost on the way, or told of other pictures; checkpoints that do not load."""
     one = trainer(data, tmp_path / "one", told_share=0.5)
-    x0, cond, _, _ = one._batch(0, 0)
+    x0, cond, _, _, _ = one._batch(0, 0)
     images, masks, labels = one.resident.batch(draw_indices(one.train_set.labels, 0, 4, 0, True))
     images, masks, told = augment_told(images, masks, 0.5, generator(0, 0, train_module.AUGMENT))
     assert cond.moves is not None
