@@ -24,7 +24,7 @@ from medsegdiff.data.transforms import augment, generator
 from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
-from medsegdiff.diffusion.noise import sigma_table
+from medsegdiff.diffusion.noise import draw_sigma, sigma_table
 from medsegdiff.generation.draw import draw_pairs
 from medsegdiff.training.device import autocast, choose_device
 from medsegdiff.training.sampling import draw_indices
@@ -114,9 +114,11 @@ class OurArm:
     def call(self, count: int) -> None:
         device, size = self.trainer.device, self.setting.size
         x = torch.zeros(count, 2, size, size, device=device)
+        # Levels as training draws them: at high noise a pair costs less
+        sigma = draw_sigma(count, self.trainer.config.diffusion, generator(self.setting.seed, SAMPLE)).to(device)
         cond = Condition(torch.zeros(count, dtype=torch.long, device=device))
         with torch.inference_mode(), autocast(device, self.setting.precision):
-            self.trainer.ema.model(x, torch.ones(count, 2, device=device), cond)
+            self.trainer.ema.model(x, sigma, cond)
 
     def draw(
         self, labels: Tensor, key: tuple[int, ...], calls: int, sampler: str | None = None, sigmas: Tensor | None = None

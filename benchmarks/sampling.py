@@ -19,13 +19,15 @@ from typing import Any
 import torch
 from judging import ROOT, drawn_and_judged
 
-from medsegdiff.checkpoint import load_checkpoint
+from medsegdiff.checkpoint import ModelCard, load_checkpoint
 from medsegdiff.data.transforms import generator
 from medsegdiff.diffusion.condition import Condition
+from medsegdiff.diffusion.noise import sampling_sigmas
 from medsegdiff.files import read_json, write_json
 
 RESULTS = ROOT / "docs" / "results"
 CALLS = {"dpmpp_2m": 1, "ddim": 1, "ddpm": 1, "heun": 2}  # network calls a step
+STEPS = 20  # of `generate`, where no setting says otherwise
 GUIDANCE = (0.7, 1.5, 2.0, 3.0)
 INTERVALS = ((0.3, 5.0), (1.0, 5.0), (0.0, 100.0))
 
@@ -53,23 +55,35 @@ def settings(guide: str | None) -> dict[str, dict[str, Any]]:
 
 def calls(flags: dict[str, Any]) -> int:
     """Network calls a pair, those of the guidance left out."""
-    return int(flags.get("steps", 20)) * CALLS[flags.get("sampler", "dpmpp_2m")]
+    return int(flags.get("steps", STEPS)) * CALLS[flags.get("sampler", "dpmpp_2m")]
 
 
-def seconds_a_call(checkpoint: Path, batch: int = 25, rounds: int = 5) -> float:
-    """Median seconds of a network call for one pair, in batches as they are drawn."""
+def seconds_a_level(checkpoint: Path, batch: int = 25, rounds: int = 5) -> dict[str, float]:
+    """Median seconds of a network call for one pair, in batches as they are drawn: at high noise, and at low."""
     denoiser, card, _ = load_checkpoint(checkpoint)
     x = torch.randn(batch, 2, card.img_size, card.img_size, generator=generator(0))
-    label, times = torch.zeros(batch, dtype=torch.long), []
+    label = torch.zeros(batch, dtype=torch.long)
+    times: dict[str, list[float]] = {"high": [], "low": []}
     with torch.inference_mode():
         for _ in range(rounds + 1):
-            started = time.perf_counter()
-            denoiser(x, torch.ones(batch, 2), Condition(label))
-            times.append((time.perf_counter() - started) / batch)
-    return statistics.median(times[1:])
+            for name, level in (("high", card.diffusion.sigma_max), ("low", card.diffusion.sigma_min)):
+                started = time.perf_counter()
+                denoiser(x, torch.full((batch, 2), level), Condition(label))
+                times[name].append((time.perf_counter() - started) / batch)
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
-def table(found: dict[str, dict[str, Any]], call: float) -> str:
+def seconds_a_pair(calls: int, steps: int, card: ModelCard, times: dict[str, float]) -> float:
+    """Seconds of the calls of one pair: those above the level from which the network for high noise serves, and others.
+
+    A guided pair is taken to have two calls at every level, which is what it costs at most.
+    """
+    levels = sampling_sigmas(card.diffusion, steps)[:-1]
+    high = float((levels >= card.model.coarse_sigma).float().mean()) if card.model.coarse_factor > 1 else 0.0
+    return float(calls * (high * times["high"] + (1 - high) * times["low"]))
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
     lines = [
         "| setting | network calls | s a pair | Fréchet radiomics | agreement, Dice | masks with specks "
         "| nearest to train |",
@@ -78,7 +92,7 @@ def table(found: dict[str, dict[str, Any]], call: float) -> str:
     for name, row in found.items():
         share, low, high = row["nearest_to_train"]
         lines.append(
-            f"| {name} | {row['calls']} | {row['calls'] * call:.2f} | {row['frechet']:.1f} | {row['agreement']:.3f} | "
+            f"| {name} | {row['calls']} | {row['seconds']:.2f} | {row['frechet']:.1f} | {row['agreement']:.3f} | "
             f"{row['specks']:.2f} | {share:.2f} [{low:.2f}, {high:.2f}] |"
         )
     row = next(iter(found.values()))
@@ -107,11 +121,16 @@ def main() -> None:
         write_json(folder / "figures.json", told | {"calls": calls(flags) * guided})
     files = {name: options.run_dir / name.replace(" ", "_") / "figures.json" for name in settings(options.guide_path)}
     found = {name: read_json(file) for name, file in files.items() if file.is_file()}
-    call = seconds_a_call(options.checkpoint_path)
-    (RESULTS / "sampling.json").write_text(json.dumps({"seconds_a_call": call, "settings": found}, indent=2) + "\n")
+    times = seconds_a_level(options.checkpoint_path)
+    card = load_checkpoint(options.checkpoint_path)[1]
+    steps = {name: int(flags.get("steps", STEPS)) for name, flags in settings(options.guide_path).items()}
+    for name, row in found.items():
+        row["seconds"] = seconds_a_pair(row["calls"], steps[name], card, times)
+    told = {"seconds_a_call": times, "settings": found}
+    (RESULTS / "sampling.json").write_text(json.dumps(told, indent=2) + "\n")
     notes = RESULTS / "sampling_notes.md"
     words = notes.read_text() + "\n" if notes.is_file() else ""
-    (RESULTS / "sampling.md").write_text("# Sampler, network calls, guidance\n\n" + words + table(found, call))
+    (RESULTS / "sampling.md").write_text("# Sampler, network calls, guidance\n\n" + words + table(found))
 
 
 if __name__ == "__main__":

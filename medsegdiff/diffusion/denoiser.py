@@ -25,9 +25,10 @@ class Coarse(nn.Module):
     """A network for high noise, which works on pictures `factor` times smaller, since there is no finer detail to see.
 
     Averaging squares of factor x factor pixels divides the noise by `factor` and hardly touches what can be told
-    beneath it, so that D(x, sigma) is about the enlarged D(averaged x, sigma / factor), at a fraction of the cost. In
-    the manner of cascades (Ho et al. 2022, "Cascaded diffusion models"; Gu et al. 2022, "f-DM"), but within one
-    denoiser: samplers, guidance and losses see pictures of full size only.
+    beneath it, so that D(x, sigma) is about the enlarged D(averaged x, sigma / factor), at a fraction of the cost. A
+    clean modality beside a noisy one is averaged with it, so that its finest detail does not speak here. In the manner
+    of cascades (Ho et al. 2022, "Cascaded diffusion models"; Gu et al. 2022, "f-DM"), but within one denoiser:
+    samplers, guidance and losses see pictures of full size only.
     """
 
     def __init__(self, backbone: nn.Module, factor: int, sigma: float) -> None:
@@ -71,6 +72,10 @@ class Denoiser(nn.Module):
         for m in range(self.modalities):  # found once: asking a GPU for them would wait for it
             self.register_buffer(f"channels_{m}", torch.nonzero(modality == m).flatten(), persistent=False)
 
+    def networks(self) -> list[nn.Module]:
+        """The backbones: one, or two where high noise has its own."""
+        return [self.backbone] if self.coarse is None else [self.backbone, self.coarse.backbone]
+
     def channels_of(self) -> list[Tensor]:
         """The channel numbers of each modality."""
         return [self.get_buffer(f"channels_{m}") for m in range(self.modalities)]
@@ -95,8 +100,9 @@ class Denoiser(nn.Module):
         if high is not None:
             return self._by_both(x, sigma, cond, high)
         order, high = self.by_network(sigma)
-        back = order.argsort()
-        return self._by_both(x[order], sigma[order], cond.rows(order), high)[back]
+        if high in (0, len(x)):
+            return self._by_both(x, sigma, cond, high)
+        return self._by_both(x[order], sigma[order], cond.rows(order), high)[order.argsort()]
 
     def by_network(self, sigma: Tensor) -> tuple[Tensor, int]:
         """Of levels (B, M), the order (B,) that brings first what `coarse` serves, and how many pairs these are."""
@@ -106,14 +112,20 @@ class Denoiser(nn.Module):
         return served.int().argsort(descending=True, stable=True), int(served.sum())
 
     def _by_both(self, x: Tensor, sigma: Tensor, cond: Condition, high: int) -> Tensor:
-        parts = []
-        for first, last, network in ((0, high, self._coarsely), (high, len(x), self._finely)):
-            # In training each network sees a pair, for nothing if need be: processes that train together wait for the
-            # gradients of all weights
-            if first < last or self.training:
-                rows = slice(first, last) if first < last else slice(0, 1)
-                parts.append(network(x[rows], sigma[rows], cond.rows(rows))[: last - first])
-        return torch.cat(parts)
+        parts, idle = [], []
+        for first, last, estimate, network in (
+            (0, high, self._coarsely, self.coarse),
+            (high, len(x), self._finely, self.backbone),
+        ):
+            if first < last:
+                rows = slice(first, last)
+                parts.append(estimate(x[rows], sigma[rows], cond.rows(rows)))
+            elif network is not None:
+                idle += list(network.parameters())
+        result = torch.cat(parts)
+        if self.training and idle:  # processes that train together wait for the gradients of all weights
+            result = result + 0 * torch.stack([weight.sum() for weight in idle]).sum()
+        return result
 
     def _estimate(self, backbone: nn.Module, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
         levels = expand_levels(sigma, self.modality, x.ndim)

@@ -93,11 +93,14 @@ class Room:
         room = [] if self.optimiser.state else [torch.zeros_like(p) for p in weights for _ in range(2)]
         x0 = torch.zeros(pairs, 2, config.img_size, config.img_size, device=device)
         label, keep = torch.zeros(2, pairs, dtype=torch.long, device=device)
-        with autocast(device, config.precision):
-            sigma = torch.ones(pairs, 2, device=device)
-            loss = self.objective(x0, Condition(label, keep.bool()), sigma, torch.ones_like(x0)).sum()
-        # Not `backward`, with which other processes would have to go along
-        torch.autograd.grad(loss, weights, allow_unused=True)
+        # Each network may get the whole batch, by the noise levels that are drawn
+        for high in (0, pairs) if config.model.coarse_factor > 1 else (0,):
+            with autocast(device, config.precision):
+                sigma = torch.ones(pairs, 2, device=device)
+                loss = self.objective(x0, Condition(label, keep.bool()), sigma, torch.ones_like(x0), high).sum()
+            # Not `backward`, with which other processes would have to go along
+            torch.autograd.grad(loss, weights, allow_unused=True)
+            del loss
         del room
 
     def largest(self, start: int, config: TrainConfig) -> int:

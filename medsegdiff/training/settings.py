@@ -6,6 +6,7 @@ import math
 
 from medsegdiff.config import DiffusionConfig, ModelConfig, TrainConfig, require, require_fraction, require_positive
 from medsegdiff.diffusion.codec import SIGMA_DATA
+from medsegdiff.diffusion.noise import ddpm_sigmas, highest_sigma
 from medsegdiff.models.backbones import check_backbone
 
 
@@ -54,8 +55,8 @@ def check_settings(config: TrainConfig) -> None:
     check_backbone(config.backbone, m)
     require(widest % m.num_heads == 0, "--model.num_heads", m.num_heads, f"a divisor of {widest} channels")
     require((m.in_channels, m.out_channels) == (1, 1), "--model.in_channels", (m.in_channels, m.out_channels), "1, 1")
-    _check_coarse(config)
     _check_noise(config.diffusion)
+    _check_coarse(config)
     shares = [getattr(config.diffusion, f"share_{k}") for k in ("independent", "mask_clean", "image_clean", "marginal")]
     require(min(shares) >= 0 and sum(shares) <= 1, "--diffusion.share_*", shares, "shares that add up to at most 1")
 
@@ -69,6 +70,10 @@ def _check_coarse(config: TrainConfig) -> None:
             value, plain = getattr(m, key), getattr(ModelConfig, key)
             require(value == plain, f"--model.{key}", value, "--model.coarse_factor above 1 beside it", "Leave it out.")
         return
+    d = config.diffusion
+    lowest, highest = d.sigma_min if d.process == "edm" else float(ddpm_sigmas(d)[0]), highest_sigma(d)
+    expected = f"a noise level between {lowest:.3g} and {highest:.3g}, so that both networks learn"
+    require(lowest < m.coarse_sigma < highest, "--model.coarse_sigma", m.coarse_sigma, expected)
     side, left = divmod(config.img_size, m.coarse_factor)
     multiple = m.coarse_patch * 2 ** (len(m.channel_mult) - 1)
     expected = f"one that divides {config.img_size} pixels and leaves 2, 3, ... times {multiple} (patch and halvings)"

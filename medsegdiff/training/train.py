@@ -231,7 +231,9 @@ class DiffusionTrainer:
         if config.checkpoint_gradients:
             checkpoint_blocks(self.denoiser)
         if compiles(config.compile, self.device):
-            self.denoiser.compile(dynamic=False)  # in place: its weights keep their names
+            alone = self.denoiser.coarse is None  # with a second network the pairs of each differ in number
+            for network in self.denoiser.networks():
+                network.compile(dynamic=False if alone else None)  # in place: its weights keep their names
         self.objective = Objective(self.denoiser, config.diffusion)
         self.network = self.processes.prepare(self.objective)
         self.room = Room(self.objective, self.optimiser, self.processes)

@@ -32,6 +32,7 @@ from medsegdiff.evaluation.section import Interval
 from medsegdiff.training.device import autocast, choose_device
 
 LEVELS = (0.3, 1.0)  # noise, in standard deviations of the data: one that hides fine detail, one that hides outlines
+FURTHER = 2.0  # ... and, where high noise has a network of its own, one so many times above where that begins
 LARGEST = 128  # pictures of each side
 SMALLEST = 20  # pictures of each side below which there is no figure
 BATCH = 16
@@ -85,7 +86,7 @@ def membership(config: EvaluateConfig, real: PairSet) -> Membership | str:
     losses = denoising_losses(denoiser.to(choose_device(config.device)), card, data, labels, config)
     learnt = np.arange(len(records)) < len(sides[0])
     groups = np.array([record.group for record in records])
-    return dataclasses.replace(inferred(losses, learnt, groups, config), checkpoint=digest)
+    return dataclasses.replace(inferred(losses, levels_of(card), learnt, groups, config), checkpoint=digest)
 
 
 def drawn_by_another(synthetic: Iterable[PairRecord], digest: str) -> int:
@@ -100,23 +101,31 @@ def _choose(records: list[PairRecord] | tuple[PairRecord, ...], card: ModelCard,
     return [known[i] for i in sorted(rows)]
 
 
+def levels_of(card: ModelCard) -> tuple[float, ...]:
+    """Noise levels at which losses are compared, in standard deviations of the data: every network is asked."""
+    if card.model.coarse_factor == 1:
+        return LEVELS
+    return (*LEVELS, FURTHER * card.model.coarse_sigma / card.diffusion.sigma_data)
+
+
 @torch.no_grad()
 def denoising_losses(
     denoiser: Denoiser, card: ModelCard, data: PairTensors, labels: Tensor, config: EvaluateConfig
 ) -> np.ndarray:
-    """(N, L) weighted errors, summed over image and mask, of N pairs at the L `LEVELS`; `labels` (N,) of the card.
+    """(N, L) weighted errors, summed over image and mask, of N pairs at the L `levels_of` the card.
 
-    The noise depends on (seed, level) alone: it is the same for every picture.
+    `labels` (N,) are class indices of the card. The noise depends on (seed, level) alone: it is the same for every picture.
     """
     device = next(denoiser.parameters()).device
     data = dataclasses.replace(data, masks=code_masks(data.masks, card.codec.mask_radius))
     batches = torch.arange(len(data)).split(BATCH)
-    losses = np.zeros((len(data), len(LEVELS)))
+    levels = levels_of(card)
+    losses = np.zeros((len(data), len(levels)))
     for rows in tqdm(batches, desc="membership", unit="batch", leave=False):
         images, masks, _ = data.batch(rows)
         x0 = card.codec.encode(images, masks).to(device)
         cond = Condition(labels[rows].to(device))
-        for k, level in enumerate(LEVELS):
+        for k, level in enumerate(levels):
             noise = torch.randn((1, *x0.shape[1:]), generator=generator(config.seed, k, NOISE)).to(device)
             sigma = torch.full((len(rows), 2), level * card.diffusion.sigma_data, device=device)
             with autocast(device, config.precision):
@@ -125,15 +134,17 @@ def denoising_losses(
     return losses
 
 
-def inferred(losses: np.ndarray, learnt: np.ndarray, groups: np.ndarray, config: EvaluateConfig) -> Membership:
-    """AUC of telling `learnt` (N,) pictures by low losses (N, L): of the mean of the levels, each on a common scale.
+def inferred(
+    losses: np.ndarray, levels: tuple[float, ...], learnt: np.ndarray, groups: np.ndarray, config: EvaluateConfig
+) -> Membership:
+    """AUC of telling `learnt` (N,) pictures by low losses (N, L) at `levels`.
 
-    The interval comes from a bootstrap over `groups` (N,). Raises `ValueError` where one side is empty.
+    It is that of the mean of the levels, each on a common scale. The interval comes from a bootstrap over `groups` (N,). Raises `ValueError` where one side is empty.
     """
     scale = np.maximum(losses.std(axis=0), 1e-12)
     score = -((losses - losses.mean(axis=0)) / scale).mean(axis=1)
     interval = statistic_interval(lambda rows: auc(score[rows], learnt[rows]), groups, config.bootstrap, config.seed)
-    by_level = {str(level): auc(-losses[:, k], learnt) for k, level in enumerate(LEVELS)}
+    by_level = {str(level): auc(-losses[:, k], learnt) for k, level in enumerate(levels)}
     return Membership(interval, by_level, int(learnt.sum()), int((~learnt).sum()))
 
 

@@ -7,9 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from medsegdiff.config import DiffusionConfig, ModelConfig
+from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Coarse, Denoiser
+from medsegdiff.diffusion.guidance import classless_denoise
 from medsegdiff.diffusion.loss import denoising_loss
+from medsegdiff.diffusion.noise import MODES, sigma_table
+from medsegdiff.generation.draw import draw_channels
 from medsegdiff.models.backbones import build_backbone
 
 MODALITY = torch.tensor([0, 1])
@@ -93,3 +97,26 @@ def test_both_get_gradients_in_every_step(level: float, batch: tuple[Tensor, Con
     assert grads[asked].sum() > 0
     assert len(grads[idle]) == len(grads[asked])
     assert grads[idle].sum() == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_direction_goes_through_both(mode: str, denoiser: Denoiser) -> None:
+    """Damage: what is given averaged on its way, or a walk that asks one network alone."""
+    config = DiffusionConfig(sigma_max=10.0)
+    table, codec = sigma_table(mode, config, 6), PairCodec((0.5, 0.5), (0.5, 0.5))
+    random = torch.Generator().manual_seed(0)
+    given = torch.randn(2, 2, 32, 32, generator=random)
+    seen: list[int] = []
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        levels = sigma.expand(len(x), -1)
+        seen.append(denoiser.by_network(levels)[1])
+        return classless_denoise(denoiser, len(x))(x, sigma)
+
+    noise = [torch.randn(2, 2, 32, 32, generator=random) for _ in range(len(table) + 1)]
+    drawn = draw_channels(denoise, codec, table, noise.__getitem__, sampler="dpmpp_2m", given=given)
+    assert bool(torch.isfinite(drawn).all())
+    assert set(seen) == {0, 2}
+    for column in range(2):
+        kept = torch.equal(drawn[:, column], given[:, column])
+        assert kept == (float(table[0, column]) == 0)

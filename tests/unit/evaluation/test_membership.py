@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import WritePairs, random_checkpoint
+from conftest import TWO_NETWORKS, WritePairs, random_checkpoint
 from evaluation_sets import context, drawn, three_sets
 
 from medsegdiff.checkpoint import load_checkpoint
@@ -24,6 +24,7 @@ from medsegdiff.evaluation.privacy.membership import (
     check_checkpoint,
     denoising_losses,
     inferred,
+    levels_of,
     membership,
 )
 
@@ -58,11 +59,11 @@ def test_low_losses_mean_learnt_and_levels_count_alike() -> None:
     """Fails if high losses count as learnt, or the level with the largest losses outweighs the others."""
     learnt = np.array([True] * 10 + [False] * 10)
     order = np.arange(20.0)
-    told = inferred(np.stack([order] * len(LEVELS), axis=1), learnt, order.astype(str), settings())
+    told = inferred(np.stack([order] * len(LEVELS), axis=1), LEVELS, learnt, order.astype(str), settings())
     assert told.auc.value == told.auc.low == told.auc.high == 1.0
     assert (told.train, told.held_out) == (10, 10)
     mixed = np.stack([1000 * np.random.default_rng(0).permutation(order), order], axis=1)
-    both = inferred(mixed, learnt, order.astype(str), settings())
+    both = inferred(mixed, LEVELS, learnt, order.astype(str), settings())
     assert both.auc.value > 0.8
     assert both.by_level[str(LEVELS[0])] < 0.7
     assert both.by_level[str(LEVELS[1])] == 1.0
@@ -74,7 +75,7 @@ def test_near_duplicates_widen_the_interval() -> None:
     learnt = np.arange(60) < 30
     scores = np.repeat(random.normal(size=(12, 1)), 5, axis=0) - 0.5 * learnt[:, None]
     losses = np.repeat(scores, len(LEVELS), axis=1)
-    single, grouped = (inferred(losses, learnt, g, settings()).auc for g in (np.arange(60), np.arange(60) // 5))
+    single, grouped = (inferred(losses, LEVELS, learnt, g, settings()).auc for g in (np.arange(60), np.arange(60) // 5))
     assert grouped.high - grouped.low > 1.4 * (single.high - single.low)
 
 
@@ -95,6 +96,18 @@ def test_every_picture_gets_the_same_noise(pairs: PairSet, tmp_path: Path) -> No
     assert losses.shape == (18, len(LEVELS))
     assert np.ptp(losses, axis=0) == pytest.approx(0, abs=1e-5)
     assert len(set(losses[0].round(6))) == len(LEVELS)
+
+
+def test_a_network_for_high_noise_is_asked_too(pairs: PairSet, tmp_path: Path) -> None:
+    """Fails if all levels are those of one of two networks: what the other remembers would not be seen."""
+    path = random_checkpoint(tmp_path / "two.safetensors", model=TWO_NETWORKS)
+    denoiser, card, _ = load_checkpoint(path)
+    levels = torch.tensor(levels_of(card)) * card.diffusion.sigma_data
+    assert denoiser.coarse is not None
+    served = denoiser.coarse.serves(levels[:, None].expand(-1, 2))
+    assert served.tolist() == [False, False, True]
+    data = load_tensors(pairs, 16, what="pictures")
+    assert denoising_losses(denoiser, card, data, data.labels, settings()).shape == (len(data), 3)
 
 
 def test_a_model_of_other_pictures_is_refused(pairs: PairSet, tmp_path: Path) -> None:

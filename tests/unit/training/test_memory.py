@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TWO_NETWORKS
 
 from medsegdiff.config import ModelConfig, TrainConfig
 from medsegdiff.data.records import PairSet, read_pairs
@@ -102,6 +103,23 @@ def test_running_out_of_memory_is_told_in_one_line(ellipses: PairSet, tmp_path: 
     )
     with pytest.raises(UserError, match=expected):
         train(settings(ellipses, tmp_path / "run"))
+
+
+def test_each_of_two_networks_has_to_hold_a_batch(
+    ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Damage: trying one of them; running out of memory in the step whose pairs are mostly for the other."""
+    caplog.set_level(logging.INFO, "medsegdiff")
+    loss = train_module.denoising_loss
+
+    def limited_loss(denoiser: Any, x0: Any, cond: Any, sigma: Any, noise: Any, config: Any, high: int) -> Any:
+        if high > 3:
+            raise ERRORS[0]
+        return loss(denoiser, x0, cond, sigma, noise, config, high)
+
+    monkeypatch.setattr(train_module, "denoising_loss", limited_loss)
+    train(settings(ellipses, tmp_path / "run", find_batch_size=True, model=TWO_NETWORKS))
+    assert "3 of 8 pairs a step fit" in caplog.text
 
 
 @pytest.mark.usefixtures("small")

@@ -142,8 +142,8 @@ def test_a_compiled_network_learns_the_same(ellipses: PairSet, tmp_path: Path, m
     networks = [load_checkpoint(tmp_path / name / "last_model.safetensors")[0] for name in ("plain", "built")]
     assert list(networks[0].state_dict()) == list(networks[1].state_dict())
     learner = DiffusionTrainer(dataclasses.replace(config, compile=True), ellipses)
-    assert learner.denoiser._compiled_call_impl is not None
-    assert learner.ema.model._compiled_call_impl is None
+    assert learner.denoiser.backbone._compiled_call_impl is not None
+    assert learner.ema.model.backbone._compiled_call_impl is None
 
 
 def test_where_kernels_are_built(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from conftest import TWO_NETWORKS
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from conftest import WritePairs
 
 STEPS = 6
+SMALL = ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2)
 
 
 def settings(data: Path, output: Path, **changes: Any) -> TrainConfig:
@@ -40,7 +42,7 @@ def settings(data: Path, output: Path, **changes: Any) -> TrainConfig:
     config = TrainConfig(
         data_dir=str(data), output_dir=str(output), img_size=16, batch_size=4, num_epochs=2, lr=3e-3, warmup_steps=2,
         ema_lengths=[0.05, 0.1], precision="fp32", device="cpu", evals=2, save_every=2, eval_samples=4, eval_steps=2,
-        model=ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2),
+        model=SMALL,
     )  # fmt: skip
     return dataclasses.replace(config, **changes)
 
@@ -136,10 +138,44 @@ def test_resumes_to_the_bit(
     assert_same_run(tmp_path / "run", straight)
 
 
+def test_batches_for_two_networks_hold_the_same_pairs(data: Path, tmp_path: Path) -> None:
+    """Damage: levels put in order, and pictures, classes, noise or what is told of moves left where they were."""
+    one, two = (trainer(data, tmp_path / str(k), model=m, told_share=0.5) for k, m in ((1, TWO_NETWORKS), (2, SMALL)))
+    mixed = 0
+    for step in range(6):
+        x0, cond, sigma, noise, high = one._batch(4 * step, step)
+        plain = two._batch(4 * step, step)
+        order, expected = one.denoiser.by_network(plain[2])
+        assert high == expected
+        mixed += 0 < high < len(x0)
+        for found, drawn in ((x0, plain[0]), (sigma, plain[2]), (noise, plain[3])):
+            assert torch.equal(found, drawn[order])
+        for name in ("label", "keep_label", "moves"):
+            assert torch.equal(getattr(cond, name), getattr(plain[1], name)[order]), name
+    assert mixed
+
+
+def test_two_networks_learn_resume_and_load(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: the second network left out of the optimiser, the averages, the states or the checkpoint's card."""
+    config = settings(data, tmp_path / "run", model=TWO_NETWORKS)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "clip_gradients", fail_at(4, train_module.clip_gradients))
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    train(config)
+    train(settings(data, tmp_path / "whole", model=TWO_NETWORKS))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    model, card, _ = load_checkpoint(tmp_path / "run" / "last_model.safetensors")
+    fresh = trainer(data, tmp_path / "fresh", model=TWO_NETWORKS).denoiser.state_dict()
+    assert (card.model.coarse_factor, card.model.coarse_patch) == (2, 2)
+    for name in ("backbone.stem.weight", "coarse.backbone.stem.weight"):
+        assert not torch.equal(model.state_dict()[name], fresh[name]), name
+
+
 def test_told_augmentation_reaches_the_network(data: Path, tmp_path: Path) -> None:
     """Damage: what is told lost on the way, or told of other pictures; checkpoints that do not load."""
     one = trainer(data, tmp_path / "one", told_share=0.5)
-    x0, cond, _, _, _ = one._batch(0, 0)
+    x0, cond, *_ = one._batch(0, 0)
     images, masks, labels = one.resident.batch(draw_indices(one.train_set.labels, 0, 4, 0, True))
     images, masks, told = augment_told(images, masks, 0.5, generator(0, 0, train_module.AUGMENT))
     assert cond.moves is not None
