@@ -114,7 +114,8 @@ def denoising_losses(
 ) -> np.ndarray:
     """(N, L) weighted errors, summed over image and mask, of N pairs at the L `levels_of` the card.
 
-    `labels` (N,) are class indices of the card. The noise depends on (seed, level) alone: it is the same for every picture.
+    `labels` (N,) are class indices of the card. The noise depends on (seed, level) alone: it is the same for every
+    picture.
     """
     device = next(denoiser.parameters()).device
     data = dataclasses.replace(data, masks=code_masks(data.masks, card.codec.mask_radius))
@@ -139,7 +140,8 @@ def inferred(
 ) -> Membership:
     """AUC of telling `learnt` (N,) pictures by low losses (N, L) at `levels`.
 
-    It is that of the mean of the levels, each on a common scale. The interval comes from a bootstrap over `groups` (N,). Raises `ValueError` where one side is empty.
+    It is that of the mean of the levels, each on a common scale. The interval comes from a bootstrap over `groups`
+    (N,). Raises `ValueError` where one side is empty.
     """
     scale = np.maximum(losses.std(axis=0), 1e-12)
     score = -((losses - losses.mean(axis=0)) / scale).mean(axis=1)
