@@ -87,6 +87,10 @@ class OurArm:
         config = parse("train", TrainConfig, line)
         self.setting, self.warmup = setting, config.warmup_steps
         self.trainer = DiffusionTrainer(config, pairs)
+        # Runs are planned by time here: a share of the steps, which on small pictures are cheap, as one of the time
+        work = config.small_share * self.trainer.small_price
+        share = work / (work + 1 - config.small_share)
+        self.trainer.config = dataclasses.replace(self.trainer.config, small_share=share)
         self.batch = config.batch_size * config.accumulate
         self.defaults = GenerateConfig("", "")
 

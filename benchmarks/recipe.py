@@ -38,8 +38,8 @@ QUESTIONS: dict[str, dict[str, Flags]] = {
     "noise process": {
         "ddpm_linear": {"diffusion.process": "ddpm"},
         "ddpm_cosine": {"diffusion.process": "ddpm", "diffusion.beta_schedule": "cosine"},
-        "higher noise": {"diffusion.image_p_mean": 1, "diffusion.mask_p_mean": 1},
-        "lower noise": {"diffusion.image_p_mean": 0, "diffusion.mask_p_mean": 0},
+        "higher noise": {"diffusion.image_p_mean": 0.5, "diffusion.mask_p_mean": 0.5},
+        "lower noise": {"diffusion.image_p_mean": -0.5, "diffusion.mask_p_mean": -0.5},
     },
     "mask": {
         "half the weight": {"diffusion.mask_weight": 0.5},
@@ -58,10 +58,10 @@ QUESTIONS: dict[str, dict[str, Flags]] = {
         },
     },
     "use of the time": {
-        "one network for all noise": {"model.coarse_factor": 1, "model.coarse_channels": 96},
-        "a quarter of the size for high noise": {
-            "model.coarse_factor": 4, "model.coarse_patch": 2, "model.coarse_sigma": 3,
-        },
+        "full size for all noise": {"model.coarse_factor": 1},
+        "half size from 3 on": {"model.coarse_sigma": 3},
+        "full size from the start": {"small_share": 0},
+        "half of the steps small": {"small_share": 0.5},
         "96 channels": {"model.model_channels": 96},
         "48 channels": {"model.model_channels": 48},
         "muon": {"optimizer": "muon", "lr": 1e-3},
@@ -97,7 +97,7 @@ def settings(data: str, output: Path, flags: Flags) -> TrainConfig:
 
 
 def step_times(options: argparse.Namespace, names: list[str]) -> dict[str, float]:
-    """Seconds a pair of a training step of each arm: medians of rounds, the arms in turns.
+    """Seconds a pair of each arm's training steps, small pictures and large: medians of rounds, the arms in turns.
 
     Every round is a step of its own, since what a pair costs depends on the noise levels that a step draws.
     """
@@ -105,19 +105,30 @@ def step_times(options: argparse.Namespace, names: list[str]) -> dict[str, float
     trainers = {
         n: DiffusionTrainer(settings(options.real_data, options.run_dir / "speed", arms()[n]), pairs) for n in names
     }
-    times: dict[str, list[float]] = {name: [] for name in names}
+    total = 10 * options.rounds + 10
+    times: dict[str, dict[str, list[float]]] = {name: {"first": [], "last": []} for name in names}
     for turn in range(options.rounds + 1):
         for name, trainer in trainers.items():
-            started = time.perf_counter()
-            trainer.train_step(turn)
-            if turn:  # the first one warms up
-                times[name].append((time.perf_counter() - started) / trainer.config.batch_size)
-    return {name: statistics.median(values) for name, values in times.items()}
+            trainer.total_steps = total
+            for part, step in (("first", turn), ("last", total - 1 - turn)):
+                started = time.perf_counter()
+                trainer.train_step(step)
+                if turn:  # the first one warms up
+                    times[name][part].append((time.perf_counter() - started) / trainer.config.batch_size)
+    found = {}
+    for name, parts in times.items():
+        small = trainers[name].small_steps / total
+        first, last = (statistics.median(parts[part]) for part in ("first", "last"))
+        found[name] = small * first + (1 - small) * last
+    return found
 
 
 def shape_of(flags: Flags) -> str:
     """What of the flags changes the cost of a step; noise levels do, as pairs of high noise are cheaper."""
-    costly, free = ("backbone", "batch_size", "optimizer"), ("diffusion.mask_weight", "diffusion.mask_radius")
+    costly, free = (
+        ("backbone", "batch_size", "optimizer", "small_share"),
+        ("diffusion.mask_weight", "diffusion.mask_radius"),
+    )
     found = {k: v for k, v in flags.items() if k.startswith(("model.", "diffusion.")) or k in costly}
     return json.dumps({k: v for k, v in found.items() if k not in free})
 

@@ -51,9 +51,7 @@ def build_denoiser(card: ModelCard) -> Denoiser:
     backbone = build_backbone(card.backbone, card.img_size, modality.tolist(), card.model)
     coarse, m = None, card.model
     if m.coarse_factor > 1:
-        smaller = dataclasses.replace(m, patch_size=m.coarse_patch, model_channels=m.coarse_channels)
-        network = build_backbone(card.backbone, card.img_size // m.coarse_factor, modality.tolist(), smaller)
-        coarse = Coarse(network, m.coarse_factor, m.coarse_sigma)
+        coarse = Coarse(m.coarse_factor, m.coarse_sigma)
     denoiser = Denoiser(backbone, modality, card.diffusion.sigma_data, coarse)
     return denoiser.to(memory_format=torch.channels_last)
 

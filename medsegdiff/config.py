@@ -47,10 +47,8 @@ class ModelConfig:
     transformer_depth: int = 4  # how many of them
     num_heads: int = 4  # attention heads of each
     dropout: float = 0.1  # in residual and transformer blocks
-    coarse_factor: int = 1  # how many times smaller pictures are on which high noise is taken off; 1: no such network
-    coarse_sigma: float = 1.5  # noise level from which the network for high noise is used
-    coarse_patch: int = 4  # its patch_size, pixels of the smaller picture
-    coarse_channels: int = 96  # its model_channels
+    coarse_factor: int = 1  # how many times smaller the pictures are on which high noise is taken off; 1: not
+    coarse_sigma: float = 1.5  # noise level from which they are
     mask_share: float = 0.5  # width of the mask stream, share of the image stream's (medsegdiff_v2)
     use_anchor: bool = True  # streams gate each other in the encoder, U-SA (medsegdiff_v2)
     use_spectrum: bool = True  # SS-Former at the bottleneck; false: plain attention there (medsegdiff_v2)
@@ -93,6 +91,7 @@ class TrainConfig:
     img_size: int = 256  # side of the square that pictures are squashed to, pixels; a multiple of what the model needs
     batch_size: int = 8  # pairs an optimiser step and accumulation part
     accumulate: int = 1  # batches an optimiser step
+    small_share: float = 0.0  # share of the steps that come first, with pictures of half the size (64 or more); 0: none
     num_epochs: int = 100  # passes over as many pairs as the train split holds
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: orthogonalised steps for matrices within the network
     lr: float = 1e-4  # peak learning rate of AdamW

@@ -52,11 +52,10 @@ def gaussian() -> Gaussian:
     return Gaussian(torch.tensor([0.3, -0.4], dtype=torch.float64), covariance)
 
 
-# Tiny, with a second network for high noise; for pictures of 16 px
-TWO_NETWORKS = ModelConfig(
-    model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2,
-    coarse_factor=2, coarse_patch=2, coarse_channels=8,
-)  # fmt: skip
+# Tiny, for pictures of 16 px, of which it sees 8 where noise is high
+TWO_SIZES = ModelConfig(
+    patch_size=2, model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2, coarse_factor=2
+)
 
 
 def random_checkpoint(path: Path, noise: float = 0.02, **changes: Any) -> Path:

@@ -6,6 +6,8 @@ each modality at its own noise level.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the field's usual name)
@@ -21,19 +23,19 @@ def expand_levels(sigma: Tensor, modality: Tensor, ndim: int) -> Tensor:
     return by_channel.view(*by_channel.shape, *[1] * (ndim - 2))
 
 
-class Coarse(nn.Module):
-    """A network for high noise, which works on pictures `factor` times smaller, since there is no finer detail to see.
+@dataclass(frozen=True)
+class Coarse:
+    """High noise is taken off pictures `factor` times smaller, since there is no finer detail to see.
 
     Averaging squares of factor x factor pixels divides the noise by `factor` and hardly touches what can be told
     beneath it, so that D(x, sigma) is about the enlarged D(averaged x, sigma / factor), at a fraction of the cost. A
     clean modality beside a noisy one is averaged with it, so that its finest detail does not speak here. In the manner
-    of cascades (Ho et al. 2022, "Cascaded diffusion models"; Gu et al. 2022, "f-DM"), but within one denoiser:
+    of cascades (Ho et al. 2022, "Cascaded diffusion models"; Gu et al. 2022, "f-DM"), but within one network:
     samplers, guidance and losses see pictures of full size only.
     """
 
-    def __init__(self, backbone: nn.Module, factor: int, sigma: float) -> None:
-        super().__init__()
-        self.backbone, self.factor, self.sigma = backbone, factor, sigma
+    factor: int
+    sigma: float  # level from which it is done
 
     def reduced(self, x: Tensor) -> Tensor:
         """(B, C, S, S) -> (B, C, S / factor, S / factor)."""
@@ -54,8 +56,8 @@ class Denoiser(nn.Module):
     """D(x, sigma, cond) = c_skip x + c_out F(c_in x, c_noise, cond): the expected clean channels.
 
     `backbone` maps (B, C, *S), (B, M), `Condition` to (B, C, *S); `modality` (C,) says which modality a channel
-    belongs to. A clean channel (sigma = 0) comes back unchanged, to the bit. Pairs that `coarse` serves are given to it
-    instead.
+    belongs to. A clean channel (sigma = 0) comes back unchanged, to the bit. Pairs that `coarse` serves are
+    seen smaller than they are.
     """
 
     modality: Tensor
@@ -71,10 +73,6 @@ class Denoiser(nn.Module):
         self.modalities = int(modality.max()) + 1
         for m in range(self.modalities):  # found once: asking a GPU for them would wait for it
             self.register_buffer(f"channels_{m}", torch.nonzero(modality == m).flatten(), persistent=False)
-
-    def networks(self) -> list[nn.Module]:
-        """The backbones: one, or two where high noise has its own."""
-        return [self.backbone] if self.coarse is None else [self.backbone, self.coarse.backbone]
 
     def channels_of(self) -> list[Tensor]:
         """The channel numbers of each modality."""
@@ -92,52 +90,35 @@ class Denoiser(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor, cond: Condition, high: int | None = None) -> Tensor:
         """(B, C, *S) denoised estimate of noisy channels x at levels sigma (B, M).
 
-        `high`: how many pairs `coarse` serves, where they are known to come first (`by_network`); a GPU need not be
-        asked then.
+        `high`: how many pairs `coarse` serves, where they are known to come first (`by_size`); a GPU need not be asked
+        then. With 0 all pairs are seen at their size.
         """
-        if self.coarse is None:
-            return self._finely(x, sigma, cond)
+        if self.coarse is None or high == 0:
+            return self._estimate(x, sigma, cond)
         if high is not None:
-            return self._by_both(x, sigma, cond, high)
-        order, high = self.by_network(sigma)
+            parts = [self._coarsely(self.coarse, x[:high], sigma[:high], cond.rows(slice(high)))]
+            if high < len(x):
+                parts.append(self._estimate(x[high:], sigma[high:], cond.rows(slice(high, None))))
+            return torch.cat(parts)
+        order, high = self.by_size(sigma)
         if high in (0, len(x)):
-            return self._by_both(x, sigma, cond, high)
-        return self._by_both(x[order], sigma[order], cond.rows(order), high)[order.argsort()]
+            return self.forward(x, sigma, cond, high)
+        return self.forward(x[order], sigma[order], cond.rows(order), high)[order.argsort()]
 
-    def by_network(self, sigma: Tensor) -> tuple[Tensor, int]:
+    def by_size(self, sigma: Tensor) -> tuple[Tensor, int]:
         """Of levels (B, M), the order (B,) that brings first what `coarse` serves, and how many pairs these are."""
         if self.coarse is None:
             return torch.arange(len(sigma), device=sigma.device), 0
         served = self.coarse.serves(sigma)
         return served.int().argsort(descending=True, stable=True), int(served.sum())
 
-    def _by_both(self, x: Tensor, sigma: Tensor, cond: Condition, high: int) -> Tensor:
-        parts, idle = [], []
-        for first, last, estimate, network in (
-            (0, high, self._coarsely, self.coarse),
-            (high, len(x), self._finely, self.backbone),
-        ):
-            if first < last:
-                rows = slice(first, last)
-                parts.append(estimate(x[rows], sigma[rows], cond.rows(rows)))
-            elif network is not None:
-                idle += list(network.parameters())
-        result = torch.cat(parts)
-        if self.training and idle:  # processes that train together wait for the gradients of all weights
-            result = result + 0 * torch.stack([weight.sum() for weight in idle]).sum()
-        return result
-
-    def _estimate(self, backbone: nn.Module, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
+    def _estimate(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
         levels = expand_levels(sigma, self.modality, x.ndim)
         c_skip, c_out, c_in, _ = self.coefficients(levels)
         c_noise = self.coefficients(sigma)[3]
-        output: Tensor = backbone(c_in * x, c_noise, cond)
+        output: Tensor = self.backbone(c_in * x, c_noise, cond)
         return c_skip * x + c_out * output.to(x.dtype)
 
-    def _finely(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
-        return self._estimate(self.backbone, x, sigma, cond)
-
-    def _coarsely(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
-        assert self.coarse is not None
-        small = self._estimate(self.coarse.backbone, self.coarse.reduced(x), sigma / self.coarse.factor, cond)
-        return torch.where(expand_levels(sigma, self.modality, x.ndim) > 0, self.coarse.enlarged(small), x)
+    def _coarsely(self, coarse: Coarse, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
+        small = self._estimate(coarse.reduced(x), sigma / coarse.factor, cond)
+        return torch.where(expand_levels(sigma, self.modality, x.ndim) > 0, coarse.enlarged(small), x)

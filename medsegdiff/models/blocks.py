@@ -17,6 +17,15 @@ MOVES = 6  # numbers that tell how a picture was moved
 SEAM_WIDTH = 8  # channels of the full-resolution output stage
 
 
+def positions_at(position: Tensor, side: int) -> Tensor:
+    """Learnt positions (L, N, C) of a square grid, for one of side x side tokens: means where that one is coarser."""
+    own = math.isqrt(position.shape[1])
+    if own == side:
+        return position
+    grid = rearrange(position, "l (y x) c -> l c y x", y=own)
+    return rearrange(F.interpolate(grid, size=(side, side), mode="area"), "l c y x -> l (y x) c")
+
+
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group normalisation with 32 groups, or as many as divide the channels."""
     return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-5)

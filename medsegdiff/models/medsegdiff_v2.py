@@ -30,6 +30,7 @@ from medsegdiff.models.blocks import (
     encoder_stages,
     feed_forward,
     group_norm,
+    positions_at,
     run_stage,
 )
 
@@ -141,12 +142,19 @@ class BandPass(nn.Module):
         self.gain = nn.Parameter(torch.ones(side, side // 2 + 1, channels))
         self.modulation = closed_linear(embedding, 2 * channels)  # starts as the identity
 
+    def gain_at(self, side: int) -> Tensor:
+        """(side, side // 2 + 1, C) gains of a grid as coarse or coarser, which has the low ones of the frequencies."""
+        if side == len(self.gain):
+            return self.gain
+        rows = torch.fft.fftfreq(side, 1 / side, device=self.gain.device).long()  # cycles a picture; -1 is the last
+        return self.gain[rows, : side // 2 + 1]
+
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, N, C) tokens -> (B, N, C)."""
         scale, shift = self.modulation(embedding).float()[:, None, None].chunk(2, dim=-1)
-        side = len(self.gain)
+        side = math.isqrt(x.shape[1])
         grid = rearrange(x.float(), "b (y x) c -> b y x c", y=side)
-        spectrum = torch.fft.rfft2(grid, dim=(1, 2), norm="ortho") * (self.gain * (1 + scale) + shift)
+        spectrum = torch.fft.rfft2(grid, dim=(1, 2), norm="ortho") * (self.gain_at(side) * (1 + scale) + shift)
         back = torch.fft.irfft2(spectrum, s=(side, side), dim=(1, 2), norm="ortho")
         return back.flatten(1, 2).to(x.dtype)
 
@@ -213,14 +221,14 @@ class Exchange(nn.Module):
 
     def forward(self, image: Tensor, mask: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """(B, W, s, s) features of each stream -> the same shapes."""
+        side = image.shape[2]
         e, c = (
             enter(rearrange(h, "b c y x -> b (y x) c")) + place
-            for enter, h, place in zip(self.inward, (image, mask), self.position, strict=True)
+            for enter, h, place in zip(self.inward, (image, mask), positions_at(self.position, side), strict=True)
         )
         for block in self.blocks:
             e, c = block(e, c, embedding)
         e, c = (leave(t) for leave, t in zip(self.outward, (e, c), strict=True))
-        side = image.shape[2]
         told = (rearrange(t, "b (y x) c -> b c y x", y=side) for t in (e, c))
         return image + next(told), mask + next(told)
 
@@ -254,9 +262,9 @@ class Stream(nn.Module):
 class MedSegDiffV2(Conditioned):
     """The joint denoising network of image and mask, (B, C, S, S) -> (B, C, S, S), image channels first.
 
-    `img_size` must be a multiple of patch_size * 2^(levels - 1). The mask stream has `mask_share` of the image
-    stream's width, since a mask holds less. `use_transformer` False leaves the exchange at the bottleneck out;
-    `use_spectrum` False puts plain self-attention over both streams in SS-Former's place.
+    `img_size` must be a multiple of patch_size * 2^(levels - 1); smaller pictures of such sizes may come too. The mask
+    stream has `mask_share` of the image stream's width, since a mask holds less. `use_transformer` False leaves the
+    exchange at the bottleneck out; `use_spectrum` False puts plain self-attention over both in SS-Former's place.
     """
 
     def __init__(

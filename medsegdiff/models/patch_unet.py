@@ -23,6 +23,7 @@ from medsegdiff.models.blocks import (
     decoder_stages,
     encoder_stages,
     group_norm,
+    positions_at,
     run_stage,
 )
 
@@ -61,7 +62,7 @@ class Bottleneck(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(channels, heads, embedding, dropout) for _ in range(depth))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        tokens = rearrange(x, "b c h w -> b (h w) c") + self.position
+        tokens = rearrange(x, "b c h w -> b (h w) c") + positions_at(self.position, x.shape[2])
         for block in self.blocks:
             tokens = block(tokens, embedding)
         return rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2])
@@ -71,7 +72,7 @@ class PatchUNet(Conditioned):
     """The joint denoising network of image and mask, (B, C, S, S) -> (B, C, S, S).
 
     `modality` tells, for each of the C channels, which of the M noise levels is its own. `img_size` must be a
-    multiple of patch_size * 2^(levels - 1).
+    multiple of patch_size * 2^(levels - 1); smaller pictures of such sizes may come too.
     """
 
     def __init__(

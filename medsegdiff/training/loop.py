@@ -73,11 +73,18 @@ class Progress:
     done: bool = False  # stopped early
 
 
-def lr_factor(step: int, warmup: int, total: int, floor: float = 0.01) -> float:
-    """Linear warm-up over `warmup` steps, then cosine decay from 1 to `floor` at `total`."""
+def lr_factor(step: int, warmup: int, total: int, floor: float = 0.01, cheap: int = 0, price: float = 1.0) -> float:
+    """Linear warm-up over `warmup` steps, then cosine decay from 1 to `floor` at `total`.
+
+    The decay runs over the work that is done: each of the first `cheap` steps counts as `price` of one.
+    """
     if step < warmup:
         return (step + 1) / warmup
-    progress = (step - warmup) / max(1, total - warmup)
+
+    def work(steps: int) -> float:
+        return min(steps, cheap) * price + max(0, steps - cheap)
+
+    progress = (work(step) - work(warmup)) / max(price, work(total) - work(warmup))
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 

@@ -93,15 +93,18 @@ class Room:
         room = [] if self.optimiser.state else [torch.zeros_like(p) for p in weights for _ in range(2)]
         x0 = torch.zeros(pairs, 2, config.img_size, config.img_size, device=device)
         label, keep = torch.zeros(2, pairs, dtype=torch.long, device=device)
-        # Each network may get the whole batch, by the noise levels that are drawn
-        for high in (0, pairs) if config.model.coarse_factor > 1 else (0,):
-            with autocast(device, config.precision):
-                sigma = torch.ones(pairs, 2, device=device)
-                loss = self.objective(x0, Condition(label, keep.bool()), sigma, torch.ones_like(x0), high).sum()
-            # Not `backward`, with which other processes would have to go along
-            torch.autograd.grad(loss, weights, allow_unused=True)
-            del loss
+        with autocast(device, config.precision):
+            sigma = torch.ones(pairs, 2, device=device)
+            # None at high noise: then all pictures are seen at full size
+            loss = self.objective(x0, Condition(label, keep.bool()), sigma, torch.ones_like(x0), 0).sum()
+        # Not `backward`, with which other processes would have to go along
+        torch.autograd.grad(loss, weights, allow_unused=True)
         del room
+
+    def check(self, config: TrainConfig) -> None:
+        """Raise `UserError` where memory does not hold a batch of full-size pictures, which may come hours later."""
+        if not fits(lambda pairs: self.try_batch(pairs, config), config.batch_size // self.processes.count):
+            raise self.too_large(config)
 
     def largest(self, start: int, config: TrainConfig) -> int:
         """The largest batch of all processes up to `start` of which the memory of this one holds its share."""

@@ -9,10 +9,19 @@ from medsegdiff.diffusion.codec import SIGMA_DATA
 from medsegdiff.diffusion.noise import ddpm_sigmas, highest_sigma
 from medsegdiff.models.backbones import check_backbone
 
+SMALLEST = 64  # side of the smallest pictures of the first steps, pixels: below that, steps hardly become cheaper
+
 
 def size_multiple(config: TrainConfig) -> int:
     """What sides of pictures have to be multiples of: the patch, halved at every level of the U-Net."""
     return int(config.model.patch_size * 2 ** (len(config.model.channel_mult) - 1))
+
+
+def first_size(config: TrainConfig) -> int:
+    """Side of the pictures of the first steps, pixels: half the full one, or that where a half does not fit."""
+    half, odd = divmod(config.img_size, 2)
+    fits = config.small_share > 0 and not odd and half >= SMALLEST and half % size_multiple(config) == 0
+    return half if fits else config.img_size
 
 
 def check_settings(config: TrainConfig) -> None:
@@ -30,6 +39,7 @@ def check_settings(config: TrainConfig) -> None:
     require(0 <= config.told_share < 1, "--told_share", config.told_share, "0 or more, and below 1")
     told = config.augment or not config.told_share
     require(told, "--told_share", config.told_share, "0 with --augment false", "Leave one of them out.")
+    require(0 <= config.small_share < 1, "--small_share", config.small_share, "0 or more, and below 1")
     fits = bool(config.ema_lengths) and 0 < min(config.ema_lengths) <= max(config.ema_lengths) <= 0.28
     require(fits, "--ema_lengths", config.ema_lengths, "numbers above 0 and up to 0.28")
     used = config.optimizer == "muon" or config.matrix_lr == TrainConfig.matrix_lr
@@ -62,26 +72,21 @@ def check_settings(config: TrainConfig) -> None:
 
 
 def _check_coarse(config: TrainConfig) -> None:
-    """Raise `UserError` where the network for high noise cannot be built, or is not there and has settings."""
-    m, names = config.model, ("sigma", "patch", "channels")
-    require_positive(**{f"model.coarse_{name}": getattr(m, f"coarse_{name}") for name in ("factor", *names)})
+    """Raise `UserError` where high noise cannot be taken off smaller pictures, or the level is set and nothing else."""
+    m, d = config.model, config.diffusion
+    require_positive(**{"model.coarse_factor": m.coarse_factor})
     if m.coarse_factor == 1:
-        for key in (f"coarse_{name}" for name in names):
-            value, plain = getattr(m, key), getattr(ModelConfig, key)
-            require(value == plain, f"--model.{key}", value, "--model.coarse_factor above 1 beside it", "Leave it out.")
+        plain, expected = ModelConfig.coarse_sigma, "--model.coarse_factor above 1 beside it"
+        require(m.coarse_sigma == plain, "--model.coarse_sigma", m.coarse_sigma, expected, "Leave it out.")
         return
-    d = config.diffusion
     lowest, highest = d.sigma_min if d.process == "edm" else float(ddpm_sigmas(d)[0]), highest_sigma(d)
-    expected = f"a noise level between {lowest:.3g} and {highest:.3g}, so that both networks learn"
+    expected = f"a noise level between {lowest:.3g} and {highest:.3g}, so that both sizes are used"
     require(lowest < m.coarse_sigma < highest, "--model.coarse_sigma", m.coarse_sigma, expected)
     side, left = divmod(config.img_size, m.coarse_factor)
-    multiple = m.coarse_patch * 2 ** (len(m.channel_mult) - 1)
+    multiple = size_multiple(config)
     expected = f"one that divides {config.img_size} pixels and leaves 2, 3, ... times {multiple} (patch and halvings)"
     fits = not left and side % multiple == 0 and side > multiple
-    require(fits, "--model.coarse_factor", m.coarse_factor, expected, "1 leaves that network out.")
-    widest = m.coarse_channels * m.channel_mult[-1]
-    expected = f"a number that {m.channel_mult[-1]} times makes a multiple of {m.num_heads} heads"
-    require(widest % m.num_heads == 0, "--model.coarse_channels", m.coarse_channels, expected)
+    require(fits, "--model.coarse_factor", m.coarse_factor, expected, "1 keeps pictures at their size.")
 
 
 def _check_noise(d: DiffusionConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import logging
 import math
@@ -41,14 +42,14 @@ from medsegdiff.training.memory import Room, out_of_memory
 from medsegdiff.training.muon import build_optimiser
 from medsegdiff.training.processes import Together
 from medsegdiff.training.sampling import draw_indices
-from medsegdiff.training.settings import check_settings
+from medsegdiff.training.settings import check_settings, first_size
 from medsegdiff.training.state import begun_run, refuse_other_run
 from medsegdiff.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
 LAST_FILE = "last_model.safetensors"
-AUGMENT, NOISE, WEIGHTS, DROPOUT = 1, 2, 3, 4  # purpose numbers of the random streams
+AUGMENT, NOISE, WEIGHTS, DROPOUT, PRICE = 1, 2, 3, 4, 5  # purpose numbers of the random streams
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -142,10 +143,17 @@ def _train(config: TrainConfig, pairs: PairSet, processes: Together, found: bool
         n, len(trainer.val_set), f"{parameters / 1e6:.1f} M", total, per_step, trainer.device,
     )  # fmt: skip
     trainer.total_steps = total
+    if trainer.small_steps:
+        text = "the first %d steps are on pictures of %d pixels; val is looked at when they are done"
+        logger.info(text, trainer.small_steps, trainer.small.images.shape[-1])
+        trainer.room.check(config)
+    elif config.small_share:
+        logger.info("all steps are on pictures of %d pixels: half of that does not suit", config.img_size)
     loop = LoopConfig(
         output_dir=output,
         total_steps=total,
         evals=config.evals,
+        evals_from=trainer.small_steps,
         save_every=config.save_every,
         images_per_step=per_step,
         identity=identity,
@@ -226,17 +234,37 @@ class DiffusionTrainer:
         self.peaks = [group["lr"] for group in self.optimiser.param_groups]
         self.scaler = gradient_scaler(self.device, config.precision)
         self.watch = Watch(config, self.codec, self.train_set, self.val_set, pairs.classes)
-        self.resident = coded.to(self.device)
+        self.resident = self.small = coded.to(self.device)
+        first = first_size(config)
+        if first < config.img_size:
+            small = load_tensors(pairs.select("train"), first, what="train split, smaller")
+            masks = code_masks(small.masks, radius * first / config.img_size)
+            self.small = dataclasses.replace(small, masks=masks).to(self.device)
         # What follows changes how this network computes; its averaged copy stays plain
         if config.checkpoint_gradients:
             checkpoint_blocks(self.denoiser)
         if compiles(config.compile, self.device):
-            alone = self.denoiser.coarse is None  # with a second network the pairs of each differ in number
-            for network in self.denoiser.networks():
-                network.compile(dynamic=False if alone else None)  # in place: its weights keep their names
+            one_size = self.denoiser.coarse is None  # else pairs of each size differ in number from step to step
+            self.denoiser.backbone.compile(
+                dynamic=False if one_size else None
+            )  # in place: its weights keep their names
         self.objective = Objective(self.denoiser, config.diffusion)
         self.network = self.processes.prepare(self.objective)
         self.room = Room(self.objective, self.optimiser, self.processes)
+
+    @property
+    def small_steps(self) -> int:
+        """Steps before the pictures have their full size."""
+        return int(self.config.small_share * self.total_steps) if self.small_price < 1 else 0
+
+    @functools.cached_property
+    def small_price(self) -> float:
+        """Work of a step on small pictures, share of one at full size: by the pixels that the network sees."""
+        coarse, sample = self.denoiser.coarse, 4096
+        sigma = draw_sigma(sample, self.config.diffusion, generator(self.config.seed, PRICE))
+        high = self.denoiser.by_size(sigma)[1] / sample
+        full = 1.0 if coarse is None else 1 - high + high / coarse.factor**2
+        return float(self.small.images.shape[-1] / self.config.img_size) ** 2 / full
 
     def card(self, step: int, scores: dict[str, float] | None = None) -> ModelCard:
         """What travels with the weights of `step`."""
@@ -272,11 +300,14 @@ class DiffusionTrainer:
     def _batch(self, draw: int, seed_step: int) -> tuple[Tensor, Condition, Tensor, Tensor, int]:
         """x0, condition, sigma, noise and `high` of this process's share of the batch of draws draw, draw + 1, ...
 
-        Random numbers are drawn for the whole batch, so that it is the same one for any number of processes.
+        Random numbers are drawn for the whole batch, so that it is the same one for any number of processes. Pictures
+        that are small already are not made smaller where noise is high.
         """
         config = self.config
         rows = draw_indices(self.train_set.labels, draw, config.batch_size, config.seed, config.balance_classes)
-        images, masks, labels = self.resident.batch(send(rows, self.device))
+        small = seed_step < self.small_steps * config.accumulate
+        resident = self.small if small else self.resident
+        images, masks, labels = resident.batch(send(rows, self.device))
         told = None
         chance = generator(config.seed, seed_step, AUGMENT)
         if config.told_share:
@@ -288,9 +319,10 @@ class DiffusionTrainer:
         sigma = draw_sigma(len(x0), config.diffusion, random)
         noise = torch.randn(x0.shape, generator=random)
         keep = torch.rand(len(x0), generator=random) >= config.label_dropout
-        own = torch.arange(len(x0))[self.processes.share(len(x0))]
-        order, high = self.denoiser.by_network(sigma[own])
-        own = own[order]
+        own, high = torch.arange(len(x0))[self.processes.share(len(x0))], 0
+        if not small:
+            order, high = self.denoiser.by_size(sigma[own])
+            own = own[order]
         sigma, noise, keep = (send(part[own], self.device) for part in (sigma, noise, keep))
         moves = None if told is None else send(told[own], self.device)
         own = send(own, self.device)
@@ -318,7 +350,8 @@ class DiffusionTrainer:
     def _step(self, step: int) -> Scalars:
         config = self.config
         self.denoiser.train()
-        factor = lr_factor(step, config.warmup_steps, self.total_steps)
+        cheap, price = self.small_steps, self.small_price
+        factor = lr_factor(step, config.warmup_steps, self.total_steps, cheap=cheap, price=price)
         for group, peak in zip(self.optimiser.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         total = torch.zeros(2, device=self.device)

@@ -32,7 +32,7 @@ from medsegdiff.evaluation.section import Interval
 from medsegdiff.training.device import autocast, choose_device
 
 LEVELS = (0.3, 1.0)  # noise, in standard deviations of the data: one that hides fine detail, one that hides outlines
-FURTHER = 2.0  # ... and, where high noise has a network of its own, one so many times above where that begins
+FURTHER = 2.0  # ... and, where high noise is taken off smaller pictures, one so many times above where that begins
 LARGEST = 128  # pictures of each side
 SMALLEST = 20  # pictures of each side below which there is no figure
 BATCH = 16
@@ -102,7 +102,7 @@ def _choose(records: list[PairRecord] | tuple[PairRecord, ...], card: ModelCard,
 
 
 def levels_of(card: ModelCard) -> tuple[float, ...]:
-    """Noise levels at which losses are compared, in standard deviations of the data: every network is asked."""
+    """Noise levels at which losses are compared, in standard deviations of the data: every size of picture is."""
     if card.model.coarse_factor == 1:
         return LEVELS
     return (*LEVELS, FURTHER * card.model.coarse_sigma / card.diffusion.sigma_data)

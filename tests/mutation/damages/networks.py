@@ -36,8 +36,16 @@ NETWORKS = (
         "filter_deaf_to_noise",
         "the band-pass filter is the same at every noise level",
         "models/medsegdiff_v2.py",
-        "(self.gain * (1 + scale) + shift)",
-        "(self.gain + 0 * (scale + shift))",
+        "(self.gain_at(side) * (1 + scale) + shift)",
+        "(self.gain_at(side) + 0 * (scale + shift))",
+        (V2_TEST,),
+    ),
+    Damage(
+        "gains_of_other_frequencies",
+        "on a coarser grid the filter takes the first rows of its gains, negative frequencies too",
+        "models/medsegdiff_v2.py",
+        "return self.gain[rows, : side // 2 + 1]",
+        "return self.gain[:side, : side // 2 + 1]",
         (V2_TEST,),
     ),
     Damage(

@@ -6,6 +6,30 @@ from damages.damage import Damage
 
 TRAINING = (
     Damage(
+        "evaluated_while_small",
+        "the best weights may be of the steps on small pictures",
+        "training/train.py",
+        "evals_from=trainer.small_steps,",
+        "evals_from=0,",
+        ("test_first_steps_are_on_smaller_pictures",),
+    ),
+    Damage(
+        "small_steps_count_in_full",
+        "the learning rate has nearly decayed when pictures get their full size",
+        "training/train.py",
+        "self.total_steps, cheap=cheap, price=price)",
+        "self.total_steps, cheap=cheap, price=1.0)",
+        ("test_first_steps_are_on_smaller_pictures",),
+    ),
+    Damage(
+        "memory_asked_for_too_late",
+        "nobody tries whether a full-size batch fits before the small ones are done",
+        "training/train.py",
+        "trainer.room.check(config)",
+        "pass",
+        ("test_memory_for_full_size_pictures_is_asked_for_first",),
+    ),
+    Damage(
         "told_before_mirroring",
         "shifts of mirrored pictures are told as before mirroring",
         "data/transforms.py",

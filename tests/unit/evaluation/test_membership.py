@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TWO_NETWORKS, WritePairs, random_checkpoint
+from conftest import TWO_SIZES, WritePairs, random_checkpoint
 from evaluation_sets import context, drawn, three_sets
 
 from medsegdiff.checkpoint import load_checkpoint
@@ -98,9 +98,9 @@ def test_every_picture_gets_the_same_noise(pairs: PairSet, tmp_path: Path) -> No
     assert len(set(losses[0].round(6))) == len(LEVELS)
 
 
-def test_a_network_for_high_noise_is_asked_too(pairs: PairSet, tmp_path: Path) -> None:
-    """Fails if all levels are those of one of two networks: what the other remembers would not be seen."""
-    path = random_checkpoint(tmp_path / "two.safetensors", model=TWO_NETWORKS)
+def test_smaller_pictures_are_asked_of_too(pairs: PairSet, tmp_path: Path) -> None:
+    """Fails if all levels are those of full-size pictures: what is remembered of smaller ones would not be seen."""
+    path = random_checkpoint(tmp_path / "two.safetensors", model=TWO_SIZES)
     denoiser, card, _ = load_checkpoint(path)
     levels = torch.tensor(levels_of(card)) * card.diffusion.sigma_data
     assert denoiser.coarse is not None

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TWO_NETWORKS, random_checkpoint
+from conftest import TWO_SIZES, random_checkpoint
 from safetensors.torch import save_file
 
 from medsegdiff.checkpoint import load_checkpoint, save_checkpoint
@@ -134,12 +134,12 @@ def test_a_guide_of_other_data_is_refused(change: dict[str, Any], checkpoint: Pa
         generate(settings(checkpoint, tmp_path / "pairs", guidance=2.0, guide_path=str(guide)))
 
 
-def test_a_guide_whose_networks_serve_other_levels_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_guide_that_sees_other_sizes_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     """Damage: leading away from what is coarse, as if that were the fault of a guide that learnt less."""
     card = load_checkpoint(checkpoint)[1]
     guide = random_checkpoint(tmp_path / "two.safetensors", **{f.name: getattr(card, f.name) for f in
-        dataclasses.fields(card) if f.name not in ("model", "scores")} | {"model": TWO_NETWORKS})  # fmt: skip
-    with pytest.raises(UserError, match=r"--guide_path: found .*two.safetensors, whose network for high noise"):
+        dataclasses.fields(card) if f.name not in ("model", "scores")} | {"model": TWO_SIZES})  # fmt: skip
+    with pytest.raises(UserError, match=r"--guide_path: found .*two.safetensors, which sees pictures at other sizes"):
         generate(settings(checkpoint, tmp_path / "pairs", guidance=2.0, guide_path=str(guide)))
 
 

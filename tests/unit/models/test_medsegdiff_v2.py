@@ -231,7 +231,8 @@ def test_backbones_are_found_by_name(name: str) -> None:
         ({"model": ModelConfig(coarse_factor=16)}, "--model.coarse_factor: found 16"),  # one pixel at the bottleneck
         ({"model": ModelConfig(coarse_factor=0)}, "--model.coarse_factor: found 0"),
         ({"model": ModelConfig(coarse_sigma=2.0)}, "--model.coarse_sigma: found 2.0; expected --model.coarse_factor"),
-        ({"model": ModelConfig(coarse_factor=2, coarse_channels=50)}, "--model.coarse_channels: found 50"),
+        ({"model": ModelConfig(coarse_factor=2, coarse_sigma=80.0)}, "--model.coarse_sigma: found 80.0"),
+        ({"small_share": 1.0}, "--small_share: found 1.0; expected 0 or more, and below 1"),
         ({"diffusion": DiffusionConfig(mask_radius=float("inf"))}, "--diffusion.mask_radius: found inf"),
     ],
 )

@@ -16,6 +16,7 @@ from medsegdiff.config import ModelConfig, TrainConfig
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.errors import UserError
 from medsegdiff.models.backbones import backbones, build_backbone
+from medsegdiff.models.blocks import positions_at
 from medsegdiff.models.patch_unet import PatchUNet
 from medsegdiff.training.train import check_settings
 
@@ -64,6 +65,24 @@ def test_shape(changes: dict[str, Any]) -> None:
     out = network(**changes)(x, c_noise, LABELS)
     assert out.shape == x.shape
     assert bool(torch.isfinite(out).all())
+
+
+@pytest.mark.parametrize("name", sorted(backbones()))
+@torch.no_grad()
+def test_smaller_pictures(name: str) -> None:
+    """Damage: positions cut off or repeated instead of averaged; a side of the bottleneck that is fixed."""
+    torch.manual_seed(0)
+    settings = ModelConfig(model_channels=16, channel_mult=[1, 2], transformer_depth=1, num_heads=2)
+    model = build_backbone(name, 4 * SIDE, [0, 1], settings).eval()
+    for weight in model.parameters():
+        weight.add_(0.1 * torch.randn_like(weight))
+    x, c_noise = inputs()
+    small = model(avg_pool2d(x, 2).repeat(1, 1, 4, 4), c_noise, LABELS)
+    assert small.shape == (4, 2, 2 * SIDE, 2 * SIDE)
+    assert bool(torch.isfinite(small).all())
+    grid = torch.arange(16.0).reshape(1, 16, 1)  # rows of 4
+    assert positions_at(grid, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert positions_at(grid, 4) is grid
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TWO_NETWORKS
+from conftest import TWO_SIZES
 
 from medsegdiff.config import ModelConfig, TrainConfig
 from medsegdiff.data.records import PairSet, read_pairs
@@ -105,20 +105,39 @@ def test_running_out_of_memory_is_told_in_one_line(ellipses: PairSet, tmp_path: 
         train(settings(ellipses, tmp_path / "run"))
 
 
-def test_each_of_two_networks_has_to_hold_a_batch(
+def test_memory_for_full_size_pictures_is_asked_for_first(
+    ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damage: finding out where the small pictures end, which may be hours later."""
+    loss, seen = train_module.denoising_loss, []
+
+    def limited_loss(denoiser: Any, x0: Any, *rest: Any) -> Any:
+        seen.append(x0.shape[-1])
+        if len(x0) * x0.shape[-1] > 5 * 16:
+            raise ERRORS[0]
+        return loss(denoiser, x0, *rest)
+
+    monkeypatch.setattr(train_module, "denoising_loss", limited_loss)
+    monkeypatch.setattr("medsegdiff.training.settings.SMALLEST", 8)
+    with pytest.raises(UserError, match="--batch_size: found 8, too many"):
+        train(settings(ellipses, tmp_path / "run", small_share=0.5))
+    assert set(seen) == {16}
+
+
+def test_the_trial_is_of_full_size_pictures(
     ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Damage: trying one of them; running out of memory in the step whose pairs are mostly for the other."""
+    """Damage: a trial at high noise, where pictures are seen smaller: a step of low noise runs out of memory later."""
     caplog.set_level(logging.INFO, "medsegdiff")
     loss = train_module.denoising_loss
 
     def limited_loss(denoiser: Any, x0: Any, cond: Any, sigma: Any, noise: Any, config: Any, high: int) -> Any:
-        if high > 3:
+        if len(x0) - high > 3:
             raise ERRORS[0]
         return loss(denoiser, x0, cond, sigma, noise, config, high)
 
     monkeypatch.setattr(train_module, "denoising_loss", limited_loss)
-    train(settings(ellipses, tmp_path / "run", find_batch_size=True, model=TWO_NETWORKS))
+    train(settings(ellipses, tmp_path / "run", find_batch_size=True, model=TWO_SIZES))
     assert "3 of 8 pairs a step fit" in caplog.text
 
 

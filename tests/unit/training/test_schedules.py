@@ -110,12 +110,17 @@ def test_lr_factor() -> None:
     assert lr_factor(0, 0, 0) == pytest.approx(1)
 
 
+def test_cheap_steps_count_less_in_the_decay() -> None:
+    """Damage: a decay that is nearly over when pictures get their full size, where most of the work is still ahead."""
+    values = [lr_factor(step, 0, 100, cheap=80, price=0.25) for step in range(101)]
+    plain = [lr_factor(step, 0, 40) for step in range(41)]
+    assert values[80] == pytest.approx(plain[20])
+    assert values[90] == pytest.approx(plain[30])
+    assert values[40] == pytest.approx(plain[10])
+    assert values[100] == pytest.approx(0.01)
+
+
 @pytest.mark.parametrize(("total", "evals", "expected"), [(10, 3, {3, 7, 10}), (2, 5, {1, 2}), (1, 1, {1})])
 def test_eval_steps(total: int, evals: int, expected: set[int]) -> None:
     """Damage: total // evals steps apart, which misses the end."""
     assert eval_steps(total, evals) == expected
-
-
-def test_eval_steps_of_the_end_of_a_run() -> None:
-    """Damage: evaluations in the part that is left out, or as far apart as over the whole run."""
-    assert eval_steps(10, 3, 4) == {6, 8, 10}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from conftest import TWO_NETWORKS
+from conftest import TWO_SIZES
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -22,10 +22,12 @@ from medsegdiff.config import DiffusionConfig, ModelConfig, TrainConfig
 from medsegdiff.data.records import PairSet, read_pairs
 from medsegdiff.data.transforms import augment_told, generator
 from medsegdiff.diffusion.condition import Condition
+from medsegdiff.diffusion.denoiser import Coarse
 from medsegdiff.errors import UserError
 from medsegdiff.locks import locked
 from medsegdiff.training import state as state_module
 from medsegdiff.training import train as train_module
+from medsegdiff.training.loop import lr_factor
 from medsegdiff.training.sampling import draw_indices
 from medsegdiff.training.state import begin_run, latest_state, save_state
 from medsegdiff.training.train import DiffusionTrainer, train
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from conftest import WritePairs
 
 STEPS = 6
-SMALL = ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2)
+PLAIN = ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2)
 
 
 def settings(data: Path, output: Path, **changes: Any) -> TrainConfig:
@@ -42,7 +44,7 @@ def settings(data: Path, output: Path, **changes: Any) -> TrainConfig:
     config = TrainConfig(
         data_dir=str(data), output_dir=str(output), img_size=16, batch_size=4, num_epochs=2, lr=3e-3, warmup_steps=2,
         ema_lengths=[0.05, 0.1], precision="fp32", device="cpu", evals=2, save_every=2, eval_samples=4, eval_steps=2,
-        model=SMALL,
+        model=PLAIN,
     )  # fmt: skip
     return dataclasses.replace(config, **changes)
 
@@ -138,14 +140,43 @@ def test_resumes_to_the_bit(
     assert_same_run(tmp_path / "run", straight)
 
 
-def test_batches_for_two_networks_hold_the_same_pairs(data: Path, tmp_path: Path) -> None:
-    """Damage: levels put in order, and pictures, classes, noise or what is told of moves left where they were."""
-    one, two = (trainer(data, tmp_path / str(k), model=m, told_share=0.5) for k, m in ((1, TWO_NETWORKS), (2, SMALL)))
+def test_first_steps_are_on_smaller_pictures(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: small pictures to the end, or evaluations (whose best weights are kept) while they are small; another
+    size after resuming than without; distances of masks that are not as far in small pictures."""
+    monkeypatch.setattr("medsegdiff.training.settings.SMALLEST", 8)
+    changes = {"small_share": 0.5, "diffusion": DiffusionConfig(mask_radius=4)}
+    one = trainer(data, tmp_path / "one", **changes)
+    one.total_steps = STEPS
+    sides = [one._batch(4 * step, step)[0].shape[-1] for step in range(STEPS)]
+    assert sides == [8, 8, 8, 16, 16, 16]
+    assert one.train_step(4)["lr"] == pytest.approx(3e-3 * lr_factor(4, 2, STEPS, cheap=3, price=0.25))
+    inside = [float((part.masks > 127).float().mean()) for part in (one.small, one.resident)]
+    slopes = [float(part.masks.float().diff(dim=3).abs().max()) for part in (one.small, one.resident)]
+    assert inside[0] == pytest.approx(inside[1], rel=0.2)
+    assert slopes[0] > 1.5 * slopes[1]
+    config = settings(data, tmp_path / "run", **changes)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "clip_gradients", fail_at(4, train_module.clip_gradients))
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    train(config)
+    train(settings(data, tmp_path / "whole", **changes))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    history = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in history] == [5, 6]
+    assert trainer(data, tmp_path / "none", small_share=0.0).small_steps == 0
+
+
+def test_batches_of_two_sizes_hold_the_same_pairs(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: levels put in order, and pictures, classes, noise or what is told of moves left where they were; small
+    pictures made smaller still."""
+    monkeypatch.setattr("medsegdiff.training.settings.SMALLEST", 8)
+    one, two = (trainer(data, tmp_path / str(k), model=m, told_share=0.5) for k, m in ((1, TWO_SIZES), (2, PLAIN)))
     mixed = 0
     for step in range(6):
         x0, cond, sigma, noise, high = one._batch(4 * step, step)
         plain = two._batch(4 * step, step)
-        order, expected = one.denoiser.by_network(plain[2])
+        order, expected = one.denoiser.by_size(plain[2])
         assert high == expected
         mixed += 0 < high < len(x0)
         for found, drawn in ((x0, plain[0]), (sigma, plain[2]), (noise, plain[3])):
@@ -153,23 +184,25 @@ def test_batches_for_two_networks_hold_the_same_pairs(data: Path, tmp_path: Path
         for name in ("label", "keep_label", "moves"):
             assert torch.equal(getattr(cond, name), getattr(plain[1], name)[order]), name
     assert mixed
+    small = trainer(data, tmp_path / "small", model=TWO_SIZES, small_share=0.9)
+    small.total_steps = 10
+    assert [small._batch(4 * step, step)[4] for step in range(9)] == [0] * 9
 
 
-def test_two_networks_learn_resume_and_load(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damage: the second network left out of the optimiser, the averages, the states or the checkpoint's card."""
-    config = settings(data, tmp_path / "run", model=TWO_NETWORKS)
+def test_two_sizes_resume_and_load(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: sizes left out of what a run is known by, or of the checkpoint's card: it would draw with one size."""
+    config = settings(data, tmp_path / "run", model=TWO_SIZES)
     with monkeypatch.context() as patch:
         patch.setattr(train_module, "clip_gradients", fail_at(4, train_module.clip_gradients))
         with pytest.raises(KeyboardInterrupt):
             train(config)
+    with pytest.raises(UserError, match="coarse_factor: 2 -> 1"):
+        train(settings(data, tmp_path / "run", model=PLAIN))
     train(config)
-    train(settings(data, tmp_path / "whole", model=TWO_NETWORKS))
+    train(settings(data, tmp_path / "whole", model=TWO_SIZES))
     assert_same_run(tmp_path / "run", tmp_path / "whole")
-    model, card, _ = load_checkpoint(tmp_path / "run" / "last_model.safetensors")
-    fresh = trainer(data, tmp_path / "fresh", model=TWO_NETWORKS).denoiser.state_dict()
-    assert (card.model.coarse_factor, card.model.coarse_patch) == (2, 2)
-    for name in ("backbone.stem.weight", "coarse.backbone.stem.weight"):
-        assert not torch.equal(model.state_dict()[name], fresh[name]), name
+    model, _, _ = load_checkpoint(tmp_path / "run" / "last_model.safetensors")
+    assert model.coarse == Coarse(2, 1.5)
 
 
 def test_told_augmentation_reaches_the_network(data: Path, tmp_path: Path) -> None:
