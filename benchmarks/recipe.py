@@ -46,7 +46,7 @@ QUESTIONS: dict[str, dict[str, Flags]] = {
         "double weight": {"diffusion.mask_weight": 2},
         "binary": {"diffusion.mask_radius": 0},
     },
-    "augmentation told to the network": {"none": {"told_share": 0}, "four fifths": {"told_share": 0.8}},
+    "augmentation told to the network": {"a fifth": {"told_share": 0.2}, "two fifths": {"told_share": 0.4}},
     "conditional draws": {
         "none": {
             "diffusion.share_independent": 0, "diffusion.share_mask_clean": 0,

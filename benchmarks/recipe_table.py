@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
-COLUMNS = {  # figure -> title, digits; the smaller the better but for agreement
+COLUMNS = {  # figure -> title, digits; the smaller the better but for agreement (and one lesion, not none)
     "val_loss": ("val loss", 3),
     "val_image": ("of images", 3),
     "val_mask": ("of masks", 3),
     "frechet": ("Fréchet radiomics", 1),
     "agreement": ("agreement, Dice", 3),
+    "lesions": ("lesions a picture", 2),
     "specks": ("masks with specks", 2),
 }
 HEAD = {
