@@ -63,6 +63,7 @@ class Arm(Protocol):
 
     batch: int
     total_steps: int
+    flop_pairs: int  # pairs of a call over which operations are averaged
 
     def train_step(self, step: int) -> dict[str, float]: ...
     def modules(self) -> nn.Module: ...
@@ -79,6 +80,8 @@ class Arm(Protocol):
 class OurArm:
     """`medsegdiff.training.train.DiffusionTrainer` as it is."""
 
+    flop_pairs = 64  # fewer operations are taken where noise is high
+
     def __init__(self, setting: Setting, pairs: PairSet) -> None:
         line = ["--config", str(setting.config), "--data_dir", str(pairs.root), "--img_size", str(setting.size)]
         line += ["--precision", setting.precision, "--device", setting.device, "--seed", str(setting.seed)]
@@ -91,6 +94,8 @@ class OurArm:
         work = config.small_share * self.trainer.small_price
         share = work / (work + 1 - config.small_share)
         self.trainer.config = dataclasses.replace(self.trainer.config, small_share=share)
+        # ... so steps are counted by their time already, and none is to count less for the learning rate
+        self.trainer.small_price = 1.0
         self.batch = config.batch_size * config.accumulate
         self.defaults = GenerateConfig("", "")
 
@@ -162,6 +167,8 @@ def train_set(pairs: PairSet, size: int) -> PairTensors:
 
 class PeerArm:
     """A peer, trained as its documentation does, on the draws that our trainer would see."""
+
+    flop_pairs = 1
 
     def __init__(self, name: str, setting: Setting, pairs: PairSet) -> None:
         self.recipe, self.setting, self.total_steps = PEERS[name][0], setting, UNPLANNED

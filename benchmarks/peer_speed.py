@@ -28,7 +28,6 @@ from medsegdiff.training.device import autocast, choose_device, has_fast_bf16
 SPEED_FILE = "speed.json"
 CALLS, LONG_CALLS = 20, 1000  # network calls of our default sampler, and of DDPM
 TIMED_CALLS = 10  # of the long walk, from all of it: the rest is multiplied
-FLOP_PAIRS = 8  # pairs over which operations are averaged: ours take fewer at high noise
 TRAIN_FACTOR = 3  # a training step computes the forward pass and, for the backward pass, twice as much
 MATRIX = {"cpu": 2048, "cuda": 8192}  # side of the matrices of the measured peak
 SWEEP = [2**n for n in range(10)]
@@ -69,8 +68,8 @@ def forward_flops(arm: Arm) -> float:
     meanwhile, since not every fused kernel is counted; Fourier transforms are not.
     """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        arm.call(FLOP_PAIRS)
-    return counter.get_total_flops() / FLOP_PAIRS / 1e9
+        arm.call(arm.flop_pairs)
+    return counter.get_total_flops() / arm.flop_pairs / 1e9
 
 
 def high_water() -> float:

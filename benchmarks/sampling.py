@@ -74,7 +74,7 @@ def seconds_a_level(checkpoint: Path, batch: int = 25, rounds: int = 5) -> dict[
 
 
 def seconds_a_pair(calls: int, steps: int, card: ModelCard, times: dict[str, float]) -> float:
-    """Seconds of the calls of one pair: those above the level from which the network for high noise serves, and others.
+    """Seconds of the calls of one pair: those above the level from which pictures are seen smaller, and others.
 
     A guided pair is taken to have two calls at every level, which is what it costs at most.
     """
@@ -126,7 +126,7 @@ def main() -> None:
     steps = {name: int(flags.get("steps", STEPS)) for name, flags in settings(options.guide_path).items()}
     for name, row in found.items():
         row["seconds"] = seconds_a_pair(row["calls"], steps[name], card, times)
-    told = {"seconds_a_call": times, "settings": found}
+    told = {"seconds_a_level": times, "settings": found}
     (RESULTS / "sampling.json").write_text(json.dumps(told, indent=2) + "\n")
     notes = RESULTS / "sampling_notes.md"
     words = notes.read_text() + "\n" if notes.is_file() else ""

@@ -146,9 +146,10 @@ def _train(config: TrainConfig, pairs: PairSet, processes: Together, found: bool
     if trainer.small_steps:
         text = "the first %d steps are on pictures of %d pixels; val is looked at when they are done"
         logger.info(text, trainer.small_steps, trainer.small.images.shape[-1])
-        trainer.room.check(config)
     elif config.small_share:
         logger.info("all steps are on pictures of %d pixels: half of that does not suit", config.img_size)
+    if trainer.small_steps or trainer.denoiser.coarse is not None:  # the first steps need less memory than later ones
+        trainer.room.check(config)
     loop = LoopConfig(
         output_dir=output,
         total_steps=total,
@@ -255,7 +256,7 @@ class DiffusionTrainer:
     @property
     def small_steps(self) -> int:
         """Steps before the pictures have their full size."""
-        return int(self.config.small_share * self.total_steps) if self.small_price < 1 else 0
+        return int(self.config.small_share * self.total_steps) if self.small is not self.resident else 0
 
     @functools.cached_property
     def small_price(self) -> float:

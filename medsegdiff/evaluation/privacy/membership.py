@@ -26,6 +26,7 @@ from medsegdiff.diffusion.codec import code_masks
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.loss import denoising_loss
+from medsegdiff.diffusion.noise import highest_sigma
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.compare import statistic_interval
 from medsegdiff.evaluation.section import Interval
@@ -102,10 +103,14 @@ def _choose(records: list[PairRecord] | tuple[PairRecord, ...], card: ModelCard,
 
 
 def levels_of(card: ModelCard) -> tuple[float, ...]:
-    """Noise levels at which losses are compared, in standard deviations of the data: every size of picture is."""
+    """Noise levels at which losses are compared, in standard deviations of the data.
+
+    One more where high noise is taken off smaller pictures: at that level the network is asked of such a picture.
+    """
     if card.model.coarse_factor == 1:
         return LEVELS
-    return (*LEVELS, FURTHER * card.model.coarse_sigma / card.diffusion.sigma_data)
+    level = min(FURTHER * card.model.coarse_sigma, highest_sigma(card.diffusion))
+    return (*LEVELS, level / card.diffusion.sigma_data)
 
 
 @torch.no_grad()

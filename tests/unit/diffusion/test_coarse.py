@@ -86,7 +86,7 @@ def test_small_pictures_are_not_made_smaller(denoiser: Denoiser, batch: tuple[Te
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_direction_goes_through_both_sizes(mode: str, denoiser: Denoiser) -> None:
-    """Damage: what is given averaged on its way, or a walk at one size alone."""
+    """Damage: a walk at one size alone; numbers that are not finite where the size changes; what is given moved."""
     config = DiffusionConfig(sigma_max=10.0)
     table, codec = sigma_table(mode, config, 6), PairCodec((0.5, 0.5), (0.5, 0.5))
     random = torch.Generator().manual_seed(0)

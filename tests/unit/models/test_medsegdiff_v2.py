@@ -93,6 +93,19 @@ def test_band_pass_passes_its_band_alone() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("wave", [(1, 0), (0, 1), (-1, 1), (1, 1)])
+def test_band_pass_knows_its_frequencies_on_a_coarser_grid(wave: tuple[int, int]) -> None:
+    """Damage: gains interpolated between frequencies, or those of negative ones taken from the middle."""
+    module = perturbed(BandPass(1, 8, 6))
+    gained = []
+    for side in (8, 4):
+        down, across = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+        picture = torch.cos(2 * torch.pi / side * (wave[0] * down + wave[1] * across)).reshape(1, side**2, 1)
+        gained.append(float((module(picture, torch.zeros(1, 6)) * picture).sum() / picture.square().sum()))
+    assert gained[1] == pytest.approx(gained[0], abs=1e-5)
+
+
+@torch.no_grad()
 def test_band_pass_listens_to_the_noise_level() -> None:
     """Damage: scale and shift not applied, or applied in space."""
     module = perturbed(BandPass(8, TOKENS, 6))

@@ -127,13 +127,18 @@ def test_the_scale_is_part_of_the_state(ellipses: PairSet, tmp_path: Path, monke
     older.load_state_dict({k: v for k, v in older.state_dict().items() if k != "scaler"})
 
 
-def test_a_compiled_network_learns_the_same(ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_compiled_network_learns_the_same(
+    factor: int, ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Damage: weights saved as _orig_mod.*; kernels built for the averaged copy, or not at all; other results."""
     # The graphs that torch.compile takes from the network, without the minutes of making kernels of them
     plain_compile = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(plain_compile, backend="aot_eager"))
     monkeypatch.setenv("CXX", "c++")
-    small = ModelConfig(model_channels=8, channel_mult=[1], use_transformer=False, dropout=0.0)  # little to build
+    small = ModelConfig(  # little to build
+        model_channels=8, channel_mult=[1], use_transformer=False, dropout=0.0, coarse_factor=factor
+    )
     config = dataclasses.replace(settings(ellipses, tmp_path / "plain"), model=small)
     plain = train(config)
     built = train(dataclasses.replace(config, output_dir=str(tmp_path / "built"), compile=True))

@@ -187,6 +187,10 @@ def test_batches_of_two_sizes_hold_the_same_pairs(data: Path, tmp_path: Path, mo
     small = trainer(data, tmp_path / "small", model=TWO_SIZES, small_share=0.9)
     small.total_steps = 10
     assert [small._batch(4 * step, step)[4] for step in range(9)] == [0] * 9
+    assert 0.25 < small.small_price < 0.5  # full-size steps hold pairs that are seen small, and cost less than full
+    high = (0.25 / small.small_price - 1) / (0.25 - 1)  # share of such pairs, from the price
+    drawn = [int(one._batch(4 * step, step)[4]) for step in range(400)]
+    assert high == pytest.approx(sum(drawn) / 1600, abs=0.05)
 
 
 def test_two_sizes_resume_and_load(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
