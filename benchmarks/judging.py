@@ -44,7 +44,7 @@ def figures(report: dict[str, Any]) -> dict[str, Any]:
         "frechet_floor": distance["floor"]["value"],
         "agreement": masks["synthetic"]["value"],
         "agreement_real": masks["held_out"]["value"],
-        "lesions": sum(counts) / len(counts),  # a picture, classes alike; 1.02 in real ones
+        "lesions": sum(counts) / len(counts),  # a picture; classes count alike
         "specks": metrics["lesions"]["with_specks"]["synthetic"],
         "nearest_to_train": [privacy["value"], privacy["low"], privacy["high"]],
     }

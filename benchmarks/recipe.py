@@ -125,10 +125,8 @@ def step_times(options: argparse.Namespace, names: list[str]) -> dict[str, float
 
 def shape_of(flags: Flags) -> str:
     """What of the flags changes the cost of a step; noise levels do, as pairs of high noise are cheaper."""
-    costly, free = (
-        ("backbone", "batch_size", "optimizer", "small_share"),
-        ("diffusion.mask_weight", "diffusion.mask_radius"),
-    )
+    costly = ("backbone", "batch_size", "optimizer", "small_share")
+    free = ("diffusion.mask_weight", "diffusion.mask_radius")
     found = {k: v for k, v in flags.items() if k.startswith(("model.", "diffusion.")) or k in costly}
     return json.dumps({k: v for k, v in found.items() if k not in free})
 

@@ -18,11 +18,13 @@ from typing import Any
 
 import torch
 from judging import ROOT, drawn_and_judged
+from torch import Tensor
 
 from medsegdiff.checkpoint import ModelCard, load_checkpoint
 from medsegdiff.data.transforms import generator
 from medsegdiff.diffusion.condition import Condition
-from medsegdiff.diffusion.noise import sampling_sigmas
+from medsegdiff.diffusion.denoiser import Denoiser
+from medsegdiff.diffusion.noise import highest_sigma, lowest_sigma, sigma_table
 from medsegdiff.files import read_json, write_json
 
 RESULTS = ROOT / "docs" / "results"
@@ -58,29 +60,27 @@ def calls(flags: dict[str, Any]) -> int:
     return int(flags.get("steps", STEPS)) * CALLS[flags.get("sampler", "dpmpp_2m")]
 
 
-def seconds_a_level(checkpoint: Path, batch: int = 25, rounds: int = 5) -> dict[str, float]:
+def seconds_a_level(denoiser: Denoiser, card: ModelCard, batch: int = 25, rounds: int = 5) -> dict[str, float]:
     """Median seconds of a network call for one pair, in batches as they are drawn: at high noise, and at low."""
-    denoiser, card, _ = load_checkpoint(checkpoint)
     x = torch.randn(batch, 2, card.img_size, card.img_size, generator=generator(0))
     label = torch.zeros(batch, dtype=torch.long)
     times: dict[str, list[float]] = {"high": [], "low": []}
     with torch.inference_mode():
         for _ in range(rounds + 1):
-            for name, level in (("high", card.diffusion.sigma_max), ("low", card.diffusion.sigma_min)):
+            for name, level in (("high", highest_sigma(card.diffusion)), ("low", lowest_sigma(card.diffusion))):
                 started = time.perf_counter()
                 denoiser(x, torch.full((batch, 2), level), Condition(label))
                 times[name].append((time.perf_counter() - started) / batch)
     return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
-def seconds_a_pair(calls: int, steps: int, card: ModelCard, times: dict[str, float]) -> float:
-    """Seconds of the calls of one pair: those above the level from which pictures are seen smaller, and others.
+def seconds_a_pair(calls: int, table: Tensor, denoiser: Denoiser, times: dict[str, float]) -> float:
+    """Seconds of the calls of one pair at the levels of `table` (T + 1, M): small pictures and full ones.
 
     A guided pair is taken to have two calls at every level, which is what it costs at most.
     """
-    levels = sampling_sigmas(card.diffusion, steps)[:-1]
-    high = float((levels >= card.model.coarse_sigma).float().mean()) if card.model.coarse_factor > 1 else 0.0
-    return float(calls * (high * times["high"] + (1 - high) * times["low"]))
+    high = denoiser.by_size(table[:-1])[1] / (len(table) - 1)
+    return calls * (high * times["high"] + (1 - high) * times["low"])
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
@@ -110,7 +110,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=100, help="pairs of each class")
     parser.add_argument("--only", nargs="+", help="names of settings; default: all")
     options = parser.parse_args()
-    for name, flags in settings(options.guide_path).items():
+    chosen = settings(options.guide_path)
+    for name, flags in chosen.items():
         folder = options.run_dir / name.replace(" ", "_")
         if (folder / "figures.json").is_file() or (options.only and name not in options.only):
             continue
@@ -119,13 +120,13 @@ def main() -> None:
         told = drawn_and_judged(folder, options.checkpoint_path, options.real_data, options.judges_dir, words)
         guided = 2 if flags.get("guidance", 1) != 1 else 1  # at most: outside the interval it is one call
         write_json(folder / "figures.json", told | {"calls": calls(flags) * guided})
-    files = {name: options.run_dir / name.replace(" ", "_") / "figures.json" for name in settings(options.guide_path)}
+    files = {name: options.run_dir / name.replace(" ", "_") / "figures.json" for name in chosen}
     found = {name: read_json(file) for name, file in files.items() if file.is_file()}
-    times = seconds_a_level(options.checkpoint_path)
-    card = load_checkpoint(options.checkpoint_path)[1]
-    steps = {name: int(flags.get("steps", STEPS)) for name, flags in settings(options.guide_path).items()}
+    denoiser, card, _ = load_checkpoint(options.checkpoint_path)
+    times = seconds_a_level(denoiser, card)
     for name, row in found.items():
-        row["seconds"] = seconds_a_pair(row["calls"], steps[name], card, times)
+        table_of = sigma_table("joint", card.diffusion, chosen[name].get("steps", STEPS))
+        row["seconds"] = seconds_a_pair(row["calls"], table_of, denoiser, times)
     told = {"seconds_a_level": times, "settings": found}
     (RESULTS / "sampling.json").write_text(json.dumps(told, indent=2) + "\n")
     notes = RESULTS / "sampling_notes.md"

@@ -49,9 +49,8 @@ def build_denoiser(card: ModelCard) -> Denoiser:
     """A fresh network of the size that the card tells."""
     modality = card.codec.modality
     backbone = build_backbone(card.backbone, card.img_size, modality.tolist(), card.model)
-    coarse, m = None, card.model
-    if m.coarse_factor > 1:
-        coarse = Coarse(m.coarse_factor, m.coarse_sigma)
+    factor, sigma = card.model.coarse_factor, card.model.coarse_sigma
+    coarse = Coarse(factor, sigma) if factor > 1 else None
     denoiser = Denoiser(backbone, modality, card.diffusion.sigma_data, coarse)
     return denoiser.to(memory_format=torch.channels_last)
 

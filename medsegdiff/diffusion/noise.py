@@ -82,6 +82,11 @@ def highest_sigma(config: NoiseConfig) -> float:
     return config.sigma_max if config.process == "edm" else float(ddpm_sigmas(config)[-1])
 
 
+def lowest_sigma(config: NoiseConfig) -> float:
+    """The lowest level that sampling visits before 0."""
+    return config.sigma_min if config.process == "edm" else float(ddpm_sigmas(config)[0])
+
+
 def _quantile_to_sigma(u: Tensor, column: int, config: NoiseConfig) -> Tensor:
     """Noise levels at quantiles u in (0, 1) of the training distribution of one modality."""
     if config.process == "ddpm":

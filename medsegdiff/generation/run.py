@@ -151,10 +151,11 @@ def _load(config: GenerateConfig) -> Source:
             "an earlier or smaller model of the same data",
             "Train it on the same folder, at the same size.",
         )
-    sizes = [(c.model.coarse_factor, c.model.coarse_factor > 1 and c.model.coarse_sigma) for c in (card, other)]
     found = f"{config.guide_path}, which sees pictures at other sizes where noise is high"
     expected = f"one like that of {config.checkpoint_path}: guidance would lead away from coarse pictures"
-    require(sizes[0] == sizes[1], "--guide_path", found, expected, "Give an earlier checkpoint of the same run.")
+    require(
+        guide.coarse == denoiser.coarse, "--guide_path", found, expected, "Give an earlier checkpoint of the same run."
+    )
     return dataclasses.replace(source, guide=guide.to(device), guide_digest=other_digest)
 
 

@@ -6,7 +6,7 @@ import math
 
 from medsegdiff.config import DiffusionConfig, ModelConfig, TrainConfig, require, require_fraction, require_positive
 from medsegdiff.diffusion.codec import SIGMA_DATA
-from medsegdiff.diffusion.noise import ddpm_sigmas, highest_sigma
+from medsegdiff.diffusion.noise import highest_sigma, lowest_sigma
 from medsegdiff.models.backbones import check_backbone
 
 SMALLEST = 64  # side of the smallest pictures of the first steps, pixels: below that, steps hardly become cheaper
@@ -73,13 +73,13 @@ def check_settings(config: TrainConfig) -> None:
 
 def _check_coarse(config: TrainConfig) -> None:
     """Raise `UserError` where high noise cannot be taken off smaller pictures, or the level is set and nothing else."""
-    m, d = config.model, config.diffusion
+    m = config.model
     require_positive(**{"model.coarse_factor": m.coarse_factor})
     if m.coarse_factor == 1:
         plain, expected = ModelConfig.coarse_sigma, "--model.coarse_factor above 1 beside it"
         require(m.coarse_sigma == plain, "--model.coarse_sigma", m.coarse_sigma, expected, "Leave it out.")
         return
-    lowest, highest = d.sigma_min if d.process == "edm" else float(ddpm_sigmas(d)[0]), highest_sigma(d)
+    lowest, highest = lowest_sigma(config.diffusion), highest_sigma(config.diffusion)
     expected = f"a noise level between {lowest:.3g} and {highest:.3g}, so that both sizes are used"
     require(lowest < m.coarse_sigma < highest, "--model.coarse_sigma", m.coarse_sigma, expected)
     side, left = divmod(config.img_size, m.coarse_factor)

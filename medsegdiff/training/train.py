@@ -246,9 +246,8 @@ class DiffusionTrainer:
             checkpoint_blocks(self.denoiser)
         if compiles(config.compile, self.device):
             one_size = self.denoiser.coarse is None  # else pairs of each size differ in number from step to step
-            self.denoiser.backbone.compile(
-                dynamic=False if one_size else None
-            )  # in place: its weights keep their names
+            # In place: its weights keep their names
+            self.denoiser.backbone.compile(dynamic=False if one_size else None)
         self.objective = Objective(self.denoiser, config.diffusion)
         self.network = self.processes.prepare(self.objective)
         self.room = Room(self.objective, self.optimiser, self.processes)
