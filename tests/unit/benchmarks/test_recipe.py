@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from medsegdiff.config import GenerateConfig, TrainConfig
+from medsegdiff.models.backbones import build_backbone
 from medsegdiff.training.settings import check_settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,6 +38,17 @@ def test_every_arm_is_one_that_train_takes(benchmark: Any) -> None:
         check_settings(config)
     assert len({repr(config) for config in found.values()}) == len(found)
     assert len(recipe.QUESTIONS) <= 6
+
+
+def test_ablation_is_at_equal_parameters(benchmark: Any) -> None:
+    """Damage: a part left out that is not given back as width, so that a smaller network is what is compared."""
+    recipe = benchmark("recipe")
+    counts = {}
+    for name in (recipe.BASE, *recipe.ABLATION):
+        config = recipe.settings("d", Path("o"), recipe.arms()[name])
+        network = build_backbone(config.backbone, config.img_size, [0, 1], config.model)
+        counts[name] = sum(p.numel() for p in network.parameters())
+    assert max(counts.values()) / min(counts.values()) < 1.02
 
 
 def row(arm: str, seed: int, loss: float) -> dict[str, Any]:
