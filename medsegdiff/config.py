@@ -133,8 +133,11 @@ class GenerateConfig:
     num_samples_per_class: int = 100  # pairs of each class (joint and mask_first)
     classes: list[str] | None = None  # which ones; default: all that the checkpoint knows, or as given masks tell
     sampler: Literal["dpmpp_2m", "heun", "ddim", "ddpm"] = "dpmpp_2m"  # update rule
-    steps: int = 20  # noise levels that a modality goes through; mask_first takes so many twice
-    guidance: float = 1.0  # guidance weight, away from the network without the class; 1: none (and half the calls)
+    steps: int = 15  # noise levels that a modality goes through; mask_first takes so many twice
+    mask_guidance: float | None = (
+        None  # how strongly images follow masks; 1: as learnt; default: 2 where images alone are learnt too
+    )
+    guidance: float = 1.0  # guidance weight, away from the network without the class; 1: none
     guide_path: str | None = None  # ... or away from this checkpoint, less trained on the same data (autoguidance)
     guidance_low: float = 0.3  # guidance acts where the image's noise level is above this ...
     guidance_high: float = 5.0  # ... and up to this

@@ -1,48 +1,84 @@
 """Denoising with a class, guided within an interval of noise levels, or without a class.
 
 Guidance leads away from what a worse judge says: the network without the class (classifier-free guidance, Ho and
-Salimans 2022), or a less trained network with it (autoguidance, Karras et al. 2024, "Guiding a diffusion model with a
-bad version of itself", which keeps variety better).
+Salimans 2022), a less trained network with it (autoguidance, Karras et al. 2024, "Guiding a diffusion model with a
+bad version of itself", which keeps variety better), or, of the image, the network that does not see the mask. The last
+one is the same idea between the two modalities of one network (Bao et al. 2023, UniDiffuser, section 3.3, where a text
+takes the mask's place): what a network that underfits draws too faintly, the lesion within the mask, it draws out.
 """
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
+from medsegdiff.diffusion.noise import IMAGE, MASK
 from medsegdiff.diffusion.samplers import Denoise
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What leads, and how far; a weight of 1 does not lead and costs no network call."""
+
+    weight: float = 1.0  # of the class: D_worse + weight (D - D_worse), D_worse without it, or as `guide` says
+    guide: Denoiser | None = None  # a less trained network, in place of the one without the class
+    mask_weight: float = 1.0  # of the mask, likewise, for the image alone; D_worse does not see the mask
+    interval: tuple[float, float] = (0.0, math.inf)  # of the image's noise level, without the lower end
+
+
+NONE = Guidance()
 
 
 def guided_denoise(
     denoiser: Denoiser,
     label: Tensor,
-    weight: float,
-    interval: tuple[float, float],
-    column: int = 0,
-    guide: Denoiser | None = None,
+    guidance: Guidance = NONE,
+    hidden: tuple[Tensor, float] | None = None,
+    column: int = IMAGE,
 ) -> Denoise:
-    """denoise(x, sigma (M,)) for classes `label` (B,): D_worse + weight (D - D_worse).
+    """denoise(x, sigma (M,)) for classes `label` (B,), led as `guidance` says.
 
-    D_worse is what `guide` says, or where there is none what `denoiser` says without the class. Outside `interval` of
-    the levels of modality `column` the weight is 1, which costs one network call instead of two (Kynkaanniemi et al.
-    2024: guidance at very high levels narrows the variety, at very low ones it does nothing).
+    Outside the interval of the levels of modality `column` nothing leads, which saves network calls (Kynkaanniemi et
+    al. 2024: guidance at very high levels narrows the variety, at very low ones it does nothing). `hidden`, which a
+    mask weight needs: standard normal numbers (B, C, *S), and the level at which they hide a mask.
     """
-    kept = Condition(label=label)
+    kept, (low, high) = Condition(label=label), guidance.interval
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         levels = sigma.to(x).expand(len(label), -1)
-        if weight == 1 or not interval[0] < float(sigma[column]) <= interval[1]:
-            result: Tensor = denoiser(x, levels, kept)
-            return result
-        if guide is None:
-            better, worse = _with_and_without(denoiser, x, levels, label)
+        acts = low < float(sigma[column]) <= high
+        if not acts or guidance.weight == 1:
+            better: Tensor = denoiser(x, levels, kept)
+            led = better
         else:
-            better, worse = denoiser(x, levels, kept), guide(x, levels, kept)
-        return worse + weight * (better - worse)
+            if guidance.guide is None:
+                better, worse = _with_and_without(denoiser, x, levels, label)
+            else:
+                better, worse = denoiser(x, levels, kept), guidance.guide(x, levels, kept)
+            led = worse + guidance.weight * (better - worse)
+        if acts and guidance.mask_weight != 1:
+            assert hidden is not None
+            alone, of_mask = _image_alone(denoiser, x, levels, kept, hidden)
+            led = torch.where(of_mask, led, led + (guidance.mask_weight - 1) * (better - alone))
+        return led
 
     return denoise
+
+
+def _image_alone(
+    denoiser: Denoiser, x: Tensor, levels: Tensor, kept: Condition, hidden: tuple[Tensor, float]
+) -> tuple[Tensor, Tensor]:
+    """What the network says where it does not see the mask, and which channels (1, C, 1, ...) are the mask's."""
+    noise, level = hidden
+    of_mask = (denoiser.modality == MASK).view(1, -1, *[1] * (x.ndim - 2))
+    unseen = levels.clone()
+    unseen[:, MASK] = level
+    return denoiser(torch.where(of_mask, level * noise, x), unseen, kept), of_mask
 
 
 def _with_and_without(denoiser: Denoiser, x: Tensor, levels: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:

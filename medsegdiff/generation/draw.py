@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.diffusion.denoiser import Denoiser
-from medsegdiff.diffusion.guidance import classless_denoise, guided_denoise
+from medsegdiff.diffusion.guidance import NONE, Guidance, classless_denoise, guided_denoise
 from medsegdiff.diffusion.samplers import SAMPLERS, Denoise
 
 Noise = Callable[[int], Tensor]
@@ -46,18 +46,17 @@ def draw_pairs(
     noise: Noise,
     *,
     sampler: str = "dpmpp_2m",
-    guidance: float = 1.0,
-    interval: tuple[float, float] = (0.0, float("inf")),
-    guide: Denoiser | None = None,
+    guidance: Guidance = NONE,
     given: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Images (B, 1, S, S) uint8 and masks (B, 1, S, S) uint8 {0, 255} of classes `labels` (B,).
 
-    `sigmas`, `noise` and `given` as in `draw_channels`; `interval`: image levels between which `guidance` acts,
-    away from `guide` or, where there is none, from the network without the class.
+    `sigmas`, `noise` and `given` as in `draw_channels`. Where `guidance` hides the mask, it does so with the noise that
+    the walk starts from.
     """
     device = denoiser.modality.device
-    denoise = guided_denoise(denoiser, labels.to(device), guidance, interval, guide=guide)
+    hidden = (noise(0).to(device), float(sigmas.max())) if guidance.mask_weight != 1 else None
+    denoise = guided_denoise(denoiser, labels.to(device), guidance, hidden)
     x = draw_channels(denoise, codec, sigmas.to(device), noise, sampler=sampler, given=given)
     image, mask = codec.decode(x.float().cpu())
     return (image * 255).round().to(torch.uint8), mask.to(torch.uint8) * 255

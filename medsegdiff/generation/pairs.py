@@ -114,9 +114,7 @@ def draw_batch(source: Source, items: list[Item], attempts: list[int], size: int
             source.sigmas,
             source.noise(batch, numbers),
             sampler=config.sampler,
-            guidance=config.guidance,
-            interval=(config.guidance_low, config.guidance_high),
-            guide=source.guide,
+            guidance=source.guidance,
             given=source.given(batch),
         )
     return images[: len(items), 0].numpy(), masks[: len(items), 0].numpy()

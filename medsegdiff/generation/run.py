@@ -31,12 +31,13 @@ logger = logging.getLogger(__name__)
 
 # What does not decide what is drawn: where things lie (what was given counts by its content), and when to give up.
 NOT_IDENTITY = ("checkpoint_path", "guide_path", "output_dir", "masks", "images", "split", "device", "max_redraws")
+MASK_GUIDANCE = 2.0  # where nothing else is told: masks then fit images as real ones do (docs/results/mask_guidance.md)
 # Settings that a mode makes no use of.
 UNUSED = {
     "joint": ("draws",),
     "mask_first": ("draws",),
     "mask_to_image": ("num_samples_per_class",),
-    "image_to_mask": ("num_samples_per_class", "classes", "guidance", "guidance_low", "guidance_high"),
+    "image_to_mask": ("num_samples_per_class", "classes", "mask_guidance", "guidance", "guidance_low", "guidance_high"),
 }
 
 
@@ -139,7 +140,7 @@ def settle_mode(config: GenerateConfig) -> GenerateConfig:
 def _load(config: GenerateConfig) -> Source:
     denoiser, card, digest = load_checkpoint(Path(config.checkpoint_path))
     device = choose_device(config.device)
-    source = Source(config, denoiser.to(device), card, digest)
+    source = Source(_settle_mask_guidance(config, card), denoiser.to(device), card, digest)
     if config.guide_path is None or config.guidance == 1:
         return source
     guide, other, other_digest = load_checkpoint(Path(config.guide_path))
@@ -157,6 +158,18 @@ def _load(config: GenerateConfig) -> Source:
         guide.coarse == denoiser.coarse, "--guide_path", found, expected, "Give an earlier checkpoint of the same run."
     )
     return dataclasses.replace(source, guide=guide.to(device), guide_digest=other_digest)
+
+
+def _settle_mask_guidance(config: GenerateConfig, card: ModelCard) -> GenerateConfig:
+    """`config` with the weight of the mask settled: nothing leads away from an image alone that was never learnt."""
+    knows = card.diffusion.share_marginal > 0
+    weight = config.mask_guidance
+    if weight is None:
+        weight = MASK_GUIDANCE if knows else 1.0
+    found = f"{weight} with a checkpoint that was trained with --diffusion.share_marginal 0"
+    hint = "Leave it out, or train with a share above 0."
+    require(knows or weight == 1, "--mask_guidance", found, "1: it knows no image without its mask", hint)
+    return dataclasses.replace(config, mask_guidance=weight)
 
 
 def _identity(source: Source) -> dict[str, Any]:
@@ -211,6 +224,8 @@ def _check_settings(config: GenerateConfig) -> None:
     require(len(set(chosen)) == len(chosen), "--classes", " ".join(chosen), "each class once")
     require(config.max_redraws >= 0, "--max_redraws", config.max_redraws, "0 or more")
     require(config.guidance >= 0, "--guidance", config.guidance, "0 or more")
+    weight = 1.0 if config.mask_guidance is None else config.mask_guidance
+    require(weight >= 0, "--mask_guidance", weight, "0 or more")
     if config.guide_path is not None:
         hint = "Give a weight such as 2, or leave --guide_path out."
         require(config.guidance != 1, "--guide_path", "--guidance 1, which is none", "another --guidance", hint)

@@ -14,6 +14,7 @@ from medsegdiff.config import GenerateConfig
 from medsegdiff.data.transforms import generator
 from medsegdiff.diffusion.codec import code_masks
 from medsegdiff.diffusion.denoiser import Denoiser
+from medsegdiff.diffusion.guidance import Guidance
 from medsegdiff.diffusion.noise import sigma_table
 from medsegdiff.generation.plan import Item
 
@@ -41,6 +42,14 @@ class Source:
         """(T + 1, 2) table of the mode."""
         assert self.config.mode is not None
         return sigma_table(self.config.mode, self.card.diffusion, self.config.steps)
+
+    @property
+    def guidance(self) -> Guidance:
+        """What leads the draws of pairs."""
+        config = self.config
+        assert config.mask_guidance is not None
+        interval = (config.guidance_low, config.guidance_high)
+        return Guidance(config.guidance, self.guide, config.mask_guidance, interval)
 
     @property
     def provenance(self) -> dict[str, Any]:

@@ -84,8 +84,8 @@ NETWORKS = (
         "guide_leads",
         "autoguidance leads towards the worse network",
         "diffusion/guidance.py",
-        "better, worse = denoiser(x, levels, kept), guide(x, levels, kept)",
-        "worse, better = denoiser(x, levels, kept), guide(x, levels, kept)",
+        "better, worse = denoiser(x, levels, kept), guidance.guide(x, levels, kept)",
+        "worse, better = denoiser(x, levels, kept), guidance.guide(x, levels, kept)",
         ("tests/unit/diffusion/test_guidance.py",),
     ),
     Damage(

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: the formula, where it acts, and what it costs."""
+"""Guidance by class, by a worse network, and by the mask: the formulas, where it acts, and what it costs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
-from medsegdiff.diffusion.guidance import guided_denoise
+from medsegdiff.diffusion.guidance import Guidance, guided_denoise
 
 NULL = -1.0
 LABELS = torch.tensor([2, 0, 1])
@@ -19,11 +19,15 @@ LABELS = torch.tensor([2, 0, 1])
 class Spy:
     """A denoiser that answers with 10 label + x, or NULL + x where the label is hidden."""
 
+    modality = torch.tensor([0, 1])
+
     def __init__(self) -> None:
         self.sigmas: list[Tensor] = []
+        self.seen: list[Tensor] = []
 
     def __call__(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
         self.sigmas.append(sigma)
+        self.seen.append(x)
         assert cond.label is not None
         keep = torch.ones_like(cond.label, dtype=torch.bool) if cond.keep_label is None else cond.keep_label
         value = torch.where(keep, 10.0 * cond.label, NULL)
@@ -35,7 +39,7 @@ class Spy:
 
 
 def guided(spy: Spy, weight: float, sigma: list[float], x: Tensor, column: int = 0) -> Tensor:
-    denoise = guided_denoise(cast(Denoiser, spy), LABELS, weight, (0.3, 5.0), column)
+    denoise = guided_denoise(cast(Denoiser, spy), LABELS, Guidance(weight, interval=(0.3, 5.0)), column=column)
     return denoise(x, torch.tensor(sigma))
 
 
@@ -64,7 +68,7 @@ def test_autoguidance_leads_away_from_the_guide(weight: float, x: Tensor) -> Non
     def worse(x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
         return guide(x, sigma, cond) - shift
 
-    denoise = guided_denoise(cast(Denoiser, spy), LABELS, weight, (0.3, 5.0), guide=cast(Denoiser, worse))
+    denoise = guided_denoise(cast(Denoiser, spy), LABELS, Guidance(weight, cast(Denoiser, worse), interval=(0.3, 5.0)))
     expected = class_estimate(x) - shift + weight * shift
     assert torch.allclose(denoise(x, torch.tensor([1.0, 1.0])), expected)
     assert (spy.rows, guide.rows) == ([3], [3])
@@ -101,7 +105,52 @@ def test_interval_looks_at_its_column(column: int, acts: bool, x: Tensor) -> Non
 def test_levels_are_those_of_the_row(x: Tensor) -> None:
     """Damage: one level for both modalities, or float64 levels for a float32 network."""
     spy = Spy()
-    denoise = guided_denoise(cast(Denoiser, spy), LABELS, 3.0, (0.3, 5.0))
+    denoise = guided_denoise(cast(Denoiser, spy), LABELS, Guidance(3.0, interval=(0.3, 5.0)))
     denoise(x, torch.tensor([1.0, 0.25], dtype=torch.float64))
     assert spy.sigmas[0].tolist() == [[1.0, 0.25]] * 6
     assert spy.sigmas[0].dtype == x.dtype
+
+
+class MaskSpy(Spy):
+    """Answers as Spy does, and for the image, where the mask's level is below 40, with the mask added."""
+
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
+        answer = super().__call__(x, sigma, cond)
+        sees = (sigma[:, 1] < 40).view(-1, 1, 1)
+        answer[:, 0] += torch.where(sees, x[:, 1], 0.0)
+        return answer
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 2.0])
+def test_images_are_led_towards_their_masks(weight: float, x: Tensor) -> None:
+    """Damage: the mask led as well, the mask not hidden (its level or its channel), the wrong sign."""
+    spy, noise = MaskSpy(), torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    guidance = Guidance(mask_weight=weight, interval=(0.3, 5.0))
+    out = guided_denoise(cast(Denoiser, spy), LABELS, guidance, (noise, 80.0))(x, torch.tensor([1.0, 0.5]))
+    expected = class_estimate(x)
+    expected[:, 0] += weight * x[:, 1]
+    assert torch.allclose(out, expected, atol=1e-5)
+    assert spy.rows == [3, 3]
+    assert spy.sigmas[1].tolist() == [[1.0, 80.0]] * 3
+    assert torch.equal(spy.seen[1][:, 0], x[:, 0])
+    assert torch.equal(spy.seen[1][:, 1], 80 * noise[:, 1])
+
+
+def test_the_mask_leads_within_the_interval_only(x: Tensor) -> None:
+    """Damage: a second call at every level."""
+    spy = MaskSpy()
+    denoise = guided_denoise(cast(Denoiser, spy), LABELS, Guidance(mask_weight=2.0, interval=(0.3, 5.0)), (x, 80.0))
+    for level in (0.29, 5.1, 80.0):
+        denoise(x, torch.tensor([level, level]))
+    assert spy.rows == [3, 3, 3]
+
+
+def test_mask_and_class_lead_together(x: Tensor) -> None:
+    """Damage: one weight taken for both, or the mask's lead added to the wrong estimate."""
+    spy = MaskSpy()
+    guidance = Guidance(3.0, mask_weight=2.0, interval=(0.3, 5.0))
+    out = guided_denoise(cast(Denoiser, spy), LABELS, guidance, (x, 80.0))(x, torch.tensor([1.0, 0.5]))
+    expected = (x + NULL) + 3.0 * (class_estimate(x) - (x + NULL))
+    expected[:, 0] += 2 * x[:, 1]
+    assert torch.allclose(out, expected, atol=1e-4)
+    assert spy.rows == [6, 3]
