@@ -32,6 +32,7 @@ class Guidance:
 
 
 NONE = Guidance()
+FINE = 0.3  # image levels below this decide the grain of the picture, hardly its content
 
 
 def guided_denoise(
@@ -79,6 +80,22 @@ def _image_alone(
     unseen = levels.clone()
     unseen[:, MASK] = level
     return denoiser(torch.where(of_mask, level * noise, x), unseen, kept), of_mask
+
+
+def told_less(denoise: Denoise, share: float) -> Denoise:
+    """`denoise`, told only `share` of the image's noise level where it is below `FINE`; 1 changes nothing.
+
+    A network that underfits takes too much for noise, step by step, and pictures come out smoother than real ones. Told
+    of less noise it leaves more standing (exposure bias: Ning et al. 2024, "Elucidating the exposure bias in diffusion
+    models"; Li et al. 2024, "Alleviating exposure bias in diffusion models through sampling with shifted time steps").
+    """
+
+    def asked(x: Tensor, sigma: Tensor) -> Tensor:
+        told = sigma.clone()
+        told[IMAGE] = torch.where(sigma[IMAGE] < FINE, share * sigma[IMAGE], sigma[IMAGE])
+        return denoise(x, told)
+
+    return asked if share != 1 else denoise
 
 
 def _with_and_without(denoiser: Denoiser, x: Tensor, levels: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:

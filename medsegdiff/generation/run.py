@@ -37,7 +37,15 @@ UNUSED = {
     "joint": ("draws",),
     "mask_first": ("draws",),
     "mask_to_image": ("num_samples_per_class",),
-    "image_to_mask": ("num_samples_per_class", "classes", "mask_guidance", "guidance", "guidance_low", "guidance_high"),
+    "image_to_mask": (
+        "num_samples_per_class",
+        "classes",
+        "mask_guidance",
+        "guidance",
+        "guidance_low",
+        "guidance_high",
+        "noise_told",
+    ),
 }
 
 
@@ -224,6 +232,7 @@ def _check_settings(config: GenerateConfig) -> None:
     require(len(set(chosen)) == len(chosen), "--classes", " ".join(chosen), "each class once")
     require(config.max_redraws >= 0, "--max_redraws", config.max_redraws, "0 or more")
     require(config.guidance >= 0, "--guidance", config.guidance, "0 or more")
+    require(0 < config.noise_told <= 1, "--noise_told", config.noise_told, "above 0, at most 1")
     weight = 1.0 if config.mask_guidance is None else config.mask_guidance
     require(weight >= 0, "--mask_guidance", weight, "0 or more")
     if config.guide_path is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
-from medsegdiff.diffusion.guidance import Guidance, guided_denoise
+from medsegdiff.diffusion.guidance import Guidance, guided_denoise, told_less
 
 NULL = -1.0
 LABELS = torch.tensor([2, 0, 1])
@@ -154,3 +154,14 @@ def test_mask_and_class_lead_together(x: Tensor) -> None:
     expected[:, 0] += 2 * x[:, 1]
     assert torch.allclose(out, expected, atol=1e-4)
     assert spy.rows == [6, 3]
+
+
+def test_little_noise_is_told_as_less(x: Tensor) -> None:
+    """Damage: the mask's level changed, every level changed, or the levels of the caller's table written over."""
+    told: list[list[float]] = []
+    denoise = told_less(lambda x, sigma: told.append(sigma.tolist()) or x, 0.5)  # type: ignore[func-returns-value]
+    table = torch.tensor([[0.25, 0.25], [0.5, 0.25], [0.125, 4.0], [0.0, 0.25]])
+    for row in table:
+        assert torch.equal(denoise(x, row), x)
+    assert told == [[0.125, 0.25], [0.5, 0.25], [0.0625, 4.0], [0.0, 0.25]]
+    assert table[0].tolist() == [0.25, 0.25]
