@@ -24,8 +24,10 @@ from medsegdiff.data.transforms import augment, generator
 from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
+from medsegdiff.diffusion.guidance import NONE, Guidance
 from medsegdiff.diffusion.noise import draw_sigma, sigma_table
 from medsegdiff.generation.draw import draw_pairs
+from medsegdiff.generation.run import MASK_GUIDANCE
 from medsegdiff.training.device import autocast, choose_device
 from medsegdiff.training.sampling import draw_indices
 from medsegdiff.training.train import DiffusionTrainer
@@ -132,17 +134,24 @@ class OurArm:
     def draw(
         self, labels: Tensor, key: tuple[int, ...], calls: int, sampler: str | None = None, sigmas: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """With our default sampler, unless told; `sigmas` (T + 1, 2) instead of the default levels of `calls`."""
+        """As `generate` does by default, in at most `calls`; or by `sampler` at the levels `sigmas` (T + 1, 2)."""
         model: Denoiser = self.trainer.ema.model
+        defaults, guidance, told = self.defaults, NONE, 1.0
         if sigmas is None:
-            sigmas = sigma_table("joint", self.trainer.config.diffusion, calls)
+            sigmas = sigma_table("joint", self.trainer.config.diffusion, defaults.steps)
+            interval = (defaults.guidance_low, defaults.guidance_high)
+            guidance, told = Guidance(mask_weight=MASK_GUIDANCE, interval=interval), defaults.noise_told
+            assert guidance.calls(sigmas) <= calls
         shape = (len(labels), 2, self.setting.size, self.setting.size)
 
         def noise(step: int) -> Tensor:
             return torch.randn(shape, generator=generator(self.setting.seed, *key, step, SAMPLE))
 
         with autocast(self.trainer.device, self.setting.precision):
-            return draw_pairs(model, self.codec, labels, sigmas, noise, sampler=sampler or self.defaults.sampler)
+            return draw_pairs(
+                model, self.codec, labels, sigmas, noise, sampler=sampler or defaults.sampler, guidance=guidance,
+                noise_told=told,
+            )  # fmt: skip
 
     def save(self, path: Path, step: int) -> None:
         """With the average that does best on val, where the settings keep several: the choice belongs to the recipe."""

@@ -32,7 +32,7 @@ CONFIG = ROOT / "configs" / "busi_128.yaml"
 Flags = dict[str, object]
 
 BASE = "base"
-V2: Flags = {"backbone": "medsegdiff_v2"}
+V2: Flags = {"backbone": "medsegdiff_v2", "model.num_heads": 3}  # so many divide all widths of the ablation
 # question -> arm -> flags that differ from the settings file
 QUESTIONS: dict[str, dict[str, Flags]] = {
     "noise process": {

@@ -10,6 +10,7 @@ test split is not looked at. Finished settings are kept in --run_dir. Writes doc
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import time
@@ -21,43 +22,43 @@ from judging import ROOT, drawn_and_judged
 from torch import Tensor
 
 from medsegdiff.checkpoint import ModelCard, load_checkpoint
+from medsegdiff.config import DiffusionConfig, GenerateConfig
 from medsegdiff.data.transforms import generator
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
+from medsegdiff.diffusion.guidance import Guidance
 from medsegdiff.diffusion.noise import highest_sigma, lowest_sigma, sigma_table
 from medsegdiff.files import read_json, write_json
+from medsegdiff.generation.run import MASK_GUIDANCE
 
 RESULTS = ROOT / "docs" / "results"
 CALLS = {"dpmpp_2m": 1, "ddim": 1, "ddpm": 1, "heun": 2}  # network calls a step
-STEPS = 20  # of `generate`, where no setting says otherwise
-GUIDANCE = (0.7, 1.5, 2.0, 3.0)
-INTERVALS = ((0.3, 5.0), (1.0, 5.0), (0.0, 100.0))
+DEFAULTS = GenerateConfig("", "")  # what `generate` does where no setting says otherwise
+PLAIN = {"mask_guidance": 1, "noise_told": 1}
 
 
 def settings(guide: str | None) -> dict[str, dict[str, Any]]:
-    """Name -> flags of `generate`: samplers by steps without guidance, then guidance at the default sampler."""
-    found: dict[str, dict[str, Any]] = {}
-    for sampler, steps in (
-        ("dpmpp_2m", (6, 10, 14, 20, 40)),
-        ("ddim", (10, 20, 40)),
-        ("heun", (5, 10, 20)),
-        ("ddpm", (40,)),
-    ):
-        for n in steps:
-            found[f"{sampler} {n}"] = {"sampler": sampler, "steps": n}
-    found["dpmpp_2m 200"] = {"sampler": "dpmpp_2m", "steps": 200}
-    for weight in GUIDANCE:
-        found[f"class guidance {weight}"] = {"guidance": weight}
-        if guide:
-            found[f"autoguidance {weight}"] = {"guidance": weight, "guide_path": guide}
-    for low, high in INTERVALS[1:]:
-        found[f"class guidance 2 at {low}..{high}"] = {"guidance": 2.0, "guidance_low": low, "guidance_high": high}
+    """Name -> flags of `generate`: one change at a time, but for those that compare samplers as they are."""
+    found: dict[str, dict[str, Any]] = {"default": {}}
+    found |= {f"mask guidance {w}": {"mask_guidance": w} for w in (1, 1.5, 3)}
+    found |= {f"noise told {share}": {"noise_told": share} for share in (1, 0.9, 0.7)}
+    found |= {f"{n} steps": {"steps": n} for n in (8, 11, 20, 40, 200)}
+    found |= {f"nothing led, nothing told, {n} steps": PLAIN | {"steps": n} for n in (DEFAULTS.steps, 20, 200)}
+    found |= {f"{name} {n}": {"sampler": name, "steps": n} for name, n in (("ddim", 15), ("heun", 8), ("ddpm", 40))}
+    found |= {f"class guidance {w}": {"guidance": w} for w in (1.5, 2.0)}
+    if guide:
+        found |= {f"autoguidance {w}": {"guidance": w, "guide_path": guide} for w in (1.5, 2.0)}
+    found |= {f"guidance at {a}..{b}": {"guidance_low": a, "guidance_high": b} for a, b in ((0.1, 5), (0.3, 80))}
     return found
 
 
-def calls(flags: dict[str, Any]) -> int:
-    """Network calls a pair, those of the guidance left out."""
-    return int(flags.get("steps", STEPS)) * CALLS[flags.get("sampler", "dpmpp_2m")]
+def calls(flags: dict[str, Any], diffusion: DiffusionConfig) -> int:
+    """Network calls a pair; a call that asks the network twice counts as two."""
+    config = dataclasses.replace(DEFAULTS, **{"mask_guidance": MASK_GUIDANCE} | flags)
+    assert config.mask_guidance is not None
+    interval = (config.guidance_low, config.guidance_high)
+    guidance = Guidance(config.guidance, mask_weight=config.mask_guidance, interval=interval)
+    return guidance.calls(sigma_table("joint", diffusion, config.steps)) * CALLS[config.sampler]
 
 
 def seconds_a_level(denoiser: Denoiser, card: ModelCard, batch: int = 25, rounds: int = 5) -> dict[str, float]:
@@ -77,7 +78,7 @@ def seconds_a_level(denoiser: Denoiser, card: ModelCard, batch: int = 25, rounds
 def seconds_a_pair(calls: int, table: Tensor, denoiser: Denoiser, times: dict[str, float]) -> float:
     """Seconds of the calls of one pair at the levels of `table` (T + 1, M): small pictures and full ones.
 
-    A guided pair is taken to have two calls at every level, which is what it costs at most.
+    Guidance is taken to be spread over both as the levels are, which is a little too much for the small ones.
     """
     high = denoiser.by_size(table[:-1])[1] / (len(table) - 1)
     return calls * (high * times["high"] + (1 - high) * times["low"])
@@ -85,18 +86,18 @@ def seconds_a_pair(calls: int, table: Tensor, denoiser: Denoiser, times: dict[st
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     lines = [
-        "| setting | network calls | s a pair | Fréchet radiomics | agreement, Dice | masks with specks "
+        "| setting | network calls | s a pair | Fréchet radiomics | agreement, Dice | lesions | masks with specks "
         "| nearest to train |",
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in found.items():
         share, low, high = row["nearest_to_train"]
         lines.append(
             f"| {name} | {row['calls']} | {row['seconds']:.2f} | {row['frechet']:.1f} | {row['agreement']:.3f} | "
-            f"{row['specks']:.2f} | {share:.2f} [{low:.2f}, {high:.2f}] |"
+            f"{row['lesions']:.2f} | {row['specks']:.2f} | {share:.2f} [{low:.2f}, {high:.2f}] |"
         )
     row = next(iter(found.values()))
-    lines.append(f"| real val pictures | | | {row['frechet_floor']:.1f} | {row['agreement_real']:.3f} | 0 | |")
+    lines.append(f"| real val pictures | | | {row['frechet_floor']:.1f} | {row['agreement_real']:.3f} | | 0 | |")
     return "\n".join(lines) + "\n"
 
 
@@ -118,14 +119,14 @@ def main() -> None:
         words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
         words += ["--num_samples_per_class", str(options.pairs)]
         told = drawn_and_judged(folder, options.checkpoint_path, options.real_data, options.judges_dir, words)
-        guided = 2 if flags.get("guidance", 1) != 1 else 1  # at most: outside the interval it is one call
-        write_json(folder / "figures.json", told | {"calls": calls(flags) * guided})
+        write_json(folder / "figures.json", told)
     files = {name: options.run_dir / name.replace(" ", "_") / "figures.json" for name in chosen}
     found = {name: read_json(file) for name, file in files.items() if file.is_file()}
     denoiser, card, _ = load_checkpoint(options.checkpoint_path)
     times = seconds_a_level(denoiser, card)
     for name, row in found.items():
-        table_of = sigma_table("joint", card.diffusion, chosen[name].get("steps", STEPS))
+        table_of = sigma_table("joint", card.diffusion, chosen[name].get("steps", DEFAULTS.steps))
+        row["calls"] = calls(chosen[name], card.diffusion)
         row["seconds"] = seconds_a_pair(row["calls"], table_of, denoiser, times)
     told = {"seconds_a_level": times, "settings": found}
     (RESULTS / "sampling.json").write_text(json.dumps(told, indent=2) + "\n")

@@ -30,6 +30,12 @@ class Guidance:
     mask_weight: float = 1.0  # of the mask, likewise, for the image alone; D_worse does not see the mask
     interval: tuple[float, float] = (0.0, math.inf)  # of the image's noise level, without the lower end
 
+    def calls(self, sigmas: Tensor) -> int:
+        """Network calls a pair at the rows of `sigmas` (T + 1, M) but the last, one a row where nothing leads."""
+        levels = sigmas[:-1, IMAGE]
+        led = int(((levels > self.interval[0]) & (levels <= self.interval[1])).sum())
+        return len(levels) + led * ((self.weight != 1) + (self.mask_weight != 1))
+
 
 NONE = Guidance()
 FINE = 0.3  # image levels below this decide the grain of the picture, hardly its content

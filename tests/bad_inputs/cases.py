@@ -350,6 +350,7 @@ SETTINGS = [
     Case("fp16 on the CPU", "train --data_dir real --precision fp16 --device cpu", ("--precision: found fp16",)),
     Case("guide without guidance", GENERATE + " --guide_path model.safetensors",
          ("--guide_path: found --guidance 1, which is none",)),
+    Case("no noise told", GENERATE + " --noise_told 0", ("--noise_told: found 0.0; expected above 0, at most 1",)),
     Case("learning rate NaN", "train --data_dir real --lr nan", ("--lr: found nan; expected a finite number",)),
     Case("weight decay NaN", f"{SEGMENT} --weight_decay nan", ("--weight_decay: found nan",)),
     Case("infinite learning rate", "segment --data_dir real --lr inf", ("--lr: found inf",)),

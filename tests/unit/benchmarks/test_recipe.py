@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from medsegdiff.config import GenerateConfig, TrainConfig
+from medsegdiff.config import DiffusionConfig, GenerateConfig, TrainConfig
 from medsegdiff.models.backbones import build_backbone
 from medsegdiff.training.settings import check_settings
 
@@ -72,10 +72,13 @@ def test_tables_show_every_seed_and_what_it_is_beside_the_base(benchmark: Any, t
 
 
 def test_sampling_settings_are_those_of_generate(benchmark: Any) -> None:
-    """Damage: a flag or sampler that generate has not; heun counted with one call a step."""
+    """Damage: a flag or sampler that generate has not; heun counted with one call a step, guidance with none."""
     sampling = benchmark("sampling")
     found = sampling.settings("guide.safetensors")
     for flags in found.values():
         GenerateConfig(checkpoint_path="c", output_dir="o", **flags)
-    assert sampling.calls(found["heun 10"]) == 20
-    assert sampling.calls(found["class guidance 2.0"]) == 20
+    diffusion = DiffusionConfig()
+    assert sampling.calls(found["default"], diffusion) == 19
+    assert sampling.calls(found["mask guidance 1"], diffusion) == 15
+    assert sampling.calls(found["class guidance 2.0"], diffusion) == 23
+    assert sampling.calls(found["heun 8"] | {"mask_guidance": 1}, diffusion) == 16

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from medsegdiff.checkpoint import load_checkpoint, save_checkpoint
 from medsegdiff.config import GenerateConfig
 from medsegdiff.data.records import PairSet, class_counts, read_pairs
+from medsegdiff.diffusion.guidance import Guidance
 from medsegdiff.errors import UserError
 from medsegdiff.generation import pairs as drawing
 from medsegdiff.generation.gates import mask_fault
@@ -102,11 +103,23 @@ def test_same_seed_same_bytes(straight: PairSet, checkpoint: Path, tmp_path: Pat
     assert files(again.root) == files(straight.root)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 3}, {"sampler": "ddpm"}, {"guidance": 4.0}])
+LED = {"mask_guidance": 6.0, "guidance_low": 0.0, "guidance_high": 100.0}
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 3}, {"sampler": "ddpm"}, {"guidance": 4.0}, LED])
 def test_settings_matter(change: dict[str, Any], straight: PairSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: a setting that is parsed and not handed on."""
     other = generate(settings(checkpoint, tmp_path / "pairs", num_samples_per_class=2, **change))
     assert not {r.image_hash for r in other.records} & {r.image_hash for r in straight.records}
+
+
+def test_the_grain_is_what_is_told(checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: a share that draw_pairs takes and drops."""
+    found = [
+        generate(settings(checkpoint, tmp_path / f"{n}", num_samples_per_class=2, steps=8, noise_told=n)).records
+        for n in (0.5, 1.0)
+    ]
+    assert not {r.image_hash for r in found[0]} & {r.image_hash for r in found[1]}
 
 
 def test_autoguidance_draws_with_its_guide(checkpoint: Path, straight: PairSet, tmp_path: Path) -> None:
@@ -121,6 +134,19 @@ def test_autoguidance_draws_with_its_guide(checkpoint: Path, straight: PairSet, 
     assert not {r.image_hash for r in pairs.records} & {r.image_hash for r in plain.records}
     told = json.loads((pairs.root / "dataset.json").read_text())["identity"]
     assert told["guide_sha256"] == load_checkpoint(guide)[2]
+
+
+def test_images_follow_their_masks_where_images_alone_were_learnt(checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: a default that leads away from what was never learnt, or that the folder does not tell."""
+    denoiser, card, _ = load_checkpoint(checkpoint)
+    paired = tmp_path / "paired.safetensors"
+    alone = dataclasses.replace(card.diffusion, share_marginal=0.0)
+    save_checkpoint(paired, denoiser.state_dict(), dataclasses.replace(card, diffusion=alone))
+    for path, weight in ((checkpoint, 2.0), (paired, 1.0)):
+        pairs = generate(settings(path, tmp_path / f"pairs_{weight:g}", num_samples_per_class=1))
+        assert pairs.info["identity"]["mask_guidance"] == weight
+    with pytest.raises(UserError, match=r"--mask_guidance: found 2.0 with a checkpoint .*; expected 1: it knows"):
+        generate(settings(paired, tmp_path / "pairs", mask_guidance=2.0))
 
 
 @pytest.mark.parametrize("change", [{"classes": ["malignant", "benign"]}, {"train_hashes": []}])
@@ -232,11 +258,12 @@ def test_the_network_is_told_the_class_and_the_options(
     """Damage: labels of one class for all; guidance bounds swapped."""
     calls = count_draws(monkeypatch)
     monkeypatch.setattr(drawing, "mask_fault", lambda *_: None)
-    config = settings(checkpoint, tmp_path / "pairs", guidance=2.0, guidance_low=0.4, guidance_high=3.0, sampler="ddim")
-    generate(config)
+    chosen = {"guidance": 2.0, "guidance_low": 0.4, "guidance_high": 3.0, "sampler": "ddim", "mask_guidance": 1.5}
+    generate(settings(checkpoint, tmp_path / "pairs", noise_told=0.6, **chosen))
     assert [c["labels"] for c in calls] == [[0] * 4, [0] * 4, [1] * 4, [1] * 4]
     for c in calls:
-        assert (c["sampler"], c["guidance"], c["interval"]) == ("ddim", 2.0, (0.4, 3.0))
+        assert (c["sampler"], c["noise_told"]) == ("ddim", 0.6)
+        assert c["guidance"] == Guidance(2.0, None, 1.5, (0.4, 3.0))
         assert c["sigmas"].shape == (3, 2)
 
 
@@ -359,6 +386,8 @@ def test_unknown_class(checkpoint: Path, tmp_path: Path) -> None:
         ({"classes": ["benign", "benign"]}, "--classes: found benign benign; expected each class once"),
         ({"guidance": -1.0}, "--guidance: found -1.0; expected 0 or more"),
         ({"guidance_low": 6.0}, "--guidance_low: found 6.0; expected less than --guidance_high 5.0"),
+        ({"mask_guidance": -1.0}, "--mask_guidance: found -1.0; expected 0 or more"),
+        ({"noise_told": 0.0}, "--noise_told: found 0.0; expected above 0, at most 1"),
         ({"max_redraws": -1}, "--max_redraws: found -1"),
         ({"guide_path": "x.safetensors"}, "--guide_path: found --guidance 1, which is none"),
         ({"guide_path": "x.safetensors", "guidance": 2.0}, "x.safetensors: found no such file"),
