@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from medsegdiff.checkpoint import BEST_FILE, ModelCard, build_denoiser, save_checkpoint
 from medsegdiff.config import DiffusionConfig, TrainConfig, identity_of, require
-from medsegdiff.data.dataset import load_tensors
+from medsegdiff.data.dataset import PairTensors, load_tensors
 from medsegdiff.data.records import PairSet, read_pairs
-from medsegdiff.data.transforms import GENERATIVE, augment, augment_told, generator, send
+from medsegdiff.data.transforms import FINER, GENERATIVE, augment, augment_told, generator, send
 from medsegdiff.diffusion.codec import PairCodec, code_masks
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
@@ -49,6 +50,7 @@ from medsegdiff.training.watch import Watch
 logger = logging.getLogger(__name__)
 
 LAST_FILE = "last_model.safetensors"
+FINER_SCALE = 2  # pictures of full size are augmented at so many times their size
 AUGMENT, NOISE, WEIGHTS, DROPOUT, PRICE = 1, 2, 3, 4, 5  # purpose numbers of the random streams
 
 
@@ -236,11 +238,12 @@ class DiffusionTrainer:
         self.scaler = gradient_scaler(self.device, config.precision)
         self.watch = Watch(config, self.codec, self.train_set, self.val_set, pairs.classes)
         self.resident = self.small = coded.to(self.device)
-        first = first_size(config)
-        if first < config.img_size:
-            small = load_tensors(pairs.select("train"), first, what="train split, smaller")
-            masks = code_masks(small.masks, radius * first / config.img_size)
-            self.small = dataclasses.replace(small, masks=masks).to(self.device)
+        if first_size(config) < config.img_size:
+            self.small = self._coded(first_size(config), "train split, smaller")
+        # Moving a picture takes its finest detail, which networks would learn to leave out: at full size it is moved
+        # where that is finer than what they see
+        moves = config.augment or config.told_share > 0
+        self.finer = self._coded(FINER_SCALE * config.img_size, "train split, larger") if moves else self.resident
         # What follows changes how this network computes; its averaged copy stays plain
         if config.checkpoint_gradients:
             checkpoint_blocks(self.denoiser)
@@ -251,6 +254,12 @@ class DiffusionTrainer:
         self.objective = Objective(self.denoiser, config.diffusion)
         self.network = self.processes.prepare(self.objective)
         self.room = Room(self.objective, self.optimiser, self.processes)
+
+    def _coded(self, size: int, what: str) -> PairTensors:
+        """The train split at another size than that of the pictures to draw."""
+        read = load_tensors(self.pairs.select("train"), size, what=what)
+        radius = self.config.diffusion.mask_radius * size / self.config.img_size
+        return dataclasses.replace(read, masks=code_masks(read.masks, radius)).to(self.device)
 
     @property
     def small_steps(self) -> int:
@@ -306,14 +315,16 @@ class DiffusionTrainer:
         config = self.config
         rows = draw_indices(self.train_set.labels, draw, config.batch_size, config.seed, config.balance_classes)
         small = seed_step < self.small_steps * config.accumulate
-        resident = self.small if small else self.resident
+        resident = self.small if small else self.finer
         images, masks, labels = resident.batch(send(rows, self.device))
-        told = None
+        told, how = None, GENERATIVE if small else FINER
         chance = generator(config.seed, seed_step, AUGMENT)
         if config.told_share:
-            images, masks, told = augment_told(images, masks, config.told_share, chance)
+            images, masks, told = augment_told(images, masks, how, config.told_share, chance)
         elif config.augment:
-            images, masks = augment(images, masks, GENERATIVE, chance)
+            images, masks = augment(images, masks, how, chance)
+        if images.shape[-1] > config.img_size:
+            images, masks = avg_pool2d(images, FINER_SCALE), avg_pool2d(masks, FINER_SCALE)
         random = generator(config.seed, seed_step, NOISE)
         x0 = self.codec.encode(images, masks)
         sigma = draw_sigma(len(x0), config.diffusion, random)
