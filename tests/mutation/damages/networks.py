@@ -89,6 +89,22 @@ NETWORKS = (
         ("tests/unit/diffusion/test_guidance.py",),
     ),
     Damage(
+        "specks_read_as_lesions",
+        "masks coded as distances are read pixel by pixel",
+        "diffusion/codec.py",
+        "if self.mask_radius:\n            mask = ",
+        "if self.mask_radius:\n            _ = ",
+        ("tests/unit/diffusion/test_codec.py",),
+    ),
+    Damage(
+        "augmented_at_its_size",
+        "full-size pictures are moved at the size that the network sees, which blurs them",
+        "training/train.py",
+        'self.finer = self._coded(FINER_SCALE * config.img_size, "train split, larger") if moves else self.resident',
+        "self.finer = self.resident",
+        ("tests/unit/training/test_sharpness.py",),
+    ),
+    Damage(
         "distances_inside_out",
         "masks coded as distances are lesions outside",
         "diffusion/codec.py",

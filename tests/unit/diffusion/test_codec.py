@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import label
 from torch import Tensor
 
 from medsegdiff.diffusion.codec import PairCodec, code_masks
@@ -103,13 +105,28 @@ def test_distances_without_an_edge() -> None:
 
 
 def test_distances_come_back_as_masks() -> None:
-    """Damage: a code whose edge is not at the threshold of `decode`."""
-    masks = torch.zeros(2, 1, 16, 16, dtype=torch.uint8)
-    masks[0, :, 3:9, 4:12] = 255
-    masks[1, :, 7, 7] = 255
+    """Damage: a code whose edge is not at the threshold of `decode`; an average that counts what lies outside."""
+    masks = torch.zeros(2, 1, 32, 32, dtype=torch.uint8)
+    masks[0, :, 3:19, 4:22] = 255
+    masks[1, :, 20:, 10:] = 255
+    corners = {(0, 0, 3, 4), (0, 0, 3, 21), (0, 0, 18, 4), (0, 0, 18, 21), (1, 0, 20, 10)}  # the average rounds them
     coded = code_masks(masks, 5)
     codec = PairCodec.fit(coded, coded, 5)
-    assert torch.equal(codec.decode(codec.encode(coded / 255, coded / 255))[1], masks > 0)
+    found = codec.decode(codec.encode(coded / 255, coded / 255))[1]
+    assert {tuple(place) for place in (found != (masks > 0)).nonzero().tolist()} <= corners
+
+
+def test_noise_on_distances_makes_no_specks() -> None:
+    """Damage: every pixel read by itself; pixels beside the edge then fall to the wrong side."""
+    disk = torch.from_numpy(np.hypot(*np.mgrid[-32:32, -32:32]) < 14).to(torch.uint8)[None, None] * 255
+    coded = code_masks(disk, 8).float() / 255
+    codec = PairCodec((0.5, 0.5), (0.5, 0.5), 1, 8)
+    noise = 0.5 / 16 * torch.randn(coded.shape, generator=torch.Generator().manual_seed(0))  # half a pixel
+    image, mask = codec.decode(codec.encode(coded, coded + noise))
+    assert torch.allclose(image, coded, atol=1e-6)
+    raw = (coded + noise)[0, 0] > 0.5
+    assert label(raw)[1] + label(~raw)[1] > 2
+    assert label(mask[0, 0])[1] == label(~mask[0, 0])[1] == 1
 
 
 @pytest.mark.parametrize("radius", [0, 4, 16])

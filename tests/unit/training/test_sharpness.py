@@ -1,0 +1,66 @@
+"""What networks are trained on has the detail of the pictures that were given."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from conftest import TWO_SIZES
+
+from medsegdiff.config import ModelConfig, TrainConfig
+from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.data.transforms import AugmentConfig
+from medsegdiff.training import train as train_module
+from medsegdiff.training.train import DiffusionTrainer
+
+if TYPE_CHECKING:
+    from conftest import WritePairs
+
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WritePairs) -> PairSet:
+    root = tmp_path_factory.mktemp("sharpness") / "pairs"
+    write_ellipses(root, {"train": 12, "val": 2, "test": 1}, side=4 * SIDE)
+    return read_pairs(root)
+
+
+def trainer(pairs: PairSet, output: Path, model: ModelConfig = TWO_SIZES, **changes: object) -> DiffusionTrainer:
+    config = TrainConfig(
+        str(pairs.root), str(output), img_size=SIDE, batch_size=24, precision="fp32", device="cpu", model=model
+    )
+    return DiffusionTrainer(dataclasses.replace(config, **changes), pairs)  # type: ignore[arg-type]
+
+
+def detail(images: torch.Tensor) -> float:
+    """Mean square of what a 3 x 3 mean takes away."""
+    return float((images - torch.nn.functional.avg_pool2d(images, 3, 1, 1)).square().mean())
+
+
+def test_moving_pictures_does_not_blur_them(pairs: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: pictures moved at the size that the network sees: their finest detail is gone, and is never drawn."""
+    still = AugmentConfig(mirror=0, zoom_in=0, gamma=0, gain=0)
+    shifted = dataclasses.replace(train_module.FINER, mirror=0, gamma=0, gain=0)
+    found = {}
+    for name, config in (("still", still), ("shifted", shifted)):
+        monkeypatch.setattr(train_module, "FINER", config)
+        one = trainer(pairs, tmp_path)
+        found[name] = detail(torch.cat([one._batch(24 * step, step)[0][:, :1] for step in range(4)]))
+        assert one.finer.images.shape[-1] == 2 * SIDE
+    assert found["shifted"] == pytest.approx(found["still"], rel=0.25)
+
+
+def test_masks_stay_with_their_images(pairs: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: distances coded in pixels of the larger pictures, twice as far from the edge."""
+    monkeypatch.setattr(train_module, "FINER", AugmentConfig(mirror=0, zoom_in=0, gamma=0, gain=0))
+    diffusion = dataclasses.replace(TrainConfig("d", "o").diffusion, mask_radius=4.0)
+    one = trainer(pairs, tmp_path, diffusion=diffusion)
+    x0, *_ = one._batch(0, 0)
+    plain = one.codec.encode(one.resident.images.float() / 255, one.resident.masks.float() / 255)
+    gaps = np.array([(plain - row).square().mean(dim=(1, 2, 3)).min().item() for row in x0])
+    assert gaps.max() < 0.01
