@@ -113,7 +113,7 @@ def test_what_is_told_is_what_was_done() -> None:
     line = (torch.arange(side) + 0.5) * 2 / side - 1
     mirrored = [torch.exp(-((line[None] - s * spot[0]) ** 2 + (line[:, None] - spot[1]) ** 2) / 0.01) for s in (1, -1)]
     images = mirrored[0].expand(64, 1, side, side)
-    moved, masks, told = augment_told(images, images, 1.0, generator(0, 1))
+    moved, masks, told = augment_told(images, images, GENERATIVE, 1.0, generator(0, 1))
     assert bool((told[:, 0] == 1).all())
     _, scale, stretch, angle, x, y = (told * torch.tensor(MOVE_UNITS)).T
     across, down = scale.exp() * stretch.exp(), scale.exp() / stretch.exp()
@@ -134,10 +134,10 @@ def test_what_is_told_is_what_was_done() -> None:
 
 def test_nothing_is_told_of_pictures_as_they_may_be() -> None:
     """Damage: a told value that is not 0 for them, or another augmentation than without telling."""
-    _, masks, told = augment_told(blobs(), blobs(), 0.0, generator(0, 1))
+    _, masks, told = augment_told(blobs(), blobs(), GENERATIVE, 0.0, generator(0, 1))
     assert bool((told == 0).all())
     assert torch.equal(masks, augment(blobs(), blobs(), GENERATIVE, generator(0, 1))[1])
-    some = augment_told(blobs(64), blobs(64), 0.5, generator(0, 1))[2][:, 0]
+    some = augment_told(blobs(64), blobs(64), GENERATIVE, 0.5, generator(0, 1))[2][:, 0]
     assert 0.3 < float(some.mean()) < 0.7
 
 

@@ -15,6 +15,7 @@ import torch
 from conftest import TWO_SIZES
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 from torch.utils.tensorboard import SummaryWriter
 
 from medsegdiff.checkpoint import load_checkpoint
@@ -213,11 +214,11 @@ def test_told_augmentation_reaches_the_network(data: Path, tmp_path: Path) -> No
     """Damage: what is told lost on the way, or told of other pictures; checkpoints that do not load."""
     one = trainer(data, tmp_path / "one", told_share=0.5)
     x0, cond, *_ = one._batch(0, 0)
-    images, masks, labels = one.resident.batch(draw_indices(one.train_set.labels, 0, 4, 0, True))
-    images, masks, told = augment_told(images, masks, 0.5, generator(0, 0, train_module.AUGMENT))
+    images, masks, labels = one.finer.batch(draw_indices(one.train_set.labels, 0, 4, 0, True))
+    images, masks, told = augment_told(images, masks, train_module.FINER, 0.5, generator(0, 0, train_module.AUGMENT))
     assert cond.moves is not None
     assert torch.equal(cond.moves, told)
-    assert torch.equal(x0, one.codec.encode(images, masks))
+    assert torch.equal(x0, one.codec.encode(avg_pool2d(images, 2), avg_pool2d(masks, 2)))
     assert cond.label is not None
     assert torch.equal(cond.label, labels)
     before = one.denoiser.backbone.moves.weight.clone()
