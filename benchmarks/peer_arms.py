@@ -27,7 +27,7 @@ from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.guidance import NONE, Guidance
 from medsegdiff.diffusion.noise import draw_sigma, sigma_table
 from medsegdiff.generation.draw import draw_pairs
-from medsegdiff.generation.run import MASK_GUIDANCE
+from medsegdiff.generation.run import settle_mask_guidance
 from medsegdiff.training.device import autocast, choose_device
 from medsegdiff.training.sampling import draw_indices
 from medsegdiff.training.train import DiffusionTrainer
@@ -138,10 +138,13 @@ class OurArm:
         model: Denoiser = self.trainer.ema.model
         defaults, guidance, told = self.defaults, NONE, 1.0
         if sigmas is None:
-            sigmas = sigma_table("joint", self.trainer.config.diffusion, defaults.steps)
+            weight = settle_mask_guidance(defaults, self.trainer.card(0)).mask_guidance or 1.0
             interval = (defaults.guidance_low, defaults.guidance_high)
-            guidance, told = Guidance(mask_weight=MASK_GUIDANCE, interval=interval), defaults.noise_told
-            assert guidance.calls(sigmas) <= calls
+            guidance, told = Guidance(mask_weight=weight, interval=interval), defaults.noise_told
+            walks = (
+                sigma_table("joint", self.trainer.config.diffusion, n) for n in range(min(calls, defaults.steps), 1, -1)
+            )
+            sigmas = next(walk for walk in walks if guidance.calls(walk) <= calls)
         shape = (len(labels), 2, self.setting.size, self.setting.size)
 
         def noise(step: int) -> Tensor:

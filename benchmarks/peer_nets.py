@@ -181,7 +181,7 @@ class PlainPhilPeer(Peer):
 class PhilPeer(Peer):
     """The same library with classes: the example at the end of denoising_diffusion_pytorch/classifier_free_guidance.py.
 
-    Drawn without guidance, as ours is by default: guidance takes two calls for one.
+    Drawn without guidance by class, as ours is by default: it takes two calls for one.
     """
 
     def __init__(self, size: int, num_classes: int) -> None:

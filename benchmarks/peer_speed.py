@@ -26,7 +26,7 @@ from medsegdiff.files import read_json, write_json
 from medsegdiff.training.device import autocast, choose_device, has_fast_bf16
 
 SPEED_FILE = "speed.json"
-CALLS, LONG_CALLS = 20, 1000  # network calls of our default sampler, and of DDPM
+CALLS, LONG_CALLS = 20, 1000  # network calls at most of our default sampler (guidance counted), and of DDPM
 TIMED_CALLS = 10  # of the long walk, from all of it: the rest is multiplied
 TRAIN_FACTOR = 3  # a training step computes the forward pass and, for the backward pass, twice as much
 MATRIX = {"cpu": 2048, "cuda": 8192}  # side of the matrices of the measured peak

@@ -7,6 +7,7 @@ No figure is taken on the test split.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import logging
 import time
@@ -23,7 +24,7 @@ from peer_speed import CALLS
 from torch import Tensor
 from tqdm import tqdm
 
-from medsegdiff.config import EvaluateConfig, SegmentConfig
+from medsegdiff.config import EvaluateConfig, GenerateConfig, SegmentConfig
 from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.pictures import contact_sheet
 from medsegdiff.data.records import SYNTHETIC, PairRecord, PairSet, content_digest, read_pairs, write_pair, write_pairs
@@ -132,6 +133,7 @@ def drawn_pairs(arm: Arm, name: str, folder: Path, options: argparse.Namespace, 
     train = real.select("train").records
     trained = read_json(folder / TRAINED_FILE)
     identity = {"phase": "generate", "trained": trained["identity"], "pairs": options.pairs, "calls": CALLS}
+    identity |= {"drawn_as": dataclasses.asdict(GenerateConfig("", ""))} if name == OURS else {}
     target = folder / "pairs"
     if (target / DATASET_FILE).is_file():
         refuse_other_run(target, read_json(target / DATASET_FILE)["identity"], identity)

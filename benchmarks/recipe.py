@@ -4,9 +4,10 @@
 
 Every arm is the settings file with some flags changed. Arms whose step costs more or less get fewer or more steps: the
 time of a step is measured for all of them in turns, in one run, before anything is trained. What is told of an arm: the
-loss on val (always with the same weights), and how 20-call samples of it compare with val pictures in `medsegdiff
-evaluate`. The test split is not looked at. Finished runs are kept in --run_dir; the same command goes on. Writes
-docs/results/recipe.md and .json, for the questions in QUESTIONS, and ablation.md for those in ABLATION.
+loss on val (always with the same weights), and how pairs drawn as `generate` does by default (without --mask_guidance
+where images alone were not learnt) compare with val pictures in `medsegdiff evaluate`. The test split is not looked at.
+Finished runs are kept in --run_dir; the same command goes on. Writes docs/results/recipe.md and .json, for the
+questions in QUESTIONS, and ablation.md for those in ABLATION.
 """
 
 from __future__ import annotations

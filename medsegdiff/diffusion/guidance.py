@@ -46,19 +46,21 @@ def guided_denoise(
     label: Tensor,
     guidance: Guidance = NONE,
     hidden: tuple[Tensor, float] | None = None,
+    noise_told: float = 1.0,
     column: int = IMAGE,
 ) -> Denoise:
-    """denoise(x, sigma (M,)) for classes `label` (B,), led as `guidance` says.
+    """denoise(x, sigma (M,)) for classes `label` (B,), led as `guidance` says, told levels as `told_levels` says.
 
     Outside the interval of the levels of modality `column` nothing leads, which saves network calls (Kynkaanniemi et
     al. 2024: guidance at very high levels narrows the variety, at very low ones it does nothing). `hidden`, which a
     mask weight needs: standard normal numbers (B, C, *S), and the level at which they hide a mask.
     """
     kept, (low, high) = Condition(label=label), guidance.interval
+    leads = guidance.weight != 1 or guidance.mask_weight != 1
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        levels = sigma.to(x).expand(len(label), -1)
-        acts = low < float(sigma[column]) <= high
+        levels = told_levels(sigma.to(x), noise_told).expand(len(label), -1)
+        acts = leads and low < float(sigma[column]) <= high
         if not acts or guidance.weight == 1:
             better: Tensor = denoiser(x, levels, kept)
             led = better
@@ -88,20 +90,16 @@ def _image_alone(
     return denoiser(torch.where(of_mask, level * noise, x), unseen, kept), of_mask
 
 
-def told_less(denoise: Denoise, share: float) -> Denoise:
-    """`denoise`, told only `share` of the image's noise level where it is below `FINE`; 1 changes nothing.
+def told_levels(sigma: Tensor, share: float) -> Tensor:
+    """Levels (M,) as the network is told them: of the image's only `share` where it is below `FINE`.
 
     A network that underfits takes too much for noise, step by step, and pictures come out smoother than real ones. Told
     of less noise it leaves more standing (exposure bias: Ning et al. 2024, "Elucidating the exposure bias in diffusion
     models"; Li et al. 2024, "Alleviating exposure bias in diffusion models through sampling with shifted time steps").
     """
-
-    def asked(x: Tensor, sigma: Tensor) -> Tensor:
-        told = sigma.clone()
-        told[IMAGE] = torch.where(sigma[IMAGE] < FINE, share * sigma[IMAGE], sigma[IMAGE])
-        return denoise(x, told)
-
-    return asked if share != 1 else denoise
+    told = sigma.clone()
+    told[IMAGE] = torch.where(sigma[IMAGE] < FINE, share * sigma[IMAGE], sigma[IMAGE])
+    return told
 
 
 def _with_and_without(denoiser: Denoiser, x: Tensor, levels: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:

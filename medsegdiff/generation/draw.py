@@ -9,7 +9,8 @@ from torch import Tensor
 
 from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.diffusion.denoiser import Denoiser
-from medsegdiff.diffusion.guidance import NONE, Guidance, classless_denoise, guided_denoise, told_less
+from medsegdiff.diffusion.guidance import NONE, Guidance, classless_denoise, guided_denoise
+from medsegdiff.diffusion.noise import MASK
 from medsegdiff.diffusion.samplers import SAMPLERS, Denoise
 
 Noise = Callable[[int], Tensor]
@@ -53,13 +54,13 @@ def draw_pairs(
     """Images (B, 1, S, S) uint8 and masks (B, 1, S, S) uint8 {0, 255} of classes `labels` (B,).
 
     `sigmas`, `noise` and `given` as in `draw_channels`. Where `guidance` hides the mask, it does so with the noise that
-    the walk starts from. `noise_told`: share of the image's lowest levels that the network is told (`told_less`).
+    the walk starts from. `noise_told`: share of the image's lowest levels that the network is told (`told_levels`).
     """
     device = denoiser.modality.device
     hidden = (noise(0).to(device), float(sigmas.max())) if guidance.mask_weight != 1 else None
-    denoise = told_less(guided_denoise(denoiser, labels.to(device), guidance, hidden), noise_told)
+    denoise = guided_denoise(denoiser, labels.to(device), guidance, hidden, noise_told)
     x = draw_channels(denoise, codec, sigmas.to(device), noise, sampler=sampler, given=given)
-    image, mask = codec.decode(x.float().cpu())
+    image, mask = codec.decode(x.float().cpu(), given=bool(sigmas[0, MASK] == 0))
     return (image * 255).round().to(torch.uint8), mask.to(torch.uint8) * 255
 
 

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 # What does not decide what is drawn: where things lie (what was given counts by its content), and when to give up.
 NOT_IDENTITY = ("checkpoint_path", "guide_path", "output_dir", "masks", "images", "split", "device", "max_redraws")
-MASK_GUIDANCE = 2.0  # where nothing else is told: masks then fit images as real ones do (docs/results/mask_guidance.md)
+MASK_GUIDANCE = 2.0  # where nothing else is told: masks then fit images as real ones do (docs/results/sampling.md)
 # Settings that a mode makes no use of.
 UNUSED = {
     "joint": ("draws",),
@@ -148,7 +148,7 @@ def settle_mode(config: GenerateConfig) -> GenerateConfig:
 def _load(config: GenerateConfig) -> Source:
     denoiser, card, digest = load_checkpoint(Path(config.checkpoint_path))
     device = choose_device(config.device)
-    source = Source(_settle_mask_guidance(config, card), denoiser.to(device), card, digest)
+    source = Source(settle_mask_guidance(config, card), denoiser.to(device), card, digest)
     if config.guide_path is None or config.guidance == 1:
         return source
     guide, other, other_digest = load_checkpoint(Path(config.guide_path))
@@ -168,8 +168,10 @@ def _load(config: GenerateConfig) -> Source:
     return dataclasses.replace(source, guide=guide.to(device), guide_digest=other_digest)
 
 
-def _settle_mask_guidance(config: GenerateConfig, card: ModelCard) -> GenerateConfig:
+def settle_mask_guidance(config: GenerateConfig, card: ModelCard) -> GenerateConfig:
     """`config` with the weight of the mask settled: nothing leads away from an image alone that was never learnt."""
+    if config.mode == "image_to_mask":
+        return config
     knows = card.diffusion.share_marginal > 0
     weight = config.mask_guidance
     if weight is None:

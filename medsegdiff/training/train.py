@@ -114,7 +114,7 @@ def run_identity(config: TrainConfig, pairs: PairSet) -> dict[str, Any]:
     """What a run is known by: settings and data that decide the weights (but for the last bits of their numbers)."""
     places = ("data_dir", "output_dir", "device", "save_every")
     identity = identity_of(config, "train", (*places, "compile", "checkpoint_gradients", "find_batch_size"))
-    return identity | {"data": data_digest(pairs)}
+    return identity | {"data": data_digest(pairs), "augmented_at": FINER_SCALE}
 
 
 def _finished(output: Path, identity: dict[str, Any]) -> dict[str, Any] | None:

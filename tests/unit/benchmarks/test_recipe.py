@@ -9,8 +9,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from medsegdiff.config import DiffusionConfig, GenerateConfig, TrainConfig
+from medsegdiff.data.records import PairSet
 from medsegdiff.models.backbones import build_backbone
 from medsegdiff.training.settings import check_settings
 
@@ -71,6 +73,22 @@ def test_tables_show_every_seed_and_what_it_is_beside_the_base(benchmark: Any, t
     assert "1.100 |" in (tmp_path / "ablation.md").read_text()
 
 
+def test_ours_among_the_peers_draws_within_the_calls(benchmark: Any, tmp_path: Path, ellipses: PairSet) -> None:
+    """Damage: more calls than the peers have; a warm-up of fewer calls than the default has refused."""
+    arms = benchmark("peer_arms")
+    lines = "model: {model_channels: 8, channel_mult: [1, 2], transformer_depth: 1, num_heads: 2}\nbatch_size: 4\n"
+    (tmp_path / "tiny.yaml").write_text(lines)
+    arm = arms.OurArm(arms.Setting(tmp_path / "tiny.yaml", size=16, device="cpu"), ellipses)
+    model = arm.trainer.ema.model
+    asked: list[int] = []
+    model.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0])))
+    for calls in (2, 20):
+        asked.clear()
+        images, masks = arm.draw(torch.tensor([0, 1]), (0,), calls)
+        assert images.shape == masks.shape == (2, 1, 16, 16)
+        assert sum(asked) // 2 in range(calls - 2, calls + 1)
+
+
 def test_sampling_settings_are_those_of_generate(benchmark: Any) -> None:
     """Damage: a flag or sampler that generate has not; heun counted with one call a step, guidance with none."""
     sampling = benchmark("sampling")
@@ -81,4 +99,4 @@ def test_sampling_settings_are_those_of_generate(benchmark: Any) -> None:
     assert sampling.calls(found["default"], diffusion) == 19
     assert sampling.calls(found["mask guidance 1"], diffusion) == 15
     assert sampling.calls(found["class guidance 2.0"], diffusion) == 23
-    assert sampling.calls(found["heun 8"] | {"mask_guidance": 1}, diffusion) == 16
+    assert sampling.calls(found["heun 8"] | {"mask_guidance": 1}, diffusion) == 15

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
-from medsegdiff.diffusion.guidance import Guidance, guided_denoise, told_less
+from medsegdiff.diffusion.guidance import Guidance, guided_denoise
 
 NULL = -1.0
 LABELS = torch.tensor([2, 0, 1])
@@ -158,10 +158,18 @@ def test_mask_and_class_lead_together(x: Tensor) -> None:
 
 def test_little_noise_is_told_as_less(x: Tensor) -> None:
     """Damage: the mask's level changed, every level changed, or the levels of the caller's table written over."""
-    told: list[list[float]] = []
-    denoise = told_less(lambda x, sigma: told.append(sigma.tolist()) or x, 0.5)  # type: ignore[func-returns-value]
+    spy = Spy()
+    denoise = guided_denoise(cast(Denoiser, spy), LABELS, noise_told=0.5)
     table = torch.tensor([[0.25, 0.25], [0.5, 0.25], [0.125, 4.0], [0.0, 0.25]])
     for row in table:
-        assert torch.equal(denoise(x, row), x)
-    assert told == [[0.125, 0.25], [0.5, 0.25], [0.0625, 4.0], [0.0, 0.25]]
+        denoise(x, row)
+    assert [told[0].tolist() for told in spy.sigmas] == [[0.125, 0.25], [0.5, 0.25], [0.0625, 4.0], [0.0, 0.25]]
     assert table[0].tolist() == [0.25, 0.25]
+
+
+def test_what_is_told_does_not_move_the_interval(x: Tensor) -> None:
+    """Damage: the interval asked of the level that is told."""
+    spy = Spy()
+    denoise = guided_denoise(cast(Denoiser, spy), LABELS, Guidance(3.0, interval=(0.2, 5.0)), noise_told=0.5)
+    denoise(x, torch.tensor([0.25, 0.25]))
+    assert spy.rows == [6]

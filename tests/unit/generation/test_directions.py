@@ -58,9 +58,12 @@ def pictures(folder: Path, real: PairSet, kind: str) -> Path:
     return folder
 
 
-def test_images_for_given_masks(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
-    """Damage: the mask of the network's size read back from noise; a class of its own for all; a new group, by which a
-    test picture's mask could enter train."""
+@pytest.mark.parametrize("radius", [0.0, 4.0])
+def test_images_for_given_masks(radius: float, real: PairSet, tmp_path: Path) -> None:
+    """Damage: the mask of the network's size read back from noise, or averaged; a class of its own for all; a new
+    group, by which a test picture's mask could enter train."""
+    codec = PairCodec((0.4, 0.2), (0.2, 0.4), 1, radius)
+    checkpoint = random_checkpoint(tmp_path / "best_model.safetensors", 0.05, codec=codec)
     drawn = generate_pairs(settings(checkpoint, tmp_path / "pairs", masks=str(real.root), draws=3))
     assert read_pairs(drawn.root).records == drawn.records
     given = {r.id: r for r in real.select("train").records}
