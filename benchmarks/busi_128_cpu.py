@@ -29,6 +29,7 @@ from medsegdiff.files import REPORT_FILE, SCORES_FILE, SUMMARY_FILE, read_json, 
 ROOT = Path(__file__).resolve().parent.parent
 ARMS = {"real": "real only", "synthetic": "synthetic only", "combined": "real + synthetic"}
 PER_CLASS = 500
+DRAWN = "--noise_told 0.9"  # flags of the pairs in the tables; later runs want none
 
 
 def commands(input_dir: str, run: str, seeds: list[int]) -> dict[str, str]:
@@ -39,7 +40,7 @@ def commands(input_dir: str, run: str, seeds: list[int]) -> dict[str, str]:
         "train": f"train_medsegdiff.py --config configs/busi_128.yaml --data_dir {run}/real "
         f"--output_dir {run}/checkpoints",
         "generate": f"generate_synthetic.py --checkpoint_path {run}/checkpoints/best_model.pth "
-        f"--num_samples_per_class {PER_CLASS} --output_dir {run}/synthetic",
+        f"--num_samples_per_class {PER_CLASS} {DRAWN} --output_dir {run}/synthetic",
         "describe": f"-m medsegdiff describe {real} {drawn} --output_dir {run}/description",
         "combine": f"create_combined_dataset.py {real} {drawn} --output_dir {run}/data_combined",
         "combine_synthetic_only": f"create_combined_dataset.py {real} {drawn} --synthetic_only true "

@@ -141,7 +141,7 @@ class GenerateConfig:
     guide_path: str | None = None  # ... or away from this checkpoint, less trained on the same data (autoguidance)
     guidance_low: float = 0.3  # guidance acts where the image's noise level is above this ...
     guidance_high: float = 5.0  # ... and up to this
-    noise_told: float = 0.9  # share of the image's noise level below 0.3 that the network is told; less: finer grain
+    noise_told: float = 1.0  # share of the image's noise level below 0.3 that the network is told; less: finer grain
     chunk_size: int = 50  # pairs drawn together; decides memory and speed, and pixels only in their last bits
     max_redraws: int = 20  # further draws of a pair whose lesion mask is empty or degenerate before giving up
     precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
