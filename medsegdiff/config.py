@@ -134,7 +134,7 @@ class GenerateConfig:
     classes: list[str] | None = None  # which ones; default: all that the checkpoint knows, or as given masks tell
     sampler: Literal["dpmpp_2m", "heun", "ddim", "ddpm"] = "dpmpp_2m"  # update rule
     steps: int = 15  # noise levels that a modality goes through; mask_first takes so many twice
-    mask_guidance: float | None = None  # how strongly images follow masks; 1: as learnt; default: 2 where that was learnt
+    mask_guidance: float | None = None  # how strongly images follow masks; 1: as learnt; default: 2 where it was learnt
     guidance: float = 1.0  # guidance weight, away from the network without the class; 1: none
     guide_path: str | None = None  # ... or away from this checkpoint, less trained on the same data (autoguidance)
     guidance_low: float = 0.3  # guidance acts where the image's noise level is above this ...
