@@ -24,10 +24,11 @@ from medsegdiff.data.transforms import augment, generator
 from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
-from medsegdiff.diffusion.guidance import NONE, Guidance
+from medsegdiff.diffusion.guidance import NONE
 from medsegdiff.diffusion.noise import draw_sigma, sigma_table
 from medsegdiff.generation.draw import draw_pairs
 from medsegdiff.generation.run import settle_mask_guidance
+from medsegdiff.generation.source import guidance_of
 from medsegdiff.training.device import autocast, choose_device
 from medsegdiff.training.sampling import draw_indices
 from medsegdiff.training.train import DiffusionTrainer
@@ -138,9 +139,8 @@ class OurArm:
         model: Denoiser = self.trainer.ema.model
         defaults, guidance, told = self.defaults, NONE, 1.0
         if sigmas is None:
-            weight = settle_mask_guidance(defaults, self.trainer.card(0)).mask_guidance or 1.0
-            interval = (defaults.guidance_low, defaults.guidance_high)
-            guidance, told = Guidance(mask_weight=weight, interval=interval), defaults.noise_told
+            guidance = guidance_of(settle_mask_guidance(defaults, self.trainer.card(0)))
+            told = defaults.noise_told
             walks = (
                 sigma_table("joint", self.trainer.config.diffusion, n) for n in range(min(calls, defaults.steps), 1, -1)
             )

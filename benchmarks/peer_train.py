@@ -46,7 +46,7 @@ WEIGHTS_FILE = "weights.safetensors"
 REAL = "real"  # the arm of the segmenter that learns real pairs
 DRAW, ASPECT = 41, 42  # purpose numbers of the random streams
 MOST_DRAWS = 2  # times the pairs asked for: so many masks are drawn where some are no lesions
-GIVE_UP = 50  # draws of a class after which an arm that has drawn no lesion mask draws no further ones
+GIVE_UP = 5  # draws of a class after which an arm that has drawn no lesion mask draws no further ones
 SHOWN = 8  # pairs of each class on the picture, the first ones
 
 Draw = Callable[[Tensor, tuple[int, ...]], tuple[Tensor, Tensor]]
@@ -116,10 +116,9 @@ def draw_class(draw: Draw, number: int, count: int, chunk: int) -> tuple[list[tu
     bar = tqdm(total=count, desc="drawing", unit="pair", leave=False)
     while len(good) < count:
         drawn = len(good) + len(bad)
-        enough = drawn >= count and (drawn >= MOST_DRAWS * count or (not good and drawn >= GIVE_UP))
-        if enough:
+        if drawn >= MOST_DRAWS * count or (not good and drawn >= GIVE_UP):
             break
-        size = min(chunk, MOST_DRAWS * count - drawn)
+        size = min(chunk if good else GIVE_UP, MOST_DRAWS * count - drawn)
         images, masks = draw(torch.full((size,), number), (number, drawn, DRAW))
         for image, mask in zip(images[:, 0].numpy(), masks[:, 0].numpy(), strict=True):
             (good if mask_fault(mask, True) is None else bad).append((image, mask))
@@ -262,9 +261,12 @@ def run_arm(name: str, options: argparse.Namespace, real: PairSet, seed: int) ->
         del arm
         show(pairs, folder / "pairs.png")
         found["drawing"] = pairs.info["drawing"]
-        if options.judge:
+        nothing = not any(found["drawing"][label]["lesion_masks"] for label in pairs.classes)
+        if nothing:  # to judge, nor for a segmenter to learn
+            found["judged"] = {"refused": f"no lesion mask among {len(pairs.records)} draws"}
+        if options.judge and not nothing:
             found["judged"] = judged(folder, options)
-        if options.dice_steps:
+        if options.dice_steps and not nothing:
             found["dice"] = val_dice(pairs, real, folder / "dice", options, seed)
     write_json(folder / FIGURES_FILE, found)
 

@@ -26,10 +26,10 @@ from medsegdiff.config import DiffusionConfig, GenerateConfig
 from medsegdiff.data.transforms import generator
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
-from medsegdiff.diffusion.guidance import Guidance
 from medsegdiff.diffusion.noise import highest_sigma, lowest_sigma, sigma_table
 from medsegdiff.files import read_json, write_json
 from medsegdiff.generation.run import MASK_GUIDANCE
+from medsegdiff.generation.source import guidance_of
 
 RESULTS = ROOT / "docs" / "results"
 DEFAULTS = GenerateConfig("", "")  # what `generate` does where no setting says otherwise
@@ -54,10 +54,7 @@ def settings(guide: str | None) -> dict[str, dict[str, Any]]:
 def calls(flags: dict[str, Any], diffusion: DiffusionConfig) -> int:
     """Network calls a pair; a call that asks the network twice counts as two."""
     config = dataclasses.replace(DEFAULTS, **{"mask_guidance": MASK_GUIDANCE} | flags)
-    assert config.mask_guidance is not None
-    interval = (config.guidance_low, config.guidance_high)
-    guidance = Guidance(config.guidance, mask_weight=config.mask_guidance, interval=interval)
-    table = sigma_table("joint", diffusion, config.steps)
+    guidance, table = guidance_of(config), sigma_table("joint", diffusion, config.steps)
     second = guidance.calls(table[1:]) if config.sampler == "heun" else 0  # of all rows but the last, which is 0
     return guidance.calls(table) + second
 

@@ -32,9 +32,8 @@ class AugmentConfig:
     interpolation: str = "bilinear"  # or bicubic, which keeps more of the detail
 
 
-GENERATIVE = AugmentConfig()
 # Moved at twice its size and averaged down, a picture has the detail of one that was read at that zoom
-FINER = AugmentConfig(interpolation="bicubic")
+GENERATIVE = AugmentConfig(interpolation="bicubic")
 SEGMENTATION = AugmentConfig(
     zoom_out=0.2,
     zoom_in=0.25,

@@ -32,9 +32,13 @@ class Guidance:
 
     def calls(self, sigmas: Tensor) -> int:
         """Network calls a pair at the rows of `sigmas` (T + 1, M) but the last, one a row where nothing leads."""
-        levels = sigmas[:-1, IMAGE]
-        led = int(((levels > self.interval[0]) & (levels <= self.interval[1])).sum())
-        return len(levels) + led * ((self.weight != 1) + (self.mask_weight != 1))
+        led = sum(self.acts_at(row) for row in sigmas[:-1])
+        return len(sigmas) - 1 + led * ((self.weight != 1) + (self.mask_weight != 1))
+
+    def acts_at(self, sigma: Tensor) -> bool:
+        """Whether anything leads at levels (M,)."""
+        low, high = self.interval
+        return (self.weight != 1 or self.mask_weight != 1) and low < float(sigma[IMAGE]) <= high
 
 
 NONE = Guidance()
@@ -47,47 +51,54 @@ def guided_denoise(
     guidance: Guidance = NONE,
     hidden: tuple[Tensor, float] | None = None,
     noise_told: float = 1.0,
-    column: int = IMAGE,
 ) -> Denoise:
     """denoise(x, sigma (M,)) for classes `label` (B,), led as `guidance` says, told levels as `told_levels` says.
 
-    Outside the interval of the levels of modality `column` nothing leads, which saves network calls (Kynkaanniemi et
-    al. 2024: guidance at very high levels narrows the variety, at very low ones it does nothing). `hidden`, which a
-    mask weight needs: standard normal numbers (B, C, *S), and the level at which they hide a mask.
+    Outside the interval of the image's levels nothing leads, which saves network calls (Kynkaanniemi et al. 2024:
+    guidance at very high levels narrows the variety, at very low ones it does nothing). `hidden`, which a mask weight
+    needs: standard normal numbers (B, C, *S), and the level at which they hide a mask.
     """
-    kept, (low, high) = Condition(label=label), guidance.interval
-    leads = guidance.weight != 1 or guidance.mask_weight != 1
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         levels = told_levels(sigma.to(x), noise_told).expand(len(label), -1)
-        acts = leads and low < float(sigma[column]) <= high
+        acts = guidance.acts_at(sigma)
         if not acts or guidance.weight == 1:
-            better: Tensor = denoiser(x, levels, kept)
+            better: Tensor = denoiser(x, levels, Condition(label))
             led = better
         else:
-            if guidance.guide is None:
-                better, worse = _with_and_without(denoiser, x, levels, label)
-            else:
-                better, worse = denoiser(x, levels, kept), guidance.guide(x, levels, kept)
-            led = worse + guidance.weight * (better - worse)
+            better, led = _led_by_class(denoiser, x, levels, label, guidance)
         if acts and guidance.mask_weight != 1:
             assert hidden is not None
-            alone, of_mask = _image_alone(denoiser, x, levels, kept, hidden)
-            led = torch.where(of_mask, led, led + (guidance.mask_weight - 1) * (better - alone))
+            step = better - _without_mask(denoiser, x, levels, label, hidden)
+            led = led + (guidance.mask_weight - 1) * step * (1 - _of_mask(denoiser, x))
         return led
 
     return denoise
 
 
-def _image_alone(
-    denoiser: Denoiser, x: Tensor, levels: Tensor, kept: Condition, hidden: tuple[Tensor, float]
+def _led_by_class(
+    denoiser: Denoiser, x: Tensor, levels: Tensor, label: Tensor, guidance: Guidance
 ) -> tuple[Tensor, Tensor]:
-    """What the network says where it does not see the mask, and which channels (1, C, 1, ...) are the mask's."""
+    """What the network says of the class, and the same led away from what its guide says, or it without the class."""
+    if guidance.guide is None:
+        better, worse = _with_and_without(denoiser, x, levels, label)
+    else:
+        better, worse = denoiser(x, levels, Condition(label)), guidance.guide(x, levels, Condition(label))
+    return better, worse + guidance.weight * (better - worse)
+
+
+def _without_mask(denoiser: Denoiser, x: Tensor, levels: Tensor, label: Tensor, hidden: tuple[Tensor, float]) -> Tensor:
+    """What the network says where noise stands in the mask's place."""
     noise, level = hidden
-    of_mask = (denoiser.modality == MASK).view(1, -1, *[1] * (x.ndim - 2))
     unseen = levels.clone()
     unseen[:, MASK] = level
-    return denoiser(torch.where(of_mask, level * noise, x), unseen, kept), of_mask
+    result: Tensor = denoiser(torch.where(_of_mask(denoiser, x) > 0, level * noise, x), unseen, Condition(label))
+    return result
+
+
+def _of_mask(denoiser: Denoiser, x: Tensor) -> Tensor:
+    """(1, C, 1, ...): 1 for channels of the mask, else 0."""
+    return (denoiser.modality == MASK).to(x).view(1, -1, *[1] * (x.ndim - 2))
 
 
 def told_levels(sigma: Tensor, share: float) -> Tensor:

@@ -46,10 +46,7 @@ class Source:
     @property
     def guidance(self) -> Guidance:
         """What leads the draws of pairs."""
-        config = self.config
-        assert config.mask_guidance is not None
-        interval = (config.guidance_low, config.guidance_high)
-        return Guidance(config.guidance, self.guide, config.mask_guidance, interval)
+        return guidance_of(self.config, self.guide)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -77,6 +74,12 @@ class Source:
         stack = torch.stack([torch.from_numpy(p) for p in pictures])[:, None]
         codec = self.card.codec
         return codec.encode(stack.float() / 255, code_masks(stack, codec.mask_radius).float() / 255)
+
+
+def guidance_of(config: GenerateConfig, guide: Denoiser | None = None) -> Guidance:
+    """What leads draws by settings whose mask guidance is settled."""
+    assert config.mask_guidance is not None
+    return Guidance(config.guidance, guide, config.mask_guidance, (config.guidance_low, config.guidance_high))
 
 
 def padded(items: Sequence[Item], size: int) -> list[Item]:

@@ -19,7 +19,7 @@ from medsegdiff.checkpoint import BEST_FILE, ModelCard, build_denoiser, save_che
 from medsegdiff.config import DiffusionConfig, TrainConfig, identity_of, require
 from medsegdiff.data.dataset import PairTensors, load_tensors
 from medsegdiff.data.records import PairSet, read_pairs
-from medsegdiff.data.transforms import FINER, GENERATIVE, augment, augment_told, generator, send
+from medsegdiff.data.transforms import GENERATIVE, augment, augment_told, generator, send
 from medsegdiff.diffusion.codec import PairCodec, code_masks
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
@@ -50,7 +50,7 @@ from medsegdiff.training.watch import Watch
 logger = logging.getLogger(__name__)
 
 LAST_FILE = "last_model.safetensors"
-FINER_SCALE = 2  # pictures of full size are augmented at so many times their size
+FINER = 2  # pictures are augmented at so many times the size that the network sees
 AUGMENT, NOISE, WEIGHTS, DROPOUT, PRICE = 1, 2, 3, 4, 5  # purpose numbers of the random streams
 
 
@@ -114,7 +114,7 @@ def run_identity(config: TrainConfig, pairs: PairSet) -> dict[str, Any]:
     """What a run is known by: settings and data that decide the weights (but for the last bits of their numbers)."""
     places = ("data_dir", "output_dir", "device", "save_every")
     identity = identity_of(config, "train", (*places, "compile", "checkpoint_gradients", "find_batch_size"))
-    return identity | {"data": data_digest(pairs), "augmented_at": FINER_SCALE}
+    return identity | {"data": data_digest(pairs), "augmented_at": FINER, "small_augmented_at": FINER}
 
 
 def _finished(output: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -147,7 +147,7 @@ def _train(config: TrainConfig, pairs: PairSet, processes: Together, found: bool
     trainer.total_steps = total
     if trainer.small_steps:
         text = "the first %d steps are on pictures of %d pixels; val is looked at when they are done"
-        logger.info(text, trainer.small_steps, trainer.small.images.shape[-1])
+        logger.info(text, trainer.small_steps, first_size(config))
     elif config.small_share:
         logger.info("all steps are on pictures of %d pixels: half of that does not suit", config.img_size)
     if trainer.small_steps or trainer.denoiser.coarse is not None:  # the first steps need less memory than later ones
@@ -228,8 +228,7 @@ class DiffusionTrainer:
             )
         self.val_set = load_tensors(pairs.select("val"), config.img_size, what="val split")
         radius = config.diffusion.mask_radius
-        coded = dataclasses.replace(self.train_set, masks=code_masks(self.train_set.masks, radius))
-        self.codec = PairCodec.fit(coded.images, coded.masks, radius)
+        self.codec = PairCodec.fit(self.train_set.images, code_masks(self.train_set.masks, radius), radius)
         torch.manual_seed(int(generator(config.seed, WEIGHTS).initial_seed()))
         self.denoiser = build_denoiser(self.card(0)).to(self.device)
         self.ema = Averages(self.denoiser, config.ema_lengths)
@@ -237,13 +236,11 @@ class DiffusionTrainer:
         self.peaks = [group["lr"] for group in self.optimiser.param_groups]
         self.scaler = gradient_scaler(self.device, config.precision)
         self.watch = Watch(config, self.codec, self.train_set, self.val_set, pairs.classes)
-        self.resident = self.small = coded.to(self.device)
-        if first_size(config) < config.img_size:
-            self.small = self._coded(first_size(config), "train split, smaller")
-        # Moving a picture takes its finest detail, which networks would learn to leave out: at full size it is moved
-        # where that is finer than what they see
-        moves = config.augment or config.told_share > 0
-        self.finer = self._coded(FINER_SCALE * config.img_size, "train split, larger") if moves else self.resident
+        # Moving a picture takes its finest detail, which networks would learn to leave out: it is moved where that is
+        # finer than what they see
+        self.finer = FINER if config.augment else 1
+        sizes = {self.finer * side for side in (first_size(config), config.img_size)}
+        self.resident = {side: self._coded(side).to(self.device) for side in sorted(sizes)}
         # What follows changes how this network computes; its averaged copy stays plain
         if config.checkpoint_gradients:
             checkpoint_blocks(self.denoiser)
@@ -255,16 +252,18 @@ class DiffusionTrainer:
         self.network = self.processes.prepare(self.objective)
         self.room = Room(self.objective, self.optimiser, self.processes)
 
-    def _coded(self, size: int, what: str) -> PairTensors:
-        """The train split at another size than that of the pictures to draw."""
-        read = load_tensors(self.pairs.select("train"), size, what=what)
+    def _coded(self, size: int) -> PairTensors:
+        """The train split at `size` x `size` pixels, its masks coded as far from their edges as at full size."""
+        read = self.train_set
+        if size != self.config.img_size:
+            read = load_tensors(self.pairs.select("train"), size, what=f"train split, {size} px")
         radius = self.config.diffusion.mask_radius * size / self.config.img_size
-        return dataclasses.replace(read, masks=code_masks(read.masks, radius)).to(self.device)
+        return dataclasses.replace(read, masks=code_masks(read.masks, radius))
 
     @property
     def small_steps(self) -> int:
         """Steps before the pictures have their full size."""
-        return int(self.config.small_share * self.total_steps) if self.small is not self.resident else 0
+        return int(self.config.small_share * self.total_steps) if first_size(self.config) < self.config.img_size else 0
 
     @functools.cached_property
     def small_price(self) -> float:
@@ -273,7 +272,7 @@ class DiffusionTrainer:
         sigma = draw_sigma(sample, self.config.diffusion, generator(self.config.seed, PRICE))
         high = self.denoiser.by_size(sigma)[1] / sample
         full = 1.0 if coarse is None else 1 - high + high / coarse.factor**2
-        return float(self.small.images.shape[-1] / self.config.img_size) ** 2 / full
+        return float(first_size(self.config) / self.config.img_size) ** 2 / full
 
     def card(self, step: int, scores: dict[str, float] | None = None) -> ModelCard:
         """What travels with the weights of `step`."""
@@ -315,16 +314,14 @@ class DiffusionTrainer:
         config = self.config
         rows = draw_indices(self.train_set.labels, draw, config.batch_size, config.seed, config.balance_classes)
         small = seed_step < self.small_steps * config.accumulate
-        resident = self.small if small else self.finer
-        images, masks, labels = resident.batch(send(rows, self.device))
-        told, how = None, GENERATIVE if small else FINER
-        chance = generator(config.seed, seed_step, AUGMENT)
+        size = self.finer * (first_size(config) if small else config.img_size)
+        images, masks, labels = self.resident[size].batch(send(rows, self.device))
+        told, chance = None, generator(config.seed, seed_step, AUGMENT)
         if config.told_share:
-            images, masks, told = augment_told(images, masks, how, config.told_share, chance)
+            images, masks, told = augment_told(images, masks, GENERATIVE, config.told_share, chance)
         elif config.augment:
-            images, masks = augment(images, masks, how, chance)
-        if images.shape[-1] > config.img_size:
-            images, masks = avg_pool2d(images, FINER_SCALE), avg_pool2d(masks, FINER_SCALE)
+            images, masks = augment(images, masks, GENERATIVE, chance)
+        images, masks = avg_pool2d(images, self.finer), avg_pool2d(masks, self.finer)
         random = generator(config.seed, seed_step, NOISE)
         x0 = self.codec.encode(images, masks)
         sigma = draw_sigma(len(x0), config.diffusion, random)

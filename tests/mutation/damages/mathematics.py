@@ -156,8 +156,8 @@ MATHEMATICS = (
         "mask_leads_itself",
         "the mask's guidance moves the mask too",
         "diffusion/guidance.py",
-        "torch.where(of_mask, led, led + (guidance.mask_weight - 1) * (better - alone))",
-        "led + (guidance.mask_weight - 1) * (better - alone)",
+        " * step * (1 - _of_mask(denoiser, x))",
+        " * step",
         ("tests/unit/diffusion/test_guidance.py",),
     ),
     Damage(

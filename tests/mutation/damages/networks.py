@@ -84,8 +84,8 @@ NETWORKS = (
         "guide_leads",
         "autoguidance leads towards the worse network",
         "diffusion/guidance.py",
-        "better, worse = denoiser(x, levels, kept), guidance.guide(x, levels, kept)",
-        "worse, better = denoiser(x, levels, kept), guidance.guide(x, levels, kept)",
+        "better, worse = denoiser(x, levels, Condition(label)), guidance",
+        "worse, better = denoiser(x, levels, Condition(label)), guidance",
         ("tests/unit/diffusion/test_guidance.py",),
     ),
     Damage(
@@ -100,8 +100,8 @@ NETWORKS = (
         "augmented_at_its_size",
         "full-size pictures are moved at the size that the network sees, which blurs them",
         "training/train.py",
-        'self.finer = self._coded(FINER_SCALE * config.img_size, "train split, larger") if moves else self.resident',
-        "self.finer = self.resident",
+        "self.finer = FINER if config.augment else 1",
+        "self.finer = 1",
         ("tests/unit/training/test_sharpness.py",),
     ),
     Damage(

@@ -38,8 +38,8 @@ class Spy:
         return [len(s) for s in self.sigmas]
 
 
-def guided(spy: Spy, weight: float, sigma: list[float], x: Tensor, column: int = 0) -> Tensor:
-    denoise = guided_denoise(cast(Denoiser, spy), LABELS, Guidance(weight, interval=(0.3, 5.0)), column=column)
+def guided(spy: Spy, weight: float, sigma: list[float], x: Tensor) -> Tensor:
+    denoise = guided_denoise(cast(Denoiser, spy), LABELS, Guidance(weight, interval=(0.3, 5.0)))
     return denoise(x, torch.tensor(sigma))
 
 
@@ -94,11 +94,11 @@ def test_interval(level: float, acts: bool, x: Tensor) -> None:
     assert torch.equal(out, class_estimate(x)) is not acts
 
 
-@pytest.mark.parametrize(("column", "acts"), [(0, False), (1, True)])
-def test_interval_looks_at_its_column(column: int, acts: bool, x: Tensor) -> None:
-    """Damage: sigma[0], or sigma.max(), whatever column is named."""
+@pytest.mark.parametrize(("levels", "acts"), [([50.0, 1.0], False), ([1.0, 50.0], True)])
+def test_interval_looks_at_the_image(levels: list[float], acts: bool, x: Tensor) -> None:
+    """Damage: the mask's level, or the larger of the two."""
     spy = Spy()
-    guided(spy, 3.0, [50.0, 1.0], x, column)
+    guided(spy, 3.0, levels, x)
     assert spy.rows == [6 if acts else 3]
 
 

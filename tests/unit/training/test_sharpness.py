@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import TWO_SIZES
 
-from medsegdiff.config import ModelConfig, TrainConfig
+from medsegdiff.config import TrainConfig
 from medsegdiff.data.records import PairSet, read_pairs
 from medsegdiff.data.transforms import AugmentConfig
 from medsegdiff.training import train as train_module
@@ -30,9 +30,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WritePairs) 
     return read_pairs(root)
 
 
-def trainer(pairs: PairSet, output: Path, model: ModelConfig = TWO_SIZES, **changes: object) -> DiffusionTrainer:
+def trainer(pairs: PairSet, output: Path, **changes: object) -> DiffusionTrainer:
     config = TrainConfig(
-        str(pairs.root), str(output), img_size=SIDE, batch_size=24, precision="fp32", device="cpu", model=model
+        str(pairs.root), str(output), img_size=SIDE, batch_size=24, precision="fp32", device="cpu", model=TWO_SIZES
     )
     return DiffusionTrainer(dataclasses.replace(config, **changes), pairs)  # type: ignore[arg-type]
 
@@ -42,25 +42,32 @@ def detail(images: torch.Tensor) -> float:
     return float((images - torch.nn.functional.avg_pool2d(images, 3, 1, 1)).square().mean())
 
 
-def test_moving_pictures_does_not_blur_them(pairs: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("small_share", [0.0, 0.9])
+def test_moving_pictures_does_not_blur_them(
+    pairs: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_share: float
+) -> None:
     """Damage: pictures moved at the size that the network sees: their finest detail is gone, and is never drawn."""
+    monkeypatch.setattr("medsegdiff.training.settings.SMALLEST", SIDE // 2)
     still = AugmentConfig(mirror=0, zoom_in=0, gamma=0, gain=0)
-    shifted = dataclasses.replace(train_module.FINER, mirror=0, gamma=0, gain=0)
+    shifted = dataclasses.replace(train_module.GENERATIVE, mirror=0, gamma=0, gain=0)
     found = {}
     for name, config in (("still", still), ("shifted", shifted)):
-        monkeypatch.setattr(train_module, "FINER", config)
-        one = trainer(pairs, tmp_path)
-        found[name] = detail(torch.cat([one._batch(24 * step, step)[0][:, :1] for step in range(4)]))
-        assert one.finer.images.shape[-1] == 2 * SIDE
+        monkeypatch.setattr(train_module, "GENERATIVE", config)
+        one = trainer(pairs, tmp_path, small_share=small_share)
+        one.total_steps = 10
+        images = torch.cat([one._batch(24 * step, step)[0][:, :1] for step in range(4)])
+        assert images.shape[-1] == (SIDE // 2 if small_share else SIDE)
+        found[name] = detail(images)
     assert found["shifted"] == pytest.approx(found["still"], rel=0.25)
 
 
 def test_masks_stay_with_their_images(pairs: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage: distances coded in pixels of the larger pictures, twice as far from the edge."""
-    monkeypatch.setattr(train_module, "FINER", AugmentConfig(mirror=0, zoom_in=0, gamma=0, gain=0))
+    monkeypatch.setattr(train_module, "GENERATIVE", AugmentConfig(mirror=0, zoom_in=0, gamma=0, gain=0))
     diffusion = dataclasses.replace(TrainConfig("d", "o").diffusion, mask_radius=4.0)
     one = trainer(pairs, tmp_path, diffusion=diffusion)
     x0, *_ = one._batch(0, 0)
-    plain = one.codec.encode(one.resident.images.float() / 255, one.resident.masks.float() / 255)
+    coded = one._coded(SIDE)
+    plain = one.codec.encode(coded.images.float() / 255, coded.masks.float() / 255)
     gaps = np.array([(plain - row).square().mean(dim=(1, 2, 3)).min().item() for row in x0])
     assert gaps.max() < 0.01

@@ -151,8 +151,8 @@ def test_first_steps_are_on_smaller_pictures(data: Path, tmp_path: Path, monkeyp
     sides = [one._batch(4 * step, step)[0].shape[-1] for step in range(STEPS)]
     assert sides == [8, 8, 8, 16, 16, 16]
     assert one.train_step(4)["lr"] == pytest.approx(3e-3 * lr_factor(4, 2, STEPS, cheap=3, price=0.25))
-    inside = [float((part.masks > 127).float().mean()) for part in (one.small, one.resident)]
-    slopes = [float(part.masks.float().diff(dim=3).abs().max()) for part in (one.small, one.resident)]
+    inside = [float((part.masks > 127).float().mean()) for part in one.resident.values()]
+    slopes = [float(part.masks.float().diff(dim=3).abs().max()) for part in one.resident.values()]
     assert inside[0] == pytest.approx(inside[1], rel=0.2)
     assert slopes[0] > 1.5 * slopes[1]
     config = settings(data, tmp_path / "run", **changes)
@@ -214,8 +214,10 @@ def test_told_augmentation_reaches_the_network(data: Path, tmp_path: Path) -> No
     """Damage: what is told lost on the way, or told of other pictures; checkpoints that do not load."""
     one = trainer(data, tmp_path / "one", told_share=0.5)
     x0, cond, *_ = one._batch(0, 0)
-    images, masks, labels = one.finer.batch(draw_indices(one.train_set.labels, 0, 4, 0, True))
-    images, masks, told = augment_told(images, masks, train_module.FINER, 0.5, generator(0, 0, train_module.AUGMENT))
+    images, masks, labels = one.resident[32].batch(draw_indices(one.train_set.labels, 0, 4, 0, True))
+    images, masks, told = augment_told(
+        images, masks, train_module.GENERATIVE, 0.5, generator(0, 0, train_module.AUGMENT)
+    )
     assert cond.moves is not None
     assert torch.equal(cond.moves, told)
     assert torch.equal(x0, one.codec.encode(avg_pool2d(images, 2), avg_pool2d(masks, 2)))
