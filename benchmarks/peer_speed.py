@@ -32,10 +32,16 @@ TRAIN_FACTOR = 3  # a training step computes the forward pass and, for the backw
 MATRIX = {"cpu": 2048, "cuda": 8192}  # side of the matrices of the measured peak
 SWEEP = [2**n for n in range(10)]
 KIB_A_GIB = 2**20
+BATCH_SIZE = 128  # side of the pictures, pixels, that --speed_batch is told for
 
 
 def setting_of(options: argparse.Namespace, size: int, precision: str, batch: int) -> Setting:
     return Setting(Path(options.config), size, precision, options.device, batch, part=batch)
+
+
+def batch_at(options: argparse.Namespace, size: int) -> int:
+    """Pairs a step: at all sizes as many pixels."""
+    return max(1, round(options.speed_batch * (BATCH_SIZE / size) ** 2))
 
 
 def synchronise(device: torch.device) -> None:
@@ -103,7 +109,8 @@ def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     device = choose_device(options.device)
     pairs = read_pairs(Path(options.real_data))
-    setting = setting_of(options, options.sizes[0], options.precisions[0], options.speed_batch)
+    size = options.sizes[0]
+    setting = setting_of(options, size, options.precisions[0], batch_at(options, size))
     if device.type == "cpu":
         limit_memory(0.8 * available_memory())
     before = high_water()
@@ -159,7 +166,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 found["peak"][precision] = matrix_peak(device, precision)
             if not reason and device.type == "cuda":
                 found["sweep"][key] = {name: sweep(name, options, pairs, size, precision) for name in options.arms}
-            write_json(file, found | {"about": {"batch": options.speed_batch, "rounds": options.rounds}})
+            about = {"batch": options.speed_batch, "rounds": options.rounds, "threads": options.threads}
+            write_json(file, found | {"about": about})
     return found
 
 
@@ -169,7 +177,8 @@ def compare(options: argparse.Namespace, pairs: PairSet, size: int, precision: s
     for name in tqdm(options.arms, desc=f"memory at {size} px, {precision}", unit="network"):
         rows[name] = {"memory": memory_of(name, options, size, precision)}
     fit = [name for name in options.arms if "gib" in rows[name]["memory"]]
-    setting = setting_of(options, size, precision, options.speed_batch)
+    batch = batch_at(options, size)
+    setting = setting_of(options, size, precision, batch)
     device = choose_device(options.device)
     arms = {name: build_arm(name, setting, pairs) for name in fit}
     for name, arm in arms.items():
@@ -179,17 +188,17 @@ def compare(options: argparse.Namespace, pairs: PairSet, size: int, precision: s
     for turn in tqdm(range(options.rounds + 1), desc=f"timing at {size} px, {precision}", unit="round"):
         for name, arm in arms.items():
             step = timed(device, lambda arm=arm, turn=turn: arm.train_step(turn))  # type: ignore[misc]
-            call = timed(device, lambda arm=arm: arm.call(options.speed_batch))  # type: ignore[misc]
+            call = timed(device, lambda arm=arm: arm.call(batch))  # type: ignore[misc]
             if turn:  # the first round warms up
                 times[name]["step"].append(step)
                 times[name]["call"].append(call)
     for name in fit:
         medians = {what: statistics.median(values) for what, values in times[name].items()}
-        rows[name]["images_per_second"] = options.speed_batch / medians["step"]
-        rows[name]["seconds_a_call"] = medians["call"] / options.speed_batch  # a pair
+        rows[name]["images_per_second"] = batch / medians["step"]
+        rows[name]["seconds_a_call"] = medians["call"] / batch  # a pair
         rows[name]["times"] = times[name]
     if OURS in arms:
-        rows[OURS]["sampling"] = sampling_times(arms[OURS], options.speed_batch, device)
+        rows[OURS]["sampling"] = sampling_times(arms[OURS], batch, device)
     del arms
     gc.collect()
     return rows

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from peer_arms import OURS, arm_names, title_of
 from peer_nets import PEERS
-from peer_speed import CALLS, LONG_CALLS, SPEED_FILE, TRAIN_FACTOR
+from peer_speed import BATCH_SIZE, CALLS, LONG_CALLS, SPEED_FILE, TRAIN_FACTOR
 from peer_train import DICE_FILE, FIGURES_FILE, REAL
 
 from medsegdiff.files import make_folder, read_json, write_bytes, write_json, write_png
@@ -124,7 +124,8 @@ def speed_lines(speed: dict[str, Any]) -> list[str]:
     """A table for each size and number type, and what our sampler costs beside a DDPM of 1000 steps."""
     about = speed["about"]
     lines = [
-        f"Batches of {about['batch']}; training steps of all networks in turn, {about['rounds']} rounds, medians. "
+        f"{about['threads']} threads. Batches of {about['batch']} at {BATCH_SIZE} px, and of as many pixels at other "
+        f"sizes; training steps of all networks in turn, {about['rounds']} rounds, medians. "
         "FLOPs of the forward pass by torch.utils.flop_counter, 2 a multiplication-addition, without Fourier "
         f"transforms; a training image counts {TRAIN_FACTOR} forward passes. Seconds a pair: one measured network call "
         "times their number; of ours, which sees pictures smaller where noise is high, as drawn. "

@@ -70,7 +70,7 @@ def identity_of(name: str, setting: Setting, options: argparse.Namespace, pairs:
     return {
         "arm": name,
         "minutes": options.minutes,
-        "threads": options.threads,
+        "threads": options.train_threads or options.threads,
         "size": setting.size,
         "precision": setting.precision,
         "batch": setting.batch,
@@ -278,7 +278,7 @@ def arm_folder(name: str, options: argparse.Namespace) -> str:
 
 def run_all(options: argparse.Namespace) -> None:
     """The real-only segmenter, then every arm with every seed."""
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.train_threads or options.threads)
     real = read_pairs(Path(options.real_data))
     for seed in options.seeds:
         if options.dice_steps:

@@ -226,7 +226,7 @@ def test_the_page_tells_ratios_in_favour_of_ours(modules: Callable[[str], Any]) 
         },
         "peak": {"fp32": 100.0},
         "sweep": {},
-        "about": {"batch": 4, "rounds": 5},
+        "about": {"batch": 4, "rounds": 5, "threads": 2},
     }
     value = {"value": 4.0, "low": 3.0, "high": 5.0}
     judged = {"frechet": value, "frechet_floor": value | {"value": 1.5}, "agreement": value, "privacy": "fail"}
