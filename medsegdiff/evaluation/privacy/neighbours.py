@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medsegdiff.data.copying import equally_many, nearer, whole_groups
 from medsegdiff.evaluation.compare import centred_interval
 from medsegdiff.evaluation.section import Interval
 
@@ -85,11 +86,14 @@ def statistics(alike: Alike, *, resamples: int, seed: int) -> Statistics:
     count = min(alike.floor.shape)
     everything = np.arange(len(alike.to_train))
     random = np.random.default_rng([seed, SUBSET])
-    plain = [_shares(alike, _Rows(everything, *_choice(alike, count, random))) for _ in range(SUBSETS)]
+    plain = [
+        _shares(alike, _Rows(everything, *equally_many(alike.train_groups, alike.held_out_groups, random)))
+        for _ in range(SUBSETS)
+    ]
     random = np.random.default_rng([seed, DRAW])
     draws = []
     for _ in range(resamples):
-        train, held_out = _choice(alike, count, random)
+        train, held_out = equally_many(alike.train_groups, alike.held_out_groups, random)
         drawn = _Rows(
             whole_groups(everything, alike.synthetic_groups, len(everything), random, again=True),
             whole_groups(train, alike.train_groups, count, random, again=True),
@@ -105,29 +109,6 @@ def statistics(alike: Alike, *, resamples: int, seed: int) -> Statistics:
     return Statistics(told[0], told[1], told[2], told[3], len(copied) / alike.to_train.shape[1], limit, count)
 
 
-def whole_groups(
-    rows: np.ndarray, groups: np.ndarray, count: int, random: np.random.Generator, *, again: bool
-) -> np.ndarray:
-    """`count` of the given row numbers: group after group at random, the last one cut; `again`: with replacement.
-
-    `groups` (N,) names the group of every row number. Single pictures would thin near-duplicates out on the side of
-    which fewer are taken, which then shows more scenes with as many pictures.
-    """
-    _, number = np.unique(groups[rows], return_inverse=True)
-    order = np.argsort(number, kind="stable")
-    members = np.split(rows[order], np.cumsum(np.bincount(number))[:-1])
-    drawn = random.integers(len(members), size=count) if again else random.permutation(len(members))
-    enough = int(np.searchsorted(np.cumsum([len(members[k]) for k in drawn]), count)) + 1  # no more than are kept
-    return np.concatenate([members[k] for k in drawn[:enough]])[:count]
-
-
-def _choice(alike: Alike, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of as many train as held-out pictures."""
-    sides = (alike.train_groups, alike.held_out_groups)
-    train, held_out = (whole_groups(np.arange(len(g)), g, count, random, again=False) for g in sides)
-    return train, held_out
-
-
 def _shares(alike: Alike, rows: _Rows) -> tuple[float, float, float, float]:
     """nearest_to_train, floor, beyond_95 and excess of some pictures."""
     to_train = alike.to_train[:, rows.train].max(axis=1)[rows.synthetic]
@@ -139,8 +120,3 @@ def _shares(alike: Alike, rows: _Rows) -> tuple[float, float, float, float]:
     within = np.where(other, alike.within[np.ix_(rows.held_out, rows.held_out)], -np.inf).max(axis=1)
     floor = nearer(alike.floor[np.ix_(rows.held_out, rows.train)].max(axis=1), within)
     return nearer(to_train, to_held_out), floor, float(beyond), float(excess)
-
-
-def nearer(first: np.ndarray, second: np.ndarray) -> float:
-    """Share of (N,) pictures for which the first similarity is the larger one; a tie counts half."""
-    return float((first > second).mean() + 0.5 * (first == second).mean())

@@ -66,6 +66,14 @@ DATA = (
         ("tests/unit/data/test_copying.py",),
     ),
     Damage(
+        "real_pictures_taken_as_fixed",
+        "the copying test's interval leaves out which real pictures are in train",
+        "data/copying.py",
+        "share(again(everything, of_synthetic), again(some_train, of_train), again(some_held, of_held))",
+        "share(again(everything, of_synthetic), some_train, some_held)",
+        ("tests/unit/data/test_copying.py",),
+    ),
+    Damage(
         "path_outside",
         "a path that leaves the folder is read",
         "data/records.py",

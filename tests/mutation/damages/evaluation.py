@@ -64,7 +64,7 @@ EVALUATION = (
     Damage(
         "copies_of_anything",
         "pictures nearest to held-out ones count as nearest to train",
-        "evaluation/privacy/neighbours.py",
+        "data/copying.py",
         "return float((first > second).mean() + 0.5 * (first == second).mean())",
         "return float((first < second).mean() + 0.5 * (first == second).mean())",
         ("tests/unit/evaluation/test_privacy.py",),

@@ -40,6 +40,17 @@ def test_few_pictures_cannot_tell() -> None:
     assert result["verdict"] == "too few pictures to tell"
 
 
+def test_many_pictures_of_a_few_kinds_tell_little() -> None:
+    """Synthetic pictures like twelve that no set holds, whose nearest real ones as many coins decide.
+
+    Damage: an interval over synthetic pictures alone, which are many: chance looks like a finding.
+    """
+    rng, kinds = np.random.default_rng(3), textures(12, 10)
+    drawn = [np.clip(p + rng.normal(0, 3, p.shape), 0, 255).astype(np.uint8) for p in kinds for _ in range(8)]
+    share = copying_test(drawn, textures(20, 11), textures(20, 12), bootstrap=200, seed=0)["nearest_to_train"]
+    assert share["high"] - share["low"] > 0.3  # of 96 coins: 0.2
+
+
 def test_likeness_finds_mirrored_shifted_copies() -> None:
     """Damage: leave mirroring out of `likeness`."""
     picture, other = textures(2, 9)
