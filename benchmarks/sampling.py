@@ -82,6 +82,15 @@ def seconds_a_pair(calls: int, table: Tensor, denoiser: Denoiser, times: dict[st
     return calls * (high * times["high"] + (1 - high) * times["low"])
 
 
+def is_done(file: Path, of: dict[str, Any]) -> bool:
+    """Whether figures are there already; `SystemExit` where they are of another checkpoint or other flags."""
+    if not file.is_file():
+        return False
+    if (known := read_json(file).get("of")) != of:
+        raise SystemExit(f"error: {file}: found figures of {known}; expected {of}. Give another --run_dir.")
+    return True
+
+
 def table(found: dict[str, dict[str, Any]]) -> str:
     lines = [
         "| setting | network calls | s a pair | Fréchet radiomics | agreement, Dice | lesions | masks with specks "
@@ -110,17 +119,18 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names of settings; default: all")
     options = parser.parse_args()
     chosen = settings(options.guide_path)
+    denoiser, card, digest = load_checkpoint(options.checkpoint_path)
     for name, flags in chosen.items():
-        folder = options.run_dir / name.replace(" ", "_")
-        if (folder / "figures.json").is_file() or (options.only and name not in options.only):
+        if options.only and name not in options.only:
             continue
+        folder = options.run_dir / name.replace(" ", "_")
         words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
         words += ["--num_samples_per_class", str(options.pairs)]
-        told = drawn_and_judged(folder, options.checkpoint_path, options.real_data, options.judges_dir, words)
-        write_json(folder / "figures.json", told)
+        if not is_done(folder / "figures.json", of := {"checkpoint": digest, "flags": words}):
+            told = drawn_and_judged(folder, options.checkpoint_path, options.real_data, options.judges_dir, words)
+            write_json(folder / "figures.json", told | {"of": of})
     files = {name: options.run_dir / name.replace(" ", "_") / "figures.json" for name in chosen}
     found = {name: read_json(file) for name, file in files.items() if file.is_file()}
-    denoiser, card, _ = load_checkpoint(options.checkpoint_path)
     times = seconds_a_level(denoiser, card)
     for name, row in found.items():
         table_of = sigma_table("joint", card.diffusion, chosen[name].get("steps", DEFAULTS.steps))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -87,6 +88,21 @@ def test_ours_among_the_peers_draws_within_the_calls(benchmark: Any, tmp_path: P
         images, masks = arm.draw(torch.tensor([0, 1]), (0,), calls)
         assert images.shape == masks.shape == (2, 1, 16, 16)
         assert sum(asked) // 2 in range(calls - 2, calls + 1)
+
+
+def test_figures_of_another_checkpoint_are_refused(benchmark: Any, tmp_path: Path) -> None:
+    """Damage: figures known by the name of their setting alone."""
+    sampling, file, of = (
+        benchmark("sampling"),
+        tmp_path / "figures.json",
+        {"checkpoint": "a", "flags": ["--steps", "8"]},
+    )
+    assert not sampling.is_done(file, of)
+    file.write_text(json.dumps({"of": of}))
+    assert sampling.is_done(file, of)
+    for change in ({"checkpoint": "b"}, {"flags": []}):
+        with pytest.raises(SystemExit, match=r"found figures of .* Give another --run_dir"):
+            sampling.is_done(file, of | change)
 
 
 def test_sampling_settings_are_those_of_generate(benchmark: Any) -> None:
