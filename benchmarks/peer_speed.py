@@ -32,7 +32,7 @@ TRAIN_FACTOR = 3  # a training step computes the forward pass and, for the backw
 MATRIX = {"cpu": 2048, "cuda": 8192}  # side of the matrices of the measured peak
 SWEEP = [2**n for n in range(10)]
 KIB_A_GIB = 2**20
-BATCH_SIZE = 128  # side of the pictures, pixels, that --speed_batch is told for
+REFERENCE_SIDE = 128  # side of the pictures, pixels, that --speed_batch is told for
 
 
 def setting_of(options: argparse.Namespace, size: int, precision: str, batch: int) -> Setting:
@@ -41,7 +41,7 @@ def setting_of(options: argparse.Namespace, size: int, precision: str, batch: in
 
 def batch_at(options: argparse.Namespace, size: int) -> int:
     """Pairs a step: at all sizes as many pixels."""
-    return max(1, round(options.speed_batch * (BATCH_SIZE / size) ** 2))
+    return max(1, round(options.speed_batch * (REFERENCE_SIDE / size) ** 2))
 
 
 def synchronise(device: torch.device) -> None:
@@ -152,7 +152,7 @@ def why_not(precision: str, device: torch.device) -> str | None:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Every arm at every size in every number type; kept in the run folder after each, and not measured again."""
     file = options.run_dir / SPEED_FILE
-    found: dict[str, Any] = read_json(file) if file.is_file() else {"rows": {}, "peak": {}, "sweep": {}}
+    found: dict[str, Any] = read_json(file) if file.is_file() else {"rows": {}, "peak": {}, "sweep": {}, "about": {}}
     device, pairs = choose_device(options.device), read_pairs(Path(options.real_data))
     torch.set_num_threads(options.threads)
     for precision in options.precisions:
@@ -166,8 +166,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 found["peak"][precision] = matrix_peak(device, precision)
             if not reason and device.type == "cuda":
                 found["sweep"][key] = {name: sweep(name, options, pairs, size, precision) for name in options.arms}
-            about = {"batch": options.speed_batch, "rounds": options.rounds, "threads": options.threads}
-            write_json(file, found | {"about": about})
+            batch = batch_at(options, size)
+            found["about"][key] = {"batch": batch, "rounds": options.rounds, "threads": options.threads}
+            write_json(file, found)
     return found
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from peer_arms import OURS, arm_names, title_of
 from peer_nets import PEERS
-from peer_speed import BATCH_SIZE, CALLS, LONG_CALLS, SPEED_FILE, TRAIN_FACTOR
+from peer_speed import CALLS, LONG_CALLS, SPEED_FILE, TRAIN_FACTOR
 from peer_train import DICE_FILE, FIGURES_FILE, REAL
 
 from medsegdiff.files import make_folder, read_json, write_bytes, write_json, write_png
@@ -122,10 +122,8 @@ def drawn_in(row: dict[str, Any], call: float) -> list[str]:
 
 def speed_lines(speed: dict[str, Any]) -> list[str]:
     """A table for each size and number type, and what our sampler costs beside a DDPM of 1000 steps."""
-    about = speed["about"]
     lines = [
-        f"{about['threads']} threads. Batches of {about['batch']} at {BATCH_SIZE} px, and of as many pixels at other "
-        f"sizes; training steps of all networks in turn, {about['rounds']} rounds, medians. "
+        "Training steps of all networks in turn, medians of the rounds. "
         "FLOPs of the forward pass by torch.utils.flop_counter, 2 a multiplication-addition, without Fourier "
         f"transforms; a training image counts {TRAIN_FACTOR} forward passes. Seconds a pair: one measured network call "
         "times their number; of ours, which sees pictures smaller where noise is high, as drawn. "
@@ -137,8 +135,9 @@ def speed_lines(speed: dict[str, Any]) -> list[str]:
         if "failed" in rows:
             lines.append(f"{rows['failed'].capitalize()}.")
             continue
-        peak = speed["peak"].get(precision)
-        lines += [f"Matrix products: {told(peak)} GFLOP/s measured here.", "", *speed_table(rows, peak)]
+        peak, about = speed["peak"].get(precision), speed["about"][key]
+        how = f"{about['threads']} threads, batches of {about['batch']}, {about['rounds']} rounds."
+        lines += [f"{how} Matrix products: {told(peak)} GFLOP/s measured here.", "", *speed_table(rows, peak)]
         sampling = rows.get(OURS, {}).get("sampling")
         if sampling:
             faster = ratio(sampling["ddpm_1000"], sampling["default"])

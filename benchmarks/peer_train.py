@@ -108,8 +108,8 @@ def trained_arm(name: str, folder: Path, options: argparse.Namespace, pairs: Pai
 def draw_class(draw: Draw, number: int, count: int, chunk: int) -> tuple[list[tuple[np.ndarray, np.ndarray]], int, int]:
     """`count` pairs of class `number`: first those whose masks are lesion masks, as our own generation lets through.
 
-    Up to `MOST_DRAWS` times as many are drawn; where that does not do, refused ones fill the rest. Also returns how
-    many were drawn and how many passed.
+    Up to `MOST_DRAWS` times as many are drawn; where that does not do, refused ones fill the rest. Where none of the
+    first `GIVE_UP` masks is one, no more are drawn. Also returns how many were drawn and how many passed.
     """
     good: list[tuple[np.ndarray, np.ndarray]] = []
     bad: list[tuple[np.ndarray, np.ndarray]] = []
@@ -128,7 +128,10 @@ def draw_class(draw: Draw, number: int, count: int, chunk: int) -> tuple[list[tu
 
 
 def drawn_pairs(arm: Arm, name: str, folder: Path, options: argparse.Namespace, real: PairSet, seed: int) -> PairSet:
-    """`options.pairs` of each class as PAIRS with what a checkpoint tells of the pictures that it learnt."""
+    """`options.pairs` of each class as PAIRS, or what `draw_class` gave up with.
+
+    With what a checkpoint tells of the pictures that it learnt.
+    """
     train = real.select("train").records
     trained = read_json(folder / TRAINED_FILE)
     identity = {"phase": "generate", "trained": trained["identity"], "pairs": options.pairs, "calls": CALLS}
@@ -261,9 +264,10 @@ def run_arm(name: str, options: argparse.Namespace, real: PairSet, seed: int) ->
         del arm
         show(pairs, folder / "pairs.png")
         found["drawing"] = pairs.info["drawing"]
-        nothing = not any(found["drawing"][label]["lesion_masks"] for label in pairs.classes)
+        nothing = [label for label in pairs.classes if not found["drawing"][label]["lesion_masks"]]
         if nothing:  # to judge, nor for a segmenter to learn
-            found["judged"] = {"refused": f"no lesion mask among {len(pairs.records)} draws"}
+            draws = sum(found["drawing"][label]["drawn"] for label in nothing)
+            found["judged"] = {"refused": f"no lesion mask among {draws} draws ({', '.join(nothing)})"}
         if options.judge and not nothing:
             found["judged"] = judged(folder, options)
         if options.dice_steps and not nothing:

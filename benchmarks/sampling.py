@@ -23,6 +23,7 @@ from torch import Tensor
 
 from medsegdiff.checkpoint import ModelCard, load_checkpoint
 from medsegdiff.config import DiffusionConfig, GenerateConfig
+from medsegdiff.data.records import content_digest, read_pairs
 from medsegdiff.data.transforms import generator
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
@@ -82,8 +83,18 @@ def seconds_a_pair(calls: int, table: Tensor, denoiser: Denoiser, times: dict[st
     return calls * (high * times["high"] + (1 - high) * times["low"])
 
 
+def known_by(checkpoint: str, flags: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """What decides the figures of a setting: the checkpoints, the val pictures, every setting of `generate`."""
+    flags = {"mask_guidance": MASK_GUIDANCE, "num_samples_per_class": options.pairs} | flags
+    settings = dataclasses.asdict(dataclasses.replace(DEFAULTS, **flags))
+    guide = load_checkpoint(Path(settings["guide_path"]))[2] if settings["guide_path"] else None
+    val = content_digest(read_pairs(Path(options.real_data)).select("val").records)
+    settings = {name: value for name, value in settings.items() if not name.endswith(("_path", "_dir"))}
+    return {"checkpoint": checkpoint, "guide": guide, "val": val, "settings": settings}
+
+
 def is_done(file: Path, of: dict[str, Any]) -> bool:
-    """Whether figures are there already; `SystemExit` where they are of another checkpoint or other flags."""
+    """Whether figures are there already; `SystemExit` where something else decided them."""
     if not file.is_file():
         return False
     if (known := read_json(file).get("of")) != of:
@@ -126,11 +137,12 @@ def main() -> None:
         folder = options.run_dir / name.replace(" ", "_")
         words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
         words += ["--num_samples_per_class", str(options.pairs)]
-        if not is_done(folder / "figures.json", of := {"checkpoint": digest, "flags": words}):
+        if not is_done(folder / "figures.json", of := known_by(digest, flags, options)):
             told = drawn_and_judged(folder, options.checkpoint_path, options.real_data, options.judges_dir, words)
             write_json(folder / "figures.json", told | {"of": of})
     files = {name: options.run_dir / name.replace(" ", "_") / "figures.json" for name in chosen}
-    found = {name: read_json(file) for name, file in files.items() if file.is_file()}
+    done = [name for name, flags in chosen.items() if is_done(files[name], known_by(digest, flags, options))]
+    found = {name: {k: v for k, v in read_json(files[name]).items() if k != "of"} for name in done}
     times = seconds_a_level(denoiser, card)
     for name, row in found.items():
         table_of = sigma_table("joint", card.diffusion, chosen[name].get("steps", DEFAULTS.steps))

@@ -80,7 +80,7 @@ def nearest_share(
 
     Averaged over random choices of train, with a 95 % bootstrap interval over groups of synthetic and of real pictures:
     chance decides which real pictures are in train, and an interval over synthetic ones alone takes that for copying
-    (docs/results/copying_calibration.md).
+    (docs/results/copying_calibration.md). It is on the wide side, since every resample is of one choice.
     """
     of_synthetic, of_train, of_held = groups
     random, everything = np.random.default_rng(seed), np.arange(len(to_train))

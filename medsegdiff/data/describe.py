@@ -38,10 +38,11 @@ class DescribeConfig:
 def describe(config: DescribeConfig) -> dict[str, Any]:
     """Mean shape of the lesions of each class and its difference between classes, in description.json and the log.
 
-    With synthetic data also the copying test of `medsegdiff.data.copying` against all real splits.
+    With synthetic data also the copying test of `medsegdiff.data.copying` against all real splits, whose interval is
+    over both sides.
 
-    Intervals are percentile bootstraps (95 %) over groups of real pictures (near-duplicates count as one) and over
-    synthetic pairs. Raises `UserError` for a folder that is no PAIRS or has fewer than two classes.
+    Other intervals are percentile bootstraps (95 %) over groups of real pictures (near-duplicates count as one) and
+    over synthetic pairs. Raises `UserError` for a folder that is no PAIRS or has fewer than two classes.
     """
     require_positive(bootstrap=config.bootstrap)
     require(config.seed >= 0, "--seed", config.seed, "0 or more")

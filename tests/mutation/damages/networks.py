@@ -98,7 +98,7 @@ NETWORKS = (
     ),
     Damage(
         "augmented_at_its_size",
-        "full-size pictures are moved at the size that the network sees, which blurs them",
+        "pictures are moved at the size that the network sees, which blurs them",
         "training/train.py",
         "self.finer = FINER if config.augment else 1",
         "self.finer = 1",

@@ -211,6 +211,26 @@ def test_draws_that_are_no_lesions_come_last_and_are_counted(modules: Callable[[
     assert filled == [True] * 6 + [False] * 3
 
 
+def test_giving_up_on_noise(modules: Callable[[str], Any]) -> None:
+    """Damage: draw on where no mask is a lesion, which takes hours; or give up where one of the first is."""
+    train, seen = modules("peer_train"), []
+
+    def draw(labels: Tensor, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        seen.append(len(labels))
+        masks = torch.zeros(len(labels), 1, 64, 64, dtype=torch.uint8)
+        masks[:, :, 20:40, 20:40] = 255 * int(key[0] == 1 and key[1] == 0)
+        return torch.zeros_like(masks), masks
+
+    assert train.draw_class(draw, 0, 100, 50)[1:] == (train.GIVE_UP, 0)
+    assert train.draw_class(draw, 1, 100, 50)[1:] == (200, train.GIVE_UP)
+
+
+def test_batches_of_speed_have_as_many_pixels(modules: Callable[[str], Any]) -> None:
+    """Damage: as many pairs at every size."""
+    speed, options = modules("peer_speed"), argparse.Namespace(speed_batch=4)
+    assert [speed.batch_at(options, size) for size in (64, 128, 256, 512)] == [16, 4, 1, 1]
+
+
 def test_the_page_tells_ratios_in_favour_of_ours(modules: Callable[[str], Any]) -> None:
     """Fails when a ratio is upside down, a failure is not told, or the floor is missing.
 
@@ -226,7 +246,7 @@ def test_the_page_tells_ratios_in_favour_of_ours(modules: Callable[[str], Any]) 
         },
         "peak": {"fp32": 100.0},
         "sweep": {},
-        "about": {"batch": 4, "rounds": 5, "threads": 2},
+        "about": {"128 fp32": {"batch": 4, "rounds": 5, "threads": 2}},
     }
     value = {"value": 4.0, "low": 3.0, "high": 5.0}
     judged = {"frechet": value, "frechet_floor": value | {"value": 1.5}, "agreement": value, "privacy": "fail"}

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import cv2
 import numpy as np
+import pytest
 
-from medsegdiff.data.copying import copying_test, likeness
+from medsegdiff.data import copying
+from medsegdiff.data.copying import copying_test, likeness, nearest_share
+
+if TYPE_CHECKING:
+    from conftest import WritePairs
 
 
 def textures(count: int, seed: int) -> list[np.ndarray]:
@@ -29,6 +38,7 @@ def test_unrelated_pictures_are_as_near_to_either_set() -> None:
     """Damage: compare with all of train instead of as many as there are held-out pictures."""
     result = copying_test(textures(150, 3), textures(90, 4), textures(30, 5), bootstrap=500, seed=0)
     share = result["nearest_to_train"]
+    assert abs(share["mean"] - 0.5) < 0.12
     assert share["low"] < 0.5 < share["high"]
     assert result["compared"] == 30
     assert result["beyond_held_out"] < 0.2
@@ -49,6 +59,32 @@ def test_many_pictures_of_a_few_kinds_tell_little() -> None:
     drawn = [np.clip(p + rng.normal(0, 3, p.shape), 0, 255).astype(np.uint8) for p in kinds for _ in range(8)]
     share = copying_test(drawn, textures(20, 11), textures(20, 12), bootstrap=200, seed=0)["nearest_to_train"]
     assert share["high"] - share["low"] > 0.3  # of 96 coins: 0.2
+
+
+def test_near_duplicates_are_taken_together() -> None:
+    """Damage: single pictures chosen of train, of which all then show other scenes; groups of the wrong side."""
+    rng, kinds = np.random.default_rng(0), np.arange(40)
+    of_kind = rng.normal(size=(200, 40))  # likeness to scenes; those of train come four times, of held-out once
+    to_train, groups = np.repeat(rng.normal(size=(200, 40)), 4, axis=1), (np.arange(200), np.repeat(kinds, 4), kinds)
+    together = nearest_share(to_train, of_kind, groups, bootstrap=50, seed=0)["mean"]
+    alone = nearest_share(to_train, of_kind, (groups[0], np.arange(160), kinds), bootstrap=50, seed=0)["mean"]
+    assert together < 0.3  # ten scenes against forty
+    assert alone > together + 0.1
+
+
+def test_groups_are_handed_on(tmp_path: Path, write_ellipses: WritePairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: the groups of another side, or none."""
+    real = write_ellipses(tmp_path / "real", {"train": 4, "val": 1, "test": 2})
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(copying, "copying_test", lambda *images, **how: seen.update(how, sizes=[*map(len, images)]))
+    halves = [dataclasses.replace(r, group=f"g{k // 2}") for k, r in enumerate(real.records)]
+    pairs = dataclasses.replace(real, records=halves)
+    copying.copying_of(pairs, pairs, bootstrap=10, seed=0)
+    train = [r.group for r in halves if r.split == "train"]
+    held_out = [r.group for r in halves if r.split != "train"]
+    for found, expected in zip(seen["groups"], ([r.group for r in halves], train, held_out), strict=True):
+        assert [*np.unique(expected, return_inverse=True)[1]] == [*found]
+    assert seen["sizes"] == [len(halves), len(train), len(held_out)]
 
 
 def test_likeness_finds_mirrored_shifted_copies() -> None:

@@ -44,7 +44,7 @@ def test_first_steps_are_on_smaller_pictures(data: Path, tmp_path: Path, monkeyp
     inside = [float((part.masks > 127).float().mean()) for part in one.resident.values()]
     slopes = [float(part.masks.float().diff(dim=3).abs().max()) for part in one.resident.values()]
     assert inside[0] == pytest.approx(inside[1], rel=0.2)
-    assert slopes[0] > 1.5 * slopes[1]
+    assert slopes[0] == pytest.approx(2 * slopes[1], rel=0.25)
     config = settings(data, tmp_path / "run", **changes)
     with monkeypatch.context() as patch:
         patch.setattr(train_module, "clip_gradients", fail_at(4, train_module.clip_gradients))
