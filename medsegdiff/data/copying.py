@@ -111,11 +111,13 @@ def whole_groups(
     which fewer are taken, which then shows more scenes with as many pictures.
     """
     _, number = np.unique(groups[rows], return_inverse=True)
-    order = np.argsort(number, kind="stable")
-    members = np.split(rows[order], np.cumsum(np.bincount(number))[:-1])
-    drawn = random.integers(len(members), size=count) if again else random.permutation(len(members))
-    enough = int(np.searchsorted(np.cumsum([len(members[k]) for k in drawn]), count)) + 1  # no more than are kept
-    return np.concatenate([members[k] for k in drawn[:enough]])[:count]
+    sizes = np.bincount(number)
+    first = np.cumsum(sizes) - sizes  # of each group, in the order of groups
+    drawn = random.integers(len(sizes), size=count) if again else random.permutation(len(sizes))
+    drawn = drawn[: int(np.searchsorted(np.cumsum(sizes[drawn]), count)) + 1]  # no more than are kept
+    before = np.cumsum(sizes[drawn]) - sizes[drawn]
+    places = np.repeat(first[drawn] - before, sizes[drawn])
+    return rows[np.argsort(number, kind="stable")][places + np.arange(len(places))][:count]
 
 
 def equally_many(
