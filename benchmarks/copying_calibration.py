@@ -4,8 +4,8 @@
 
 Real pictures are dealt to train and held-out anew, by groups of near-duplicates and with as many in train as before, so
 that no deal has anything to do with what the generator learnt: the share nearest to train is then chance alone. Told
-are the alarms of the test, and those of an interval over the synthetic pictures alone, which takes the real ones as
-given. Writes docs/results/copying_calibration.md and .json.
+are the alarms of the test, and those of the one that it replaced: an interval over the synthetic pictures alone, and
+equally many real ones chosen picture by picture, which thins the near-duplicates of the larger side. Writes docs/results/copying_calibration.md and .json.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def page(found: dict[str, Any]) -> str:
     ]
     for name, title in (
         ("test", "synthetic and real pictures (the test)"),
-        ("synthetic alone", "synthetic pictures alone"),
+        ("synthetic alone", "synthetic pictures alone (as the test was)"),
     ):
         true, chance = found["true"][name], [deal[name] for deal in found["chance"]]
         means = np.array([share["mean"] for share in chance])
