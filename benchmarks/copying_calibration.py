@@ -5,7 +5,8 @@
 Real pictures are dealt to train and held-out anew, by groups of near-duplicates and with as many in train as before, so
 that no deal has anything to do with what the generator learnt: the share nearest to train is then chance alone. Told
 are the alarms of the test, and those of the one that it replaced: an interval over the synthetic pictures alone, and
-equally many real ones chosen picture by picture, which thins the near-duplicates of the larger side. Writes docs/results/copying_calibration.md and .json.
+equally many real ones chosen picture by picture, which thins the near-duplicates of the larger side. Writes
+docs/results/copying_calibration.md and .json.
 """
 
 from __future__ import annotations

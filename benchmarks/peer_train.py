@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import logging
 import time
@@ -46,10 +47,11 @@ WEIGHTS_FILE = "weights.safetensors"
 REAL = "real"  # the arm of the segmenter that learns real pairs
 DRAW, ASPECT = 41, 42  # purpose numbers of the random streams
 MOST_DRAWS = 2  # times the pairs asked for: so many masks are drawn where some are no lesions
-GIVE_UP = 5  # draws of a class after which an arm that has drawn no lesion mask draws no further ones
+GIVE_UP = 5  # draws of each class; an arm whose masks of a class hold no lesion then draws no further ones
 SHOWN = 8  # pairs of each class on the picture, the first ones
 
 Draw = Callable[[Tensor, tuple[int, ...]], tuple[Tensor, Tensor]]
+Drawn = tuple[list[tuple[np.ndarray, np.ndarray]], int, int]  # pairs, draws, lesion masks
 
 
 def trainable(names: list[str]) -> list[str]:
@@ -105,20 +107,20 @@ def trained_arm(name: str, folder: Path, options: argparse.Namespace, pairs: Pai
     return arm
 
 
-def draw_class(draw: Draw, number: int, count: int, chunk: int) -> tuple[list[tuple[np.ndarray, np.ndarray]], int, int]:
+def draw_class(draw: Draw, number: int, count: int, chunk: int, most: int = MOST_DRAWS) -> Drawn:
     """`count` pairs of class `number`: first those whose masks are lesion masks, as our own generation lets through.
 
-    Up to `MOST_DRAWS` times as many are drawn; where that does not do, refused ones fill the rest. Where none of the
-    first `GIVE_UP` masks is one, no more are drawn. Also returns how many were drawn and how many passed.
+    Up to `most` times as many are drawn; where that does not do, refused ones fill the rest. Also returns how
+    many were drawn and how many passed.
     """
     good: list[tuple[np.ndarray, np.ndarray]] = []
     bad: list[tuple[np.ndarray, np.ndarray]] = []
     bar = tqdm(total=count, desc="drawing", unit="pair", leave=False)
     while len(good) < count:
         drawn = len(good) + len(bad)
-        if drawn >= MOST_DRAWS * count or (not good and drawn >= GIVE_UP):
+        if drawn >= most * count:
             break
-        size = min(chunk if good else GIVE_UP, MOST_DRAWS * count - drawn)
+        size = min(chunk, most * count - drawn)
         images, masks = draw(torch.full((size,), number), (number, drawn, DRAW))
         for image, mask in zip(images[:, 0].numpy(), masks[:, 0].numpy(), strict=True):
             (good if mask_fault(mask, True) is None else bad).append((image, mask))
@@ -127,8 +129,19 @@ def draw_class(draw: Draw, number: int, count: int, chunk: int) -> tuple[list[tu
     return (good + bad)[:count], len(good) + len(bad), len(good)
 
 
+def draw_classes(draw: Draw, classes: int, count: int, chunk: int) -> list[Drawn]:
+    """`draw_class` of each class; where the first `GIVE_UP` masks of any class hold no lesion, those pairs alone.
+
+    A network that has learnt nothing yet would go on drawing noise for hours.
+    """
+    first = [draw_class(draw, number, GIVE_UP, GIVE_UP, most=1) for number in range(classes)]
+    if any(passed == 0 for _, _, passed in first):
+        return first
+    return [draw_class(draw, number, count, chunk) for number in range(classes)]
+
+
 def drawn_pairs(arm: Arm, name: str, folder: Path, options: argparse.Namespace, real: PairSet, seed: int) -> PairSet:
-    """`options.pairs` of each class as PAIRS, or what `draw_class` gave up with.
+    """`options.pairs` of each class as PAIRS, or what `draw_classes` gave up with.
 
     With what a checkpoint tells of the pictures that it learnt.
     """
@@ -146,11 +159,11 @@ def drawn_pairs(arm: Arm, name: str, folder: Path, options: argparse.Namespace, 
     told: dict[str, Any] = {}
     started = time.perf_counter()
     with staged_folder(target, identity) as staging:
+        draw = functools.partial(arm.draw, calls=CALLS)
+        everything = draw_classes(draw, len(real.classes), options.pairs, options.chunk)
         for number, label in enumerate(real.classes):
             aspects = [r.width * r.pixel_aspect / r.height for r in train if r.label == label]
-            found, drawn, passed = draw_class(
-                lambda labels, key: arm.draw(labels, key, CALLS), number, options.pairs, options.chunk
-            )
+            found, drawn, passed = everything[number]
             told[label] = {"drawn": drawn, "lesion_masks": passed}
             for index, (image, mask) in enumerate(found):
                 choice = torch.randint(len(aspects), (1,), generator=generator(seed, number, index, ASPECT))
