@@ -134,8 +134,9 @@ def draw_classes(draw: Draw, classes: int, count: int, chunk: int) -> list[Drawn
 
     A network that has learnt nothing yet would go on drawing noise for hours.
     """
-    first = [draw_class(draw, number, GIVE_UP, GIVE_UP, most=1) for number in range(classes)]
-    if any(passed == 0 for _, _, passed in first):
+    few = min(GIVE_UP, count)
+    first = [draw_class(draw, number, few, few, most=1) for number in range(classes)]
+    if few == count or any(passed == 0 for _, _, passed in first):
         return first
     return [draw_class(draw, number, count, chunk) for number in range(classes)]
 
