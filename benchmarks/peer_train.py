@@ -214,7 +214,7 @@ def judged(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 def figures_of(report: dict[str, Any]) -> dict[str, Any]:
     """The figures of an evaluation report that the table tells."""
     metrics = report["metrics"]
-    frechet = metrics["distances"]["spaces"]["radiomics"]["all"].get("frechet", {})
+    frechet = metrics["distances"]["spaces"]["radiomics"].get("all", {}).get("frechet", {})  # not of a few pairs
     masks = metrics["agreement"].get("masks", {}).get("all", {})
     outcomes = {line["metric"]: line["outcome"] for line in report["verdicts"]}
     return {

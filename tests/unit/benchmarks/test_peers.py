@@ -211,6 +211,14 @@ def test_draws_that_are_no_lesions_come_last_and_are_counted(modules: Callable[[
     assert filled == [True] * 6 + [False] * 3
 
 
+def test_figures_of_few_pairs(modules: Callable[[str], Any]) -> None:
+    """Damage: KeyError where a report has no distances, since there are too few pairs for them."""
+    metrics = {"distances": {"spaces": {"radiomics": {}}}, "agreement": {}}
+    found = modules("peer_train").figures_of({"metrics": metrics, "verdicts": []})
+    assert found["frechet"] is None
+    assert found["agreement"] is None
+
+
 def test_giving_up_on_noise(modules: Callable[[str], Any]) -> None:
     """Damage: draw on where no mask of a class is a lesion, which takes hours; or give up where some are."""
     train = modules("peer_train")
