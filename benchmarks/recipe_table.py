@@ -52,7 +52,7 @@ def write_tables(folder: Path, found: list[Row], questions: dict[str, Any], abla
         names = [f"{question}: {arm}" for arm in arms]
         if any(row["arm"] in names for row in found):
             parts.append(f"## {question[0].upper()}{question[1:]}\n\n{table(found, names, base)}")
-    tables = {"recipe": "\n".join(parts)}
+    tables = {"recipe": "\n".join(parts)} if parts else {}
     if any(row["arm"] in ablation for row in found):
         tables["ablation"] = table(found, ablation, base)
     for name, text in tables.items():
