@@ -19,7 +19,7 @@ import numpy as np
 from judging import ROOT
 from tqdm import tqdm
 
-from medsegdiff.data.copying import likeness, nearest_share, verdict_of
+from medsegdiff.data.copying import SUBSETS, likeness, nearest_share, verdict_of
 from medsegdiff.data.records import PairSet, read_pairs
 from medsegdiff.files import write_bytes, write_json
 
@@ -42,9 +42,9 @@ def deal(groups: np.ndarray, count: int, random: np.random.Generator) -> np.ndar
 def synthetic_alone(to_train: np.ndarray, to_held_out: np.ndarray, random: np.random.Generator, draws: int) -> Share:
     """The interval that takes the real pictures as given: as many of both, and synthetic ones resampled."""
     count, share = min(to_train.shape[1], to_held_out.shape[1]), np.zeros(len(to_train))
-    for _ in range(20):
+    for _ in range(SUBSETS):
         some, other = (random.permutation(side.shape[1])[:count] for side in (to_train, to_held_out))
-        share += (to_train[:, some].max(axis=1) > to_held_out[:, other].max(axis=1)) / 20
+        share += (to_train[:, some].max(axis=1) > to_held_out[:, other].max(axis=1)) / SUBSETS
     means = share[random.integers(len(share), size=(draws, len(share)))].mean(axis=1)
     return {
         "mean": float(share.mean()),

@@ -83,12 +83,11 @@ def seconds_a_pair(calls: int, table: Tensor, denoiser: Denoiser, times: dict[st
     return calls * (high * times["high"] + (1 - high) * times["low"])
 
 
-def known_by(checkpoint: str, flags: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+def known_by(checkpoint: str, val: str, flags: dict[str, Any], pairs: int) -> dict[str, Any]:
     """What decides the figures of a setting: the checkpoints, the val pictures, every setting of `generate`."""
-    flags = {"mask_guidance": MASK_GUIDANCE, "num_samples_per_class": options.pairs} | flags
+    flags = {"mask_guidance": MASK_GUIDANCE, "num_samples_per_class": pairs} | flags
     settings = dataclasses.asdict(dataclasses.replace(DEFAULTS, **flags))
     guide = load_checkpoint(Path(settings["guide_path"]))[2] if settings["guide_path"] else None
-    val = content_digest(read_pairs(Path(options.real_data)).select("val").records)
     settings = {name: value for name, value in settings.items() if not name.endswith(("_path", "_dir"))}
     return {"checkpoint": checkpoint, "guide": guide, "val": val, "settings": settings}
 
@@ -131,17 +130,19 @@ def main() -> None:
     options = parser.parse_args()
     chosen = settings(options.guide_path)
     denoiser, card, digest = load_checkpoint(options.checkpoint_path)
+    val = content_digest(read_pairs(Path(options.real_data)).select("val").records)
+    known_as = {name: known_by(digest, val, flags, options.pairs) for name, flags in chosen.items()}
     for name, flags in chosen.items():
         if options.only and name not in options.only:
             continue
         folder = options.run_dir / name.replace(" ", "_")
         words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
         words += ["--num_samples_per_class", str(options.pairs)]
-        if not is_done(folder / "figures.json", of := known_by(digest, flags, options)):
+        if not is_done(folder / "figures.json", of := known_as[name]):
             told = drawn_and_judged(folder, options.checkpoint_path, options.real_data, options.judges_dir, words)
             write_json(folder / "figures.json", told | {"of": of})
     files = {name: options.run_dir / name.replace(" ", "_") / "figures.json" for name in chosen}
-    done = [name for name, flags in chosen.items() if is_done(files[name], known_by(digest, flags, options))]
+    done = [name for name in chosen if is_done(files[name], known_as[name])]
     found = {name: {k: v for k, v in read_json(files[name]).items() if k != "of"} for name in done}
     times = seconds_a_level(denoiser, card)
     for name, row in found.items():

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from medsegdiff.checkpoint import ModelCard, build_denoiser, save_checkpoint
-from medsegdiff.config import DiffusionConfig, ModelConfig
+from medsegdiff.config import DiffusionConfig, GenerateConfig, ModelConfig
 from medsegdiff.data.records import PairRecord, PairSet, write_pair, write_pairs
 from medsegdiff.diffusion.codec import PairCodec
+from medsegdiff.errors import UserError
+from medsegdiff.generation.run import generate_pairs
 
 CLASSES = ["benign", "malignant"]
 WritePairs = Callable[..., PairSet]
@@ -56,6 +58,14 @@ def gaussian() -> Gaussian:
 TWO_SIZES = ModelConfig(
     patch_size=2, model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2, coarse_factor=2
 )
+
+
+def refuse_to_draw(message: str, config: GenerateConfig) -> None:
+    """Assert that nothing is drawn with `config`, and that nothing half-written stays."""
+    with pytest.raises(UserError, match=message):
+        generate_pairs(config)
+    assert not Path(config.output_dir).exists()
+    assert not Path(f"{config.output_dir}.partial").exists()
 
 
 def random_checkpoint(path: Path, noise: float = 0.02, **changes: Any) -> Path:

@@ -17,6 +17,7 @@ from medsegdiff.data.duplicates import MAX_SHIFT, detail, detail_windows
 from medsegdiff.data.records import PairSet
 
 SUBSETS = 20  # random choices of as many train pictures as there are held-out ones
+COPYING, ALLOWED = 0.5, 0.6  # share nearest to train: surely above the first is copying, surely below the second is not
 Groups = tuple[np.ndarray, np.ndarray, np.ndarray]  # of synthetic, train and held-out pictures; alike ones share one
 
 
@@ -70,7 +71,7 @@ def copying_test(
 
 def verdict_of(share: dict[str, float]) -> str:
     """What the interval of `nearest_share` says."""
-    return "fail" if share["low"] > 0.5 else "pass" if share["high"] <= 0.6 else "too few pictures to tell"
+    return "fail" if share["low"] > COPYING else "pass" if share["high"] <= ALLOWED else "too few pictures to tell"
 
 
 def nearest_share(
@@ -82,21 +83,14 @@ def nearest_share(
     chance decides which real pictures are in train, and an interval over synthetic ones alone takes that for copying
     (docs/results/copying_calibration.md). It is on the wide side, since every resample is of one choice.
     """
-    of_synthetic, of_train, of_held = groups
     random, everything = np.random.default_rng(seed), np.arange(len(to_train))
     train, held = (np.ascontiguousarray(side.T) for side in (to_train, to_held_out))  # choosing rows is cheap
 
     def share(rows: np.ndarray, some_train: np.ndarray, some_held: np.ndarray) -> float:
         return nearer(train[some_train].max(axis=0)[rows], held[some_held].max(axis=0)[rows])
 
-    def again(rows: np.ndarray, names: np.ndarray) -> np.ndarray:
-        return whole_groups(rows, names, len(rows), random, again=True)
-
-    value = float(np.mean([share(everything, *equally_many(of_train, of_held, random)) for _ in range(SUBSETS)]))
-    draws = np.zeros(bootstrap)
-    for k in range(bootstrap):
-        some_train, some_held = equally_many(of_train, of_held, random)
-        draws[k] = share(again(everything, of_synthetic), again(some_train, of_train), again(some_held, of_held))
+    value = float(np.mean([share(everything, *equally_many(*groups[1:], random)) for _ in range(SUBSETS)]))
+    draws = np.array([share(*drawn_again(groups, random)) for _ in range(bootstrap)])
     # Drawing again loses pictures on both sides alike, and moves the level
     low, high = (float(v) for v in np.percentile(draws - draws.mean() + value, [2.5, 97.5]).clip(0, 1))
     return {"mean": value, "low": low, "high": high}
@@ -118,6 +112,15 @@ def whole_groups(
     before = np.cumsum(sizes[drawn]) - sizes[drawn]
     places = np.repeat(first[drawn] - before, sizes[drawn])
     return rows[np.argsort(number, kind="stable")][places + np.arange(len(places))][:count]
+
+
+def drawn_again(groups: Groups, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row numbers of one resample of synthetic, train and held-out pictures: of the real ones, a new choice of each."""
+    rows = (np.arange(len(groups[0])), *equally_many(groups[1], groups[2], random))
+    synthetic, train, held_out = (
+        whole_groups(r, names, len(r), random, again=True) for r, names in zip(rows, groups, strict=True)
+    )
+    return synthetic, train, held_out
 
 
 def equally_many(

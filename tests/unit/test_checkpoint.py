@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_checkpoint
+from conftest import random_checkpoint, refuse_to_draw
 from safetensors.torch import save_file
 
 from medsegdiff.checkpoint import load_checkpoint, save_checkpoint
-from medsegdiff.errors import UserError
+from medsegdiff.config import GenerateConfig
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refuse(message: str, path: Path) -> None:
-    with pytest.raises(UserError, match=message):
-        load_checkpoint(path)
+    refuse_to_draw(message, GenerateConfig(str(path), str(path.parent / "pairs"), precision="fp32", device="cpu"))
 
 
 class Bomb:

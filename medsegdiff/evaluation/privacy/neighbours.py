@@ -13,15 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medsegdiff.data.copying import equally_many, nearer, whole_groups
+from medsegdiff.data.copying import ALLOWED, COPYING, SUBSETS, drawn_again, equally_many, nearer
 from medsegdiff.evaluation.compare import centred_interval
 from medsegdiff.evaluation.section import Interval
 
 PERCENTILE = 95  # of held-out -> train similarity, beyond which a synthetic picture counts as a copy
 EXPECTED = 0.05  # share of pictures beyond it without copying
-SUBSETS = 20  # random choices of equally many train and held-out pictures
 SUBSET, DRAW = 1, 2  # purposes of random numbers
-COPYING, ALLOWED = 0.5, 0.6  # share nearest to train: surely above the first is copying, surely below the second is not
 
 
 @dataclass(frozen=True)
@@ -91,15 +89,8 @@ def statistics(alike: Alike, *, resamples: int, seed: int) -> Statistics:
         for _ in range(SUBSETS)
     ]
     random = np.random.default_rng([seed, DRAW])
-    draws = []
-    for _ in range(resamples):
-        train, held_out = equally_many(alike.train_groups, alike.held_out_groups, random)
-        drawn = _Rows(
-            whole_groups(everything, alike.synthetic_groups, len(everything), random, again=True),
-            whole_groups(train, alike.train_groups, count, random, again=True),
-            whole_groups(held_out, alike.held_out_groups, count, random, again=True),
-        )
-        draws.append(_shares(alike, drawn))
+    groups = (alike.synthetic_groups, alike.train_groups, alike.held_out_groups)
+    draws = [_shares(alike, _Rows(*drawn_again(groups, random))) for _ in range(resamples)]
     told = [
         centred_interval(np.mean([p[k] for p in plain]), np.array([d[k] for d in draws])).within(lowest, 1.0)
         for k, lowest in enumerate((0.0, 0.0, 0.0, -1.0))

@@ -12,7 +12,7 @@ from evaluation_sets import context, judge, three_sets
 from test_embedding import Pixels, textures
 
 from medsegdiff.config import EvaluateConfig
-from medsegdiff.data.copying import likeness
+from medsegdiff.data.copying import likeness, whole_groups
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS
 from medsegdiff.evaluation.context import Context
 from medsegdiff.evaluation.judges.judge import Judges
@@ -21,7 +21,7 @@ from medsegdiff.evaluation.metrics.privacy import run
 from medsegdiff.evaluation.privacy import audit as audit_module
 from medsegdiff.evaluation.privacy.audit import audit, controls
 from medsegdiff.evaluation.privacy.leaks import find_leaks
-from medsegdiff.evaluation.privacy.neighbours import Alike, Statistics, statistics, whole_groups
+from medsegdiff.evaluation.privacy.neighbours import Alike, Statistics, statistics
 from medsegdiff.evaluation.privacy.planted import KINDS, altered
 from medsegdiff.evaluation.section import Interval
 from medsegdiff.evaluation.sets import Pairs, Sets

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TWO_SIZES, random_checkpoint
+from conftest import TWO_SIZES, random_checkpoint, refuse_to_draw
 
 from medsegdiff.checkpoint import load_checkpoint, save_checkpoint
 from medsegdiff.config import DiffusionConfig, GenerateConfig
@@ -364,10 +364,7 @@ def test_gates(mask: np.ndarray, has_lesion: bool, fault: str | None) -> None:
 
 
 def refuse(message: str, path: Path | str, tmp_path: Path, **changes: Any) -> None:
-    with pytest.raises(UserError, match=message):
-        generate(settings(Path(path), tmp_path / "pairs", **changes))
-    assert not (tmp_path / "pairs").exists()
-    assert not (tmp_path / "pairs.partial").exists()
+    refuse_to_draw(message, settings(Path(path), tmp_path / "pairs", **changes))
 
 
 def test_unknown_class(checkpoint: Path, tmp_path: Path) -> None:
