@@ -27,8 +27,22 @@ def positions_at(position: Tensor, side: int) -> Tensor:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation with 32 groups, or as many as divide the channels."""
-    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-5)
+    """Group normalisation, 16 channels a group where that goes (Wu and He 2018, table 3).
+
+    As good there as 32 groups. Groups of one or two channels take torch's channels-last kernel on a CPU fifteen times
+    as long, a third of a whole training step.
+    """
+    return nn.GroupNorm(math.gcd(channels, max(channels // 16, 1)), channels, eps=1e-5)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scaled-dot-product attention of (B, heads, N, D) queries, keys and values.
+
+    Written out on a CPU: torch's fused kernel takes up to six times as long there for so few tokens in bf16.
+    """
+    if q.device.type == "cpu":
+        return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 class LevelEmbedding(nn.Module):
@@ -101,7 +115,7 @@ class TransformerBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(embedding)[:, None].chunk(6, dim=2)
         h = self.norm1(x) * (1 + scale1) + shift1
         q, k, v = rearrange(self.qkv(h), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
-        attended = F.scaled_dot_product_attention(q, k, v)
+        attended = attend(q, k, v)
         x = x + gate1 * self.out(rearrange(attended, "b heads n d -> b n (heads d)"))
         h = self.norm2(x) * (1 + scale2) + shift2
         return x + gate2 * self.mlp(h)
