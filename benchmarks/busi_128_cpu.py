@@ -27,9 +27,40 @@ from medsegdiff.data.describe import copying_line, shape_table
 from medsegdiff.files import REPORT_FILE, SCORES_FILE, SUMMARY_FILE, read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-ARMS = {"real": "real only", "synthetic": "synthetic only", "combined": "real + synthetic"}
 PER_CLASS = 500
-DRAWN = "--noise_told 0.9"  # flags of the pairs in the tables; later runs want none
+MIXES: dict[str, tuple[float | None, str]] = {  # ways to train on both: synthetic pairs for each real one, mixing
+    "combined": (None, "all"),
+    "gradual": (None, "gradual"),
+    "half_gradual": (0.5, "gradual"),
+    "quarter": (0.25, "all"),
+    "quarter_gradual": (0.25, "gradual"),
+}
+CHOSEN = "quarter_gradual"  # of these, on val: docs/results/mixing.md
+ARMS = {
+    "real": "real only",
+    "synthetic": "synthetic only",
+    "combined": "real + synthetic",
+    CHOSEN: "real + synthetic, chosen on val",
+}
+
+
+def segment_command(run: str, arm: str, data: str, seeds: list[int]) -> str:
+    """Phase 5 on the pairs in `data`; all arms but "real" are compared with that one."""
+    line = f"train_segmentation.py --data_dir {data} --img_size 128 --seeds {' '.join(map(str, seeds))} "
+    baseline = "" if arm == "real" else f" --baseline {run}/segmentation_real"
+    return line + f"--output_dir {run}/segmentation_{arm}" + baseline
+
+
+def mix_commands(run: str, name: str, seeds: list[int]) -> dict[str, str]:
+    """Name -> command line of combining and training as `MIXES` tells."""
+    ratio, mixing = MIXES[name]
+    data = f"{run}/data_combined" if ratio is None else f"{run}/data_ratio_{ratio:g}"
+    few = "" if ratio is None else f"--ratio {ratio:g} "
+    line = (
+        f"create_combined_dataset.py --real_data {run}/real --synthetic_data {run}/synthetic {few}--output_dir {data}"
+    )
+    mixed = "" if mixing == "all" else f" --mixing {mixing}"
+    return {f"combine_{data}": line, f"segment_{name}": segment_command(run, name, data, seeds) + mixed}
 
 
 def commands(input_dir: str, run: str, seeds: list[int]) -> dict[str, str]:
@@ -40,20 +71,16 @@ def commands(input_dir: str, run: str, seeds: list[int]) -> dict[str, str]:
         "train": f"train_medsegdiff.py --config configs/busi_128.yaml --data_dir {run}/real "
         f"--output_dir {run}/checkpoints",
         "generate": f"generate_synthetic.py --checkpoint_path {run}/checkpoints/best_model.pth "
-        f"--num_samples_per_class {PER_CLASS} {DRAWN} --output_dir {run}/synthetic",
+        f"--num_samples_per_class {PER_CLASS} --output_dir {run}/synthetic",
         "describe": f"-m medsegdiff describe {real} {drawn} --output_dir {run}/description",
-        "combine": f"create_combined_dataset.py {real} {drawn} --output_dir {run}/data_combined",
         "combine_synthetic_only": f"create_combined_dataset.py {real} {drawn} --synthetic_only true "
         f"--output_dir {run}/data_synthetic",
         "evaluate": f"-m medsegdiff evaluate {real} {drawn} --output_dir {run}/evaluation --judges_dir {run}/judges "
         f"--checkpoint_path {run}/checkpoints/best_model.safetensors --real_pictures false",
     }
-    data = {"real": f"{run}/real", "synthetic": f"{run}/data_synthetic", "combined": f"{run}/data_combined"}
-    for arm in ARMS:
-        line = f"train_segmentation.py --data_dir {data[arm]} --img_size 128 --seeds {' '.join(map(str, seeds))} "
-        baseline = "" if arm == "real" else f" --baseline {run}/segmentation_real"
-        lines[f"segment_{arm}"] = line + f"--output_dir {run}/segmentation_{arm}" + baseline
-    return lines
+    for arm, data in (("real", "real"), ("synthetic", "data_synthetic")):
+        lines[f"segment_{arm}"] = segment_command(run, arm, f"{run}/{data}", seeds)
+    return lines | mix_commands(run, "combined", seeds) | mix_commands(run, CHOSEN, seeds)
 
 
 def run_all(lines: dict[str, str], run: Path) -> None:

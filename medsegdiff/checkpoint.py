@@ -23,7 +23,7 @@ from medsegdiff.files import write_bytes
 from medsegdiff.models.backbones import build_backbone
 
 KIND = "medsegdiff.generative"
-VERSION = 1
+VERSION = 2  # 1: other groups of channels in the normalisations, so the same weights mean something else
 PICKLES = {".pth", ".pt", ".ckpt", ".pkl", ".pickle"}
 BEST_FILE = "best_model.safetensors"
 
@@ -104,7 +104,8 @@ def load_checkpoint(path: Path) -> tuple[Denoiser, ModelCard, str]:
         found = f"kind {metadata.get('kind')!r}, version {metadata.get('version')!r}"
         if "kind" not in metadata and "settings" in metadata:
             found = "a segmentation model"
-        raise UserError(path, found, f"kind {KIND!r}, version '{VERSION}'", "Use a checkpoint of phase 2.")
+        hint = "Train it anew with this version." if metadata.get("kind") == KIND else "Use a checkpoint of phase 2."
+        raise UserError(path, found, f"kind {KIND!r}, version '{VERSION}'", hint)
     try:
         card = _card(json.loads(metadata["card"]))
         denoiser = build_denoiser(card)

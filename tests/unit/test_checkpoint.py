@@ -12,7 +12,7 @@ import torch
 from conftest import random_checkpoint, refuse_to_draw
 from safetensors.torch import save_file
 
-from medsegdiff.checkpoint import load_checkpoint, save_checkpoint
+from medsegdiff.checkpoint import VERSION, load_checkpoint, save_checkpoint
 from medsegdiff.config import GenerateConfig
 
 
@@ -59,12 +59,12 @@ def test_truncated_checkpoint(share: float, checkpoint: Path, tmp_path: Path) ->
     refuse(r"cut\.safetensors: found a damaged file \(.*\); expected a safetensors checkpoint", path)
 
 
-@pytest.mark.parametrize("metadata", [None, {"kind": "medsegdiff.segmentation", "version": "1"}])
+@pytest.mark.parametrize("metadata", [None, {"kind": "medsegdiff.segmentation", "version": str(VERSION)}])
 def test_weights_of_something_else(metadata: dict[str, str] | None, tmp_path: Path) -> None:
     """Damage: KeyError of a missing card."""
     path = tmp_path / "other.safetensors"
     save_file({"w": torch.ones(2)}, path, metadata)
-    refuse(r"found kind .*; expected kind 'medsegdiff\.generative', version '1'", path)
+    refuse(r"found kind .*; expected kind 'medsegdiff\.generative', version '2'", path)
 
 
 def test_checkpoint_round_trip(checkpoint: Path, tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, scaled_dot_product_attention
 
 from medsegdiff.cli import parse
 from medsegdiff.config import ModelConfig, TrainConfig
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.errors import UserError
 from medsegdiff.models.backbones import backbones, build_backbone
-from medsegdiff.models.blocks import positions_at
+from medsegdiff.models.blocks import attend, group_norm, positions_at
 from medsegdiff.models.patch_unet import PatchUNet
 from medsegdiff.training.train import check_settings
 
@@ -83,6 +83,19 @@ def test_smaller_pictures(name: str) -> None:
     grid = torch.arange(16.0).reshape(1, 16, 1)  # rows of 4
     assert positions_at(grid, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
     assert positions_at(grid, 4) is grid
+
+
+@torch.no_grad()
+def test_attention_written_out_is_attention() -> None:
+    """Damage: no division by the root of the width; keys and values exchanged."""
+    q, k, v = torch.randn(3, 2, 4, 6, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(attend(q, k, v), scaled_dot_product_attention(q, k, v), atol=1e-6)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(64, 4), (192, 12), (16, 1), (8, 1), (56, 1), (72, 4)])
+def test_groups_of_channels(channels: int, groups: int) -> None:
+    """Damage: a group a channel, which is slow; groups that do not divide the channels."""
+    assert group_norm(channels).num_groups == groups
 
 
 @torch.no_grad()
