@@ -74,7 +74,7 @@ def main() -> None:
         "",
         "The U-Net of phase 5, as many steps in every row, on the pairs of [busi_128_cpu.md](busi_128_cpu.md),",
         "scored on the 96 val pictures, which also picked the weights. Written by `python benchmarks/mixing.py`; the",
-        "way in bold is the arm of that page called chosen on val. Chance between seeds is as large as most differences.",
+        "way in bold is the arm of that page called chosen on val. Chance between seeds is as large as most gaps.",
         "",
         *table(found),
     ]
