@@ -44,17 +44,22 @@ def table(found: list[Row], names: list[str], base: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_tables(folder: Path, found: list[Row], questions: dict[str, Any], ablation: list[str], base: str) -> None:
-    """recipe.md, ablation.md and the figures as JSON; words about them stand in *_notes.md beside them."""
+def write_tables(
+    folder: Path, found: list[Row], questions: dict[str, Any], ablation: list[str], bases: tuple[str, str]
+) -> None:
+    """recipe.md, ablation.md and the figures as JSON; words about them stand in *_notes.md beside them.
+
+    `bases`: the arms that the others stand beside, those of the questions and those of the ablation.
+    """
     (folder / "recipe.json").write_text(json.dumps(found, indent=2) + "\n")
     parts = []
     for question, arms in questions.items():
         names = [f"{question}: {arm}" for arm in arms]
         if any(row["arm"] in names for row in found):
-            parts.append(f"## {question[0].upper()}{question[1:]}\n\n{table(found, names, base)}")
+            parts.append(f"## {question[0].upper()}{question[1:]}\n\n{table(found, names, bases[0])}")
     tables = {"recipe": "\n".join(parts)} if parts else {}
     if any(row["arm"] in ablation for row in found):
-        tables["ablation"] = table(found, ablation, base)
+        tables["ablation"] = table(found, ablation, bases[1])
     for name, text in tables.items():
         notes = folder / f"{name}_notes.md"
         words = notes.read_text() + "\n" if notes.is_file() else ""

@@ -1,4 +1,4 @@
-"""A patchified U-Net with transformer blocks at the bottleneck: the network works at a quarter of the resolution.
+"""A patchified U-Net with transformer blocks at the bottleneck: the network works at a fraction of the resolution.
 
 Space-to-depth (Shi et al. 2016, sub-pixel convolution, and its inverse) by 4 makes a training step about twenty times
 cheaper on a CPU than a U-Net at full resolution. A small output stage at full resolution (`Seam`) removes the seams

@@ -47,7 +47,7 @@ def test_ablation_is_at_equal_parameters(benchmark: Any) -> None:
     """Damage: a part left out that is not given back as width, so that a smaller network is what is compared."""
     recipe = benchmark("recipe")
     counts = {}
-    for name in (recipe.BASE, *recipe.ABLATION):
+    for name in (recipe.ABLATION_BASE, *recipe.ABLATION):
         config = recipe.settings("d", Path("o"), recipe.arms()[name])
         network = build_backbone(config.backbone, config.img_size, [0, 1], config.model)
         counts[name] = sum(p.numel() for p in network.parameters())
@@ -65,7 +65,7 @@ def test_tables_show_every_seed_and_what_it_is_beside_the_base(benchmark: Any, t
     """Damage: a mean that hides a seed; the ratio to the base of another seed."""
     found = [row("base", 0, 0.5), row("base", 1, 0.6), row("q: a", 1, 0.3), row("q: a", 0, 0.4), row("part", 0, 0.55)]
     (tmp_path / "recipe_notes.md").write_text("In words.\n")
-    benchmark("recipe_table").write_tables(tmp_path, found, {"q": {"a": {}}, "empty": {"b": {}}}, ["part"], "base")
+    benchmark("recipe_table").write_tables(tmp_path, found, {"q": {"a": {}}, "empty": {"b": {}}}, ["part"], ("base", "base"))
     text = (tmp_path / "recipe.md").read_text()
     assert "In words." in text
     assert "## Empty" not in text
