@@ -65,7 +65,9 @@ def test_tables_show_every_seed_and_what_it_is_beside_the_base(benchmark: Any, t
     """Damage: a mean that hides a seed; the ratio to the base of another seed."""
     found = [row("base", 0, 0.5), row("base", 1, 0.6), row("q: a", 1, 0.3), row("q: a", 0, 0.4), row("part", 0, 0.55)]
     (tmp_path / "recipe_notes.md").write_text("In words.\n")
-    benchmark("recipe_table").write_tables(tmp_path, found, {"q": {"a": {}}, "empty": {"b": {}}}, ["part"], ("base", "base"))
+    benchmark("recipe_table").write_tables(
+        tmp_path, found, {"q": {"a": {}}, "empty": {"b": {}}}, ["part"], ("base", "base")
+    )
     text = (tmp_path / "recipe.md").read_text()
     assert "In words." in text
     assert "## Empty" not in text
