@@ -31,7 +31,6 @@ PER_CLASS = 500
 MIXES: dict[str, tuple[float | None, str]] = {  # ways to train on both: synthetic pairs for each real one, mixing
     "combined": (None, "all"),
     "gradual": (None, "gradual"),
-    "half_gradual": (0.5, "gradual"),
     "quarter": (0.25, "all"),
     "quarter_gradual": (0.25, "gradual"),
 }
@@ -60,7 +59,7 @@ def mix_commands(run: str, name: str, seeds: list[int]) -> dict[str, str]:
         f"create_combined_dataset.py --real_data {run}/real --synthetic_data {run}/synthetic {few}--output_dir {data}"
     )
     mixed = "" if mixing == "all" else f" --mixing {mixing}"
-    return {f"combine_{data}": line, f"segment_{name}": segment_command(run, name, data, seeds) + mixed}
+    return {f"combine_{Path(data).name}": line, f"segment_{name}": segment_command(run, name, data, seeds) + mixed}
 
 
 def commands(input_dir: str, run: str, seeds: list[int]) -> dict[str, str]:

@@ -11,6 +11,7 @@ two processes may share the work; `--table_only` writes the table alone.
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import statistics
 import subprocess
@@ -39,18 +40,32 @@ def told(run: Path, name: str) -> dict[str, Any]:
     """Numbers of train pairs, and val Dice of every seed."""
     scores = read_json(run / f"segmentation_{name}" / SCORES_FILE)
     pairs = scores["pairs"]["train"]
-    return {"train_pairs": pairs, "val_dice": scores["val_dice"], "steps": scores["steps"]}
+    return {"train_pairs": pairs, "val_dice": scores["val_dice"], "steps": scores["steps"], "runs": scores["runs"]}
+
+
+def best_of(found: dict[str, dict[str, Any]]) -> str:
+    """The way of MIXES with the highest mean Dice on val."""
+    return max((name for name in found if name != REAL), key=lambda name: statistics.mean(found[name]["val_dice"]))
+
+
+def alike(found: dict[str, dict[str, Any]], what: str) -> str:
+    """What all arms have in common; `SystemExit` where they have not, since then they cannot be compared."""
+    values = {json.dumps(row[what]) for row in found.values()}
+    if len(values) > 1:
+        raise SystemExit(f"error: arms with other {what}: {', '.join(sorted(values))}; run this without --table_only")
+    return ", ".join(map(str, dict.fromkeys(json.loads(values.pop()))))
 
 
 def table(found: dict[str, dict[str, Any]]) -> list[str]:
     """One row an arm, the best of MIXES in bold."""
-    means = {name: statistics.mean(row["val_dice"]) for name, row in found.items()}
-    best = max((name for name in found if name != REAL), key=means.__getitem__)
+    best = best_of(found)
     rows = ["| synthetic pairs | train pairs | val Dice of the seeds | mean |", "|---|---|---|---|"]
     for name, row in found.items():
         mark = "**" if name == best else ""
         seeds = ", ".join(f"{v:.3f}" for v in row["val_dice"])
-        rows.append(f"| {mark}{title(name)}{mark} | {row['train_pairs']} | {seeds} | {means[name]:.3f} |")
+        rows.append(
+            f"| {mark}{title(name)}{mark} | {row['train_pairs']} | {seeds} | {statistics.mean(row['val_dice']):.3f} |"
+        )
     return rows
 
 
@@ -72,14 +87,17 @@ def main() -> None:
     text = [
         "# Real and synthetic pairs together",
         "",
-        "The U-Net of phase 5, as many steps in every row, on the pairs of [busi_128_cpu.md](busi_128_cpu.md),",
-        "scored on the 96 val pictures, which also picked the weights. Written by `python benchmarks/mixing.py`; the",
-        "way in bold is the arm of that page called chosen on val. Chance between seeds is as large as most gaps.",
+        f"The U-Net of phase 5, {alike(found, 'steps')} steps in every row, on the pairs of",
+        f"[busi_128_cpu.md](busi_128_cpu.md), {alike(found, 'runs').replace('_', ' ')}, scored on the",
+        "96 val pictures, which also picked the weights. Written by `python benchmarks/mixing.py`; the way in bold is",
+        "the arm of that page called chosen on val. Chance between seeds is as large as most differences.",
         "",
         *table(found),
     ]
     write_bytes(RESULTS / "mixing.md", ("\n".join(text) + "\n").encode())
-    print(f"chosen so far: {CHOSEN}", *table(found), sep="\n")
+    print(*table(found), sep="\n")
+    if len(found) == 1 + len(MIXES) and best_of(found) != CHOSEN:
+        raise SystemExit(f"error: {best_of(found)} is best on val, but busi_128_cpu.CHOSEN is {CHOSEN}; change it")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ questions in QUESTIONS, and ablation.md for those in ABLATION.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import time
@@ -140,8 +141,8 @@ def shape_of(flags: Flags) -> str:
 
 
 def costs(options: argparse.Namespace, names: list[str]) -> dict[str, float]:
-    """Cost of a pair of each arm beside the base's, measured once and kept in the run folder."""
-    file = options.run_dir / "costs.json"
+    """Cost of a pair of each arm beside the base's, measured once for a settings file and kept in the run folder."""
+    file = options.run_dir / f"costs_{hashlib.sha256(CONFIG.read_bytes()).hexdigest()[:8]}.json"
     known: dict[str, float] = read_json(file) if file.is_file() else {}
     shapes = {shape_of(arms()[name]): name for name in reversed([BASE, *names])}
     if any(shape not in known for shape in shapes):

@@ -25,6 +25,8 @@ HEAD = {
 def table(found: list[Row], names: list[str], base: str) -> str:
     """One row an arm: every seed's figure, and of the losses what it is beside the base's."""
     by_arm = {name: sorted((r for r in found if r["arm"] == name), key=lambda r: r["seed"]) for name in [base, *names]}
+    if not by_arm[base]:
+        raise SystemExit(f"error: no finished run of the arm {base!r}, beside which the others stand; run it too")
     plain = {row["seed"]: row["val_loss"] for row in by_arm[base]}
     lines = [
         "| arm | parameters, M | steps' cost | passes | "
