@@ -6,6 +6,14 @@ from damages.damage import Damage
 
 EVALUATION = (
     Damage(
+        "verdict_of_few_resamples",
+        "the intervals that decide on copies are of as few resamples as all others",
+        "evaluation/metrics/privacy.py",
+        "    resamples = FINER * context.config.bootstrap\n",
+        "    resamples = context.config.bootstrap\n",
+        ("tests/unit/evaluation/test_privacy.py",),
+    ),
+    Damage(
         "floor_of_synthetic",
         "the floor is measured on the synthetic pictures",
         "evaluation/compare.py",

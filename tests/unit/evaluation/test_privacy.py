@@ -209,6 +209,15 @@ def test_pictures_of_their_own_are_no_copies() -> None:
     assert all(figure.png.startswith(b"\x89PNG") for figure in section.figures)
 
 
+def test_shares_have_ten_times_as_many_resamples() -> None:
+    """Fails if intervals that decide are of as few resamples as those that only tell."""
+    sets = texture_sets()
+    told = run(context(sets, bootstrap=20)).values
+    expected = audit(sets, lambda a, b: likeness(list(a), list(b)), resamples=200, seed=0).statistics
+    assert told["fine_detail"]["nearest_to_train"] == dataclasses.asdict(expected.nearest_to_train)
+    assert told["resamples"] == 200
+
+
 @pytest.mark.parametrize("kind", ["exact", "flipped", "shifted", "noised and denoised"])
 def test_three_copies_among_forty_are_an_alarm(kind: str) -> None:
     """Fails if a few copies drown in the shares: the verdict has to look at single pictures as well."""
