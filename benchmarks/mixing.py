@@ -36,11 +36,17 @@ def title(name: str) -> str:
     return f"{often}, " + ("mixed" if mixing == "all" else "synthetic ones first, the real share rising to 1")
 
 
+def commands(run: str, name: str, seeds: list[int]) -> list[str]:
+    """What has to be run for an arm."""
+    if name == REAL:
+        return [segment_command(run, REAL, f"{run}/real", seeds)]
+    return list(mix_commands(run, name, seeds).values())
+
+
 def told(run: Path, name: str) -> dict[str, Any]:
     """Numbers of train pairs, and val Dice of every seed."""
     scores = read_json(run / f"segmentation_{name}" / SCORES_FILE)
-    pairs = scores["pairs"]["train"]
-    return {"train_pairs": pairs, "val_dice": scores["val_dice"], "steps": scores["steps"], "runs": scores["runs"]}
+    return {"train_pairs": scores["pairs"]["train"]} | {name: scores[name] for name in ("val_dice", "steps", "runs")}
 
 
 def best_of(found: dict[str, dict[str, Any]]) -> str:
@@ -77,13 +83,11 @@ def main() -> None:
     parser.add_argument("--table_only", action="store_true", help="only write the table of what is finished")
     options = parser.parse_args()
     for name in () if options.table_only else options.arms:
-        real = segment_command(str(options.run_dir), REAL, f"{options.run_dir}/real", options.seeds)
-        for line in [real] if name == REAL else mix_commands(str(options.run_dir), name, options.seeds).values():
+        for line in commands(str(options.run_dir), name, options.seeds):
             print(f"$ python {line}", flush=True)
             subprocess.run([sys.executable, *shlex.split(line)], cwd=ROOT, check=True)
     done = [name for name in (REAL, *MIXES) if (options.run_dir / f"segmentation_{name}" / SCORES_FILE).is_file()]
     found = {name: told(options.run_dir, name) for name in done}
-    write_json(RESULTS / "mixing.json", found)
     text = [
         "# Real and synthetic pairs together",
         "",
@@ -94,6 +98,7 @@ def main() -> None:
         "",
         *table(found),
     ]
+    write_json(RESULTS / "mixing.json", found)  # not before all arms are known to be comparable
     write_bytes(RESULTS / "mixing.md", ("\n".join(text) + "\n").encode())
     print(*table(found), sep="\n")
     if len(found) == 1 + len(MIXES) and best_of(found) != CHOSEN:

@@ -1,11 +1,14 @@
-"""Fixtures for more than one test file: a Gaussian whose denoiser is known in closed form, small PAIRS folders."""
+"""Fixtures for several test files: a Gaussian with its denoiser in closed form, small PAIRS folders, benchmarks."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -127,3 +130,15 @@ def write_ellipses() -> WritePairs:
 def ellipses(tmp_path_factory: pytest.TempPathFactory) -> PairSet:
     """One set of ellipses for all tests that do not change it."""
     return ellipse_pairs(tmp_path_factory.mktemp("ellipses") / "pairs", {"train": 6, "val": 3, "test": 2})
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Imports a benchmark by its name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+    def load(name: str) -> ModuleType:
+        sys.modules.pop(name, None)
+        return importlib.import_module(name)
+
+    return load

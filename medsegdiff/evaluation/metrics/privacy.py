@@ -43,7 +43,7 @@ def run(context: Context) -> Section:
     _tell_sides(section, context, leaks, learnt)
     audits = _audits(section, context)
     if audits:
-        _tell_statistics(section, context, audits)
+        _tell_statistics(section, audits)
         _tell_controls(section, audits)
         _tell_pairs(section, context, audits)
     section.verdict = _verdict(context, leaks, audits, learnt)
@@ -72,7 +72,7 @@ def _audits(section: Section, context: Context) -> dict[str, Audit]:
         device = choose_device(context.config.device)
         measures[EMBEDDING] = lambda a, b: similarities(judge.model, judge.settings, a, b, device)
     measures[DETAIL] = lambda a, b: likeness(list(a), list(b))
-    resamples = FINER * context.config.bootstrap
+    section.values["resamples"] = resamples = FINER * context.config.bootstrap
     return {
         name: audit(sets, measure, resamples=resamples, seed=context.config.seed) for name, measure in measures.items()
     }
@@ -113,10 +113,9 @@ def _tell_sides(section: Section, context: Context, leaks: Leaks, learnt: Learnt
         )
 
 
-def _tell_statistics(section: Section, context: Context, audits: dict[str, Audit]) -> None:
+def _tell_statistics(section: Section, audits: dict[str, Audit]) -> None:
     told = {name: found.statistics for name, found in audits.items()}
     first = next(iter(told.values()))
-    section.values["resamples"] = FINER * context.config.bootstrap
     section.text.append(
         "Likeness is measured "
         + ("by a network that learnt, from train images alone, to know an image again after it was mirrored, moved, "

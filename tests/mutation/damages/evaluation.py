@@ -9,8 +9,8 @@ EVALUATION = (
         "verdict_of_few_resamples",
         "the intervals that decide on copies are of as few resamples as all others",
         "evaluation/metrics/privacy.py",
-        "    resamples = FINER * context.config.bootstrap\n",
-        "    resamples = context.config.bootstrap\n",
+        "resamples = FINER * context.config.bootstrap\n",
+        "resamples = context.config.bootstrap\n",
         ("tests/unit/evaluation/test_privacy.py",),
     ),
     Damage(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import shlex
-import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,15 +11,11 @@ import pytest
 from medsegdiff.cli import parse
 from medsegdiff.config import CombineConfig, SegmentConfig
 
-ROOT = Path(__file__).resolve().parents[3]
-
 
 @pytest.fixture
-def mixing(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    for name in ("mixing", "busi_128_cpu"):
-        sys.modules.pop(name, None)
-    return importlib.import_module("mixing")
+def mixing(benchmark: Any) -> ModuleType:
+    found: ModuleType = benchmark("mixing")
+    return found
 
 
 def test_every_way_is_one_that_the_phases_take(mixing: Any) -> None:
