@@ -2,6 +2,7 @@
 
 A peer has two channels, image and mask, in [-1, 1], and is told the class where the library offers that. What the
 documentation leaves open is stated in `Recipe.note`. Nothing here is tuned to breast ultrasound, in either direction.
+One more, `diffusers_small`, has a network as small as ours, so that size alone does not decide.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +98,13 @@ class NoisePeer(Peer):
 class DiffusersPeer(NoisePeer):
     """https://huggingface.co/docs/diffusers/tutorials/basic_training, "Create a UNet2DModel"."""
 
+    shape: ClassVar[dict[str, Any]] = {
+        "layers_per_block": 2,
+        "block_out_channels": (128, 128, 256, 256, 512, 512),
+        "down_block_types": (*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4),
+    }
+
     def __init__(self, size: int, num_classes: int) -> None:
         from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
@@ -104,11 +112,8 @@ class DiffusersPeer(NoisePeer):
             sample_size=size,
             in_channels=CHANNELS,
             out_channels=CHANNELS,
-            layers_per_block=2,
-            block_out_channels=(128, 128, 256, 256, 512, 512),
-            down_block_types=(*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4),
             num_class_embeds=num_classes,
+            **self.shape,
         )
         train: Any = DDPMScheduler(num_train_timesteps=TIMESTEPS)
         super().__init__(network, train, DDIMScheduler.from_config(train.config))
@@ -120,6 +125,17 @@ class DiffusersPeer(NoisePeer):
     def _previous(self, result: Any) -> Tensor:
         previous: Tensor = result.prev_sample
         return previous
+
+
+class SmallDiffusersPeer(DiffusersPeer):
+    """The same class of network, with about as many parameters as ours: is it the size alone that decides?"""
+
+    shape: ClassVar[dict[str, Any]] = {
+        "layers_per_block": 1,
+        "block_out_channels": (32, 64, 128, 160),
+        "down_block_types": (*["DownBlock2D"] * 3, "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", *["UpBlock2D"] * 3),
+    }
 
 
 class MonaiPeer(NoisePeer):
@@ -244,6 +260,25 @@ PEERS: dict[str, tuple[Recipe, Callable[[int, int], Peer]]] = {
             note="class embedding (num_class_embeds) added",
         ),
         DiffusersPeer,
+    ),
+    "diffusers_small": (
+        Recipe(
+            "diffusers UNet2DModel of our size",
+            "diffusers",
+            "sized and trained by us, as ours where its library leaves that open",
+            batch=16,
+            size=128,
+            lr=1e-3,
+            betas=(0.9, 0.999),
+            weight_decay=0.01,
+            warmup=100,
+            clip=1.0,
+            ema=None,
+            augment=MIRRORED,
+            sampler="DDIM",
+            note="noise prediction and linear schedule, the library's defaults; a higher rate, for few steps",
+        ),
+        SmallDiffusersPeer,
     ),
     "monai": (
         Recipe(

@@ -34,6 +34,7 @@ CONFIG = ROOT / "configs" / "busi_128.yaml"
 Flags = dict[str, object]
 
 BASE = "base"
+AVERAGE = "val_loss_of_average/"  # how the trainer names the loss on val of an average, before its length
 FOUR: Flags = {"model.patch_size": 4, "model.channel_mult": [1, 2, 3]}
 V2: Flags = FOUR | {"backbone": "medsegdiff_v2", "model.num_heads": 3}  # so many divide all widths of the ablation
 # question -> arm -> flags that differ from the settings file
@@ -171,6 +172,7 @@ def run_arm(options: argparse.Namespace, name: str, seed: int, cost: float) -> d
     }
     for part in ("image", "mask"):
         found[f"val_{part}"] = statistics.mean(v for k, v in best.items() if k.startswith(f"val_{part}/"))
+    found["averages"] = {k.removeprefix(AVERAGE): v for k, v in best.items() if k.startswith(AVERAGE)}
     if options.pairs:
         drawn = ["--num_samples_per_class", str(options.pairs), "--seed", str(seed)]
         checkpoint = folder / "model" / "last_model.safetensors"

@@ -46,6 +46,17 @@ def table(found: list[Row], names: list[str], base: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def averages_table(found: list[Row], base: str) -> str:
+    """The base's loss on val by the length of the average of its weights, one training for all lengths."""
+    rows = sorted((r for r in found if r["arm"] == base and r.get("averages")), key=lambda r: r["seed"])
+    lengths = list(dict.fromkeys(length for row in rows for length in row["averages"]))
+    lines = ["| length of the average, share of the training | val loss |", "|---|---|"]
+    for length in lengths:
+        losses = ", ".join(f"{row['averages'][length]:.4f}" for row in rows if length in row["averages"])
+        lines.append(f"| {length} | {losses} |")
+    return "\n".join(lines) + "\n" if rows else ""
+
+
 def write_tables(
     folder: Path, found: list[Row], questions: dict[str, Any], ablation: list[str], bases: tuple[str, str]
 ) -> None:
@@ -59,6 +70,8 @@ def write_tables(
         names = [f"{question}: {arm}" for arm in arms]
         if any(row["arm"] in names for row in found):
             parts.append(f"## {question[0].upper()}{question[1:]}\n\n{table(found, names, bases[0])}")
+    if averages := averages_table(found, bases[0]):
+        parts.append(f"## Length of the average, chosen after training\n\n{averages}")
     tables = {"recipe": "\n".join(parts)} if parts else {}
     if any(row["arm"] in ablation for row in found):
         tables["ablation"] = table(found, ablation, bases[1])

@@ -388,12 +388,14 @@ class DiffusionTrainer:
 
     def _evaluate(self, step: int) -> dict[str, float]:
         output = Path(self.config.output_dir)
+        found = {}
         if step == self.total_steps and len(self.ema.lengths) > 1:
             found = self.ema.choose(lambda model: self.watch.val_losses(model)["val_loss"])
             told = ", ".join(f"{length:g}: {loss:.4f}" for length, loss in found.items())
             logger.info("val loss by length of the average: %s", told)
-        scores = self.watch.look(self.ema.model, step, output)
-        scores["ema_length"] = self.ema.lengths[self.ema.chosen]
+        known = {f"val_loss_of_average/{length:g}": loss for length, loss in found.items()}
+        known["ema_length"] = self.ema.lengths[self.ema.chosen]
+        scores = self.watch.look(self.ema.model, step, output, known)
         if self.watch.is_best(step, scores):
             save_checkpoint(output / BEST_FILE, self.ema.model.state_dict(), self.card(step, scores))
         return scores

@@ -50,9 +50,9 @@ class Watch:
         floor_rows = _balanced_rows(train.labels, config.eval_samples, config.seed)
         self.floor = feature_distance(train_features[floor_rows], self.val_features[self.val_rows], self.scale)
 
-    def look(self, model: Denoiser, step: int, output: Path) -> dict[str, float]:
-        """Scores of `model`, all lower is better; also writes samples/step_<step>.png and history.jsonl."""
-        scores = self.val_losses(model)
+    def look(self, model: Denoiser, step: int, output: Path, known: dict[str, float]) -> dict[str, float]:
+        """Scores of `model` beside those `known` already; also writes samples/step_<step>.png and history.jsonl."""
+        scores = self.val_losses(model) | known
         images, masks, labels = self.draw(model)
         aspects = [r.width * r.pixel_aspect / r.height for r in self.val.records]
         median = float(np.median(aspects))

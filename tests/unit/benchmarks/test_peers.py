@@ -19,6 +19,7 @@ from medsegdiff.data.records import PairSet
 ROOT = Path(__file__).resolve().parents[3]
 LIBRARIES = {
     "diffusers": "diffusers",
+    "diffusers_small": "diffusers",
     "monai": "monai",
     "ddp_plain": "denoising_diffusion_pytorch",
     "ddp": "denoising_diffusion_pytorch",
@@ -26,6 +27,7 @@ LIBRARIES = {
 SIZE = 64  # six levels leave more than one pixel
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {  # what a test may shrink of a network: where its class lies, and how
     "diffusers": ("diffusers.UNet2DModel", {"block_out_channels": (32,) * 6, "layers_per_block": 1}),
+    "diffusers_small": ("diffusers.UNet2DModel", {"block_out_channels": (32,) * 4}),
     "monai": ("monai.networks.nets.DiffusionModelUNet", {"channels": (32, 32, 32), "num_head_channels": 32}),
     "ddp_plain": ("denoising_diffusion_pytorch.Unet", {"dim": 8}),
     "ddp": ("denoising_diffusion_pytorch.classifier_free_guidance.Unet", {"dim": 8}),
@@ -78,7 +80,7 @@ def test_a_peer_trains_and_draws(small: Callable[[str], Any], name: str) -> None
     assert float(drawn.abs().max()) < 1.5
 
 
-@pytest.mark.parametrize("name", ["diffusers", "monai", "ddp"])
+@pytest.mark.parametrize("name", ["diffusers", "diffusers_small", "monai", "ddp"])
 def test_the_class_reaches_the_network(small: Callable[[str], Any], name: str) -> None:
     """Damage: leave `class_labels=labels` out of `DiffusersPeer.call`."""
     peer = small(name).eval()
@@ -101,7 +103,8 @@ def test_draws_take_as_many_calls_as_asked_for(small: Callable[[str], Any], name
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"), [("diffusers", 113.7), ("monai", 18.5), ("ddp_plain", 35.7), ("ddp", 38.4)]
+    ("name", "millions"),
+    [("diffusers", 113.7), ("diffusers_small", 5.6), ("monai", 18.5), ("ddp_plain", 35.7), ("ddp", 38.4)],
 )
 def test_networks_have_their_documented_sizes(modules: Callable[[str], Any], name: str, millions: float) -> None:
     """Damage: one block a level less in `DiffusersPeer` (diffusers tells 113.7 M parameters for its tutorial)."""

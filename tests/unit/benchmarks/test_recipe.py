@@ -49,6 +49,7 @@ def row(arm: str, seed: int, loss: float) -> dict[str, Any]:
 def test_tables_show_every_seed_and_what_it_is_beside_the_base(benchmark: Any, tmp_path: Path) -> None:
     """Damage: a mean that hides a seed; the ratio to the base of another seed."""
     found = [row("base", 0, 0.5), row("base", 1, 0.6), row("q: a", 1, 0.3), row("q: a", 0, 0.4), row("part", 0, 0.55)]
+    found[0]["averages"], found[1]["averages"] = {"0.05": 0.5, "0.1": 0.7}, {"0.05": 0.65, "0.1": 0.6}
     (tmp_path / "recipe_notes.md").write_text("In words.\n")
     benchmark("recipe_table").write_tables(
         tmp_path, found, {"q": {"a": {}}, "empty": {"b": {}}}, ["part"], ("base", "base")
@@ -58,6 +59,7 @@ def test_tables_show_every_seed_and_what_it_is_beside_the_base(benchmark: Any, t
     assert "## Empty" not in text
     assert "| q: a | 1.0 | 1.00 | 3 | 0.400, 0.300 |" in text
     assert "0.800, 0.500 |" in text
+    assert "| 0.1 | 0.7000, 0.6000 |" in text
     assert "1.100 |" in (tmp_path / "ablation.md").read_text()
 
 

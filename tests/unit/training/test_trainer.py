@@ -316,6 +316,8 @@ def test_checkpoints_tell_what_they_are(straight: Path, data: Path) -> None:
     assert {k: len(v) for k, v in card.aspects.items()} == {"benign": 6, "malignant": 6}
     history = [json.loads(line) for line in (straight / "history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in history] == [3, 6]
+    averages = {length: history[-1][f"val_loss_of_average/{length}"] for length in (0.05, 0.1)}
+    assert history[-1]["val_loss"] == min(averages.values()) == averages[history[-1]["ema_length"]]
     best = min(history, key=lambda row: row["val_loss"])
     found = load_checkpoint(straight / "best_model.pth")[1]
     assert (found.step, found.scores["val_loss"]) == (best["step"], best["val_loss"])
