@@ -27,6 +27,7 @@ from medsegdiff.cli import parse
 from medsegdiff.config import TrainConfig
 from medsegdiff.data.records import read_pairs
 from medsegdiff.files import SUMMARY_FILE, read_json, write_json
+from medsegdiff.training.device import settle_precision
 from medsegdiff.training.train import DiffusionTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,6 +50,7 @@ QUESTIONS: dict[str, dict[str, Flags]] = {
         "half the weight": {"diffusion.mask_weight": 0.5},
         "double weight": {"diffusion.mask_weight": 2},
         "binary": {"diffusion.mask_radius": 0},
+        "distance up to 4": {"diffusion.mask_radius": 4},
     },
     "augmentation told to the network": {"a fifth": {"told_share": 0.2}, "two fifths": {"told_share": 0.4}},
     "conditional draws": {
@@ -103,7 +105,7 @@ def flags_of(flags: Flags) -> list[str]:
 
 def settings(data: str, output: Path, flags: Flags) -> TrainConfig:
     lines = ["--config", str(CONFIG), "--data_dir", data, "--output_dir", str(output), *flags_of(flags)]
-    return parse("train", TrainConfig, lines)
+    return settle_precision(parse("train", TrainConfig, lines))  # as `train` computes, and so what a step takes
 
 
 def step_times(options: argparse.Namespace, names: list[str]) -> dict[str, float]:

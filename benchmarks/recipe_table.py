@@ -29,16 +29,17 @@ def table(found: list[Row], names: list[str], base: str) -> str:
         raise SystemExit(f"error: no finished run of the arm {base!r}, beside which the others stand; run it too")
     plain = {row["seed"]: row["val_loss"] for row in by_arm[base]}
     lines = [
-        "| arm | parameters, M | steps' cost | passes | "
+        "| arm | parameters, M | steps' cost | passes | seconds | "
         + " | ".join(t for t, _ in COLUMNS.values())
         + " | val loss / base |"
     ]
-    lines.append("|---" * (len(COLUMNS) + 5) + "|")
+    lines.append("|---" * (len(COLUMNS) + 6) + "|")
     for name, rows in by_arm.items():
         if not rows:
             continue
         first = rows[0]
         cells = [name, f"{first['parameters'] / 1e6:.1f}", f"{first['cost']:.2f}", str(first["epochs"])]
+        cells.append(", ".join(f"{row['seconds']:.0f}" for row in rows))
         for key, (_, digits) in COLUMNS.items():
             cells.append(", ".join(f"{r[key]:.{digits}f}" if key in r else "not drawn" for r in rows))
         ratios = [f"{r['val_loss'] / plain[r['seed']]:.3f}" for r in rows if r["seed"] in plain]

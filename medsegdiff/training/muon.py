@@ -24,16 +24,20 @@ ROUNDS = 4
 OUTER = {"stem", "out", "seam", "embed", "label", "moves", "position", "gain"}
 
 
-def orthogonalised(matrix: Tensor, rounds: int = ROUNDS) -> Tensor:
-    """(R, C) matrix with about the singular vectors of the given one and singular values near 1; 0 stays 0."""
+def orthogonalised(matrix: Tensor, rounds: int = ROUNDS, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(R, C) matrix with about the singular vectors of the given one and singular values near 1; 0 stays 0.
+
+    The products are computed in `dtype`: in bf16, as Jordan et al. do, they take a third of the time where the
+    processor computes with it.
+    """
     a, b, c = QUINTIC
     turned = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if turned else matrix
-    x = x / (x.norm() + 1e-12)
+    x = (x / (x.norm() + 1e-12)).to(dtype)
     for _ in range(rounds):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
-    return x.T if turned else x
+    return (x.T if turned else x).to(matrix.dtype)
 
 
 def is_inner_matrix(name: str, weight: Tensor) -> bool:
@@ -46,7 +50,8 @@ class Muon(torch.optim.Optimizer):
     """Muon on inner matrices (convolutions as out x (in * kernel)), AdamW on what is left, one learning rate each.
 
     `lr` is AdamW's, `matrix_lr` Muon's, both as the trainer's schedule sets them. Weight decay is decoupled
-    from the gradient in both. The state can be saved and loaded as any optimiser's.
+    from the gradient in both. Steps are orthogonalised in `dtype`; weights and momentum keep theirs. The state can be
+    saved and loaded as any optimiser's.
     """
 
     def __init__(
@@ -57,7 +62,9 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float,
         betas: tuple[float, float] = (0.9, 0.99),
         momentum: float = 0.95,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        self.dtype = dtype
         inner = [w for name, w in network.named_parameters() if is_inner_matrix(name, w)]
         outer = [w for name, w in network.named_parameters() if not is_inner_matrix(name, w)]
         groups = [
@@ -86,7 +93,7 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(weight)
         state["momentum"].lerp_(weight.grad, 1 - mu)
         ahead = weight.grad.lerp(state["momentum"], mu).flatten(1)
-        update = orthogonalised(ahead).view_as(weight)
+        update = orthogonalised(ahead, dtype=self.dtype).view_as(weight)
         rows, columns = ahead.shape
         weight.mul_(1 - group["lr"] * group["weight_decay"])
         weight.add_(update, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
@@ -116,7 +123,8 @@ class Muon(torch.optim.Optimizer):
 def build_optimiser(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """The optimiser of the settings, for all weights of a denoiser."""
     if config.optimizer == "muon":
-        return Muon(network, config.lr, config.matrix_lr, config.weight_decay)
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        return Muon(network, config.lr, config.matrix_lr, config.weight_decay, dtype=dtype)
     return torch.optim.AdamW(
         network.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
     )

@@ -42,7 +42,7 @@ def test_ablation_is_at_equal_parameters(benchmark: Any) -> None:
 def row(arm: str, seed: int, loss: float) -> dict[str, Any]:
     return {
         "arm": arm, "seed": seed, "epochs": 3, "cost": 1.0, "parameters": 1_000_000, "val_loss": loss,
-        "val_image": loss, "val_mask": loss,
+        "val_image": loss, "val_mask": loss, "seconds": 7.4,
     }  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def test_tables_show_every_seed_and_what_it_is_beside_the_base(benchmark: Any, t
     text = (tmp_path / "recipe.md").read_text()
     assert "In words." in text
     assert "## Empty" not in text
-    assert "| q: a | 1.0 | 1.00 | 3 | 0.400, 0.300 |" in text
+    assert "| q: a | 1.0 | 1.00 | 3 | 7, 7 | 0.400, 0.300 |" in text
     assert "0.800, 0.500 |" in text
     assert "| 0.1 | 0.7000, 0.6000 |" in text
     assert "1.100 |" in (tmp_path / "ablation.md").read_text()

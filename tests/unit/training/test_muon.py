@@ -26,6 +26,10 @@ def test_orthogonalised_keeps_directions_and_levels_sizes(shape: tuple[int, int]
     assert float(found.diagonal().max()) < 1.3
     assert (found - found.diagonal().diag()).abs().max() < 1e-4
     assert not orthogonalised(torch.zeros(shape)).any()
+    matrix = u @ sizes.diag() @ v.T
+    rough = orthogonalised(matrix, dtype=torch.bfloat16)
+    assert rough.dtype == matrix.dtype
+    assert 0 < float((rough - orthogonalised(matrix)).norm() / rough.norm()) < 0.05
 
 
 def test_what_counts_as_an_inner_matrix() -> None:
