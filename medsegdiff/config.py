@@ -93,10 +93,8 @@ class TrainConfig:
     accumulate: int = 1  # batches an optimiser step
     small_share: float = 0.0  # share of the steps that come first, with pictures of half the size (64 or more); 0: none
     num_epochs: int = 100  # passes over as many pairs as the train split holds
-    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: orthogonalised steps for matrices within the network
     lr: float = 1e-4  # peak learning rate of AdamW
-    matrix_lr: float = 0.02  # peak learning rate of Muon, for those matrices
-    weight_decay: float = 0.01  # of AdamW and Muon
+    weight_decay: float = 0.01  # of AdamW
     warmup_steps: int = 200  # optimiser steps of linear warm-up; cosine decay to 1 % follows
     grad_clip: float = 1.0  # largest norm of the gradient
     # Of what is averaged the middle length is looked at during training, and the best one on val saved at its end

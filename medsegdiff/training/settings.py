@@ -28,7 +28,7 @@ def check_settings(config: TrainConfig) -> None:
     """Raise `UserError` for a setting that cannot work."""
     require_positive(
         img_size=config.img_size, batch_size=config.batch_size, accumulate=config.accumulate, lr=config.lr,
-        matrix_lr=config.matrix_lr, num_epochs=config.num_epochs, evals=config.evals, save_every=config.save_every,
+        num_epochs=config.num_epochs, evals=config.evals, save_every=config.save_every,
         eval_samples=config.eval_samples,
         warmup_steps=config.warmup_steps, grad_clip=config.grad_clip,
     )  # fmt: skip
@@ -42,9 +42,6 @@ def check_settings(config: TrainConfig) -> None:
     require(0 <= config.small_share < 1, "--small_share", config.small_share, "0 or more, and below 1")
     fits = bool(config.ema_lengths) and 0 < min(config.ema_lengths) <= max(config.ema_lengths) <= 0.28
     require(fits, "--ema_lengths", config.ema_lengths, "numbers above 0 and up to 0.28")
-    used = config.optimizer == "muon" or config.matrix_lr == TrainConfig.matrix_lr
-    expected = "--optimizer muon beside it, which alone uses it"
-    require(used, "--matrix_lr", config.matrix_lr, expected, "Leave it out.")
     m = config.model
     require(not m.tell_moves, "--model.tell_moves", m.tell_moves, "--told_share, which sets it", "Leave it out.")
     require(0 < m.mask_share <= 1, "--model.mask_share", m.mask_share, "above 0 and up to 1")

@@ -40,7 +40,6 @@ from medsegdiff.training.device import (
 from medsegdiff.training.ema import Averages
 from medsegdiff.training.loop import LoopConfig, Scalars, lr_factor, run_loop
 from medsegdiff.training.memory import Room, out_of_memory
-from medsegdiff.training.muon import build_optimiser
 from medsegdiff.training.processes import Together
 from medsegdiff.training.sampling import draw_indices
 from medsegdiff.training.settings import check_settings, first_size
@@ -232,8 +231,9 @@ class DiffusionTrainer:
         torch.manual_seed(int(generator(config.seed, WEIGHTS).initial_seed()))
         self.denoiser = build_denoiser(self.card(0)).to(self.device)
         self.ema = Averages(self.denoiser, config.ema_lengths)
-        self.optimiser = build_optimiser(self.denoiser, config)
-        self.peaks = [group["lr"] for group in self.optimiser.param_groups]
+        self.optimiser = torch.optim.AdamW(
+            self.denoiser.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
+        )
         self.scaler = gradient_scaler(self.device, config.precision)
         self.watch = Watch(config, self.codec, self.train_set, self.val_set, pairs.classes)
         # Moving a picture takes its finest detail, which networks would learn to leave out: it is moved where that is
@@ -360,8 +360,8 @@ class DiffusionTrainer:
         self.denoiser.train()
         cheap, price = self.small_steps, self.small_price
         factor = lr_factor(step, config.warmup_steps, self.total_steps, cheap=cheap, price=price)
-        for group, peak in zip(self.optimiser.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * factor
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.lr * factor
         total = torch.zeros(2, device=self.device)
         for part in range(config.accumulate):
             number = step * config.accumulate + part

@@ -1,11 +1,10 @@
-"""Damages to backbones, optimiser and averages."""
+"""Damages to backbones and averages."""
 
 from __future__ import annotations
 
 from damages.damage import Damage
 
 V2_TEST = "tests/unit/models/test_medsegdiff_v2.py"
-MUON_TEST = "tests/unit/training/test_muon.py"
 
 NETWORKS = (
     Damage(
@@ -55,22 +54,6 @@ NETWORKS = (
         "e = e + self.moves(cond.moves)",
         "e = e + 0 * self.moves(cond.moves)",
         ("test_told_moves_matter_and_none_are_zero",),
-    ),
-    Damage(
-        "muon_without_momentum",
-        "Muon orthogonalises the gradient of one batch",
-        "training/muon.py",
-        'ahead = weight.grad.lerp(state["momentum"], mu).flatten(1)',
-        "ahead = weight.grad.flatten(1)",
-        (MUON_TEST,),
-    ),
-    Damage(
-        "output_layer_orthogonalised",
-        "Muon takes first and last layers for inner ones",
-        "training/muon.py",
-        "return weight.ndim >= 2 and not parts &",
-        "return weight.ndim >= 2 or not parts &",
-        (MUON_TEST,),
     ),
     Damage(
         "worst_average",

@@ -236,7 +236,6 @@ def test_backbones_are_found_by_name(name: str) -> None:
             "--model.use_spectrum: found False",
         ),
         ({"backbone": "medsegdiff_v2", "model": ModelConfig(mask_share=-1)}, "--model.mask_share: found -1"),
-        ({"optimizer": "adamw", "matrix_lr": 0.1}, "--matrix_lr: found 0.1; expected --optimizer muon beside it"),
         ({"told_share": 0.2, "augment": False}, "--told_share: found 0.2; expected 0 with --augment false"),
         ({"told_share": 1.0}, "--told_share: found 1.0; expected 0 or more, and below 1"),
         ({"model": ModelConfig(tell_moves=True)}, "--model.tell_moves: found True; expected --told_share"),
