@@ -84,7 +84,9 @@ ABLATION: dict[str, Flags] = {
     "medsegdiff_v2": V2 | {"model.model_channels": 48},
     "no anchor": V2 | {"model.model_channels": 48, "model.use_anchor": False},
     "plain attention for SS-Former": V2 | WIDE | {"model.model_channels": 48, "model.use_spectrum": False},
-    "no transformer": V2 | WIDE | {"model.model_channels": 64, "model.use_transformer": False},
+    "no transformer": V2 | WIDE | {
+        "model.model_channels": 64, "model.num_heads": 4, "model.use_transformer": False,
+    },
     "no band-pass filter": V2 | {
         "model.model_channels": 48, "model.mask_share": 0.6667, "model.use_band_pass": False,
     },
