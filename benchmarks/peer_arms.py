@@ -59,6 +59,7 @@ class Setting:
     batch: int | None = None  # pairs an optimiser step; None: as each documentation has it
     part: int = 4  # pairs that a peer computes at once; a step gathers its batch over so many
     seed: int = 0
+    small_first: bool = True  # whether ours takes its first steps on smaller pictures, where its settings say so
 
 
 class Arm(Protocol):
@@ -90,6 +91,8 @@ class OurArm:
         line += ["--precision", setting.precision, "--device", setting.device, "--seed", str(setting.seed)]
         if setting.batch is not None:
             line += ["--batch_size", str(setting.batch)]
+        if not setting.small_first:
+            line += ["--small_share", "0"]
         config = parse("train", TrainConfig, line)
         self.setting, self.warmup = setting, config.warmup_steps
         self.trainer = DiffusionTrainer(config, pairs)

@@ -36,7 +36,8 @@ REFERENCE_SIDE = 128  # side of the pictures, pixels, that --speed_batch is told
 
 
 def setting_of(options: argparse.Namespace, size: int, precision: str, batch: int) -> Setting:
-    return Setting(Path(options.config), size, precision, options.device, batch, part=batch)
+    """Steps on pictures of this size alone: no cheaper ones of ours first."""
+    return Setting(Path(options.config), size, precision, options.device, batch, part=batch, small_first=False)
 
 
 def batch_at(options: argparse.Namespace, size: int) -> int:

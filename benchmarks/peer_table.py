@@ -123,7 +123,8 @@ def drawn_in(row: dict[str, Any], call: float) -> list[str]:
 def speed_lines(speed: dict[str, Any]) -> list[str]:
     """A table for each size and number type, and what our sampler costs beside a DDPM of 1000 steps."""
     lines = [
-        "Training steps of all networks in turn, medians of the rounds. "
+        "Training steps of all networks in turn on pictures of this size (ours without the smaller ones that its "
+        "settings take first), medians of the rounds. "
         "FLOPs of the forward pass by torch.utils.flop_counter, 2 a multiplication-addition, without Fourier "
         f"transforms; a training image counts {TRAIN_FACTOR} forward passes. Seconds a pair: one measured network call "
         "times their number; of ours, which sees pictures smaller where noise is high, as drawn. "

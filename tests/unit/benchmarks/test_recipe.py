@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,23 @@ def test_ours_among_the_peers_draws_within_the_calls(benchmark: Any, tmp_path: P
         images, masks = arm.draw(torch.tensor([0, 1]), (0,), calls)
         assert images.shape == masks.shape == (2, 1, 16, 16)
         assert sum(asked) // 2 in range(calls - 2, calls + 1)
+
+
+def test_speed_is_measured_on_pictures_of_the_size_it_is_told_for(
+    benchmark: Any, tmp_path: Path, ellipses: PairSet
+) -> None:
+    """Damage: leave `small_first=False` out: the first steps of ours are on pictures of half the side."""
+    arms, speed = benchmark("peer_arms"), benchmark("peer_speed")
+    lines = "model: {model_channels: 8, channel_mult: [1, 2], transformer_depth: 1, num_heads: 2}\nsmall_share: 0.5\n"
+    (tmp_path / "tiny.yaml").write_text(lines)
+    options = argparse.Namespace(config=tmp_path / "tiny.yaml", device="cpu")
+    sizes = []
+    for setting in (speed.setting_of(options, 128, "fp32", 2), arms.Setting(tmp_path / "tiny.yaml", device="cpu")):
+        arm = arms.OurArm(setting, ellipses)
+        arm.total_steps = 10
+        arm.trainer.denoiser.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-1]))
+        arm.train_step(0)
+    assert sizes == [128, 64]
 
 
 def test_figures_of_another_checkpoint_are_refused(benchmark: Any, tmp_path: Path) -> None:
