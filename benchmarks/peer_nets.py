@@ -8,7 +8,7 @@ One more, `diffusers_small`, has a network as small as ours, so that size alone 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any, ClassVar
 
@@ -241,41 +241,31 @@ _phil = {
     "ema": 0.995,
     "augment": MIRRORED,
 }
+_diffusers = Recipe(
+    "diffusers UNet2DModel",
+    "diffusers",
+    "docs/source/en/tutorials/basic_training.md of huggingface/diffusers",
+    batch=16,
+    size=128,
+    lr=1e-4,
+    betas=(0.9, 0.999),
+    weight_decay=0.01,
+    warmup=500,
+    clip=1.0,
+    ema=None,
+    augment=MIRRORED,
+    sampler="DDIM",
+    note="class embedding (num_class_embeds) added",
+)
 PEERS: dict[str, tuple[Recipe, Callable[[int, int], Peer]]] = {
-    "diffusers": (
-        Recipe(
-            "diffusers UNet2DModel",
-            "diffusers",
-            "docs/source/en/tutorials/basic_training.md of huggingface/diffusers",
-            batch=16,
-            size=128,
-            lr=1e-4,
-            betas=(0.9, 0.999),
-            weight_decay=0.01,
-            warmup=500,
-            clip=1.0,
-            ema=None,
-            augment=MIRRORED,
-            sampler="DDIM",
-            note="class embedding (num_class_embeds) added",
-        ),
-        DiffusersPeer,
-    ),
+    "diffusers": (_diffusers, DiffusersPeer),
     "diffusers_small": (
-        Recipe(
-            "diffusers UNet2DModel of our size",
-            "diffusers",
-            "sized and trained by us, as ours where its library leaves that open",
-            batch=16,
-            size=128,
+        replace(
+            _diffusers,
+            title="diffusers UNet2DModel of our size",
+            source="sized and trained by us, as ours where its library leaves that open",
             lr=1e-3,
-            betas=(0.9, 0.999),
-            weight_decay=0.01,
             warmup=100,
-            clip=1.0,
-            ema=None,
-            augment=MIRRORED,
-            sampler="DDIM",
             note="noise prediction and linear schedule, the library's defaults; a higher rate, for few steps",
         ),
         SmallDiffusersPeer,
