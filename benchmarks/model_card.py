@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from busi_128_cpu import cell, finished, verdict_lines
+from busi_128_cpu import cell, dice_cells, finished, verdict_lines
 
 from medsegdiff.files import REPORT_FILE, SCORES_FILE, SUMMARY_FILE, read_json
 
@@ -49,13 +49,9 @@ def dice_rows(run: Path) -> list[str]:
     """Test Dice of a U-Net by what it was trained on."""
     lines = ["| a U-Net trained on | Dice of the seeds | test Dice | beside real pairs alone |", "|---" * 4 + "|"]
     for arm, title in finished(run).items():
-        folder = run / f"segmentation_{arm}"
-        scores = read_json(folder / SCORES_FILE)
-        seeds = ", ".join(f"{v:.3f}" for v in scores["test_by_run"]["all"]["dice"])
-        beside = "1"
-        if arm != "real":
-            beside = cell(read_json(folder / "comparison.json")["scopes"]["all"]["dice"]["ratio"])
-        lines.append(f"| {title} | {seeds} | {cell(scores['test']['all']['dice'])} | {beside} |")
+        seeds, (_, ratio) = dice_cells(run, arm)
+        dice = read_json(run / f"segmentation_{arm}" / SCORES_FILE)["test"]["all"]["dice"]
+        lines.append(f"| {title} | {seeds} | {cell(dice)} | {ratio} |")
     return lines
 
 

@@ -27,8 +27,7 @@ from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.guidance import NONE
 from medsegdiff.diffusion.noise import draw_sigma, sigma_table
 from medsegdiff.generation.draw import draw_pairs
-from medsegdiff.generation.run import settle_mask_guidance
-from medsegdiff.generation.source import guidance_of
+from medsegdiff.generation.source import default_guidance
 from medsegdiff.training.device import autocast, choose_device
 from medsegdiff.training.sampling import draw_indices
 from medsegdiff.training.train import DiffusionTrainer
@@ -142,7 +141,7 @@ class OurArm:
         model: Denoiser = self.trainer.ema.model
         defaults, guidance, told = self.defaults, NONE, 1.0
         if sigmas is None:
-            guidance = guidance_of(settle_mask_guidance(defaults, self.trainer.card(0)))
+            guidance = default_guidance(self.trainer.config.diffusion)
             told = defaults.noise_told
             walks = (
                 sigma_table("joint", self.trainer.config.diffusion, n) for n in range(min(calls, defaults.steps), 1, -1)

@@ -111,7 +111,7 @@ class TrainConfig:
     evals: int = 10  # evaluations in the whole run: val loss, sample quality, sample grid, checkpoint
     save_every: int = 200  # optimiser steps between two states to resume from
     eval_samples: int = 64  # pairs drawn at each evaluation for the sample-quality figure
-    eval_steps: int = 16  # network calls a pair there
+    eval_steps: int = 16  # noise levels that a pair goes through there
     seed: int = 0  # of everything random
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)

@@ -24,14 +24,13 @@ from medsegdiff.files import DATASET_FILE, is_finished, staged_folder
 from medsegdiff.generation import masks, pairs
 from medsegdiff.generation.given import Given, read_given
 from medsegdiff.generation.plan import plan_images, plan_masks, plan_pairs, run_pending
-from medsegdiff.generation.source import Source
+from medsegdiff.generation.source import Source, default_mask_guidance, learnt_alone
 from medsegdiff.training.device import choose_device, settle_precision
 
 logger = logging.getLogger(__name__)
 
 # What does not decide what is drawn: where things lie (what was given counts by its content), and when to give up.
 NOT_IDENTITY = ("checkpoint_path", "guide_path", "output_dir", "masks", "images", "split", "device", "max_redraws")
-MASK_GUIDANCE = 2.0  # where nothing else is told: masks then fit images as real ones do (docs/results/sampling.md)
 # Settings that a mode makes no use of.
 UNUSED = {
     "joint": ("draws",),
@@ -172,10 +171,10 @@ def settle_mask_guidance(config: GenerateConfig, card: ModelCard) -> GenerateCon
     """`config` with the weight of the mask settled: nothing leads away from an image alone that was never learnt."""
     if config.mode == "image_to_mask":
         return config
-    knows = card.diffusion.share_marginal > 0
+    knows = learnt_alone(card.diffusion)
     weight = config.mask_guidance
     if weight is None:
-        weight = MASK_GUIDANCE if knows else 1.0
+        weight = default_mask_guidance(card.diffusion)
     found = f"{weight} with a checkpoint that was trained with --diffusion.share_marginal 0"
     hint = "Leave it out, or train with a share above 0."
     require(knows or weight == 1, "--mask_guidance", found, "1: it knows no image without its mask", hint)

@@ -24,6 +24,7 @@ from medsegdiff.diffusion.loss import denoising_loss
 from medsegdiff.diffusion.noise import IMAGE, MASK, sigma_table
 from medsegdiff.files import make_folder, write_bytes, write_png
 from medsegdiff.generation.draw import draw_pairs
+from medsegdiff.generation.source import default_guidance
 from medsegdiff.training.device import autocast
 
 BANDS = (0.05, 0.15, 0.4, 1.0, 2.5, 6.0, 20.0)  # noise levels at which val is looked at, both modalities alike
@@ -107,10 +108,14 @@ class Watch:
         return {"val_loss": total / len(BANDS), **result}
 
     def draw(self, model: Denoiser) -> tuple[Tensor, Tensor, Tensor]:
-        """`eval_samples` pairs, the classes in turn: images, masks (N, 1, S, S) uint8 and labels (N,)."""
+        """`eval_samples` pairs, the classes in turn: images, masks (N, 1, S, S) uint8 and labels (N,).
+
+        Led as `generate` leads by default: what is looked at is what a user will get.
+        """
         config = self.config
         labels = torch.arange(config.eval_samples) % len(self.classes)
         sigmas = sigma_table("joint", config.diffusion, config.eval_steps)
+        guidance = default_guidance(config.diffusion)
         parts: list[tuple[Tensor, Tensor]] = []
         for start in range(0, len(labels), EVAL_BATCH):
             chunk = labels[start : start + EVAL_BATCH]
@@ -120,7 +125,7 @@ class Watch:
                 return torch.randn(shape, generator=generator(config.seed, start, step, EVAL_SAMPLES))
 
             with autocast(model.modality.device, config.precision):
-                parts.append(draw_pairs(model, self.codec, chunk, sigmas, noise))
+                parts.append(draw_pairs(model, self.codec, chunk, sigmas, noise, guidance=guidance))
         images, masks = (torch.cat(column) for column in zip(*parts, strict=True))
         return images, masks, labels
 

@@ -95,6 +95,14 @@ TRAINING = (
         ("test_resumes_to_the_bit",),
     ),
     Damage(
+        "grids_unled",
+        "training shows pairs that no user gets: drawn without the mask's guidance",
+        "training/watch.py",
+        "draw_pairs(model, self.codec, chunk, sigmas, noise, guidance=guidance)",
+        "draw_pairs(model, self.codec, chunk, sigmas, noise)",
+        ("test_sample_grids_are_led_as_pairs_are",),
+    ),
+    Damage(
         "test_watched_in_training",
         "the best generative model is chosen on the test split",
         "training/train.py",

@@ -19,7 +19,9 @@ from medsegdiff.checkpoint import load_checkpoint
 from medsegdiff.config import DiffusionConfig
 from medsegdiff.data.records import PairSet, read_pairs
 from medsegdiff.diffusion.condition import Condition
+from medsegdiff.diffusion.noise import sigma_table
 from medsegdiff.errors import UserError
+from medsegdiff.generation.source import default_guidance
 from medsegdiff.locks import locked
 from medsegdiff.training import state as state_module
 from medsegdiff.training import train as train_module
@@ -242,6 +244,19 @@ def test_learns(data: Path, tmp_path: Path) -> None:
     after = learner.watch.val_losses(learner.ema.model)["val_loss"]
     assert after < 0.75 * before
     assert scalars["loss"] == pytest.approx(scalars["image_loss"] + scalars["mask_loss"])
+
+
+@pytest.mark.parametrize(("alone", "led"), [(0.25, True), (0.0, False)])
+def test_sample_grids_are_led_as_pairs_are(data: Path, tmp_path: Path, alone: float, led: bool) -> None:
+    """Damage: grids of what no user gets, drawn without the mask's guidance, or led away from what was never learnt."""
+    diffusion = DiffusionConfig(share_marginal=alone)
+    learner = trainer(data, tmp_path, diffusion=diffusion, eval_samples=2, eval_steps=4)
+    calls: list[int] = []
+    learner.ema.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    learner.watch.draw(learner.ema.model)
+    guidance, sigmas = default_guidance(diffusion), sigma_table("joint", diffusion, 4)
+    assert len(calls) == guidance.calls(sigmas)
+    assert (len(calls) > 4) == led
 
 
 def test_steps_depend_on_their_number_only(data: Path, tmp_path: Path) -> None:
