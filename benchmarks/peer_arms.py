@@ -20,7 +20,7 @@ from medsegdiff.cli import parse
 from medsegdiff.config import GenerateConfig, TrainConfig
 from medsegdiff.data.dataset import PairTensors, load_tensors
 from medsegdiff.data.records import PairSet
-from medsegdiff.data.transforms import augment, generator
+from medsegdiff.data.transforms import augment, generator, send
 from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
@@ -59,6 +59,7 @@ class Setting:
     part: int = 4  # pairs that a peer computes at once; a step gathers its batch over so many
     seed: int = 0
     small_first: bool = True  # whether ours takes its first steps on smaller pictures, where its settings say so
+    compile: bool = True  # whether ours is built into kernels where that is its default
 
 
 class Arm(Protocol):
@@ -92,6 +93,8 @@ class OurArm:
             line += ["--batch_size", str(setting.batch)]
         if not setting.small_first:
             line += ["--small_share", "0"]
+        if not setting.compile:
+            line += ["--compile", "false"]
         config = parse("train", TrainConfig, line)
         self.setting, self.warmup = setting, config.warmup_steps
         self.trainer = DiffusionTrainer(config, pairs)
@@ -187,7 +190,8 @@ class PeerArm:
     def __init__(self, name: str, setting: Setting, pairs: PairSet) -> None:
         self.recipe, self.setting, self.total_steps = PEERS[name][0], setting, UNPLANNED
         self.device = choose_device(setting.device)
-        self.train_set = train_set(pairs, setting.size)
+        self.train_set = train_set(pairs, setting.size).to(self.device)
+        self.labels = self.train_set.labels.cpu()  # by which rows are drawn
         self.batch = setting.batch or self.recipe.batch_at(setting.size)
         self.part = min(setting.part, self.batch)
         torch.manual_seed(generator(setting.seed, WEIGHTS).initial_seed())
@@ -215,8 +219,8 @@ class PeerArm:
         return self.recipe.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
     def _channels(self, step: int, first: int, count: int) -> tuple[Tensor, Tensor]:
-        rows = draw_indices(self.train_set.labels, step * self.batch + first, count, self.setting.seed, True)
-        images, masks, labels = self.train_set.batch(rows)
+        rows = draw_indices(self.labels, step * self.batch + first, count, self.setting.seed, True)
+        images, masks, labels = self.train_set.batch(send(rows, self.device))
         images, masks = augment(images, masks, self.recipe.augment, generator(self.setting.seed, step, first, AUGMENT))
         return torch.cat([images, masks], dim=1) * 2 - 1, labels
 
@@ -231,7 +235,7 @@ class PeerArm:
             x0, labels = self._channels(step, first, count)
             torch.manual_seed(generator(self.setting.seed, step, first, NOISE).initial_seed())
             with autocast(self.device, self.setting.precision):
-                loss = self.peer.loss(x0.to(self.device), labels.to(self.device))
+                loss = self.peer.loss(x0, labels)
             (loss * (count / self.batch)).backward()
             total += float(loss.detach()) * count / self.batch
         if self.recipe.clip is not None:

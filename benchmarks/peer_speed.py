@@ -103,7 +103,7 @@ def is_about_memory(error: Exception) -> bool:
     """Whether torch, Python, or our trainer (in its own words) said that memory ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return any(word in str(error).lower() for word in ("allocat", "out of memory", "does not fit"))
+    return any(word in str(error).lower() for word in ("allocat", "out of memory", "for the memory of"))
 
 
 def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
@@ -188,6 +188,7 @@ def compare(options: argparse.Namespace, pairs: PairSet, size: int, precision: s
         arm = build_arm(name, dataclasses.replace(setting, precision="fp32"), pairs)
         rows[name]["parameters"] = sum(p.numel() for p in arm.modules().parameters())
         rows[name]["gflop"] = forward_flops(arm)
+    torch.compiler.reset()  # it keeps few graphs of a network in all, whatever their sizes and number types
     arms = {name: build_arm(name, setting, pairs) for name in fit}
     times: dict[str, dict[str, list[float]]] = {name: {"step": [], "call": []} for name in fit}
     for turn in tqdm(range(options.rounds + 1), desc=f"timing at {size} px, {precision}", unit="round"):
@@ -228,9 +229,11 @@ def sweep(name: str, options: argparse.Namespace, pairs: PairSet, size: int, pre
     device, found = choose_device(options.device), {}
     for batch in SWEEP:
         try:
+            torch.compiler.reset()
             arm = build_arm(name, setting_of(options, size, precision, batch), pairs)
-            arm.train_step(0)
-            seconds = [timed(device, lambda arm=arm, n=n: arm.train_step(n)) for n in (1, 2, 3)]  # type: ignore[misc]
+            for warm in range(4):  # pairs of each size differ in number from step to step, and may want a graph
+                arm.train_step(warm)
+            seconds = [timed(device, lambda arm=arm, n=n: arm.train_step(n)) for n in range(4, 9)]  # type: ignore[misc]
         except (RuntimeError, UserError) as error:
             if not is_about_memory(error):
                 raise

@@ -46,8 +46,8 @@ TRAINED_FILE, DICE_FILE, FIGURES_FILE = "trained.json", "dice.json", "figures.js
 WEIGHTS_FILE = "weights.safetensors"
 REAL = "real"  # the arm of the segmenter that learns real pairs
 DRAW, ASPECT = 41, 42  # purpose numbers of the random streams
-MOST_DRAWS = 2  # times the pairs asked for: so many masks are drawn where some are no lesions
 GIVE_UP = 5  # draws of each class; an arm whose masks of a class hold no lesion then draws no further ones
+MOST_DRAWS = 2  # times the pairs asked for: so many masks are drawn where some are no lesions
 SHOWN = 8  # pairs of each class on the picture, the first ones
 
 Draw = Callable[[Tensor, tuple[int, ...]], tuple[Tensor, Tensor]]
@@ -63,7 +63,9 @@ def setting_of(name: str, options: argparse.Namespace, seed: int) -> Setting:
     """`options.batch` is for the peers: ours has its batch in its settings file."""
     batch = None if name == OURS else options.batch
     config = settle_precision(SegmentConfig("", precision=options.precision, device=options.device))
-    return Setting(Path(options.config), options.size, config.precision, options.device, batch, options.part, seed)
+    # Kernels take a good part of a few minutes to build, and runs are planned by the time that their steps take
+    where = Path(options.config), options.size, config.precision, options.device
+    return Setting(*where, batch, options.part, seed, compile=False)
 
 
 def identity_of(name: str, setting: Setting, options: argparse.Namespace, pairs: PairSet) -> dict[str, Any]:
@@ -129,12 +131,14 @@ def draw_class(draw: Draw, number: int, count: int, chunk: int, most: int = MOST
     return (good + bad)[:count], len(good) + len(bad), len(good)
 
 
-def draw_classes(draw: Draw, classes: int, count: int, chunk: int) -> list[Drawn]:
-    """`draw_class` of each class; where the first `GIVE_UP` masks of any class hold no lesion, those pairs alone.
+def draw_classes(draw: Draw, classes: int, count: int, chunk: int, give_up: int) -> list[Drawn]:
+    """`draw_class` of each class; where the first `give_up` masks of any class hold no lesion, those pairs alone.
 
-    A network that has learnt nothing yet would go on drawing noise for hours.
+    A network that has learnt nothing yet would go on drawing noise for hours. 0: never.
     """
-    few = min(GIVE_UP, count)
+    if not give_up:
+        return [draw_class(draw, number, count, chunk) for number in range(classes)]
+    few = min(give_up, count)
     first = [draw_class(draw, number, few, few, most=1) for number in range(classes)]
     if few == count or any(passed == 0 for _, _, passed in first):
         return first
@@ -150,6 +154,7 @@ def drawn_pairs(arm: Arm, name: str, folder: Path, options: argparse.Namespace, 
     trained = read_json(folder / TRAINED_FILE)
     identity = {"phase": "generate", "trained": trained["identity"], "pairs": options.pairs, "calls": CALLS}
     identity |= {"drawn_as": dataclasses.asdict(GenerateConfig("", ""))} if name == OURS else {}
+    identity |= {"give_up": options.give_up} if options.give_up != GIVE_UP else {}
     target = folder / "pairs"
     if (target / DATASET_FILE).is_file():
         refuse_other_run(target, read_json(target / DATASET_FILE)["identity"], identity)
@@ -161,7 +166,7 @@ def drawn_pairs(arm: Arm, name: str, folder: Path, options: argparse.Namespace, 
     started = time.perf_counter()
     with staged_folder(target, identity) as staging:
         draw = functools.partial(arm.draw, calls=CALLS)
-        everything = draw_classes(draw, len(real.classes), options.pairs, options.chunk)
+        everything = draw_classes(draw, len(real.classes), options.pairs, options.chunk, options.give_up)
         for number, label in enumerate(real.classes):
             aspects = [r.width * r.pixel_aspect / r.height for r in train if r.label == label]
             found, drawn, passed = everything[number]

@@ -26,7 +26,7 @@ from peer_arms import arm_names
 from peer_nets import PEERS
 from peer_speed import measure, measure_memory
 from peer_table import write_tables
-from peer_train import run_all
+from peer_train import GIVE_UP, run_all
 
 from medsegdiff.data.records import read_pairs
 from medsegdiff.errors import UserError
@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--part", type=int, default=64 if on_gpu else 4, help="pairs that a peer computes at once")
     train.add_argument("--pairs", type=int, default=250, help="pairs of each class to draw")
     train.add_argument("--chunk", type=int, default=250 if on_gpu else 25, help="pairs drawn together")
+    train.add_argument("--give_up", type=int, default=GIVE_UP, help="first draws of a class without a lesion; 0: never")
     train.add_argument("--bootstrap", type=int, default=200, help="resamples of the evaluation's intervals")
     train.add_argument("--no_judge", dest="judge", action="store_false", help="leave the evaluation out")
     train.add_argument("--dice_steps", type=int, default=600, help="steps of the segmenters; 0: no relative Dice")

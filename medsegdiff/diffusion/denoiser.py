@@ -69,6 +69,7 @@ class Denoiser(nn.Module):
         self.backbone = backbone
         self.coarse = coarse
         self.sigma_data = sigma_data
+        self.sizes_stand = False  # whether torch.compile makes a graph for each size of pictures, not one for all
         self.register_buffer("modality", modality, persistent=False)
         self.modalities = int(modality.max()) + 1
         for m in range(self.modalities):  # found once: asking a GPU for them would wait for it
@@ -116,7 +117,10 @@ class Denoiser(nn.Module):
         levels = expand_levels(sigma, self.modality, x.ndim)
         c_skip, c_out, c_in, _ = self.coefficients(levels)
         c_noise = self.coefficients(sigma)[3]
-        output: Tensor = self.backbone(c_in * x, c_noise, cond)
+        scaled = c_in * x
+        if self.sizes_stand:
+            torch._dynamo.mark_static(scaled, list(range(2, x.ndim)))
+        output: Tensor = self.backbone(scaled, c_noise, cond)
         return c_skip * x + c_out * output.to(x.dtype)
 
     def _coarsely(self, coarse: Coarse, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:

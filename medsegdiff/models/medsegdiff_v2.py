@@ -102,6 +102,8 @@ class SpectralAttention(nn.Module):
     A real. Without sin, A would be the product of queries and keys in space.
     """
 
+    eager = True  # torch.compile has no kernels for complex numbers
+
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -136,6 +138,8 @@ class SpectralAttention(nn.Module):
 
 class BandPass(nn.Module):
     """Neural band-pass filter: a learnt gain a frequency and channel, modulated by the embedding (AdaIN-like)."""
+
+    eager = True  # likewise
 
     def __init__(self, channels: int, side: int, embedding: int) -> None:
         super().__init__()

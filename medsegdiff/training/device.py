@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import logging
-import os
-import shutil
 from typing import Any, TypeVar
 
 import torch
@@ -93,16 +90,3 @@ def clip_gradients(
     if scale is None:
         return norm
     return torch.where(torch.isfinite(norm) | (scale <= 1), norm, 0.0)
-
-
-def compiles(setting: bool | str, device: torch.device) -> bool:
-    """What a `compile` setting means on `device`; auto: on a GPU where torch.compile finds what it builds with.
-
-    Raises `UserError` where it is asked for and cannot work.
-    """
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("cl")
-    can = bool(compiler) and (device.type == "cpu" or importlib.util.find_spec("triton") is not None)
-    if setting is True and not can:
-        missing = "a C++ compiler" if not compiler else "the package triton"
-        raise UserError("--compile", f"true without {missing}", f"{missing} to build with", "Use --compile false.")
-    return can and (setting is True or (setting == "auto" and device.type == "cuda"))

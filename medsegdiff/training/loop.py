@@ -102,6 +102,14 @@ def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str
     processes = config.processes
     processes.told(lambda: begin_run(config.output_dir, config.identity))
     progress = _resume(trainer, config.output_dir)
+    main = processes.told(lambda: progress.step)
+    if progress.step != main:
+        raise UserError(
+            config.output_dir,
+            f"step {progress.step} here and step {main} in the main process",
+            "one folder that all processes see",
+            "Give an --output_dir on storage that all machines share.",
+        )
     if progress.step:
         logger.info("going on from step %d of %d", progress.step, config.total_steps)
     marks = eval_steps(config.total_steps, config.evals, config.evals_from)
@@ -209,5 +217,6 @@ def _check(scalars: dict[str, float], step: int, config: LoopConfig) -> None:
             f"training step {step}",
             f"loss {scalars}" + (f" of the pairs {pairs}" if drawn else ""),
             "finite numbers",
-            "Lower --lr or use --precision fp32; the same command goes on from the last saved state.",
+            "Lower --lr or use --precision fp32, in a new --output_dir; unchanged, the command goes on from the last "
+            "saved state.",
         )

@@ -20,8 +20,17 @@ logger = logging.getLogger(__name__)
 
 SMALLER = "Lower --img_size or --model.model_channels, or set --checkpoint_gradients true."
 
-# How torch says it, beside the classes it has for it: its CPU allocator (Linux, Windows), CUDA, cuBLAS
-SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# How torch says it, beside the classes it has for it: its CPU allocator (Linux, Windows), CUDA and its libraries (of
+# which cuBLAS finds no memory for its handle)
+SIGNS = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUFFT_ALLOC_FAILED",
+)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -82,7 +91,10 @@ class Room:
         self.objective, self.optimiser, self.processes = objective, optimiser, processes
 
     def try_batch(self, pairs: int, config: TrainConfig) -> None:
-        """Gradients for `pairs` pairs in this process, with room for the optimiser; nothing is changed by them."""
+        """Gradients for `pairs` pairs here, with room for what else a step holds; nothing is changed by them.
+
+        Beside the new gradients that is what the optimiser keeps, and the gradients of the parts before.
+        """
         self.optimiser.zero_grad(set_to_none=True)
         gc.collect()
         device = self.processes.device
@@ -90,7 +102,8 @@ class Room:
             torch.cuda.empty_cache()
         self.objective.train()
         weights = list(self.objective.parameters())
-        room = [] if self.optimiser.state else [torch.zeros_like(p) for p in weights for _ in range(2)]
+        copies = 1 if self.optimiser.state else 3
+        room = [torch.zeros_like(p) for p in weights for _ in range(copies)]
         x0 = torch.zeros(pairs, 2, config.img_size, config.img_size, device=device)
         label, keep = torch.zeros(2, pairs, dtype=torch.long, device=device)
         with autocast(device, config.precision):
@@ -109,7 +122,7 @@ class Room:
     def largest(self, start: int, config: TrainConfig) -> int:
         """The largest batch of all processes up to `start` of which the memory of this one holds its share."""
         count = self.processes.count
-        return largest_batch(lambda pairs: self.try_batch(pairs, config), max(1, start // count)) * count
+        return largest_batch(lambda pairs: self.try_batch(pairs, config), start // count) * count
 
     def fitted(self, config: TrainConfig) -> TrainConfig:
         """`config` with the pairs of a step cut into the largest parts that memory holds.
@@ -128,12 +141,13 @@ class Room:
         return dataclasses.replace(config, batch_size=size, accumulate=parts)
 
     def too_large(self, config: TrainConfig) -> UserError:
-        """What to tell when a step found no memory."""
-        largest = self.largest(config.batch_size, config)
+        """What to tell when a step found no memory: the whole batch did not fit, whatever a trial of it might say."""
+        largest = self.largest(max(0, config.batch_size - self.processes.count), config)
         better = arrangement(config.batch_size * config.accumulate, largest, self.processes.count)
         hint = SMALLER
         if better is not None:
             same = f"--batch_size {better[0]} --accumulate {better[1]}"
-            hint = f"Use {same} (as many pairs a step) and a new --output_dir."
+            hint = f"Use {same} (as many pairs a step) and a new --output_dir"
+            hint += "." if config.checkpoint_gradients else ", or --checkpoint_gradients true and the same one."
         found = f"{config.batch_size}, too many for the memory of {self.processes.device}"
         return UserError("--batch_size", found, f"at most {largest}" if largest else "a smaller network", hint)

@@ -29,11 +29,11 @@ from medsegdiff.errors import UserError
 from medsegdiff.files import SUMMARY_FILE, clear_leftovers, make_folder, read_json, refuse_other_phase, write_json
 from medsegdiff.locks import locked
 from medsegdiff.training.checkpointing import checkpoint_blocks
+from medsegdiff.training.compiling import compile_backbone, compiles
 from medsegdiff.training.device import (
     READ_EVERY,
     autocast,
     clip_gradients,
-    compiles,
     gradient_scaler,
     settle_precision,
 )
@@ -106,7 +106,11 @@ def _enter(
         size, parts = begun.get("batch_size", 0), begun.get("accumulate", 0)
         if size * parts == config.batch_size * config.accumulate:
             config, found = dataclasses.replace(config, batch_size=size, accumulate=parts), True
-    return config, found, _finished(output, run_identity(config, pairs))
+    identity = run_identity(config, pairs)
+    summary = _finished(output, identity)
+    if summary is None and (begun := begun_run(output)):
+        refuse_other_run(output, begun, identity)  # before the minutes that reading, building and trials may take
+    return config, found, summary
 
 
 def run_identity(config: TrainConfig, pairs: PairSet) -> dict[str, Any]:
@@ -130,10 +134,10 @@ def _finished(output: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
 
 def _train(config: TrainConfig, pairs: PairSet, processes: Together, found: bool) -> dict[str, Any]:
     trainer = DiffusionTrainer(config, pairs, processes)
-    if config.find_batch_size and not found:
-        config = trainer.config = trainer.room.fitted(config)
-        if compiles(config.compile, trainer.device):
-            torch.compiler.reset()  # dynamo keeps few graphs of a network, and the trials were one each
+    if config.find_batch_size:
+        if not found:
+            config = trainer.config = trainer.room.fitted(config)
+        trainer.build_kernels()
     output, identity = Path(config.output_dir), run_identity(config, pairs)
     n = len(trainer.train_set)
     per_step = config.batch_size * config.accumulate
@@ -244,13 +248,16 @@ class DiffusionTrainer:
         # What follows changes how this network computes; its averaged copy stays plain
         if config.checkpoint_gradients:
             checkpoint_blocks(self.denoiser)
-        if compiles(config.compile, self.device):
-            one_size = self.denoiser.coarse is None  # else pairs of each size differ in number from step to step
-            # In place: its weights keep their names
-            self.denoiser.backbone.compile(dynamic=False if one_size else None)
+        if not config.find_batch_size:  # whose trials would be a graph each
+            self.build_kernels()
         self.objective = Objective(self.denoiser, config.diffusion)
         self.network = self.processes.prepare(self.objective)
         self.room = Room(self.objective, self.optimiser, self.processes)
+
+    def build_kernels(self) -> None:
+        """Have torch.compile build what `--compile` asks for."""
+        if compiles(self.config.compile, self.device):
+            compile_backbone(self.denoiser, spread=self.processes.count > 1)
 
     def _coded(self, size: int) -> PairTensors:
         """The train split at `size` x `size` pixels, its masks coded as far from their edges as at full size."""

@@ -95,6 +95,22 @@ TRAINING = (
         ("test_resumes_to_the_bit",),
     ),
     Damage(
+        "processes_resume_apart",
+        "a process that sees no state begins anew beside others that go on",
+        "training/loop.py",
+        "if progress.step != main:",
+        "if False:",
+        ("test_processes_have_to_see_one_folder",),
+    ),
+    Damage(
+        "sizes_share_a_graph",
+        "torch.compile makes one graph for all sizes of pictures, which older versions cannot build",
+        "training/compiling.py",
+        "denoiser.sizes_stand = denoiser.coarse is not None",
+        "denoiser.sizes_stand = False",
+        ("test_each_size_has_a_graph_of_its_own",),
+    ),
+    Damage(
         "grids_unled",
         "training shows pairs that no user gets: drawn without the mask's guidance",
         "training/watch.py",

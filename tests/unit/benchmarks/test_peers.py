@@ -14,7 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from medsegdiff.config import TrainConfig
 from medsegdiff.data.records import PairSet
+from medsegdiff.errors import UserError
+from medsegdiff.training.train import DiffusionTrainer
 
 ROOT = Path(__file__).resolve().parents[3]
 LIBRARIES = {
@@ -232,9 +235,20 @@ def test_giving_up_on_noise(modules: Callable[[str], Any]) -> None:
         return torch.zeros_like(masks), masks
 
     lesions = {0: 99, 1: 0}  # from which pair of a batch on
-    assert [d[1:] for d in train.draw_classes(draw, 2, 100, 50)] == [(train.GIVE_UP, 0), (train.GIVE_UP, train.GIVE_UP)]
+    assert [d[1:] for d in train.draw_classes(draw, 2, 100, 50, 5)] == [(5, 0), (5, 5)]
+    assert [d[1:] for d in train.draw_classes(draw, 2, 100, 50, 0)] == [(200, 0), (100, 100)]
     lesions = {0: 4, 1: 0}
-    assert [d[1:] for d in train.draw_classes(draw, 2, 10, 10)] == [(20, 12), (10, 10)]
+    assert [d[1:] for d in train.draw_classes(draw, 2, 10, 10, 5)] == [(20, 12), (10, 10)]
+
+
+def test_our_words_for_too_little_memory_are_known(modules: Callable[[str], Any], ellipses: PairSet) -> None:
+    """Damage: ours running out of memory taken for a bug, which ends the whole comparison."""
+    trainer = DiffusionTrainer(TrainConfig(str(ellipses.root), img_size=16, device="cpu", precision="fp32"), ellipses)
+    trainer.room.try_batch = lambda *_: None  # type: ignore[method-assign]
+    known = modules("peer_speed").is_about_memory
+    assert known(trainer.room.too_large(trainer.config))
+    assert known(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    assert not known(UserError("--img_size", 3, "4", "Mend it."))
 
 
 def test_batches_of_speed_have_as_many_pixels(modules: Callable[[str], Any]) -> None:

@@ -26,6 +26,7 @@ ERRORS = [
     RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
     RuntimeError("[enforce fail] . DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     MemoryError(),
 ]
 
@@ -94,12 +95,20 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_module, "denoising_loss", limited_loss)
 
 
+def test_a_batch_that_failed_is_not_advised(ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: trying the batch of the failed step as well, which may fit into a trial."""
+    learner = DiffusionTrainer(settings(ellipses, tmp_path), ellipses)
+    monkeypatch.setattr(learner.room, "try_batch", lambda *_: None)
+    assert "expected at most 7. Use --batch_size 4 --accumulate 2" in str(learner.room.too_large(learner.config))
+
+
 @pytest.mark.usefixtures("small")
 def test_running_out_of_memory_is_told_in_one_line(ellipses: PairSet, tmp_path: Path) -> None:
     """Damage: a traceback of torch; naming a size without trying it; forgetting the pairs a step in the advice."""
     expected = (
         r"--batch_size: found 8, too many for the memory of cpu; expected at most 5\. "
-        r"Use --batch_size 4 --accumulate 2 \(as many pairs a step\) and a new --output_dir\."
+        r"Use --batch_size 4 --accumulate 2 \(as many pairs a step\) and a new --output_dir, "
+        r"or --checkpoint_gradients true and the same one\."
     )
     with pytest.raises(UserError, match=expected):
         train(settings(ellipses, tmp_path / "run"))

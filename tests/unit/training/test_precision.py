@@ -1,9 +1,8 @@
-"""What `precision` and `compile` mean on a device, and loss scaling."""
+"""What `precision` means on a device, and loss scaling."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import math
 from pathlib import Path
@@ -11,12 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from medsegdiff.checkpoint import load_checkpoint
 from medsegdiff.config import ModelConfig, TrainConfig
 from medsegdiff.data.records import PairSet
 from medsegdiff.errors import UserError
 from medsegdiff.training import device as device_module
-from medsegdiff.training.device import autocast, clip_gradients, compiles, gradient_scaler, settle_precision
+from medsegdiff.training.device import autocast, clip_gradients, gradient_scaler, settle_precision
 from medsegdiff.training.train import DiffusionTrainer, train
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -125,43 +123,3 @@ def test_the_scale_is_part_of_the_state(ellipses: PairSet, tmp_path: Path, monke
     monkeypatch.undo()
     older = DiffusionTrainer(settings(ellipses, tmp_path), ellipses)
     older.load_state_dict({k: v for k, v in older.state_dict().items() if k != "scaler"})
-
-
-@pytest.mark.parametrize("factor", [1, 2])
-def test_a_compiled_network_learns_the_same(
-    factor: int, ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Damage: weights saved as _orig_mod.*; kernels built for the averaged copy, or not at all; other results."""
-    # The graphs that torch.compile takes from the network, without the minutes of making kernels of them
-    plain_compile = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(plain_compile, backend="aot_eager"))
-    monkeypatch.setenv("CXX", "c++")
-    small = ModelConfig(  # little to build
-        model_channels=8, channel_mult=[1], use_transformer=False, dropout=0.0, coarse_factor=factor
-    )
-    config = dataclasses.replace(settings(ellipses, tmp_path / "plain"), model=small)
-    plain = train(config)
-    built = train(dataclasses.replace(config, output_dir=str(tmp_path / "built"), compile=True))
-    assert built["best"]["val_loss"] == pytest.approx(plain["best"]["val_loss"], rel=1e-4)
-    assert built["identity"] == plain["identity"]
-    networks = [load_checkpoint(tmp_path / name / "last_model.safetensors")[0] for name in ("plain", "built")]
-    assert list(networks[0].state_dict()) == list(networks[1].state_dict())
-    learner = DiffusionTrainer(dataclasses.replace(config, compile=True), ellipses)
-    assert learner.denoiser.backbone._compiled_call_impl is not None
-    assert learner.ema.model.backbone._compiled_call_impl is None
-
-
-def test_where_kernels_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damage: compiling on every CPU; failing in the first step where there is no compiler."""
-    monkeypatch.setattr(device_module.importlib.util, "find_spec", lambda _: object())
-    monkeypatch.setenv("CXX", "c++")
-    assert [compiles(setting, CPU) for setting in ("auto", True, False)] == [False, True, False]
-    assert [compiles(setting, GPU) for setting in ("auto", True, False)] == [True, True, False]
-    monkeypatch.setattr(device_module.importlib.util, "find_spec", lambda _: None)
-    assert not compiles("auto", GPU)
-    with pytest.raises(UserError, match="--compile: found true without the package triton"):
-        compiles(True, GPU)
-    monkeypatch.delenv("CXX")
-    monkeypatch.setattr(device_module.shutil, "which", lambda _: None)
-    with pytest.raises(UserError, match=r"--compile: found true without a C\+\+ compiler"):
-        compiles(True, CPU)

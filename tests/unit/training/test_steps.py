@@ -143,7 +143,20 @@ def test_others_than_the_main_process_write_nothing(tmp_path: Path) -> None:
         is_main = False
 
         def told(self, find: Any) -> Any:
-            return None
+            return 0  # steps that the main process has done
 
     run_loop(Learner(), loop(tmp_path, processes=Other()), "training")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_have_to_see_one_folder(tmp_path: Path) -> None:
+    """Damage: one that finds no state where others go on, begins anew, and averages gradients of other weights."""
+
+    class Ahead(Alone):
+        def told(self, find: Any) -> Any:
+            return 4
+
+    learner = Learner()
+    with pytest.raises(UserError, match="found step 0 here and step 4 in the main process; expected one folder"):
+        run_loop(learner, loop(tmp_path, processes=Ahead()), "training")
+    assert learner.steps == 0

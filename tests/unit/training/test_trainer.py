@@ -99,6 +99,8 @@ def test_a_run_is_known_before_its_first_step(data: Path, tmp_path: Path, monkey
         patch.setattr(DiffusionTrainer, "train_step", fail_at(1, DiffusionTrainer.train_step))
         with pytest.raises(KeyboardInterrupt):
             train(settings(data, tmp_path / "run"))
+    # ... and before pictures are read, a network is built, batches are tried
+    monkeypatch.setattr(train_module, "DiffusionTrainer", lambda *_: pytest.fail("began to build what it will refuse"))
     with pytest.raises(UserError, match=r"found a run with other settings \(lr: 0\.003 -> 0\.01\)"):
         train(settings(data, tmp_path / "run", lr=0.01))
 
