@@ -25,6 +25,7 @@ from medsegdiff.diffusion.noise import ddpm_sigmas
 from medsegdiff.errors import UserError
 from medsegdiff.files import read_json, write_json
 from medsegdiff.training.device import autocast, choose_device, has_fast_bf16
+from medsegdiff.training.memory import out_of_memory
 
 SPEED_FILE = "speed.json"
 CALLS, LONG_CALLS = 20, 1000  # network calls at most of our default sampler (guidance counted), and of DDPM
@@ -101,9 +102,7 @@ def available_memory() -> float:
 
 def is_about_memory(error: Exception) -> bool:
     """Whether torch, Python, or our trainer (in its own words) said that memory ran out."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return any(word in str(error).lower() for word in ("allocat", "out of memory", "for the memory of"))
+    return out_of_memory(error) or any(word in str(error) for word in ("allocat", "for the memory of"))
 
 
 def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
@@ -234,7 +233,7 @@ def sweep(name: str, options: argparse.Namespace, pairs: PairSet, size: int, pre
             for warm in range(4):  # pairs of each size differ in number from step to step, and may want a graph
                 arm.train_step(warm)
             seconds = [timed(device, lambda arm=arm, n=n: arm.train_step(n)) for n in range(4, 9)]  # type: ignore[misc]
-        except (RuntimeError, UserError) as error:
+        except (RuntimeError, MemoryError, UserError) as error:
             if not is_about_memory(error):
                 raise
             break

@@ -36,7 +36,7 @@ from medsegdiff.files import DATASET_FILE, make_folder, read_json, staged_folder
 from medsegdiff.generation.gates import mask_fault
 from medsegdiff.segmentation.scores import overlaps
 from medsegdiff.segmentation.training import SegmentationTrainer, predict_masks, true_masks
-from medsegdiff.training.device import settle_precision
+from medsegdiff.training.device import choose_device, settle_precision
 from medsegdiff.training.loop import LoopConfig, run_loop
 from medsegdiff.training.state import refuse_other_run
 
@@ -71,7 +71,8 @@ def setting_of(name: str, options: argparse.Namespace, seed: int) -> Setting:
 def identity_of(name: str, setting: Setting, options: argparse.Namespace, pairs: PairSet) -> dict[str, Any]:
     """What decides how an arm turns out, as far as a wall-clock lets anything decide it."""
     known = [r for r in pairs.records if r.split != "test"]
-    return {
+    plain = {"compile": setting.compile} if name == OURS and choose_device(setting.device).type == "cuda" else {}
+    return plain | {
         "arm": name,
         "minutes": options.minutes,
         "threads": options.train_threads or options.threads,

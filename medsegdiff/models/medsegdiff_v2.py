@@ -222,6 +222,8 @@ class Exchange(nn.Module):
         self.position = nn.Parameter(torch.randn(len(widths), side * side, channels) * 0.02)
         self.blocks = nn.ModuleList(blocks)
         self.outward = nn.ModuleList(nn.Linear(channels, width) for width in widths)
+        # Whole or not at all: between blocks that are left out, torch.compile would make many small graphs
+        self.eager = any(getattr(layer, "eager", False) for layer in self.blocks.modules())
 
     def forward(self, image: Tensor, mask: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """(B, W, s, s) features of each stream -> the same shapes."""

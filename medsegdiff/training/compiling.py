@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -13,12 +15,15 @@ import torch
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 OLDEST_GPU = (7, 0)  # compute capability that triton makes kernels for
 
 
 def missing_for_compile(device: torch.device) -> str | None:
     """What torch.compile does not find here to build kernels for `device` with; None where nothing is missing."""
-    if not (os.environ.get("CXX") or any(shutil.which(name) for name in ("g++", "clang++", "cl"))):
+    # As torch looks for it
+    if not shutil.which(os.environ.get("CXX") or {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")):
         return "a C++ compiler"
     if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
         return "the header Python.h (on Debian and Ubuntu the package python3-dev)"
@@ -41,6 +46,8 @@ def compiles(setting: bool | str, device: torch.device) -> bool:
     missing = missing_for_compile(device)
     if setting is True and missing:
         raise UserError("--compile", f"true without {missing}", f"{missing} to build with", "Use --compile false.")
+    if missing:
+        logger.info("training without torch.compile, for want of %s", missing)
     return missing is None
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from medsegdiff.errors import UserError
 from medsegdiff.training.processes import Alone
-from medsegdiff.training.state import begin_run, damaged_state, latest_state, save_state
+from medsegdiff.training.state import begin_run, damaged_state, knows_run, latest_state, save_state
 
 logger = logging.getLogger(__name__)
 
@@ -102,14 +102,7 @@ def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str
     processes = config.processes
     processes.told(lambda: begin_run(config.output_dir, config.identity))
     progress = _resume(trainer, config.output_dir)
-    main = processes.told(lambda: progress.step)
-    if progress.step != main:
-        raise UserError(
-            config.output_dir,
-            f"step {progress.step} here and step {main} in the main process",
-            "one folder that all processes see",
-            "Give an --output_dir on storage that all machines share.",
-        )
+    _check_shared(config, progress.step)
     if progress.step:
         logger.info("going on from step %d of %d", progress.step, config.total_steps)
     marks = eval_steps(config.total_steps, config.evals, config.evals_from)
@@ -136,6 +129,20 @@ def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str
         "seconds": round(progress.seconds, 1),
         "stopped_early": progress.step < config.total_steps,
     }
+
+
+def _check_shared(config: LoopConfig, step: int) -> None:
+    """Raise `UserError`, in all processes alike, where they do not see one folder: some would begin anew."""
+    smallest = config.processes.smallest
+    steps = smallest(step), -smallest(-step)
+    seen = smallest(int(knows_run(config.output_dir)))  # the main process has written it by now
+    if not seen or steps[0] != steps[1]:
+        raise UserError(
+            config.output_dir,
+            f"a folder that some processes do not see (they go on from steps {steps[0]} to {steps[1]})",
+            "one folder for all of them",
+            "Give an --output_dir on storage that all machines share.",
+        )
 
 
 def _resume(trainer: Trainer, output_dir: Path) -> Progress:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from medsegdiff.config import TrainConfig
+from medsegdiff.config import TrainConfig, require
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.errors import UserError
 from medsegdiff.training.device import autocast
@@ -18,16 +18,14 @@ from medsegdiff.training.processes import Together
 
 logger = logging.getLogger(__name__)
 
-SMALLER = "Lower --img_size or --model.model_channels, or set --checkpoint_gradients true."
+SMALLER = "Lower --img_size or --model.model_channels, or have --checkpoint_gradients true."
 
-# How torch says it, beside the classes it has for it: its CPU allocator (Linux, Windows), CUDA and its libraries (of
-# which cuBLAS finds no memory for its handle)
+# How torch says it, beside the classes it has for it: its CPU allocator (Linux, Windows), CUDA and its libraries
 SIGNS = (
     "can't allocate memory",
     "not enough memory",
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_NOT_INITIALIZED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUFFT_ALLOC_FAILED",
 )
@@ -93,7 +91,7 @@ class Room:
     def try_batch(self, pairs: int, config: TrainConfig) -> None:
         """Gradients for `pairs` pairs here, with room for what else a step holds; nothing is changed by them.
 
-        Beside the new gradients that is what the optimiser keeps, and the gradients of the parts before.
+        Beside the new gradients that is what the optimiser keeps, and the gradients of a step's parts before.
         """
         self.optimiser.zero_grad(set_to_none=True)
         gc.collect()
@@ -102,7 +100,8 @@ class Room:
             torch.cuda.empty_cache()
         self.objective.train()
         weights = list(self.objective.parameters())
-        copies = 1 if self.optimiser.state else 3
+        parts = pairs * self.processes.count < config.batch_size * config.accumulate
+        copies = parts + (0 if self.optimiser.state else 2)
         room = [torch.zeros_like(p) for p in weights for _ in range(copies)]
         x0 = torch.zeros(pairs, 2, config.img_size, config.img_size, device=device)
         label, keep = torch.zeros(2, pairs, dtype=torch.long, device=device)
@@ -129,9 +128,10 @@ class Room:
 
         Raises `UserError` where halving does not come down to such parts.
         """
-        pairs = config.batch_size * config.accumulate
+        pairs, count = config.batch_size * config.accumulate, self.processes.count
+        require(pairs >= count, "--batch_size", config.batch_size, f"a pair for each of the {count} processes")
         largest = self.processes.smallest(self.largest(pairs, config))
-        found = arrangement(pairs, largest, self.processes.count)
+        found = arrangement(pairs, largest, count)
         if found is None:
             short = f"{pairs} pairs a step, and memory for {largest} at once"
             raise UserError("--find_batch_size", short, "a number that halving brings down to that", SMALLER)
@@ -142,6 +142,8 @@ class Room:
 
     def too_large(self, config: TrainConfig) -> UserError:
         """What to tell when a step found no memory: the whole batch did not fit, whatever a trial of it might say."""
+        for layer in self.objective.modules():
+            layer._compiled_call_impl = None  # each trial would be a graph of its own, and nothing comes after them
         largest = self.largest(max(0, config.batch_size - self.processes.count), config)
         better = arrangement(config.batch_size * config.accumulate, largest, self.processes.count)
         hint = SMALLER

@@ -28,6 +28,10 @@ class Alone:
         """`values` averaged over the processes."""
         return values
 
+    def smallest(self, value: int) -> int:
+        """The smallest `value` of all processes."""
+        return value
+
     def told(self, find: Callable[[], T]) -> T:
         """What the main process finds; only there `find` is called."""
         return find()
@@ -85,7 +89,6 @@ class Together(Alone):
         return averaged
 
     def smallest(self, value: int) -> int:
-        """The smallest `value` of all processes."""
         values: Tensor = self.accelerator.gather(torch.tensor([value], device=self.device))
         return int(values.min())
 

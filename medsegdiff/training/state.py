@@ -43,10 +43,15 @@ def begin_run(output_dir: Path, identity: dict[str, Any]) -> None:
         sync_folder(folder)
 
 
+def knows_run(output_dir: Path) -> bool:
+    """Whether a run was begun in `output_dir`."""
+    return (output_dir / STATE_FOLDER / IDENTITY_FILE).is_file()
+
+
 def begun_run(output_dir: Path) -> dict[str, Any]:
     """The identity of the run that was begun in `output_dir`; {} where there is none."""
-    record = output_dir / STATE_FOLDER / IDENTITY_FILE
-    found: dict[str, Any] = read_json(record) if record.is_file() else {}
+    known = knows_run(output_dir)
+    found: dict[str, Any] = read_json(output_dir / STATE_FOLDER / IDENTITY_FILE) if known else {}
     return found
 
 

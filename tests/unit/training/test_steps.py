@@ -143,8 +143,12 @@ def test_others_than_the_main_process_write_nothing(tmp_path: Path) -> None:
         is_main = False
 
         def told(self, find: Any) -> Any:
-            return 0  # steps that the main process has done
+            return None
 
+        def smallest(self, value: int) -> int:
+            return next(answers)
+
+    answers = iter([0, 0, 1])  # all are at step 0, and see the run that the main process began
     run_loop(Learner(), loop(tmp_path, processes=Other()), "training")
     assert list(tmp_path.iterdir()) == []
 
@@ -152,11 +156,18 @@ def test_others_than_the_main_process_write_nothing(tmp_path: Path) -> None:
 def test_processes_have_to_see_one_folder(tmp_path: Path) -> None:
     """Damage: one that finds no state where others go on, begins anew, and averages gradients of other weights."""
 
-    class Ahead(Alone):
-        def told(self, find: Any) -> Any:
-            return 4
+    class Beside(Alone):
+        """Of step, minus step, and whether the folder holds a run, the smallest of this process and another one."""
 
-    learner = Learner()
-    with pytest.raises(UserError, match="found step 0 here and step 4 in the main process; expected one folder"):
-        run_loop(learner, loop(tmp_path, processes=Ahead()), "training")
-    assert learner.steps == 0
+        def __init__(self, other: list[int]) -> None:
+            self.other = iter(other)
+
+        def smallest(self, value: int) -> int:
+            return min(value, next(self.other))
+
+    for number, (other, found) in enumerate((([4, -4, 1], "steps 0 to 4"), ([0, 0, 0], "steps 0 to 0"))):
+        learner = Learner()
+        with pytest.raises(UserError, match=f"found a folder that some processes do not see .*{found}"):
+            run_loop(learner, loop(tmp_path / str(number), processes=Beside(other)), "training")
+        assert learner.steps == 0
+    run_loop(learner, loop(tmp_path / "seen", processes=Beside([0, 0, 1])), "training")
