@@ -191,7 +191,7 @@ def train_lines(found: dict[str, Any]) -> list[str]:
     first: Row = next((f["judged"] for f in found["arms"] if f.get("judged", {}).get("frechet")), {})
     real = ", ".join(f"{np.mean(r['dice']):.3f} (seed {seed})" for seed, r in sorted(found["real"].items()))
     lines = [
-        f"{identity['minutes']:g} minutes of training steps each, {identity['threads']} threads, "
+        f"{identity['minutes']:g} minutes of training steps each, threads: {identity['threads']}, "
         f"{identity['size']} px, {identity['precision']}; the number of steps comes from the time that they take, and "
         "schedules end with the budget. "
         f"Pairs are drawn with {CALLS} network calls by each library's quick sampler, ours with as many at most, "
