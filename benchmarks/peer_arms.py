@@ -27,7 +27,7 @@ from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.guidance import NONE
 from medsegdiff.diffusion.noise import draw_sigma, sigma_table
 from medsegdiff.generation.draw import draw_pairs
-from medsegdiff.generation.source import default_guidance
+from medsegdiff.generation.leading import default_guidance
 from medsegdiff.training.device import autocast, choose_device
 from medsegdiff.training.sampling import draw_indices
 from medsegdiff.training.train import DiffusionTrainer

@@ -29,7 +29,7 @@ from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.noise import highest_sigma, lowest_sigma, sigma_table
 from medsegdiff.files import read_json, write_json
-from medsegdiff.generation.source import MASK_GUIDANCE, guidance_of
+from medsegdiff.generation.leading import MASK_GUIDANCE, guidance_of
 
 RESULTS = ROOT / "docs" / "results"
 DEFAULTS = GenerateConfig("", "")  # what `generate` does where no setting says otherwise

@@ -23,8 +23,9 @@ from medsegdiff.errors import UserError
 from medsegdiff.files import DATASET_FILE, is_finished, staged_folder
 from medsegdiff.generation import masks, pairs
 from medsegdiff.generation.given import Given, read_given
+from medsegdiff.generation.leading import default_mask_guidance, learnt_alone
 from medsegdiff.generation.plan import plan_images, plan_masks, plan_pairs, run_pending
-from medsegdiff.generation.source import Source, default_mask_guidance, learnt_alone
+from medsegdiff.generation.source import Source
 from medsegdiff.training.device import choose_device, settle_precision
 
 logger = logging.getLogger(__name__)

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from medsegdiff.checkpoint import ModelCard
-from medsegdiff.config import DiffusionConfig, GenerateConfig
+from medsegdiff.config import GenerateConfig
 from medsegdiff.data.transforms import generator
 from medsegdiff.diffusion.codec import code_masks
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.guidance import Guidance
 from medsegdiff.diffusion.noise import sigma_table
+from medsegdiff.generation.leading import guidance_of
 from medsegdiff.generation.plan import Item
 
 SAMPLE, ASPECT = 21, 22  # purpose numbers of the random streams
-MASK_GUIDANCE = 2.0  # where nothing else is told: masks then fit images as real ones do (docs/results/sampling.md)
 
 
 @dataclass(frozen=True)
@@ -75,27 +75,6 @@ class Source:
         stack = torch.stack([torch.from_numpy(p) for p in pictures])[:, None]
         codec = self.card.codec
         return codec.encode(stack.float() / 255, code_masks(stack, codec.mask_radius).float() / 255)
-
-
-def guidance_of(config: GenerateConfig, guide: Denoiser | None = None) -> Guidance:
-    """What leads draws by settings whose mask guidance is settled."""
-    assert config.mask_guidance is not None
-    return Guidance(config.guidance, guide, config.mask_guidance, (config.guidance_low, config.guidance_high))
-
-
-def learnt_alone(diffusion: DiffusionConfig) -> bool:
-    """Whether a network so trained knows images alone, which `mask_guidance` leads away from."""
-    return diffusion.share_marginal > 0
-
-
-def default_mask_guidance(diffusion: DiffusionConfig) -> float:
-    """Weight of the mask where nothing else is told, for a network trained so."""
-    return MASK_GUIDANCE if learnt_alone(diffusion) else 1.0
-
-
-def default_guidance(diffusion: DiffusionConfig) -> Guidance:
-    """What leads draws where no settings are told, for a network trained so."""
-    return guidance_of(GenerateConfig("", "", mask_guidance=default_mask_guidance(diffusion)))
 
 
 def padded(items: Sequence[Item], size: int) -> list[Item]:

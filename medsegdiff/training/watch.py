@@ -24,7 +24,7 @@ from medsegdiff.diffusion.loss import denoising_loss
 from medsegdiff.diffusion.noise import IMAGE, MASK, sigma_table
 from medsegdiff.files import make_folder, write_bytes, write_png
 from medsegdiff.generation.draw import draw_pairs
-from medsegdiff.generation.source import default_guidance
+from medsegdiff.generation.leading import default_guidance
 from medsegdiff.training.device import autocast
 
 BANDS = (0.05, 0.15, 0.4, 1.0, 2.5, 6.0, 20.0)  # noise levels at which val is looked at, both modalities alike

@@ -21,7 +21,7 @@ from medsegdiff.data.records import PairSet, read_pairs
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.noise import sigma_table
 from medsegdiff.errors import UserError
-from medsegdiff.generation.source import default_guidance
+from medsegdiff.generation.leading import default_guidance
 from medsegdiff.locks import locked
 from medsegdiff.training import state as state_module
 from medsegdiff.training import train as train_module
