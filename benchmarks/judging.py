@@ -41,8 +41,10 @@ def figures(report: dict[str, Any]) -> dict[str, Any]:
     privacy = metrics["privacy"]["embedding"]["nearest_to_train"]
     return {
         "frechet": distance["synthetic"]["value"],
+        "frechet_interval": [distance["synthetic"][end] for end in ("low", "high")],
         "frechet_floor": distance["floor"]["value"],
         "agreement": masks["synthetic"]["value"],
+        "agreement_interval": [masks["synthetic"][end] for end in ("low", "high")],
         "agreement_real": masks["held_out"]["value"],
         "lesions": sum(counts) / len(counts),  # a picture; classes count alike
         "specks": metrics["lesions"]["with_specks"]["synthetic"],

@@ -130,8 +130,8 @@ def speed_lines(speed: dict[str, Any]) -> list[str]:
         "times their number; of ours, which sees pictures smaller where noise is high, as drawn. "
         "Memory: two training steps in a process of its own, above what it held before.",
     ]
-    for key, rows in speed["rows"].items():
-        size, precision = key.split()
+    for key in sorted(speed["rows"], key=lambda key: (int(key.split()[0]), key.split()[1] != "fp32")):
+        rows, (size, precision) = speed["rows"][key], key.split()
         lines += ["", f"### {size} px, {precision}", ""]
         if "failed" in rows:
             lines.append(f"{rows['failed'].capitalize()}.")
