@@ -110,15 +110,15 @@ def cell(value: dict[str, float], digits: int = 3) -> str:
     return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
 
-def dice_cells(run: Path, arm: str) -> tuple[str, list[str]]:
-    """Test Dice of each seed; how the mean stands beside that of real pairs alone: difference and ratio."""
+def dice_cells(run: Path, arm: str) -> tuple[dict[str, Any], str, list[str]]:
+    """Scores of an arm; test Dice of each seed; difference and ratio of the mean to that of real pairs alone."""
     folder = run / f"segmentation_{arm}"
     scores = read_json(folder / SCORES_FILE)
     seeds = ", ".join(f"{v:.3f}" for v in scores["test_by_run"]["all"]["dice"])
     if arm == "real":
-        return seeds, ["", "1"]
+        return scores, seeds, ["", "1"]
     told = read_json(folder / "comparison.json")["scopes"]["all"]["dice"]
-    return seeds, [cell(told["difference"]), cell(told["ratio"])]
+    return scores, seeds, [cell(told["difference"]), cell(told["ratio"])]
 
 
 def dice_table(run: Path) -> list[str]:
@@ -129,9 +129,8 @@ def dice_table(run: Path) -> list[str]:
         "|---" * 9 + "|",
     ]
     for arm, title in finished(run).items():
-        scores = read_json(run / f"segmentation_{arm}" / SCORES_FILE)
+        scores, seeds, against = dice_cells(run, arm)
         test = scores["test"]
-        seeds, against = dice_cells(run, arm)
         dice = [cell(test[scope]["dice"]) for scope in ("all", "benign", "malignant")]
         cells = [title, str(scores["pairs"]["train"]), seeds, *dice, cell(test["all"]["hd95"], 1), *against]
         rows.append("| " + " | ".join(cells) + " |")

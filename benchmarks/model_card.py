@@ -14,7 +14,7 @@ from typing import Any
 
 from busi_128_cpu import cell, dice_cells, finished, verdict_lines
 
-from medsegdiff.files import REPORT_FILE, SCORES_FILE, SUMMARY_FILE, read_json
+from medsegdiff.files import REPORT_FILE, SUMMARY_FILE, read_json
 
 CARD = Path(__file__).resolve().parent.parent / "pretrained" / "MODEL_CARD.md"
 MARKS = ("<!-- figures: written by benchmarks/model_card.py -->\n", "<!-- end of figures -->\n")
@@ -49,9 +49,8 @@ def dice_rows(run: Path) -> list[str]:
     """Test Dice of a U-Net by what it was trained on."""
     lines = ["| a U-Net trained on | Dice of the seeds | test Dice | beside real pairs alone |", "|---" * 4 + "|"]
     for arm, title in finished(run).items():
-        seeds, (_, ratio) = dice_cells(run, arm)
-        dice = read_json(run / f"segmentation_{arm}" / SCORES_FILE)["test"]["all"]["dice"]
-        lines.append(f"| {title} | {seeds} | {cell(dice)} | {ratio} |")
+        scores, seeds, (_, ratio) = dice_cells(run, arm)
+        lines.append(f"| {title} | {seeds} | {cell(scores['test']['all']['dice'])} | {ratio} |")
     return lines
 
 

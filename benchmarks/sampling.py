@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from judging import ROOT, drawn_and_judged, figures
+from judging import ROOT, drawn_and_judged
 from torch import Tensor
 
 from medsegdiff.checkpoint import ModelCard, load_checkpoint
@@ -28,7 +28,7 @@ from medsegdiff.data.transforms import generator
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.noise import highest_sigma, lowest_sigma, sigma_table
-from medsegdiff.files import REPORT_FILE, read_json, write_json
+from medsegdiff.files import read_json, write_json
 from medsegdiff.generation.leading import MASK_GUIDANCE, guidance_of
 
 RESULTS = ROOT / "docs" / "results"
@@ -145,9 +145,9 @@ def main() -> None:
         if not is_done(folder / "figures.json", of := known_as[name]):
             told = drawn_and_judged(folder, options.checkpoint_path, options.real_data, options.judges_dir, words)
             write_json(folder / "figures.json", told | {"of": of})
-    folders = {name: options.run_dir / name.replace(" ", "_") for name in chosen}
-    done = [name for name in chosen if is_done(folders[name] / "figures.json", known_as[name])]
-    found = {name: figures(read_json(folders[name] / "report" / REPORT_FILE)) for name in done}
+    files = {name: options.run_dir / name.replace(" ", "_") / "figures.json" for name in chosen}
+    done = [name for name in chosen if is_done(files[name], known_as[name])]
+    found = {name: {k: v for k, v in read_json(files[name]).items() if k != "of"} for name in done}
     times = seconds_a_level(denoiser, card)
     for name, row in found.items():
         table_of = sigma_table("joint", card.diffusion, chosen[name].get("steps", DEFAULTS.steps))

@@ -102,8 +102,6 @@ class SpectralAttention(nn.Module):
     A real. Without sin, A would be the product of queries and keys in space.
     """
 
-    eager = True  # torch.compile has no kernels for complex numbers
-
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -138,8 +136,6 @@ class SpectralAttention(nn.Module):
 
 class BandPass(nn.Module):
     """Neural band-pass filter: a learnt gain a frequency and channel, modulated by the embedding (AdaIN-like)."""
-
-    eager = True  # likewise
 
     def __init__(self, channels: int, side: int, embedding: int) -> None:
         super().__init__()
@@ -222,8 +218,9 @@ class Exchange(nn.Module):
         self.position = nn.Parameter(torch.randn(len(widths), side * side, channels) * 0.02)
         self.blocks = nn.ModuleList(blocks)
         self.outward = nn.ModuleList(nn.Linear(channels, width) for width in widths)
-        # Whole or not at all: between blocks that are left out, torch.compile would make many small graphs
-        self.eager = any(getattr(layer, "eager", False) for layer in self.blocks.modules())
+        # SS-Former's spectra are complex numbers, of which torch.compile makes no kernels. All of this is left out with
+        # them: between such blocks it would make many small graphs
+        self.eager = any(isinstance(block, SSFormerBlock) for block in self.blocks)
 
     def forward(self, image: Tensor, mask: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """(B, W, s, s) features of each stream -> the same shapes."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import shutil
 import sys
@@ -14,8 +13,6 @@ import torch
 
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 OLDEST_GPU = (7, 0)  # compute capability that triton makes kernels for
 
@@ -46,8 +43,6 @@ def compiles(setting: bool | str, device: torch.device) -> bool:
     missing = missing_for_compile(device)
     if setting is True and missing:
         raise UserError("--compile", f"true without {missing}", f"{missing} to build with", "Use --compile false.")
-    if missing:
-        logger.info("training without torch.compile, for want of %s", missing)
     return missing is None
 
 

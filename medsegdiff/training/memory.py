@@ -18,8 +18,6 @@ from medsegdiff.training.processes import Together
 
 logger = logging.getLogger(__name__)
 
-SMALLER = "Lower --img_size or --model.model_channels, or have --checkpoint_gradients true."
-
 # How torch says it, beside the classes it has for it: its CPU allocator (Linux, Windows), CUDA and its libraries
 SIGNS = (
     "can't allocate memory",
@@ -29,6 +27,12 @@ SIGNS = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUFFT_ALLOC_FAILED",
 )
+
+
+def smaller(config: TrainConfig) -> str:
+    """What to do where memory does not hold the network with one pair."""
+    hint = "Lower --img_size or --model.model_channels"
+    return hint + ("." if config.checkpoint_gradients else ", or set --checkpoint_gradients true.")
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -134,7 +138,7 @@ class Room:
         found = arrangement(pairs, largest, count)
         if found is None:
             short = f"{pairs} pairs a step, and memory for {largest} at once"
-            raise UserError("--find_batch_size", short, "a number that halving brings down to that", SMALLER)
+            raise UserError("--find_batch_size", short, "a number that halving brings down to that", smaller(config))
         size, parts = found
         told = "%d of %d pairs a step fit into memory at once: going on as with --batch_size %d --accumulate %d"
         logger.info(told, largest, pairs, size, parts)
@@ -144,9 +148,9 @@ class Room:
         """What to tell when a step found no memory: the whole batch did not fit, whatever a trial of it might say."""
         for layer in self.objective.modules():
             layer._compiled_call_impl = None  # each trial would be a graph of its own, and nothing comes after them
-        largest = self.largest(max(0, config.batch_size - self.processes.count), config)
+        largest = self.largest(config.batch_size - self.processes.count, config)
         better = arrangement(config.batch_size * config.accumulate, largest, self.processes.count)
-        hint = SMALLER
+        hint = smaller(config)
         if better is not None:
             same = f"--batch_size {better[0]} --accumulate {better[1]}"
             hint = f"Use {same} (as many pairs a step) and a new --output_dir"

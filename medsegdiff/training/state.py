@@ -32,27 +32,31 @@ def begin_run(output_dir: Path, identity: dict[str, Any]) -> None:
 
     Raises `UserError` where a run with other settings was begun there.
     """
-    folder = output_dir / STATE_FOLDER
-    record = folder / IDENTITY_FILE
+    folder, record = output_dir / STATE_FOLDER, _record(output_dir)
     for known in (record, *folder.glob(f"step_*[0-9]/{IDENTITY_FILE}")):  # older runs have the second alone
         if known.is_file():
             refuse_other_run(output_dir, read_json(known), identity)
     clear_leftovers(folder, "*")
     if not record.is_file():
-        write_json(make_folder(folder) / IDENTITY_FILE, identity)
+        make_folder(folder)
+        write_json(record, identity)
         sync_folder(folder)
 
 
 def knows_run(output_dir: Path) -> bool:
     """Whether a run was begun in `output_dir`."""
-    return (output_dir / STATE_FOLDER / IDENTITY_FILE).is_file()
+    return _record(output_dir).is_file()
 
 
 def begun_run(output_dir: Path) -> dict[str, Any]:
     """The identity of the run that was begun in `output_dir`; {} where there is none."""
-    known = knows_run(output_dir)
-    found: dict[str, Any] = read_json(output_dir / STATE_FOLDER / IDENTITY_FILE) if known else {}
+    found: dict[str, Any] = read_json(_record(output_dir)) if knows_run(output_dir) else {}
     return found
+
+
+def _record(output_dir: Path) -> Path:
+    """Where the identity of a run stands."""
+    return output_dir / STATE_FOLDER / IDENTITY_FILE
 
 
 def refuse_other_run(output_dir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ from medsegdiff.errors import UserError
 from medsegdiff.files import SUMMARY_FILE, clear_leftovers, make_folder, read_json, refuse_other_phase, write_json
 from medsegdiff.locks import locked
 from medsegdiff.training.checkpointing import checkpoint_blocks
-from medsegdiff.training.compiling import compile_backbone, compiles
+from medsegdiff.training.compiling import compile_backbone, compiles, missing_for_compile
 from medsegdiff.training.device import (
     READ_EVERY,
     autocast,
@@ -101,14 +101,14 @@ def _enter(
     make_folder(output)
     stack.enter_context(locked(output))
     clear_leftovers(output, BEST_FILE, LAST_FILE, SUMMARY_FILE, "history.jsonl", "samples/*.png")
-    found = False
-    if config.find_batch_size and (begun := begun_run(output)):
+    begun, found = begun_run(output), False
+    if config.find_batch_size and begun:
         size, parts = begun.get("batch_size", 0), begun.get("accumulate", 0)
         if size * parts == config.batch_size * config.accumulate:
             config, found = dataclasses.replace(config, batch_size=size, accumulate=parts), True
     identity = run_identity(config, pairs)
     summary = _finished(output, identity)
-    if summary is None and (begun := begun_run(output)):
+    if summary is None and begun:
         refuse_other_run(output, begun, identity)  # before the minutes that reading, building and trials may take
     return config, found, summary
 
@@ -258,6 +258,8 @@ class DiffusionTrainer:
         """Have torch.compile build what `--compile` asks for."""
         if compiles(self.config.compile, self.device):
             compile_backbone(self.denoiser, spread=self.processes.count > 1)
+        elif self.config.compile == "auto" and self.device.type == "cuda":
+            logger.info("training without torch.compile, for want of %s", missing_for_compile(self.device))
 
     def _coded(self, size: int) -> PairTensors:
         """The train split at `size` x `size` pixels, its masks coded as far from their edges as at full size."""

@@ -130,7 +130,9 @@ def test_where_kernels_are_built(capability: tuple[int, int], works: bool, monke
     monkeypatch.setattr(compiling.shutil, "which", lambda name: name)
     assert [compiles(setting, CPU) for setting in ("auto", True, False)] == [False, True, False]
     assert [compiles(setting, GPU) for setting in ("auto", False)] == [works, False]
-    if not works:
+    if works:
+        assert compiles(True, GPU)
+    else:
         with pytest.raises(UserError, match=r"--compile: found true without a GPU of compute capability 7\.0"):
             compiles(True, GPU)
 
