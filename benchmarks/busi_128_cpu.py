@@ -4,7 +4,11 @@
 
 Runs what is not finished yet (every phase goes on where it stopped), then writes docs/results/busi_128_cpu.md and its
 picture from the JSON files that the phases left. With `--table_only` it writes these alone. Test pictures are compared
-with in `describe` and `evaluate` and scored in the last commands; nothing is chosen by them.
+with in `describe` and `evaluate` and scored in the last commands; nothing is chosen by them. A longer training of the
+same recipe has a page of its own:
+
+    python benchmarks/busi_128_cpu.py --input_dir Dataset_BUSI_with_GT --run_dir runs/busi_128_long --num_epochs 1000
+        --page busi_128_long
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from medsegdiff.files import REPORT_FILE, SCORES_FILE, SUMMARY_FILE, read_json, 
 
 ROOT = Path(__file__).resolve().parent.parent
 PER_CLASS = 500
+PAGE = "busi_128_cpu"
 MIXES: dict[str, tuple[float | None, str]] = {  # ways to train on both: synthetic pairs for each real one, mixing
     "combined": (None, "all"),
     "gradual": (None, "gradual"),
@@ -62,12 +67,13 @@ def mix_commands(run: str, name: str, seeds: list[int]) -> dict[str, str]:
     return {f"combine_{Path(data).name}": line, f"segment_{name}": segment_command(run, name, data, seeds) + mixed}
 
 
-def commands(input_dir: str, run: str, seeds: list[int]) -> dict[str, str]:
-    """Name -> command line, in order; paths relative to the project."""
+def commands(input_dir: str, run: str, seeds: list[int], num_epochs: int | None = None) -> dict[str, str]:
+    """Name -> command line, in order; paths relative to the project. `num_epochs`: passes; None: as configured."""
+    passes = "" if num_epochs is None else f"--num_epochs {num_epochs} "
     real, drawn = f"--real_data {run}/real", f"--synthetic_data {run}/synthetic"
     lines = {
         "prepare": f"prepare_busi_dataset.py --input_dir {input_dir} --output_dir {run}/real",
-        "train": f"train_medsegdiff.py --config configs/busi_128.yaml --data_dir {run}/real "
+        "train": f"train_medsegdiff.py --config configs/busi_128.yaml {passes}--data_dir {run}/real "
         f"--output_dir {run}/checkpoints",
         "generate": f"generate_synthetic.py --checkpoint_path {run}/checkpoints/best_model.pth "
         f"--num_samples_per_class {PER_CLASS} --output_dir {run}/synthetic",
@@ -173,22 +179,23 @@ def picture(run: Path, target: Path) -> None:
     cv2.imwrite(str(target), np.vstack(rows), [cv2.IMWRITE_PNG_COMPRESSION, 9])
 
 
-def opening(run: Path, seeds: list[int]) -> list[str]:
+def opening(run: Path, seeds: list[int], page: str) -> list[str]:
     """What was run on what, and the picture."""
     prepared = json.loads((run / "real/dataset.json").read_text())["class_counts"]
     splits = ", ".join(f"{split} {sum(prepared[split].values())}" for split in ("train", "val", "test"))
-    precision = json.loads((run / "checkpoints/summary.json").read_text())["config"]["precision"]
+    train = read_json(run / "checkpoints" / SUMMARY_FILE)
+    precision, which = train["config"]["precision"], "" if page == PAGE else f" --run_dir {run} --page {page}"
     machine = f"{platform.machine()} CPU, {torch.get_num_threads()} cores, torch {torch.__version__}, {precision}"
     return [
-        "# Real BUSI at 128 px on two CPU cores",
+        f"# Real BUSI at 128 px on two CPU cores, {train['seconds'] / 60:.0f} minutes of training",
         "",
-        "Written by `python benchmarks/busi_128_cpu.py --table_only` from the JSON files of the run.",
+        f"Written by `python benchmarks/busi_128_cpu.py --table_only{which}` from the JSON files of the run.",
         f"Machine: {machine}.",
         f"Data: the published BUSI, benign and malignant, near-duplicates grouped ({splits} pairs), seed 0. Scores are",
         "taken at 128 x 128 pixels. Intervals are 95 % bootstraps over seeds and groups of test pictures. Seeds of the",
         f"segmentation networks: {', '.join(map(str, seeds))}; all are listed. The generator: once, seed 0.",
         "",
-        "![generated pairs](busi_128_cpu_pairs.png)",
+        f"![generated pairs]({page}_pairs.png)",
         "",
         "Generated pairs, the first eight of each class, not chosen: benign above, malignant below, each without and",
         "with the outline of the generated mask.",
@@ -224,14 +231,14 @@ def seeds_of(run: Path) -> list[int]:
     return [int(name.rpartition("_")[2]) for name in found.pop()]
 
 
-def write_report(run: Path, lines: dict[str, str], seeds: list[int]) -> Path:
-    """docs/results/busi_128_cpu.md and its picture; remarks come from busi_128_cpu_notes.md beside it."""
+def write_report(run: Path, lines: dict[str, str], seeds: list[int], page: str) -> Path:
+    """docs/results/<page>.md and its picture; remarks come from <page>_notes.md beside it."""
     folder = ROOT / "docs" / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    picture(run, folder / "busi_128_cpu_pairs.png")
+    picture(run, folder / f"{page}_pairs.png")
     seconds = json.loads((run / "seconds.json").read_text())
     described = json.loads((run / "description/description.json").read_text())
-    notes = folder / "busi_128_cpu_notes.md"
+    notes = folder / f"{page}_notes.md"
     recipe = "U-Net, ResNet-18 encoder from scratch, the recipe of phase 5 for every arm, best weights by val Dice."
     shape = "Real train pairs beside the synthetic pairs, in true geometry (`medsegdiff describe`):"
     counts = [", ".join(f"{n} {c}" for c, n in described[k]["pairs"].items()) for k in ("real", "synthetic")]
@@ -253,10 +260,10 @@ def write_report(run: Path, lines: dict[str, str], seeds: list[int]) -> Path:
         "Remarks": [notes.read_text().strip()] if notes.exists() else [],
         "Commands and seconds": ["| seconds | command |", "|---|---|", *timed],
     }
-    text = opening(run, seeds)
+    text = opening(run, seeds, page)
     for title, body in sections.items():
         text += ["", f"## {title}", "", *body] if body else []
-    target = folder / "busi_128_cpu.md"
+    target = folder / f"{page}.md"
     target.write_text("\n".join(text) + "\n")
     return target
 
@@ -266,13 +273,16 @@ def main() -> None:
     parser.add_argument("--input_dir", default="Dataset_BUSI_with_GT", help="folder of the published BUSI data set")
     parser.add_argument("--run_dir", default="runs/busi_128", help="folder for everything that the run makes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the segmentation networks")
+    parser.add_argument("--num_epochs", type=int, help="passes of the training; default: as the settings file says")
+    parser.add_argument("--page", default=PAGE, help="name of the page in docs/results")
     parser.add_argument("--table_only", action="store_true", help="only write the report of a finished run")
     args = parser.parse_args()
     run = Path(args.run_dir)
     if not args.table_only:
-        run_all(commands(args.input_dir, args.run_dir, args.seeds), run)
+        run_all(commands(args.input_dir, args.run_dir, args.seeds, args.num_epochs), run)
     seeds = seeds_of(run)
-    print(write_report(run, commands("Dataset_BUSI_with_GT", "runs/busi_128", seeds), seeds))
+    shown = commands("Dataset_BUSI_with_GT", args.run_dir, seeds, args.num_epochs)
+    print(write_report(run, shown, seeds, args.page))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from medsegdiff.cli import parse
-from medsegdiff.config import CombineConfig, SegmentConfig
+from medsegdiff.config import CombineConfig, SegmentConfig, TrainConfig
 
 
 @pytest.fixture
@@ -39,3 +39,11 @@ def test_the_best_on_val_is_marked(mixing: Any) -> None:
     }
     rows = [row for row in mixing.table(found) if "**" in row]
     assert rows == [f"| **{mixing.title('gradual')}** | 8 | 0.700, 0.700 | 0.700 |"]
+
+
+def test_a_longer_training_is_one_that_phase_2_takes(benchmark: Any) -> None:
+    """Damage: passes that reach no phase, or another one."""
+    cpu = benchmark("busi_128_cpu")
+    usual, longer = (cpu.commands("raw", "run", [0], passes) for passes in (None, 7))
+    assert parse("train", TrainConfig, shlex.split(longer["train"])[1:]).num_epochs == 7
+    assert {name for name in usual if usual[name] != longer[name]} == {"train"}

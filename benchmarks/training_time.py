@@ -1,0 +1,82 @@
+"""Copying and quality against training time: runs of busi_128_cpu.py side by side.
+
+    python benchmarks/training_time.py --run_dirs runs/busi_128 runs/busi_128_long
+
+Nothing is trained or drawn: rows come from the JSON files that the phases left. Writes docs/results/training_time.md
+and .json; remarks come from training_time_notes.md beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+from busi_128_cpu import ROOT, cell
+from model_card import interval
+
+from medsegdiff.files import REPORT_FILE, SCORES_FILE, SUMMARY_FILE, read_json, write_bytes, write_json
+
+RESULTS = ROOT / "docs" / "results"
+
+
+def told(run: Path) -> dict[str, Any]:
+    """What a run says of its training, of the pairs drawn, and of U-Nets that learnt those pairs alone."""
+    train = read_json(run / "checkpoints" / SUMMARY_FILE)
+    metrics = read_json(run / "evaluation" / REPORT_FILE)["metrics"]
+    segment = run / "segmentation_synthetic"
+    drawn = read_json(run / "synthetic" / "class_balance.json")
+    pairs = sum(drawn["generated"].values())
+    redrawn = sum(sum(count.values()) for count in drawn["masks_redrawn"].values())
+    return {
+        "minutes": train["seconds"] / 60,
+        "steps": train["steps"],
+        "val_loss": train["best"]["val_loss"],
+        "frechet": metrics["distances"]["spaces"]["radiomics"]["all"]["frechet"]["synthetic"],
+        "agreement": metrics["agreement"]["masks"]["all"]["synthetic"],
+        "redrawn": redrawn / (pairs + redrawn),
+        "val_dice": read_json(segment / SCORES_FILE)["val_dice"],
+        "ratio": read_json(segment / "comparison.json")["scopes"]["all"]["dice"]["ratio"],
+        "fine_detail": read_json(run / "description" / "description.json")["copying"]["nearest_to_train"],
+        "embedding": metrics["privacy"]["embedding"]["nearest_to_train"],
+        "membership": metrics["privacy"]["membership"]["auc"],
+    }
+
+
+def table(found: list[dict[str, Any]]) -> list[str]:
+    """A column a run, by training time; a row a figure."""
+    rows = {
+        "steps of 16 pairs": [f"{row['steps']:,}" for row in found],
+        "val loss": [f"{row['val_loss']:.4f}" for row in found],
+        "Fréchet distance, radiomic features": [interval(row["frechet"], 1) for row in found],
+        "agreement of masks with a segmenter, Dice": [interval(row["agreement"]) for row in found],
+        "share of draws whose masks were no lesion masks": [f"{row['redrawn']:.3f}" for row in found],
+        "val Dice of U-Nets that learnt these pairs alone": [
+            f"{statistics.mean(row['val_dice']):.3f} ({', '.join(f'{v:.3f}' for v in row['val_dice'])})"
+            for row in found
+        ],
+        "their test Dice beside that of real pairs": [cell(row["ratio"]) for row in found],
+        "nearest real picture is a train picture, fine detail": [cell(row["fine_detail"]) for row in found],
+        "... embedding": [interval(row["embedding"]) for row in found],
+        "membership inference, AUC": [interval(row["membership"]) for row in found],
+    }
+    head = [f"{row['minutes']:.0f} minutes" for row in found]
+    lines = [f"| figure | {' | '.join(head)} |", "|---" * (1 + len(found)) + "|"]
+    return lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run_dirs", type=Path, nargs="+", required=True, help="folders of busi_128_cpu.py")
+    found = sorted(map(told, parser.parse_args().run_dirs), key=lambda row: row["minutes"])
+    notes = RESULTS / "training_time_notes.md"
+    words = notes.read_text().rstrip() + "\n\n" if notes.is_file() else ""
+    text = "# Copying and quality against training time\n\n" + words + "\n".join(table(found)) + "\n"
+    write_json(RESULTS / "training_time.json", found)
+    write_bytes(RESULTS / "training_time.md", text.encode())
+    print(*table(found), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
