@@ -30,6 +30,7 @@ from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.noise import highest_sigma, lowest_sigma, sigma_table
 from medsegdiff.files import read_json, write_json
 from medsegdiff.generation.leading import MASK_GUIDANCE, guidance_of
+from medsegdiff.training.device import autocast, settle_precision
 
 RESULTS = ROOT / "docs" / "results"
 DEFAULTS = GenerateConfig("", "")  # what `generate` does where no setting says otherwise
@@ -60,11 +61,15 @@ def calls(flags: dict[str, Any], diffusion: DiffusionConfig) -> int:
 
 
 def seconds_a_level(denoiser: Denoiser, card: ModelCard, batch: int = 25, rounds: int = 5) -> dict[str, float]:
-    """Median seconds of a network call for one pair, in batches as they are drawn: at high noise, and at low."""
+    """Median seconds of a network call for one pair, in batches as they are drawn: at high noise, and at low.
+
+    In the number type that `generate` chooses on this machine.
+    """
+    cpu = torch.device("cpu")  # where checkpoints are loaded
     x = torch.randn(batch, 2, card.img_size, card.img_size, generator=generator(0))
     label = torch.zeros(batch, dtype=torch.long)
     times: dict[str, list[float]] = {"high": [], "low": []}
-    with torch.inference_mode():
+    with torch.inference_mode(), autocast(cpu, settle_precision(DEFAULTS, cpu).precision):
         for _ in range(rounds + 1):
             for name, level in (("high", highest_sigma(card.diffusion)), ("low", lowest_sigma(card.diffusion))):
                 started = time.perf_counter()
