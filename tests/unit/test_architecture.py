@@ -143,8 +143,9 @@ def test_readme_names_every_flag(command: str) -> None:
     assert [key for key in keys if f"| `--{key}`" not in section] == []
 
 
-def test_the_page_on_evaluation_names_every_flag() -> None:
-    """Fails if a field is added to the configuration of evaluate, or renamed there, without its line in the docs."""
-    text = (ROOT / "docs" / "evaluate.md").read_text()
-    keys = [s.key for s in settings(load(COMMANDS["evaluate"].config))]
-    assert [key for key in keys if f"| `--{key}`" not in text] == []
+@pytest.mark.parametrize(("command", "heading"), [("evaluate", "## Flags"), ("describe", "## Describe")])
+def test_the_page_on_evaluation_names_every_flag(command: str, heading: str) -> None:
+    """Fails if a field is added to the configuration of a command, or renamed there, without its line in the docs."""
+    section = (ROOT / "docs" / "evaluate.md").read_text().split(f"\n{heading}")[1].split("\n## ")[0]
+    keys = [s.key for s in settings(load(COMMANDS[command].config))]
+    assert [key for key in keys if f"| `--{key}`" not in section] == []
