@@ -24,8 +24,6 @@ from medsegdiff.data.records import PairSet, read_pairs
 from medsegdiff.files import write_bytes, write_json
 
 RESULTS = ROOT / "docs" / "results"
-RUN = "runs/busi_128"  # as other pages name it
-COMMAND = f"`python benchmarks/copying_calibration.py --real_data {RUN}/real --synthetic_data {RUN}/synthetic`."
 Share = dict[str, float]
 
 
@@ -75,7 +73,7 @@ def calibrate(real: PairSet, synthetic: PairSet, deals: int, bootstrap: int) -> 
     }
 
 
-def page(found: dict[str, Any]) -> str:
+def page(found: dict[str, Any], command: str) -> str:
     """A row an interval: the true deal, the chance ones and their alarms."""
     lines = [
         "| interval over | these pairs, nearest to train | verdict | chance deals: mean (deviation) | alarms |",
@@ -100,7 +98,7 @@ def page(found: dict[str, Any]) -> str:
         f"nearest to train is as large as that of these pairs in {100 * reached:.0f} % of the deals. Written by"
     )
     return "\n".join(
-        ["# Alarms of the copying test where there is nothing to find", "", words, COMMAND, "", *lines, ""]
+        ["# Alarms of the copying test where there is nothing to find", "", words, f"`{command}`.", "", *lines, ""]
     )
 
 
@@ -114,7 +112,9 @@ def main() -> None:
     real, synthetic = read_pairs(options.real_data), read_pairs(options.synthetic_data)
     found = calibrate(real, synthetic, options.deals, options.bootstrap)
     write_json(RESULTS / "copying_calibration.json", found)
-    write_bytes(RESULTS / "copying_calibration.md", page(found).encode())
+    given = f"--real_data {options.real_data} --synthetic_data {options.synthetic_data}"
+    text = page(found, f"python benchmarks/copying_calibration.py {given}")
+    write_bytes(RESULTS / "copying_calibration.md", text.encode())
 
 
 if __name__ == "__main__":
