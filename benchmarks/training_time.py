@@ -2,8 +2,8 @@
 
     python benchmarks/training_time.py --run_dirs runs/busi_128 runs/busi_128_long
 
-Nothing is trained or drawn: rows come from the JSON files that the phases left. Writes docs/results/training_time.md
-and .json; remarks come from training_time_notes.md beside it.
+Nothing is trained or drawn: figures come from the JSON files that the phases left. Writes training_time.md, .json and
+.png in docs/results; remarks come from training_time_notes.md beside them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from busi_128_cpu import ROOT, cell
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from model_card import interval
 
 from medsegdiff.files import REPORT_FILE, SCORES_FILE, SUMMARY_FILE, read_json, write_bytes, write_json
@@ -24,7 +26,9 @@ RESULTS = ROOT / "docs" / "results"
 def told(run: Path) -> dict[str, Any]:
     """What a run says of its training, of the pairs drawn, and of U-Nets that learnt those pairs alone."""
     train = read_json(run / "checkpoints" / SUMMARY_FILE)
-    metrics = read_json(run / "evaluation" / REPORT_FILE)["metrics"]
+    report = read_json(run / "evaluation" / REPORT_FILE)
+    metrics, verdicts = report["metrics"], {verdict["metric"]: verdict for verdict in report["verdicts"]}
+    frechet = metrics["distances"]["spaces"]["radiomics"]["all"]["frechet"]
     segment = run / "segmentation_synthetic"
     drawn = read_json(run / "synthetic" / "class_balance.json")
     pairs = sum(drawn["generated"].values())
@@ -33,7 +37,9 @@ def told(run: Path) -> dict[str, Any]:
         "minutes": train["seconds"] / 60,
         "steps": train["steps"],
         "val_loss": train["best"]["val_loss"],
-        "frechet": metrics["distances"]["spaces"]["radiomics"]["all"]["frechet"]["synthetic"],
+        "frechet": frechet["synthetic"],
+        "frechet_floor": frechet["floor"],
+        "verdicts": {name: outcome["outcome"] for name, outcome in verdicts.items()},
         "agreement": metrics["agreement"]["masks"]["all"]["synthetic"],
         "redrawn": redrawn / (pairs + redrawn),
         "val_dice": read_json(segment / SCORES_FILE)["val_dice"],
@@ -61,9 +67,43 @@ def table(found: list[dict[str, Any]]) -> list[str]:
         "... embedding": [interval(row["embedding"]) for row in found],
         "membership inference, AUC": [interval(row["membership"]) for row in found],
     }
+    told = list(dict.fromkeys(name for row in found for name in row["verdicts"]))
+    rows |= {f"verdict on {name}": [row["verdicts"].get(name, "") for row in found] for name in told}
     head = [f"{row['minutes']:.0f} minutes" for row in found]
     lines = [f"| figure | {' | '.join(head)} |", "|---" * (1 + len(found)) + "|"]
     return lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+
+
+def line(axes: Axes, found: list[dict[str, Any]], names: dict[str, str]) -> None:
+    """Figures `names` (key: label) over minutes of training, with their intervals."""
+    for k, (name, label) in enumerate(names.items()):
+        minutes = [row["minutes"] + k for row in found]  # beside each other, so that every interval can be read
+        middle = [row[name].get("value", row[name].get("mean")) for row in found]
+        ends = [[v - row[name]["low"] for v, row in zip(middle, found, strict=True)],
+                [row[name]["high"] - v for v, row in zip(middle, found, strict=True)]]  # fmt: skip
+        axes.errorbar(minutes, middle, yerr=ends, marker="o", capsize=4, label=label)
+    axes.set_xlabel("minutes of training")
+    axes.set_xlim(0, None)
+
+
+def picture(found: list[dict[str, Any]], target: Path) -> None:
+    """Texture, utility and copying, a panel each, with what real pictures have."""
+    plot = Figure(figsize=(11, 3.4), layout="constrained")
+    texture, utility, copying = plot.subplots(1, 3)
+    line(texture, found, {"frechet": "drawn pairs"})
+    floor = found[0]["frechet_floor"]
+    texture.axhspan(floor["low"], floor["high"], color="0.9", label="real pictures")
+    texture.set_title("Fréchet distance, radiomic features")
+    line(utility, found, {"ratio": "U-Net of drawn pairs alone"})
+    utility.axhline(1, color="0.5", linestyle="--", label="... of real pairs")
+    utility.set_title("relative Dice on test")
+    line(copying, found, {"fine_detail": "fine detail", "embedding": "embedding"})
+    copying.axhline(0.5, color="0.5", linestyle="--", label="no copying")
+    copying.axhline(0.6, color="0.5", linestyle=":", label="allowed")
+    copying.set_title("nearest real picture is a train picture")
+    for axes in (texture, utility, copying):
+        axes.legend(frameon=False, fontsize=8)
+    plot.savefig(target, dpi=100)
 
 
 def main() -> None:
@@ -72,7 +112,9 @@ def main() -> None:
     found = sorted(map(told, parser.parse_args().run_dirs), key=lambda row: row["minutes"])
     notes = RESULTS / "training_time_notes.md"
     words = notes.read_text().rstrip() + "\n\n" if notes.is_file() else ""
-    text = "# Copying and quality against training time\n\n" + words + "\n".join(table(found)) + "\n"
+    curve = "![Texture, utility and copying against training time](training_time.png)\n\n"
+    text = "# Copying and quality against training time\n\n" + words + curve + "\n".join(table(found)) + "\n"
+    picture(found, RESULTS / "training_time.png")
     write_json(RESULTS / "training_time.json", found)
     write_bytes(RESULTS / "training_time.md", text.encode())
     print(*table(found), sep="\n")
