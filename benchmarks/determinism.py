@@ -71,7 +71,7 @@ def main() -> None:
     base = draw(options.checkpoint_path, run / "base", {}, 2)
     flags = " ".join(f"{k} {v}" for k, v in BASE.items())
     lines = [
-        f"`python benchmarks/determinism.py --checkpoint_path FILE --run_dir runs/determinism`,",
+        "`python benchmarks/determinism.py --checkpoint_path FILE --run_dir runs/determinism`,",
         f"base `{flags}`, seed 0, two threads, {platform.machine()} CPU, torch {torch.__version__};",
         f"checkpoint {base.info['identity']['checkpoint_sha256']}, {base.records[0].width} px. Grey levels are 0 to 255.",
         "",
