@@ -63,14 +63,14 @@ def share(model: Model, synthetic: Pairs, real: dict[str, Pairs]) -> dict[str, f
 def rows(real: dict[str, Pairs], sets: dict[str, Pairs], seeds: list[int]) -> Iterator[dict[str, Any]]:
     """What each embedding finds of altered copies, and its share for each set."""
     first, drawn = next(iter(sets.items()))
-    half = np.arange(0, len(drawn), 2)
+    half, other = (np.arange(start, len(drawn), 2) for start in (0, 1))
     count = min(len(real["train"]), len(half))
     learners = {
         "train pictures, as in the audit": real["train"],
         "phantom pictures": phantom_pictures(count),
         f"every other picture of {first}": drawn.rows(half),
     }
-    judged = sets | {first: drawn.rows(half + 1)}
+    judged = sets | {first: drawn.rows(other)}
     for name, pairs in learners.items():
         for seed in seeds:
             model = learnt(pairs, real, seed)

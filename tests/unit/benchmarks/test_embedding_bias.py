@@ -1,0 +1,51 @@
+"""benchmarks/embedding_bias.py: what embeddings learn from, and what they judge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medsegdiff.evaluation.sets import Pairs
+
+
+def pairs(name: str, count: int) -> Pairs:
+    """Grey pictures of noise; nothing of them but number and groups matters here."""
+    images = np.random.default_rng(len(name)).integers(0, 256, (count, 64, 64), dtype=np.uint8)
+    no_records: Any = (None,) * count
+    return Pairs(
+        images, np.zeros_like(images, bool), np.array(["benign"] * count),
+        np.array([f"{name} {k}" for k in range(count)]), np.ones((count, 2)), no_records,
+    )  # fmt: skip
+
+
+def test_no_picture_is_judged_by_an_embedding_that_learnt_it(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: the half of the first set that was learnt from is judged, or an embedding learns held-out pictures."""
+    page = benchmark("embedding_bias")
+    known: dict[int, set[str]] = {}
+
+    def learnt(taught: Pairs, real: dict[str, Pairs], seed: int) -> Any:
+        model = real_learnt(taught, real, seed, steps=1)
+        known[id(model)] = set(taught.groups)
+        models.append(model)  # kept, so that ids stay their own
+        return model
+
+    def share(model: Any, synthetic: Pairs, real: dict[str, Pairs]) -> dict[str, float]:
+        assert not known[id(model)] & (set(synthetic.groups) | set(real["held-out"].groups))
+        return real_share(model, synthetic, real)
+
+    models: list[Any] = []
+    real_learnt, real_share = page.learnt, page.share
+    monkeypatch.setattr(page, "learnt", learnt)
+    monkeypatch.setattr(page, "share", share)
+    monkeypatch.setattr(page, "phantom_pictures", lambda count: pairs("phantom", count))
+    monkeypatch.setattr(page, "RESAMPLES", 5)
+    real = {"train": pairs("train", 12), "held-out": pairs("held-out", 10)}
+    sets = {"short": pairs("short", 9), "long": pairs("long", 6)}
+    found = list(page.rows(real, sets, [0]))
+    assert [row["pictures"] for row in found] == [12, 5, 5]
+    lines = page.table(found)
+    assert lines[0].endswith("| altered copies found | short | long |")
+    means = [f"{found[2]['shares'][name]['mean']:.3f} [" for name in sets]
+    assert [cell.strip()[:7] for cell in lines[-1].split("|")[5:7]] == [text[:7] for text in means]
