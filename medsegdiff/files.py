@@ -155,6 +155,11 @@ def check_output_folder(output: Path, identity: dict[str, Any]) -> None:
         )
     info = read_json(record)
     made_by = info.get("identity", {}) if isinstance(info, dict) else {}
+    phase = made_by.get("phase", identity.get("phase"))
+    if phase != identity.get("phase"):  # nothing that this command should have anybody delete
+        raise UserError(
+            output, f"a data set that {phase} made", "a folder of this command's own", "Choose another output folder."
+        )
     changed = differing_keys(made_by, identity)
     if changed:
         raise UserError(

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from medsegdiff.config import require
+from medsegdiff.config import PrepareConfig, require
 from medsegdiff.data.duplicates import MAX_SHIFT, detail, detail_windows
 from medsegdiff.data.records import PairSet
 
 SUBSETS = 20  # random choices of as many train pictures as there are held-out ones
+SAME_SCENE = PrepareConfig.duplicate_correlation  # likeness from which `prepare` takes two pictures for one scene
 COPYING, ALLOWED = 0.5, 0.6  # share nearest to train: surely above the first is copying, surely below the second is not
 Groups = tuple[np.ndarray, np.ndarray, np.ndarray]  # of synthetic, train and held-out pictures; alike ones share one
 
@@ -45,17 +46,20 @@ def copying_test(
     """How often the nearest real picture of a synthetic one is a train picture, with equally many of both.
 
     nearest_to_train: `nearest_share`; 0.5 is no copying. beyond_held_out: the share of synthetic pictures that are more
-    like a train picture than 95 % of held-out pictures are (0.05 is expected). verdict: "fail" where the lower bound of
-    the first is above 0.5, else "pass" where its upper bound is at most 0.6, else "too few pictures to tell".
+    like a train picture than 95 % of held-out pictures are (0.05 is expected). copies: synthetic pictures that show the
+    scene of a train picture, being more like it than `SAME_SCENE` and than any held-out picture is to train. verdict:
+    "fail" where there are copies, which the shares may be blind to, or the lower bound of the first is above 0.5, else
+    "pass" where its upper bound is at most 0.6, else "too few pictures to tell".
 
     `groups`: names of what belongs together; without them every picture stands for itself.
     """
     to_train, to_held = likeness(synthetic, train), likeness(synthetic, held_out)
-    limit = float(np.percentile(likeness(held_out, train).max(axis=1), 95))
+    strangers = likeness(held_out, train).max(axis=1)
     if groups is None:
         groups = (np.arange(len(synthetic)), np.arange(len(train)), np.arange(len(held_out)))
     share = nearest_share(to_train, to_held, groups, bootstrap=bootstrap, seed=seed)
-    best = to_train.max(axis=1)
+    best, limit = to_train.max(axis=1), float(np.percentile(strangers, 95))
+    copies = int((best > max(SAME_SCENE, float(strangers.max()))).sum())
     return {
         "synthetic": len(to_train),
         "train": len(train),
@@ -63,9 +67,10 @@ def copying_test(
         "compared": min(len(train), len(held_out)),
         "nearest_to_train": share,
         "beyond_held_out": float((best > limit).mean()),
+        "copies": copies,
         "most_alike": float(best.max()),
         "held_out_95": limit,
-        "verdict": verdict_of(share),
+        "verdict": "fail" if copies else verdict_of(share),
     }
 
 

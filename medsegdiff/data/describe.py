@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +49,11 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
     require(config.seed >= 0, "--seed", config.seed, "0 or more")
     require(config.split in SPLITS, "--split", repr(config.split), f"one of {', '.join(SPLITS)}")
     real = read_pairs(Path(config.real_data))
+    drawn = sum(record.is_synthetic for record in real.records)
+    require(not drawn, config.real_data, f"{drawn} synthetic pairs", "real pairs alone", "They go to --synthetic_data.")
     sets = {"real": real.select(config.split)}
     if config.synthetic_data is not None:
-        sets["synthetic"] = read_pairs(Path(config.synthetic_data))
+        sets["synthetic"] = _drawn(read_pairs(Path(config.synthetic_data)))
     result: dict[str, Any] = {"split": config.split, "bootstrap": config.bootstrap, "seed": config.seed}
     for name, pairs in sets.items():
         result[name] = describe_pairs(pairs, config.bootstrap, config.seed)
@@ -60,6 +63,15 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
         logger.info("%s", copying_line(result["copying"]))
     write_json(make_folder(Path(config.output_dir)) / DESCRIPTION_FILE, result)
     return result
+
+
+def _drawn(pairs: PairSet) -> PairSet:
+    """The synthetic ones of `pairs`; all where there are none, as the copying test has to say that they are real."""
+    drawn = tuple(record for record in pairs.records if record.is_synthetic)
+    if not drawn or len(drawn) == len(pairs.records):
+        return pairs
+    logger.info("%d real pairs of %s are left out", len(pairs.records) - len(drawn), pairs.root)
+    return dataclasses.replace(pairs, records=drawn)
 
 
 def describe_pairs(pairs: PairSet, bootstrap: int, seed: int) -> dict[str, Any]:
@@ -128,5 +140,6 @@ def copying_line(copying: dict[str, Any]) -> str:
         f"copying test: {copying['verdict']}; nearest real picture is a train picture for {share['mean']:.3f} "
         f"[{share['low']:.3f}, {share['high']:.3f}] of {copying['synthetic']} synthetic ones (no copying: 0.5, "
         f"{copying['compared']} train against {copying['compared']} held-out); {copying['beyond_held_out']:.3f} are "
-        f"more like a train picture than 95 % of the held-out ones (expected: 0.05)"
+        f"more like a train picture than 95 % of the held-out ones (expected: 0.05); {copying['copies']} show the "
+        "scene of a train picture"
     )

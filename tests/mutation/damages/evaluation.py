@@ -14,6 +14,14 @@ EVALUATION = (
         ("tests/unit/evaluation/test_privacy.py",),
     ),
     Damage(
+        "one_copy_passes",
+        "the quick copying test goes by shares alone, which one copy among many hardly moves",
+        "data/copying.py",
+        '"fail" if copies else verdict_of(share)',
+        "verdict_of(share)",
+        ("tests/unit/data/test_copying.py",),
+    ),
+    Damage(
         "floor_of_synthetic",
         "the floor is measured on the synthetic pictures",
         "evaluation/compare.py",

@@ -34,6 +34,17 @@ def test_planted_copies_fail() -> None:
     assert result["beyond_held_out"] == 1.0
 
 
+def test_one_copy_among_many_fails() -> None:
+    """Damage: a verdict by the shares alone, which one copy among many hardly moves; a copy of a stranger's scene."""
+    train, held_out, drawn = textures(60, 21), textures(60, 22), textures(79, 23)
+    quiet = copying_test([*drawn, held_out[0]], train, held_out, bootstrap=200, seed=0)
+    told = copying_test([*drawn, np.ascontiguousarray(train[0][:, ::-1])], train, held_out, bootstrap=200, seed=0)
+    assert (quiet["copies"], told["copies"]) == (0, 1)
+    assert quiet["verdict"] != "fail"
+    assert told["verdict"] == "fail"
+    assert told["nearest_to_train"]["low"] < 0.5
+
+
 def test_unrelated_pictures_are_as_near_to_either_set() -> None:
     """Damage: compare with all of train instead of as many as there are held-out pictures."""
     result = copying_test(textures(150, 3), textures(90, 4), textures(30, 5), bootstrap=500, seed=0)

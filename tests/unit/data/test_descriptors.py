@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -162,3 +163,17 @@ def test_describe_needs_two_classes(tmp_path: Path) -> None:
     shapes(tmp_path / "real", {"benign": 0.7})
     with pytest.raises(UserError, match=r"found lesions of benign; expected lesions of two classes"):
         describe(DescribeConfig(str(tmp_path / "real"), output_dir=str(tmp_path / "out")))
+
+
+def test_describe_tells_real_from_synthetic(tmp_path: Path) -> None:
+    """Damage: synthetic pairs taken for real ones, or real ones of a combined set for synthetic ones."""
+    real = shapes(tmp_path / "real", {"benign": 0.7, "malignant": 1.2})
+    drawn = [dataclasses.replace(r, source="synthetic:abc", split="train") for r in real.records[:20]]
+    mixed = write_pairs(tmp_path / "real", [*drawn, *real.records[20:]], classes=["benign", "malignant"], identity={})
+    with pytest.raises(UserError, match=r"found 20 synthetic pairs; expected real pairs alone"):
+        describe(DescribeConfig(str(mixed.root), output_dir=str(tmp_path / "out")))
+    shapes(tmp_path / "other", {"benign": 0.7, "malignant": 1.2})
+    config = DescribeConfig(str(tmp_path / "other"), str(mixed.root), str(tmp_path / "out"), bootstrap=20)
+    result = describe(config)
+    assert sum(result["synthetic"]["pairs"].values()) == 20
+    assert result["copying"]["verdict"] == "fail"  # they are copies
