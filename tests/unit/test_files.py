@@ -65,7 +65,7 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
         is_finished(tmp_path / "out", IDENTITY | {"seed": 1})
 
 
-def test_nobody_is_told_to_delete_what_another_phase_made(tmp_path: Path) -> None:
+def test_what_another_phase_made_is_not_to_be_thrown_away(tmp_path: Path) -> None:
     """Damage: the advice for one's own folder of other settings, "delete that folder", for prepared real data too."""
     finish(tmp_path / "out", IDENTITY | {"phase": "prepare"})
     with pytest.raises(UserError, match=r"found a data set that prepare made; .*Choose another") as refused:
