@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from judging import ROOT
+from busi_128_cpu import ROOT, cell
 
 from medsegdiff.config import PrepareConfig
 from medsegdiff.data.copying import nearest_share
@@ -76,10 +76,9 @@ def rows(real: dict[str, Pairs], sets: dict[str, Pairs], seeds: list[int]) -> It
             model = learnt(pairs, real, seed)
             found = retrieval(model, {}, real["held-out"], real["train"], 0, CPU)
             shares = {label: share(model, synthetic, real) for label, synthetic in judged.items()}
-            yield {"learnt from": name, "pictures": len(pairs), "seed": seed, "found": float(found.mean())} | {
-                "shares": shares
-            }
             print(name, seed, shares, flush=True)
+            told = {"learnt from": name, "pictures": len(pairs), "seed": seed}
+            yield told | {"found": float(found.mean()), "shares": shares}
 
 
 def table(found: list[dict[str, Any]]) -> list[str]:
@@ -90,7 +89,7 @@ def table(found: list[dict[str, Any]]) -> list[str]:
         "|---" * (4 + len(titles)) + "|",
     ]
     for row in found:
-        cells = [f"{s['mean']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" for s in row["shares"].values()]
+        cells = map(cell, row["shares"].values())
         lines.append(
             f"| {row['learnt from']} | {row['pictures']} | {row['seed']} | {row['found']:.2f} | {' | '.join(cells)} |"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +52,10 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
     require(not drawn, config.real_data, f"{drawn} synthetic pairs", "real pairs alone", "They go to --synthetic_data.")
     sets = {"real": real.select(config.split)}
     if config.synthetic_data is not None:
-        sets["synthetic"] = _drawn(read_pairs(Path(config.synthetic_data)))
+        given = read_pairs(Path(config.synthetic_data))
+        sets["synthetic"] = given.drawn()
+        if others := len(given) - len(sets["synthetic"]):
+            logger.info("%d real pairs of %s are left out", others, given.root)
     result: dict[str, Any] = {"split": config.split, "bootstrap": config.bootstrap, "seed": config.seed}
     for name, pairs in sets.items():
         result[name] = describe_pairs(pairs, config.bootstrap, config.seed)
@@ -63,15 +65,6 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
         logger.info("%s", copying_line(result["copying"]))
     write_json(make_folder(Path(config.output_dir)) / DESCRIPTION_FILE, result)
     return result
-
-
-def _drawn(pairs: PairSet) -> PairSet:
-    """The synthetic ones of `pairs`; all where there are none, as the copying test has to say that they are real."""
-    drawn = tuple(record for record in pairs.records if record.is_synthetic)
-    if not drawn or len(drawn) == len(pairs.records):
-        return pairs
-    logger.info("%d real pairs of %s are left out", len(pairs.records) - len(drawn), pairs.root)
-    return dataclasses.replace(pairs, records=drawn)
 
 
 def describe_pairs(pairs: PairSet, bootstrap: int, seed: int) -> dict[str, Any]:

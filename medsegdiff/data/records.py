@@ -106,6 +106,11 @@ class PairSet:
         )
         return dataclasses.replace(self, records=kept)
 
+    def drawn(self) -> PairSet:
+        """The synthetic pairs; all where there are none, as tests for copies have to say that such a set is real."""
+        kept = tuple(record for record in self.records if record.is_synthetic)
+        return dataclasses.replace(self, records=kept) if kept else self
+
     def __len__(self) -> int:
         return len(self.records)
 

@@ -134,9 +134,9 @@ def _choose(config: EvaluateConfig, synthetic: PairSet) -> tuple[tuple[PairRecor
 
     A set without any synthetic pair is taken as it is: the audit has to say that it is real.
     """
-    drawn = tuple(r for r in synthetic.records if r.is_synthetic)
-    if drawn and len(drawn) < len(synthetic):
-        records, notes = _choose(config, dataclasses.replace(synthetic, records=drawn))
+    drawn = synthetic.drawn()
+    if len(drawn) < len(synthetic):
+        records, notes = _choose(config, drawn)
         return records, [f"{len(synthetic) - len(drawn)} real pairs of the synthetic set were left out.", *notes]
     if config.max_pairs is None:
         return synthetic.records, []

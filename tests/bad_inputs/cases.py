@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from bad_base import EXPLODED, SHAPE, Case, another_job, disc, edit, first, scene, without_permission
 from direction_cases import DIRECTIONS
-from evaluate_cases import EVALUATION
+from evaluate_cases import EVALUATION, without_val
 from safetensors import safe_open
 from safetensors.torch import save_file
 from segment_cases import SEGMENT, SEGMENTATION
@@ -370,6 +370,8 @@ SETTINGS = [
     Case("seed beyond 64 bits", f"{PREPARE} --seed 99999999999999999999", ("--seed", "below 2^63")),
     Case("empty --output_dir", "prepare --input_dir raw --output_dir ''", ("--output_dir: found ''",)),
     Case("unknown segmentation network", f"{SEGMENT} --model unett", ("--model: found 'unett'", "unet")),
+    Case("split without pairs", f"{DESCRIBE} --split val",
+         ("real: found lesions of no class; expected lesions of two classes",), without_val),
     Case("synthetic pairs described as real", "describe --real_data synthetic --output_dir out",
          ("synthetic: found 4 synthetic pairs; expected real pairs alone",)),
     Case("unknown --split", f"{DESCRIBE} --split dev", ("--split: found 'dev'; expected one of train, val, test",)),
