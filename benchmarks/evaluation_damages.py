@@ -119,6 +119,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {  # name -> (title, damage)
     "shrunk": ("masks 5 px smaller on every side", change(shrink)),
     "class": ("malignant dropped", drop_class),
     "collapse": ("one picture of each class repeated", collapse),
+    "copies_10": ("10 % altered copies of train pairs", plant(0.1)),
     "copies_30": ("30 % altered copies of train pairs", plant(0.3)),
     "copies_100": ("altered copies of train pairs only", plant(1.0)),
 }

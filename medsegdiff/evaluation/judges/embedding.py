@@ -5,11 +5,17 @@ representations", eq. 1): two altered views of one picture have to be nearer to 
 of the batch. Near-duplicates of a picture (its group) are no counterexamples. As in Pizzi et al. 2022 ("A
 self-supervised descriptor for image copy detection", section 4.2) the nearest others are also pushed apart, which
 spreads the pictures evenly, so that one limit of similarity suits all of them.
+
+A network knows the pictures that it learnt better than others, and finds likeness to them where there is none. So no
+train picture is judged by a network that learnt it: two are learnt, each from half of the train pictures, and judge the
+other half (cross-fitting: Chernozhukov et al. 2018, "Double/debiased machine learning", definition 3.1). Held-out
+pictures, which neither has learnt, are dealt to the two in the same way.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +42,8 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "best_model.safetensors"
 MINIMUM_FOUND = 0.9  # share of altered copies of held-out pictures that have to be found
-RECIPE = 1  # raise it when anything below that decides the weights changes: kept embeddings are of one recipe
+RECIPE = 2  # raise it when anything below that decides the weights changes: kept embeddings are of one recipe
+PARTS = 2  # of the train pictures; the network that judges one has learnt the others
 SIDE = 64  # of the pictures that the network sees, pixels
 FEATURES = 128
 CHANNELS = (24, 48, 96)
@@ -45,7 +52,7 @@ LR, WARMUP, WEIGHT_DECAY = 2e-3, 50, 1e-4
 TEMPERATURE = 0.1
 SPREAD = 0.3  # weight of the term that pushes the nearest others apart
 NOISE = 0.06  # largest standard deviation of additive noise, grey values of 1
-INITIAL, VIEWS, GRAIN = 1, 2, 3  # purposes of random numbers
+INITIAL, VIEWS, GRAIN, DEAL = 1, 2, 3, 4  # purposes of random numbers
 EVALS, SAVE_EVERY = 4, 100
 # What a copy may have gone through. Beyond what is planted, so that the controls are not at the edge of what was learnt
 VIEW = AugmentConfig(
@@ -92,6 +99,27 @@ class EmbeddingNet(nn.Module):
         return normalize(self.head(self.blocks(self.stem(x)).flatten(1)), dim=1)
 
 
+class CrossEmbedding(nn.Module):
+    """Networks of which number k judges the pictures of part k, of which it has learnt none."""
+
+    def __init__(self, nets: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(nets)
+
+
+def parts_of(groups: np.ndarray) -> np.ndarray:
+    """(N,) which of the `PARTS` a picture belongs to: whole `groups` (N,) in random order, each to the smallest part.
+
+    The same groups are always dealt in the same way, so that what was learnt need not be written down.
+    """
+    parts, sizes = np.zeros(len(groups), int), np.zeros(PARTS, int)
+    for group in np.random.default_rng(DEAL).permutation(np.unique(groups)):
+        rows = np.flatnonzero(groups == group)
+        parts[rows] = smallest = int(sizes.argmin())
+        sizes[smallest] += len(rows)
+    return parts
+
+
 def contrast_loss(first: Tensor, second: Tensor, groups: Tensor, temperature: float) -> Tensor:
     """NT-Xent of two views (B, F) of length 1; pictures of the same `groups` (B,) number are no counterexamples."""
     views, group = torch.cat([first, second]), groups.repeat(2)
@@ -114,17 +142,18 @@ def spread_loss(first: Tensor, second: Tensor, groups: Tensor) -> Tensor:
 class EmbeddingTrainer:
     """The trainer that `run_loop` drives. All chance depends on (seed, step, purpose) only.
 
-    `images` (N, S, S) uint8 and `groups` (N,) are those of the real train pictures; `held_out` only tells how well
-    the embedding does, and decides nothing.
+    It learns from the real train pictures; `held_out` only tells how well the embedding does, and decides nothing.
     """
 
     def __init__(self, train: Pairs, held_out: Pairs, steps: int, seed: int, device: torch.device) -> None:
         self.images = small(train.images)
         self.groups = torch.from_numpy(np.unique(train.groups, return_inverse=True)[1])
+        parts = torch.from_numpy(parts_of(train.groups))
+        self.learnt = [torch.nonzero(parts != part).flatten() for part in range(PARTS)]  # rows, of each network
         self.train, self.held_out = train, held_out
         self.steps, self.seed, self.device = steps, seed, device
         torch.manual_seed(generator(seed, INITIAL).initial_seed())
-        model = EmbeddingNet()
+        model = CrossEmbedding([EmbeddingNet() for _ in range(PARTS)])
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
 
@@ -137,24 +166,30 @@ class EmbeddingTrainer:
         return (images + strength * torch.randn(images.shape, generator=random)).to(self.device)
 
     def train_step(self, step: int) -> dict[str, float]:
-        """One optimiser step on two views each of `BATCH` pictures; step counts from 0."""
+        """One optimiser step of each network on two views each of `BATCH` pictures; step counts from 0."""
         for group in self.optimizer.param_groups:
             group["lr"] = LR * lr_factor(step, WARMUP, self.steps)
-        rows = draw_indices(torch.zeros(len(self.images)), step * BATCH, BATCH, self.seed, balanced=False)
-        batch = torch.cat([self.views(rows, step, number) for number in (0, 1)])
+        self.optimizer.zero_grad(set_to_none=True)
         self.model.train()
-        first, second = self.model(batch.contiguous(memory_format=torch.channels_last)).chunk(2)
+        told = [self._learn(part, step) for part in range(PARTS) if len(self.learnt[part])]
+        self.optimizer.step()
+        return {name: float(np.mean([one[name] for one in told])) for name in ("loss", "contrast")}
+
+    def _learn(self, part: int, step: int) -> dict[str, float]:
+        """Gradients of the network that judges `part`, from pictures of the others; means over the batch."""
+        learnt = self.learnt[part]
+        rows = learnt[draw_indices(torch.zeros(len(learnt)), step * BATCH, BATCH, self.seed, balanced=False)]
+        batch = torch.cat([self.views(rows, step, 2 * part + number) for number in (0, 1)])
+        first, second = self.model.nets[part](batch.contiguous(memory_format=torch.channels_last)).chunk(2)
         groups = self.groups[rows].to(self.device)
         contrast, spread = contrast_loss(first, second, groups, TEMPERATURE), spread_loss(first, second, groups)
         loss = contrast + SPREAD * spread
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.optimizer.step()
         return {"loss": float(loss.detach()), "contrast": float(contrast.detach())}
 
     def evaluate(self, step: int) -> dict[str, float]:
         """How many altered copies of held-out pictures it finds so far."""
-        found = retrieval(self.model.eval(), {}, self.held_out, self.train, self.seed, self.device)
+        found = retrieval(self.model.eval(), self.held_out, self.train, self.seed, self.device)
         return {"held_out/found": float(found.mean())}
 
     def finished(self) -> bool:
@@ -178,27 +213,30 @@ def small(images: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def embed(model: nn.Module, settings: dict[str, Any], images: np.ndarray, device: torch.device) -> np.ndarray:
+def embed(net: nn.Module, images: np.ndarray, device: torch.device) -> np.ndarray:
     """(N, F) float32 vectors of length 1 of (N, S, S) uint8 pictures; their scalar product is the similarity.
 
-    `model` is in evaluation mode on `device`. `settings` are those of its file; nothing in them is needed so far.
+    `net` is one network, in evaluation mode on `device`.
     """
-    parts = [model(small(images[i : i + CHUNK]).to(device)).cpu().numpy() for i in range(0, len(images), CHUNK)]
+    parts = [net(small(images[i : i + CHUNK]).to(device)).cpu().numpy() for i in range(0, len(images), CHUNK)]
     return np.concatenate(parts) if parts else np.zeros((0, FEATURES), np.float32)
 
 
-def similarities(
-    model: nn.Module, settings: dict[str, Any], images: np.ndarray, others: np.ndarray, device: torch.device
-) -> np.ndarray:
-    """(N, K) similarity of (N, S, S) and (K, S, S) uint8 pictures, -1 to 1: the larger one of as it is and mirrored."""
-    target = embed(model, settings, others, device)
-    both = [embed(model, settings, turned, device) @ target.T for turned in (images, images[:, :, ::-1])]
-    return np.asarray(np.maximum(*both))
+def similarities(model: CrossEmbedding, images: np.ndarray, real: Pairs, device: torch.device) -> np.ndarray:
+    """(N, K) similarity of (N, S, S) uint8 pictures to K `real` ones, -1 to 1: the larger one of as it is and mirrored.
+
+    `real` are all the train pictures or all the held-out ones; each is compared by the network that judges its part.
+    """
+    found, parts = np.empty((len(images), len(real.images)), np.float32), parts_of(real.groups)
+    for part in np.unique(parts):
+        net, own = model.nets[part], parts == part
+        target = embed(net, real.images[own], device)
+        both = [embed(net, turned, device) @ target.T for turned in (images, images[:, :, ::-1])]
+        found[:, own] = np.maximum(*both)
+    return found
 
 
-def retrieval(
-    model: nn.Module, settings: dict[str, Any], held_out: Pairs, train: Pairs, seed: int, device: torch.device
-) -> np.ndarray:
+def retrieval(model: CrossEmbedding, held_out: Pairs, train: Pairs, seed: int, device: torch.device) -> np.ndarray:
     """(N,) 1 where an altered copy of a held-out picture has it, or one of its group, as nearest real picture, else 0.
 
     Each picture is altered in one of the planted `KINDS`, in turn; exact copies, which any network finds, are left out.
@@ -207,18 +245,18 @@ def retrieval(
     copies = np.empty_like(held_out.images)
     for number, kind in enumerate(kinds):
         copies[number :: len(kinds)] = altered(held_out.images[number :: len(kinds)], kind, seed)
-    alike = similarities(model, settings, copies, np.concatenate([held_out.images, train.images]), device)
+    alike = np.concatenate([similarities(model, copies, real, device) for real in (held_out, train)], axis=1)
     groups = np.concatenate([held_out.groups, train.groups])
     return np.asarray(groups[alike.argmax(axis=1)] == held_out.groups, dtype=float)
 
 
-def load_embedding(path: Path) -> tuple[EmbeddingNet, dict[str, Any]]:
-    """The network of a file, in evaluation mode on the CPU, and its settings.
+def load_embedding(path: Path) -> tuple[CrossEmbedding, dict[str, Any]]:
+    """The networks of a file, in evaluation mode on the CPU, and its settings.
 
     Raises `UserError` where the file is missing, broken, or holds something else.
     """
     weights, settings = load_weights(path)
-    model = EmbeddingNet()
+    model = CrossEmbedding([EmbeddingNet() for _ in range(PARTS)])
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -250,6 +288,6 @@ def fit_embedding(
                 save_weights(weights, trainer.model.state_dict(), {"config": identity, "side": SIDE})
     clear_leftovers_of(folder)  # only now is there nothing left to resume
     model, settings = load_embedding(weights)
-    found = retrieval(model.to(device), settings, held_out, train, config.seed, device)
+    found = retrieval(model.to(device), held_out, train, config.seed, device)
     quality = mean_interval(found, held_out.groups, config.bootstrap, config.seed)
     return Judge("embedding", model, settings, "share of altered copies found", quality, MINIMUM_FOUND)

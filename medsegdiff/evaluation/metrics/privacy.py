@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.figure import Figure as Plot
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Plot
 from medsegdiff.data.copying import likeness
 from medsegdiff.evaluation.context import Context, Metric
 from medsegdiff.evaluation.drawing import png, show
-from medsegdiff.evaluation.judges.embedding import similarities
+from medsegdiff.evaluation.judges.embedding import CrossEmbedding, similarities
 from medsegdiff.evaluation.privacy.audit import PLANTED, Audit, Likeness, audit
 from medsegdiff.evaluation.privacy.leaks import Leaks, find_leaks
 from medsegdiff.evaluation.privacy.learnt import Learnt, compare_learnt
@@ -20,6 +20,7 @@ from medsegdiff.evaluation.privacy.membership import check_checkpoint, drawn_by_
 from medsegdiff.evaluation.privacy.neighbours import ALLOWED, COPYING, EXPECTED
 from medsegdiff.evaluation.privacy.planted import KINDS
 from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
+from medsegdiff.evaluation.sets import Pairs
 from medsegdiff.training.device import choose_device
 
 FEWEST_SYNTHETIC, FEWEST_REAL = 10, 20  # pictures below which nothing is told of neighbours
@@ -69,13 +70,18 @@ def _audits(section: Section, context: Context) -> dict[str, Audit]:
     if judge is None or not judge.trusted:
         section.skipped.append(judge.withheld() if judge else context.judges.missing["embedding"])
     else:
-        device = choose_device(context.config.device)
-        measures[EMBEDDING] = lambda a, b: similarities(judge.model, judge.settings, a, b, device)
-    measures[DETAIL] = lambda a, b: likeness(list(a), list(b))
+        model, device = cast(CrossEmbedding, judge.model), choose_device(context.config.device)
+        measures[EMBEDDING] = lambda images, real: similarities(model, images, real, device)
+    measures[DETAIL] = fine_detail
     section.values["resamples"] = resamples = FINER * context.config.bootstrap
     return {
         name: audit(sets, measure, resamples=resamples, seed=context.config.seed) for name, measure in measures.items()
     }
+
+
+def fine_detail(images: np.ndarray, real: Pairs) -> np.ndarray:
+    """(N, K) correlation of fine detail of (N, S, S) uint8 pictures with K real ones."""
+    return likeness(list(images), list(real.images))
 
 
 def _tell_leaks(section: Section, context: Context, leaks: Leaks) -> None:
@@ -118,8 +124,8 @@ def _tell_statistics(section: Section, audits: dict[str, Audit]) -> None:
     first = next(iter(told.values()))
     section.text.append(
         "Likeness is measured "
-        + ("by a network that learnt, from train images alone, to know an image again after it was mirrored, moved, "
-           "brightened or roughened (embedding), and " if EMBEDDING in told else "")
+        + ("by two networks that learnt to know an image again after it was mirrored, moved, brightened or roughened, "
+           "each from half of the train images, and judge the other half (embedding), and " if EMBEDDING in told else "")
         + "by the correlation of fine detail after small shifts and mirroring. The limit is the likeness to train "
         "that 95 % of held-out images stay below: beyond it, an image is nearer to a learnt one than other patients "
         "usually are. "

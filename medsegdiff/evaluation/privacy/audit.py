@@ -10,7 +10,7 @@ import numpy as np
 
 from medsegdiff.evaluation.privacy.neighbours import Alike, Statistics, statistics
 from medsegdiff.evaluation.privacy.planted import KINDS, altered
-from medsegdiff.evaluation.sets import Sets
+from medsegdiff.evaluation.sets import Pairs, Sets
 
 PLANTED = 60  # train pictures of which copies of every kind are planted
 WORKS = 0.9  # share of exact copies that a measure has to find to be heard
@@ -20,8 +20,9 @@ FALSE_ALARM = 0.05  # share of sets without copies in which some picture is take
 CLOSEST = 1e-6  # distance 1 - s that counts for equal pictures
 CHOICE = 3  # purpose of random numbers
 
-# (N, S, S) and (K, S, S) uint8 pictures -> (N, K) similarities, higher for more alike, the mirrored picture included
-Likeness = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# (N, S, S) uint8 pictures, and all K train or all held-out ones -> (N, K) similarities, higher for more alike, the
+# mirrored picture included
+Likeness = Callable[[np.ndarray, Pairs], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ def audit(sets: Sets, likeness: Likeness, *, resamples: int, seed: int) -> Audit
     """Statistics and controls by one measure. None of the three sets may be empty."""
     train, held_out = sets.train, sets.held_out
     alike = Alike(
-        to_train=likeness(sets.synthetic.images, train.images),
-        to_held_out=likeness(sets.synthetic.images, held_out.images),
-        floor=likeness(held_out.images, train.images),
-        within=likeness(held_out.images, held_out.images),
+        to_train=likeness(sets.synthetic.images, train),
+        to_held_out=likeness(sets.synthetic.images, held_out),
+        floor=likeness(held_out.images, train),
+        within=likeness(held_out.images, held_out),
         train_groups=train.groups,
         held_out_groups=held_out.groups,
         synthetic_groups=sets.synthetic.groups,
@@ -72,7 +73,7 @@ def audit(sets: Sets, likeness: Likeness, *, resamples: int, seed: int) -> Audit
     limit, floor = alike.limit, alike.floor.max(axis=1)
     rows = np.random.default_rng([seed, CHOICE]).permutation(len(train))[:PLANTED]
     copies = np.concatenate([altered(train.images[rows], kind, seed) for kind in KINDS])
-    planted = likeness(copies, train.images)
+    planted = likeness(copies, train)
     changed = planted.max(axis=1)[len(rows) :]  # all but the exact ones, which come first
     return Audit(
         statistics(alike, resamples=resamples, seed=seed),

@@ -102,6 +102,14 @@ EVALUATION = (
         ("test_another_process_that_fits_it_is_waited_for",),
     ),
     Damage(
+        "judged_by_its_learner",
+        "train pictures are judged by a network that learnt them",
+        "evaluation/judges/embedding.py",
+        "torch.nonzero(parts != part)",
+        "torch.nonzero(parts >= 0)",
+        ("test_no_picture_is_judged_by_a_network_that_learnt_it",),
+    ),
+    Damage(
         "classes_of_few",
         "the class of a handful of pictures gets a figure",
         "evaluation/metrics/agreement.py",

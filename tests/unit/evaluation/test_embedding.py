@@ -23,12 +23,14 @@ from medsegdiff.evaluation.judges import embedding
 from medsegdiff.evaluation.judges.embedding import (
     SIDE,
     WEIGHTS_FILE,
+    CrossEmbedding,
     EmbeddingNet,
     EmbeddingTrainer,
     contrast_loss,
     embed,
     fit_embedding,
     load_embedding,
+    parts_of,
     retrieval,
     similarities,
     spread_loss,
@@ -57,6 +59,9 @@ class Pixels(nn.Module):
         """(B, F) vectors of length 1."""
         coarse = nn.functional.avg_pool2d(x, 4).flatten(1)
         return nn.functional.normalize(coarse - coarse.mean(dim=1, keepdim=True), dim=1)
+
+
+PIXELS = CrossEmbedding([Pixels(), Pixels()])
 
 
 def test_contrast_of_two_unlike_pictures_in_closed_form() -> None:
@@ -109,8 +114,8 @@ def test_a_short_training_makes_mirror_images_alike(monkeypatch: pytest.MonkeyPa
 
     def advantage() -> float:
         """How much more a mirrored picture is like itself than like others."""
-        model = trainer.model.eval()
-        alike = embed(model, {}, held_out.images[:, :, ::-1], CPU) @ embed(model, {}, held_out.images, CPU).T
+        net = trainer.model.eval().nets[0]
+        alike = embed(net, held_out.images[:, :, ::-1], CPU) @ embed(net, held_out.images, CPU).T
         return float(np.diag(alike).mean() - alike[~np.eye(24, dtype=bool)].mean())
 
     before = advantage()
@@ -124,33 +129,81 @@ def test_vectors_have_length_1_and_one_for_every_picture() -> None:
     """Fails if a chunk is lost, brightness and contrast count, or a black picture divides by zero."""
     model, pictures = EmbeddingNet().eval(), textures(3, 1, "t").images
     black = np.zeros_like(pictures[:1])
-    vectors = embed(model, {}, np.concatenate([pictures] * 90 + [black]), CPU)
+    vectors = embed(model, np.concatenate([pictures] * 90 + [black]), CPU)
     assert vectors.shape == (271, 128)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert np.allclose(vectors[:3], vectors[267:270], atol=1e-5)
     x = torch.from_numpy(pictures)[:, None].float() / 255
     assert torch.allclose(model(x), model(0.3 * x + 0.4), atol=1e-4)
-    assert embed(model, {}, pictures[:0], CPU).shape == (0, 128)
+    assert embed(model, pictures[:0], CPU).shape == (0, 128)
 
 
 def test_a_mirrored_copy_is_the_same_picture_to_any_network() -> None:
     """Fails if likeness is not taken over the mirrored picture as well."""
-    pictures = textures(4, 1, "t").images
-    alike = similarities(Pixels(), {}, pictures[:, :, ::-1], pictures, CPU)
+    pictures = textures(4, 1, "t")
+    alike = similarities(PIXELS, pictures.images[:, :, ::-1], pictures, CPU)
     assert np.diag(alike) == pytest.approx(1, abs=1e-5)
     assert alike[~np.eye(4, dtype=bool)].max() < 0.9
+
+
+def test_parts_are_of_whole_groups_and_of_one_size() -> None:
+    """Damage: pictures dealt one by one, whatever their group; or the order of the pictures changes their part."""
+    groups = np.random.default_rng(0).choice([f"g{k}" for k in range(40)], 120)
+    parts = parts_of(groups)
+    assert all(len(set(parts[groups == group])) == 1 for group in np.unique(groups))
+    assert abs(int((parts == 0).sum()) - 60) <= 5
+    assert (parts_of(groups[::-1]) == parts[::-1]).all()
+    assert parts_of(np.array(["one"] * 3)).tolist() == [0, 0, 0]
+
+
+def test_no_picture_is_judged_by_a_network_that_learnt_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: a network learns the part that it judges, or all pictures; or it judges the other part."""
+    monkeypatch.setattr(embedding, "BATCH", 8)
+    train, seen = textures(20, 1, "train"), set[int]()
+    trainer = EmbeddingTrainer(train, textures(5, 2, "held"), 3, 0, CPU)
+    views = trainer.views
+
+    def note(rows: Tensor, step: int, number: int) -> Tensor:
+        seen.update(rows.tolist())
+        return views(rows, step, number)
+
+    monkeypatch.setattr(trainer, "views", note)
+    parts = parts_of(train.groups)
+    for part, (net, other) in enumerate(zip(trainer.model.nets, reversed(trainer.model.nets), strict=True)):
+        before = [weight.clone() for weight in (next(net.parameters()), next(other.parameters()))]
+        seen.clear()
+        for step in range(3):
+            trainer._learn(part, step)
+        trainer.optimizer.step()
+        assert seen == set(np.flatnonzero(parts != part))
+        assert not torch.equal(next(net.parameters()), before[0])
+        assert torch.equal(next(other.parameters()), before[1])
+        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.model.eval()
+        both = [embed(net, x, CPU) @ embed(net, train.images, CPU).T for x in (train.images, train.images[:, :, ::-1])]
+        found = similarities(trainer.model, train.images, train, CPU)
+        assert np.allclose(found[:, parts == part], np.maximum(*both)[:, parts == part], atol=1e-5)
+        trainer.model.train()
+
+
+def test_one_group_alone_leaves_a_network_unlearnt(tmp_path: Path) -> None:
+    """Damage: a network without pictures to learn from ends in a traceback."""
+    one = textures(6, 1, "train")
+    train = dataclasses.replace(one, groups=np.array(["video"] * 6))
+    config = EvaluateConfig(real_data="", synthetic_data="", embedding_steps=2, bootstrap=10, device="cpu")
+    assert 0 <= fit_embedding(config, train, textures(5, 2, "held"), tmp_path, {}).quality.value <= 1
 
 
 def test_retrieval_asks_among_all_real_pictures_and_takes_a_near_duplicate_for_found() -> None:
     """Fails if train pictures are not among those asked, or the near-duplicate of a picture counts as a mistake."""
     held_out, train = textures(10, 1, "held"), textures(10, 2, "train")
-    assert retrieval(Pixels(), {}, held_out, train, 0, CPU).mean() > 0.8
+    assert retrieval(PIXELS, held_out, train, 0, CPU).mean() > 0.8
     twice = dataclasses.replace(train, images=held_out.images)
     both = [dataclasses.replace(held_out, images=np.concatenate([held_out.images[:5]] * 2), groups=g) for g in (
         np.repeat("one", 10), np.arange(10).astype(str))]  # fmt: skip
-    assert retrieval(Pixels(), {}, both[0], train, 0, CPU).mean() == 1.0
-    assert retrieval(Pixels(), {}, both[1], train, 0, CPU).mean() < 0.6
-    assert retrieval(Pixels(), {}, held_out, twice, 0, CPU).mean() > 0.8  # the held-out one comes first where they tie
+    assert retrieval(PIXELS, both[0], train, 0, CPU).mean() == 1.0
+    assert retrieval(PIXELS, both[1], train, 0, CPU).mean() < 0.6
+    assert retrieval(PIXELS, held_out, twice, 0, CPU).mean() > 0.8  # the held-out one comes first where they tie
 
 
 def test_fitted_once_and_found_again(tmp_path: Path) -> None:

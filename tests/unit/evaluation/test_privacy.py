@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from evaluation_sets import context, judge, three_sets
-from test_embedding import Pixels, textures
+from test_embedding import PIXELS, textures
 
 from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.copying import likeness, whole_groups
@@ -17,7 +17,7 @@ from medsegdiff.data.duplicates import SAME_PICTURE_BITS
 from medsegdiff.evaluation.context import Context
 from medsegdiff.evaluation.judges.judge import Judges
 from medsegdiff.evaluation.metrics import privacy
-from medsegdiff.evaluation.metrics.privacy import run
+from medsegdiff.evaluation.metrics.privacy import fine_detail, run
 from medsegdiff.evaluation.privacy import audit as audit_module
 from medsegdiff.evaluation.privacy.audit import audit, controls
 from medsegdiff.evaluation.privacy.leaks import find_leaks
@@ -57,7 +57,7 @@ def copies(kind: str, count: int) -> Pairs:
 
 def with_embedding(found: Context, quality: float) -> Context:
     """The context with an embedding of that quality that needs no training."""
-    judges = Judges(None, None, judge("embedding", Pixels(), quality), {})
+    judges = Judges(None, None, judge("embedding", PIXELS, quality), {})
     return dataclasses.replace(found, judges=judges)
 
 
@@ -130,7 +130,7 @@ def test_the_audit_hands_on_which_pictures_were_drawn_for_one_mask(monkeypatch: 
     sets = texture_sets()
     masks = np.repeat([f"mask_{i}" for i in range(10)], 4)
     drawn = dataclasses.replace(sets.synthetic, groups=masks)
-    audit(dataclasses.replace(sets, synthetic=drawn), lambda a, b: np.zeros((len(a), len(b))), **HOW)
+    audit(dataclasses.replace(sets, synthetic=drawn), lambda images, real: np.zeros((len(images), len(real))), **HOW)
     assert list(seen[0].synthetic_groups) == list(masks)
 
 
@@ -213,7 +213,7 @@ def test_shares_have_ten_times_as_many_resamples() -> None:
     """Fails if intervals that decide are of as few resamples as those that only tell."""
     sets = texture_sets()
     told = run(context(sets, bootstrap=20)).values
-    expected = audit(sets, lambda a, b: likeness(list(a), list(b)), resamples=200, seed=0).statistics
+    expected = audit(sets, fine_detail, resamples=200, seed=0).statistics
     assert told["fine_detail"]["nearest_to_train"] == dataclasses.asdict(expected.nearest_to_train)
     assert told["resamples"] == 200
 

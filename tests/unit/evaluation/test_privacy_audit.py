@@ -21,7 +21,7 @@ from medsegdiff.evaluation.privacy.leaks import find_leaks
 from medsegdiff.evaluation.privacy.learnt import Learnt, compare_learnt
 from medsegdiff.evaluation.privacy.planted import KINDS
 from medsegdiff.evaluation.section import Interval, Verdict
-from medsegdiff.evaluation.sets import Sets
+from medsegdiff.evaluation.sets import Pairs, Sets
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +50,10 @@ def verdict(learnt: Learnt | None = None, **audits: Audit) -> Verdict:
     return privacy._verdict(context(sets), find_leaks(sets, []), audits, learnt)
 
 
-def of_chance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def of_chance(images: np.ndarray, real: Pairs) -> np.ndarray:
     """A likeness that sees exact copies and is otherwise chance, from the pictures alone."""
-    numbers = [np.random.default_rng(int(image[:8].astype(int).sum())).normal(size=len(b)) for image in a]
-    same = (a[:, None] == b[None]).all(axis=(2, 3))
+    numbers = [np.random.default_rng(int(image[:8].astype(int).sum())).normal(size=len(real)) for image in images]
+    same = (images[:, None] == real.images[None]).all(axis=(2, 3))
     return np.where(same, 9.0, np.stack(numbers))
 
 
@@ -83,7 +83,7 @@ def test_chance_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
     found = audit(sets, of_chance, **HOW)
     assert found.similarity.max() > found.floor.max()  # the likely case: 40 synthetic against 30 held-out pictures
     assert found.unmistakable is None
-    monkeypatch.setattr(privacy, "likeness", lambda a, b: of_chance(np.stack(a), np.stack(b)))
+    monkeypatch.setattr(privacy, "fine_detail", of_chance)
     section = run(context(sets))
     assert section.verdict is not None
     assert section.verdict.outcome != "fail"
