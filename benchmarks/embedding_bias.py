@@ -2,11 +2,12 @@
 
     python benchmarks/embedding_bias.py --real_data PAIRS --synthetic_data SHORTEST PAIRS ...
 
-`medsegdiff evaluate` asks for which share of synthetic pictures the nearest real one is a train picture, by an
-embedding that learnt from train pictures. Here embeddings learn from others too, which are neither train nor held-out:
-pictures of the phantom, and half of the first synthetic set, which is then left out of that set. Without a bias the
-shares are the same. Held-out pictures are compared with, nothing is learnt from them. Writes
-docs/results/embedding_bias.md and .json.
+`medsegdiff evaluate` asks for which share of synthetic pictures the nearest real one is a train picture, by networks of
+which each judges the half of the train pictures that it did not learn. Here they learn from all of them instead, or
+from pictures that are neither train nor held-out: those of the phantom, and half of the first synthetic set, which is
+then left out of that set. Without a bias the shares are the same; how many planted copies are found tells what each is
+worth, and the shares by the networks of one deal alone tell how far chance in training moves them. Held-out pictures
+are compared with, nothing is learnt from them. Writes docs/results/embedding_bias.md and .json.
 """
 
 from __future__ import annotations
@@ -22,19 +23,27 @@ import numpy as np
 import torch
 from busi_128_cpu import ROOT, cell
 
-from medsegdiff.config import PrepareConfig
+from medsegdiff.config import EvaluateConfig, PrepareConfig
 from medsegdiff.data.copying import nearest_share
 from medsegdiff.data.phantom import PhantomConfig, write_phantom
 from medsegdiff.data.prepare import prepare
 from medsegdiff.data.records import SPLITS, read_pairs
-from medsegdiff.evaluation.judges.embedding import EmbeddingTrainer, retrieval, similarities
-from medsegdiff.evaluation.sets import Pairs, load_pairs
+from medsegdiff.evaluation.judges.embedding import (
+    REPEATS,
+    CrossEmbedding,
+    EmbeddingTrainer,
+    retrieval,
+    similarities,
+    similarities_of_deal,
+)
+from medsegdiff.evaluation.privacy.audit import Audit, audit
+from medsegdiff.evaluation.sets import Pairs, Sets, load_pairs
 from medsegdiff.files import write_bytes, write_json
 
 RESULTS = ROOT / "docs" / "results"
-SIZE, STEPS, RESAMPLES = 128, 1000, 400
+SIZE, STEPS, RESAMPLES = 128, EvaluateConfig.embedding_steps, 400
+FEW = 2  # resamples of an interval that is not told
 CPU = torch.device("cpu")
-Model = torch.nn.Module
 
 
 def phantom_pictures(count: int) -> Pairs:
@@ -45,54 +54,82 @@ def phantom_pictures(count: int) -> Pairs:
         return pairs.rows(np.random.default_rng(0).permutation(len(pairs))[:count])
 
 
-def learnt(pairs: Pairs, real: dict[str, Pairs], seed: int, steps: int = STEPS) -> Model:
-    """An embedding by the recipe of the audit, learnt from `pairs`."""
+def learnt(pairs: Pairs, real: dict[str, Pairs], seed: int, halves: bool, steps: int = STEPS) -> CrossEmbedding:
+    """An embedding by the recipe of the audit, learnt from `pairs`; without `halves` each network knows them all."""
     trainer = EmbeddingTrainer(pairs, real["held-out"], steps, seed, CPU)
+    if not halves:
+        trainer.learnt = [torch.arange(len(pairs))] * len(trainer.learnt)
     for step in range(steps):
         trainer.train_step(step)
     return trainer.model.eval()
 
 
-def share(model: Model, synthetic: Pairs, real: dict[str, Pairs]) -> dict[str, float]:
-    """mean, low, high: synthetic pictures whose nearest real one is a train picture."""
-    alike = [similarities(model, {}, synthetic.images, side.images, CPU) for side in real.values()]
+def judged(model: CrossEmbedding, synthetic: Pairs, real: dict[str, Pairs]) -> Audit:
+    """What the audit says by this embedding."""
+    sets = Sets(real["train"], real["held-out"], synthetic, (), SIZE)
+    return audit(sets, lambda a, b: similarities(model, a, b, CPU), resamples=RESAMPLES, seed=0)
+
+
+def alone(model: CrossEmbedding, synthetic: Pairs, real: dict[str, Pairs]) -> list[float]:
+    """Share of synthetic pictures whose nearest real one is a train picture, by the networks of each deal alone."""
     names = [np.unique(side.groups, return_inverse=True)[1] for side in real.values()]
-    return nearest_share(*alike, (np.arange(len(synthetic)), *names), bootstrap=RESAMPLES, seed=0)
+    groups = (np.arange(len(synthetic)), *names)
+    shares = []
+    for deal in range(REPEATS):
+        sides = [similarities_of_deal(model, deal, synthetic.images, side, CPU) for side in real.values()]
+        shares.append(nearest_share(*sides, groups, bootstrap=FEW, seed=0)["mean"])
+    return shares
 
 
 def rows(real: dict[str, Pairs], sets: dict[str, Pairs], seeds: list[int]) -> Iterator[dict[str, Any]]:
-    """What each embedding finds of altered copies, and its share for each set."""
+    """What each embedding finds of altered and of planted copies, and its share for each set."""
     first, drawn = next(iter(sets.items()))
     half, other = (np.arange(start, len(drawn), 2) for start in (0, 1))
     count = min(len(real["train"]), len(half))
     learners = {
-        "train pictures, as in the audit": real["train"],
-        "phantom pictures": phantom_pictures(count),
-        f"every other picture of {first}": drawn.rows(half),
+        "train pictures, in halves (the audit)": (real["train"], True),
+        "train pictures, all of them": (real["train"], False),
+        "phantom pictures": (phantom_pictures(count), False),
+        f"every other picture of {first}": (drawn.rows(half), False),
     }
-    judged = sets | {first: drawn.rows(other)}
-    for name, pairs in learners.items():
+    rest = sets | {first: drawn.rows(other)}
+    for name, (pairs, halves) in learners.items():
         for seed in seeds:
-            model = learnt(pairs, real, seed)
-            found = retrieval(model, {}, real["held-out"], real["train"], 0, CPU)
-            shares = {label: share(model, synthetic, real) for label, synthetic in judged.items()}
-            print(name, seed, shares, flush=True)
-            told = {"learnt from": name, "pictures": len(pairs), "seed": seed}
-            yield told | {"found": float(found.mean()), "shares": shares}
+            model = learnt(pairs, real, seed, halves)
+            found = retrieval(model, real["held-out"], real["train"], 0, CPU)
+            audits = {label: judged(model, synthetic, real) for label, synthetic in rest.items()}
+            shares = {label: told.statistics.nearest_to_train for label, told in audits.items()}
+            print(name, seed, {label: str(share) for label, share in shares.items()}, flush=True)
+            yield {
+                "learnt from": name,
+                "pictures": len(pairs),
+                "seed": seed,
+                "found": float(found.mean()),
+                "planted": {kind: told.detected for kind, told in audits[first].planted.items()},
+                "shares": {label: {"mean": s.value, "low": s.low, "high": s.high} for label, s in shares.items()},
+                "alone": {label: alone(model, synthetic, real) for label, synthetic in rest.items()},
+            }
 
 
 def table(found: list[dict[str, Any]]) -> list[str]:
     """A row an embedding, a column a synthetic set."""
     titles = list(found[0]["shares"])
-    lines = [
-        f"| embedding learnt from | pictures | seed | altered copies found | {' | '.join(titles)} |",
-        "|---" * (4 + len(titles)) + "|",
-    ]
+    kinds = list(found[0]["planted"])
+    heads = ["embedding learnt from", "pictures", "seed", "altered copies traced", *kinds, *titles]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in found:
-        cells = map(cell, row["shares"].values())
-        lines.append(
-            f"| {row['learnt from']} | {row['pictures']} | {row['seed']} | {row['found']:.2f} | {' | '.join(cells)} |"
-        )
+        numbers = [f"{share:.2f}" for share in (row["found"], *row["planted"].values())]
+        cells = [
+            row["learnt from"],
+            str(row["pictures"]),
+            str(row["seed"]),
+            *numbers,
+            *(
+                f"{cell(s)} ({min(row['alone'][t]):.2f} to {max(row['alone'][t]):.2f})"
+                for t, s in row["shares"].items()
+            ),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

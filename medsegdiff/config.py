@@ -211,7 +211,7 @@ class EvaluateConfig:
     lpips_weights: str | None = None  # file with AlexNet's weights, or "download", for LPIPS
     judges_dir: str | None = None  # where judges are kept; default: medsegdiff/judges in the user's cache folder
     judge_steps: int = 600  # optimiser steps of segmenter and classifier
-    embedding_steps: int = 1000  # optimiser steps of the self-supervised embedding
+    embedding_steps: int = 500  # optimiser steps of each network of the self-supervised embedding
     bootstrap: int = 200  # resamples of the intervals, 20 or more; of shares in privacy ten times as many
     real_pictures: bool = True  # show real pictures on the page; false: leave them out, to hand the page on
     max_pairs: int | None = None  # evaluate a random choice of so many synthetic pairs of each class

@@ -9,7 +9,8 @@ spreads the pictures evenly, so that one limit of similarity suits all of them.
 A network knows the pictures that it learnt better than others, and finds likeness to them where there is none. So no
 train picture is judged by a network that learnt it: two are learnt, each from half of the train pictures, and judge the
 other half (cross-fitting: Chernozhukov et al. 2018, "Double/debiased machine learning", definition 3.1). Held-out
-pictures, which neither has learnt, are dealt to the two in the same way.
+pictures, which neither has learnt, are dealt to the two in the same way. What such a pair says depends on the halves
+and on chance in training, so several pairs of other halves are learnt, and their similarities averaged (section 3.4).
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ WEIGHTS_FILE = "best_model.safetensors"
 MINIMUM_FOUND = 0.9  # share of altered copies of held-out pictures that have to be found
 RECIPE = 2  # raise it when anything below that decides the weights changes: kept embeddings are of one recipe
 PARTS = 2  # of the train pictures; the network that judges one has learnt the others
+REPEATS = 4  # deals of the pictures to parts, each with networks of its own
 SIDE = 64  # of the pictures that the network sees, pixels
 FEATURES = 128
 CHANNELS = (24, 48, 96)
@@ -100,20 +102,21 @@ class EmbeddingNet(nn.Module):
 
 
 class CrossEmbedding(nn.Module):
-    """Networks of which number k judges the pictures of part k, of which it has learnt none."""
+    """Networks of which number repeat * `PARTS` + k judges part k of that deal, and has learnt nothing of it."""
 
     def __init__(self, nets: Sequence[nn.Module]) -> None:
         super().__init__()
         self.nets = nn.ModuleList(nets)
 
 
-def parts_of(groups: np.ndarray) -> np.ndarray:
+def parts_of(groups: np.ndarray, repeat: int) -> np.ndarray:
     """(N,) which of the `PARTS` a picture belongs to: whole `groups` (N,) in random order, each to the smallest part.
 
-    The same groups are always dealt in the same way, so that what was learnt need not be written down.
+    The same groups are always dealt in the same way, so that what was learnt need not be written down; every `repeat`
+    deals them anew.
     """
     parts, sizes = np.zeros(len(groups), int), np.zeros(PARTS, int)
-    for group in np.random.default_rng(DEAL).permutation(np.unique(groups)):
+    for group in np.random.default_rng([DEAL, repeat]).permutation(np.unique(groups)):
         rows = np.flatnonzero(groups == group)
         parts[rows] = smallest = int(sizes.argmin())
         sizes[smallest] += len(rows)
@@ -148,12 +151,12 @@ class EmbeddingTrainer:
     def __init__(self, train: Pairs, held_out: Pairs, steps: int, seed: int, device: torch.device) -> None:
         self.images = small(train.images)
         self.groups = torch.from_numpy(np.unique(train.groups, return_inverse=True)[1])
-        parts = torch.from_numpy(parts_of(train.groups))
-        self.learnt = [torch.nonzero(parts != part).flatten() for part in range(PARTS)]  # rows, of each network
+        deals = [torch.from_numpy(parts_of(train.groups, repeat)) for repeat in range(REPEATS)]
+        self.learnt = [torch.nonzero(parts != part).flatten() for parts in deals for part in range(PARTS)]  # rows
         self.train, self.held_out = train, held_out
         self.steps, self.seed, self.device = steps, seed, device
         torch.manual_seed(generator(seed, INITIAL).initial_seed())
-        model = CrossEmbedding([EmbeddingNet() for _ in range(PARTS)])
+        model = CrossEmbedding([EmbeddingNet() for _ in self.learnt])
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
 
@@ -166,21 +169,21 @@ class EmbeddingTrainer:
         return (images + strength * torch.randn(images.shape, generator=random)).to(self.device)
 
     def train_step(self, step: int) -> dict[str, float]:
-        """One optimiser step of each network on two views each of `BATCH` pictures; step counts from 0."""
+        """One optimiser step of every network on two views each of `BATCH` pictures; step counts from 0."""
         for group in self.optimizer.param_groups:
             group["lr"] = LR * lr_factor(step, WARMUP, self.steps)
         self.optimizer.zero_grad(set_to_none=True)
         self.model.train()
-        told = [self._learn(part, step) for part in range(PARTS) if len(self.learnt[part])]
+        told = [self._learn(number, step) for number, learnt in enumerate(self.learnt) if len(learnt)]
         self.optimizer.step()
         return {name: float(np.mean([one[name] for one in told])) for name in ("loss", "contrast")}
 
-    def _learn(self, part: int, step: int) -> dict[str, float]:
-        """Gradients of the network that judges `part`, from pictures of the others; means over the batch."""
-        learnt = self.learnt[part]
+    def _learn(self, number: int, step: int) -> dict[str, float]:
+        """Gradients of network `number`, from pictures of the parts that it does not judge; means over the batch."""
+        learnt = self.learnt[number]
         rows = learnt[draw_indices(torch.zeros(len(learnt)), step * BATCH, BATCH, self.seed, balanced=False)]
-        batch = torch.cat([self.views(rows, step, 2 * part + number) for number in (0, 1)])
-        first, second = self.model.nets[part](batch.contiguous(memory_format=torch.channels_last)).chunk(2)
+        batch = torch.cat([self.views(rows, step, 2 * number + view) for view in (0, 1)])
+        first, second = self.model.nets[number](batch.contiguous(memory_format=torch.channels_last)).chunk(2)
         groups = self.groups[rows].to(self.device)
         contrast, spread = contrast_loss(first, second, groups, TEMPERATURE), spread_loss(first, second, groups)
         loss = contrast + SPREAD * spread
@@ -225,11 +228,21 @@ def embed(net: nn.Module, images: np.ndarray, device: torch.device) -> np.ndarra
 def similarities(model: CrossEmbedding, images: np.ndarray, real: Pairs, device: torch.device) -> np.ndarray:
     """(N, K) similarity of (N, S, S) uint8 pictures to K `real` ones, -1 to 1: the larger one of as it is and mirrored.
 
-    `real` are all the train pictures or all the held-out ones; each is compared by the network that judges its part.
+    `real` are all the train pictures or all the held-out ones. Each is compared by the network of every deal that
+    judges its part, and the mean is told.
     """
-    found, parts = np.empty((len(images), len(real.images)), np.float32), parts_of(real.groups)
+    return np.asarray(
+        np.mean([similarities_of_deal(model, repeat, images, real, device) for repeat in range(REPEATS)], axis=0)
+    )
+
+
+def similarities_of_deal(
+    model: CrossEmbedding, repeat: int, images: np.ndarray, real: Pairs, device: torch.device
+) -> np.ndarray:
+    """`similarities` by the networks of one deal."""
+    found, parts = np.empty((len(images), len(real.images)), np.float32), parts_of(real.groups, repeat)
     for part in np.unique(parts):
-        net, own = model.nets[part], parts == part
+        net, own = model.nets[repeat * PARTS + part], parts == part
         target = embed(net, real.images[own], device)
         both = [embed(net, turned, device) @ target.T for turned in (images, images[:, :, ::-1])]
         found[:, own] = np.maximum(*both)
@@ -256,7 +269,7 @@ def load_embedding(path: Path) -> tuple[CrossEmbedding, dict[str, Any]]:
     Raises `UserError` where the file is missing, broken, or holds something else.
     """
     weights, settings = load_weights(path)
-    model = CrossEmbedding([EmbeddingNet() for _ in range(PARTS)])
+    model = CrossEmbedding([EmbeddingNet() for _ in range(REPEATS * PARTS)])
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

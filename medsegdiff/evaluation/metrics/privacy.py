@@ -124,8 +124,8 @@ def _tell_statistics(section: Section, audits: dict[str, Audit]) -> None:
     first = next(iter(told.values()))
     section.text.append(
         "Likeness is measured "
-        + ("by two networks that learnt to know an image again after it was mirrored, moved, brightened or roughened, "
-           "each from half of the train images, and judge the other half (embedding), and " if EMBEDDING in told else "")
+        + ("by networks that learnt to know an image again after it was mirrored, moved, brightened or roughened, each "
+           "from half of the train images, and judge the other half (embedding), and " if EMBEDDING in told else "")
         + "by the correlation of fine detail after small shifts and mirroring. The limit is the likeness to train "
         "that 95 % of held-out images stay below: beyond it, an image is nearer to a learnt one than other patients "
         "usually are. "

@@ -25,27 +25,31 @@ def test_no_picture_is_judged_by_an_embedding_that_learnt_it(benchmark: Any, mon
     page = benchmark("embedding_bias")
     known: dict[int, set[str]] = {}
 
-    def learnt(taught: Pairs, real: dict[str, Pairs], seed: int) -> Any:
-        model = real_learnt(taught, real, seed, steps=1)
+    def learnt(taught: Pairs, real: dict[str, Pairs], seed: int, halves: bool) -> Any:
+        model = real_learnt(taught, real, seed, halves, steps=1)
         known[id(model)] = set(taught.groups)
         models.append(model)  # kept, so that ids stay their own
         return model
 
-    def share(model: Any, synthetic: Pairs, real: dict[str, Pairs]) -> dict[str, float]:
+    def judged(model: Any, synthetic: Pairs, real: dict[str, Pairs]) -> Any:
         assert not known[id(model)] & (set(synthetic.groups) | set(real["held-out"].groups))
-        return real_share(model, synthetic, real)
+        return real_judged(model, synthetic, real)
 
     models: list[Any] = []
-    real_learnt, real_share = page.learnt, page.share
+    real_learnt, real_judged = page.learnt, page.judged
     monkeypatch.setattr(page, "learnt", learnt)
-    monkeypatch.setattr(page, "share", share)
+    monkeypatch.setattr(page, "judged", judged)
     monkeypatch.setattr(page, "phantom_pictures", lambda count: pairs("phantom", count))
     monkeypatch.setattr(page, "RESAMPLES", 5)
     real = {"train": pairs("train", 12), "held-out": pairs("held-out", 10)}
     sets = {"short": pairs("short", 9), "long": pairs("long", 6)}
     found = list(page.rows(real, sets, [0]))
-    assert [row["pictures"] for row in found] == [12, 5, 5]
+    assert [row["pictures"] for row in found] == [12, 12, 5, 5]
     lines = page.table(found)
-    assert lines[0].endswith("| altered copies found | short | long |")
-    means = [f"{found[2]['shares'][name]['mean']:.3f} [" for name in sets]
-    assert [cell.strip()[:7] for cell in lines[-1].split("|")[5:7]] == [text[:7] for text in means]
+    assert lines[0].endswith("| noised and denoised | cropped | short | long |")
+    means = [f"{found[3]['shares'][name]['mean']:.3f} [" for name in sets]
+    assert [len(row["alone"]["short"]) for row in found] == [4] * 4
+    assert [cell.strip()[:7] for cell in lines[-1].split("|")[-3:-1]] == [text[:7] for text in means]
+    assert [float(cell) for cell in lines[-1].split("|")[5:11]] == pytest.approx(
+        [*found[3]["planted"].values()], abs=6e-3
+    )

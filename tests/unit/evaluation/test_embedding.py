@@ -21,6 +21,8 @@ from medsegdiff.config import EvaluateConfig
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.judges import embedding
 from medsegdiff.evaluation.judges.embedding import (
+    PARTS,
+    REPEATS,
     SIDE,
     WEIGHTS_FILE,
     CrossEmbedding,
@@ -61,7 +63,7 @@ class Pixels(nn.Module):
         return nn.functional.normalize(coarse - coarse.mean(dim=1, keepdim=True), dim=1)
 
 
-PIXELS = CrossEmbedding([Pixels(), Pixels()])
+PIXELS = CrossEmbedding([Pixels() for _ in range(PARTS * REPEATS)])
 
 
 def test_contrast_of_two_unlike_pictures_in_closed_form() -> None:
@@ -147,13 +149,14 @@ def test_a_mirrored_copy_is_the_same_picture_to_any_network() -> None:
 
 
 def test_parts_are_of_whole_groups_and_of_one_size() -> None:
-    """Damage: pictures dealt one by one, whatever their group; or the order of the pictures changes their part."""
+    """Damage: pictures dealt one by one, whatever their group; their order changes their part; all deals are one."""
     groups = np.random.default_rng(0).choice([f"g{k}" for k in range(40)], 120)
-    parts = parts_of(groups)
+    parts = parts_of(groups, 0)
     assert all(len(set(parts[groups == group])) == 1 for group in np.unique(groups))
     assert abs(int((parts == 0).sum()) - 60) <= 5
-    assert (parts_of(groups[::-1]) == parts[::-1]).all()
-    assert parts_of(np.array(["one"] * 3)).tolist() == [0, 0, 0]
+    assert (parts_of(groups[::-1], 0) == parts[::-1]).all()
+    assert (parts_of(groups, 1) != parts).any()
+    assert parts_of(np.array(["one"] * 3), 0).tolist() == [0, 0, 0]
 
 
 def test_no_picture_is_judged_by_a_network_that_learnt_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,22 +171,26 @@ def test_no_picture_is_judged_by_a_network_that_learnt_it(monkeypatch: pytest.Mo
         return views(rows, step, number)
 
     monkeypatch.setattr(trainer, "views", note)
-    parts = parts_of(train.groups)
-    for part, (net, other) in enumerate(zip(trainer.model.nets, reversed(trainer.model.nets), strict=True)):
-        before = [weight.clone() for weight in (next(net.parameters()), next(other.parameters()))]
+    for number in range(PARTS * REPEATS):
+        before = [next(other.parameters()).clone() for other in trainer.model.nets]
         seen.clear()
         for step in range(3):
-            trainer._learn(part, step)
+            trainer._learn(number, step)
         trainer.optimizer.step()
-        assert seen == set(np.flatnonzero(parts != part))
-        assert not torch.equal(next(net.parameters()), before[0])
-        assert torch.equal(next(other.parameters()), before[1])
         trainer.optimizer.zero_grad(set_to_none=True)
-        trainer.model.eval()
+        own = parts_of(train.groups, number // PARTS) == number % PARTS
+        assert seen == set(np.flatnonzero(~own))
+        changed = [
+            not torch.equal(next(other.parameters()), w) for other, w in zip(trainer.model.nets, before, strict=True)
+        ]
+        assert changed == [k == number for k in range(PARTS * REPEATS)]
+    trainer.model.eval()
+    expected = np.zeros((20, 20))
+    for number, net in enumerate(trainer.model.nets):
         both = [embed(net, x, CPU) @ embed(net, train.images, CPU).T for x in (train.images, train.images[:, :, ::-1])]
-        found = similarities(trainer.model, train.images, train, CPU)
-        assert np.allclose(found[:, parts == part], np.maximum(*both)[:, parts == part], atol=1e-5)
-        trainer.model.train()
+        own = parts_of(train.groups, number // PARTS) == number % PARTS
+        expected[:, own] += np.maximum(*both)[:, own] / REPEATS
+    assert np.allclose(similarities(trainer.model, train.images, train, CPU), expected, atol=1e-5)
 
 
 def test_one_group_alone_leaves_a_network_unlearnt(tmp_path: Path) -> None:
