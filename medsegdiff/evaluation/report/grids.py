@@ -20,19 +20,19 @@ def mixed_grids(sets: Sets, seed: int, *, real: bool = True) -> list[tuple[str, 
 
 
 def _grid(sets: Sets, label: str, random: np.random.Generator, real: bool) -> tuple[Figure, Figure]:
-    half = COLUMNS * ROWS // 2
+    count = COLUMNS * ROWS // 2 if real else COLUMNS * (ROWS - 1)  # whole rows
     chosen: list[tuple[Pairs, int, bool]] = []
     for pairs, synthetic in ((sets.held_out, False), (sets.synthetic, True)):
-        rows = random.permutation(pairs.of(label))[:half]
+        rows = random.permutation(pairs.of(label))[:count]
         chosen += [(pairs, int(i), synthetic) for i in rows if real or synthetic]
     shown = [chosen[i] for i in random.permutation(len(chosen))]
     hidden, solved = _draw(shown, solved=False), _draw(shown, solved=True)
     if not real:
-        count = f"{len(shown)} synthetic {label} pictures"
-        return Figure(hidden, f"{count}, chosen at random."), Figure(solved, f"{count}, with their masks.")
-    count = f"{len(shown)} {label} pictures, real and synthetic mixed"
-    answer = f"{count}: real ones with a white name, synthetic ones with an orange one."
-    return Figure(hidden, f"{count}. Which are real?"), Figure(solved, answer)
+        told = f"{len(shown)} synthetic {label} pictures"
+        return Figure(hidden, f"{told}, chosen at random."), Figure(solved, f"{told}, with their masks.")
+    told = f"{len(shown)} {label} pictures, real and synthetic mixed"
+    answer = f"{told}: real ones with a white name, synthetic ones with an orange one."
+    return Figure(hidden, f"{told}. Which are real?"), Figure(solved, answer)
 
 
 def _draw(shown: list[tuple[Pairs, int, bool]], *, solved: bool) -> bytes:

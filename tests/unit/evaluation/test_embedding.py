@@ -66,6 +66,12 @@ class Pixels(nn.Module):
 PIXELS = CrossEmbedding([Pixels() for _ in range(PARTS * REPEATS)])
 
 
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of 48 take most of the time."""
+    monkeypatch.setattr(embedding, "BATCH", 8)
+
+
 def test_contrast_of_two_unlike_pictures_in_closed_form() -> None:
     """Fails if a view of the other picture is left out of the sum, or the temperature multiplies."""
     views = torch.eye(2)
@@ -88,9 +94,8 @@ def test_spread_is_the_log_distance_to_the_nearest_of_another_group() -> None:
     assert found == pytest.approx(-math.log(math.sqrt(2)), rel=1e-6)
 
 
-def test_interrupted_training_goes_on_as_if_it_had_not_been(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_training_goes_on_as_if_it_had_not_been() -> None:
     """Fails if a view, the learning rate or the optimiser depends on more than the seed, the step and the state."""
-    monkeypatch.setattr(embedding, "BATCH", 8)
     train, held_out = textures(12, 1, "train"), textures(5, 2, "held")
 
     def trainer() -> EmbeddingTrainer:
@@ -111,6 +116,7 @@ def test_interrupted_training_goes_on_as_if_it_had_not_been(monkeypatch: pytest.
 def test_a_short_training_makes_mirror_images_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if views are not mirrored, or the loss does not pull the views of a picture together."""
     monkeypatch.setattr(embedding, "BATCH", 16)
+    monkeypatch.setattr(embedding, "REPEATS", 1)  # one deal will do
     train, held_out = textures(48, 1, "train"), textures(24, 2, "held")
     trainer = EmbeddingTrainer(train, held_out, 40, 0, CPU)
 
@@ -161,7 +167,6 @@ def test_parts_are_of_whole_groups_and_of_one_size() -> None:
 
 def test_no_picture_is_judged_by_a_network_that_learnt_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage: a network learns the part that it judges, or all pictures; or it judges the other part."""
-    monkeypatch.setattr(embedding, "BATCH", 8)
     train, seen = textures(20, 1, "train"), set[int]()
     trainer = EmbeddingTrainer(train, textures(5, 2, "held"), 3, 0, CPU)
     views = trainer.views

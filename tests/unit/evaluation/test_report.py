@@ -106,6 +106,7 @@ def test_a_page_to_hand_on_has_no_real_picture() -> None:
     white = dataclasses.replace(sets.held_out, images=np.full_like(sets.held_out.images, 255))
     shared = mixed_grids(dataclasses.replace(sets, held_out=white), seed=0, real=False)
     assert [g[1].png for g in shared] == [g[1].png for g in mixed_grids(sets, seed=0, real=False)]
+    assert [g[1].caption.split()[0] for g in shared] == ["16", "16"]  # two whole rows
     assert all("real" not in figure.caption for _, hidden, solved in shared for figure in (hidden, solved))
 
 
