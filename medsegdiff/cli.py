@@ -23,7 +23,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from tqdm import tqdm
+
 from medsegdiff.errors import UserError, from_os_error
+
+
+class _AboveBars(logging.StreamHandler):
+    """Writes lines above a progress bar instead of behind it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take the bars off, write the line, draw them again."""
+        try:
+            tqdm.write(self.format(record), file=self.stream)
+        except Exception:
+            self.handleError(record)
 
 
 @dataclass(frozen=True)
@@ -308,7 +321,7 @@ def _overview() -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Run one command and return the exit status: 0 done, 2 wrong input (one line on stderr), 130 interrupted."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_AboveBars(sys.stdout)], force=True)
     logging.getLogger("medsegdiff").setLevel(logging.INFO)
     try:
         if not argv or argv[0] in ("-h", "--help"):

@@ -52,6 +52,9 @@ def check_splits(pairs: PairSet, mixing: str) -> None:
 
     Clean: real, and neither it nor another one of its group is in an earlier split (train, val, test).
     """
+    if pairs.records and all(record.is_synthetic for record in pairs.records):
+        hint = "Make the data set with combine (--synthetic_only true for these pairs alone)."
+        raise UserError(pairs.root, "synthetic pairs only", "real pairs in val and test", hint)
     for split in ("train", "val", "test"):
         if not len(pairs.select(split)):
             raise UserError(pairs.root, f"no pair in the {split} split", "at least one", "Prepare the data with it.")

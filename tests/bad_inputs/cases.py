@@ -300,6 +300,8 @@ PAIRS = [
     ),
     Case("one folder in two roles", "combine --real_data real --synthetic_data real --output_dir out",
          ("the same folder as --real_data",)),
+    Case("synthetic pairs alone in segment", "segment --data_dir synthetic --output_dir out",
+         ("synthetic: found synthetic pairs only", "combine")),
     Case("synthetic pairs in training", "train --config tiny.yaml --data_dir synthetic", ("found 4 synthetic pairs",)),
     Case("baseline that is no run", f"{SEGMENT} --baseline tiny.yaml", ("tiny.yaml: found a file",)),
 ]  # fmt: skip

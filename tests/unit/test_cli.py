@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import logging
 import shlex
 import sys
 import types
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from medsegdiff import cli, quickstart
 from medsegdiff.cli import COMMANDS, Command, main, parse, settings
@@ -23,6 +25,20 @@ from medsegdiff.config import (
     TrainConfig,
 )
 from medsegdiff.errors import UserError
+
+
+def test_a_line_stands_above_the_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    """Damage: a plain handler, which writes behind the bar: the bar is neither taken off nor drawn again."""
+    main(["--help"])
+    with tqdm(total=2, mininterval=0) as bar:
+        bar.update(1)
+        before = capsys.readouterr()
+        logging.getLogger("medsegdiff").info("a line")
+        after = capsys.readouterr()
+    assert "1/2" in before.err
+    assert after.out == "a line\n"
+    assert after.err.startswith("\r")
+    assert "1/2" in after.err
 
 
 def write_yaml(folder: Path, text: str) -> str:
