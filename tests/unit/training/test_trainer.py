@@ -343,6 +343,15 @@ def test_checkpoints_tell_what_they_are(straight: Path, data: Path) -> None:
     assert any((straight / "tensorboard").iterdir())
 
 
+def test_a_training_that_is_all_warm_up_says_so(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Damage: the comparison turned around, so that it is said of every other training."""
+    train(settings(data, tmp_path / "all", warmup_steps=500))
+    assert sum("are warm-up" in line for line in caplog.messages) == 1
+    caplog.clear()
+    train(settings(data, tmp_path / "some", warmup_steps=1))
+    assert not [line for line in caplog.messages if "are warm-up" in line]
+
+
 def test_classes_with_lesions(data: Path, tmp_path: Path) -> None:
     """Damage: naming every class, so that generated normal pictures are redrawn until they show a lesion."""
     learner = trainer(data, tmp_path)
