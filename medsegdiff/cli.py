@@ -23,8 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from tqdm import tqdm
-
 from medsegdiff.errors import UserError, from_os_error
 
 
@@ -33,8 +31,11 @@ class _AboveBars(logging.StreamHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take the bars off, write the line, draw them again."""
+        from tqdm import tqdm  # here, as --help does without
+
         try:
             tqdm.write(self.format(record), file=self.stream)
+            self.flush()  # a log file has to tell how far a run is, and what a killed one said
         except Exception:
             self.handleError(record)
 

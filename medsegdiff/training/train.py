@@ -148,7 +148,7 @@ def _train(config: TrainConfig, pairs: PairSet, processes: Together, found: bool
         n, len(trainer.val_set), f"{parameters / 1e6:.1f} M", total, per_step, trainer.device,
     )  # fmt: skip
     trainer.total_steps = total
-    if total <= config.warmup_steps:
+    if total < config.warmup_steps:
         text = "all %d steps are warm-up (--warmup_steps %d): the learning rate does not reach %g; train longer"
         logger.warning(text, total, config.warmup_steps, config.lr)
     if trainer.small_steps:

@@ -41,6 +41,15 @@ def test_a_line_stands_above_the_progress_bar(capsys: pytest.CaptureFixture[str]
     assert "1/2" in after.err
 
 
+def test_a_line_is_in_the_file_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: no flush, so that a log file stays empty for minutes and a killed run leaves none."""
+    with (tmp_path / "log").open("w") as log:
+        monkeypatch.setattr(sys, "stdout", log)
+        main(["--help"])
+        logging.getLogger("medsegdiff").info("a line")
+        assert (tmp_path / "log").read_text().endswith("a line\n")
+
+
 def write_yaml(folder: Path, text: str) -> str:
     path = folder / "settings.yaml"
     path.write_text(text)

@@ -25,7 +25,7 @@ from medsegdiff.training.device import choose_device
 
 FEWEST_SYNTHETIC, FEWEST_REAL = 10, 20  # pictures below which nothing is told of neighbours
 FINER = 10  # times as many resamples as elsewhere: ends of 200 wander by 0.01, and a verdict hangs on them
-FEWEST_GROUPS = 5  # synthetic pictures of one given mask are one group: an interval over few of them says nothing
+FEWEST_GROUPS = 5  # an interval over few of them (all draws for one mask are one) says nothing
 SHOWN = 10  # nearest pairs in the figure
 MISSED = 0.8  # share of planted copies of a kind below which they may go unnoticed
 EMBEDDING, DETAIL = "embedding", "fine detail"
@@ -58,8 +58,8 @@ def _audits(section: Section, context: Context) -> dict[str, Audit]:
     sets = context.sets
     counts = {"synthetic": len(sets.synthetic), "train": len(sets.train), "held-out": len(sets.held_out)}
     fewest = {"synthetic": FEWEST_SYNTHETIC, "train": FEWEST_REAL, "held-out": FEWEST_REAL}
-    counts["groups of synthetic"] = len(np.unique(sets.synthetic.groups))
-    fewest["groups of synthetic"] = FEWEST_GROUPS
+    for name, pairs in (("synthetic", sets.synthetic), ("train", sets.train), ("held-out", sets.held_out)):
+        counts[f"groups of {name}"], fewest[f"groups of {name}"] = len(np.unique(pairs.groups)), FEWEST_GROUPS
     short = [f"{counts[name]} {name} pictures, at least {fewest[name]} needed" for name in counts
              if counts[name] < fewest[name]]  # fmt: skip
     if short:
@@ -124,8 +124,8 @@ def _tell_statistics(section: Section, audits: dict[str, Audit]) -> None:
     first = next(iter(told.values()))
     section.text.append(
         "Likeness is measured "
-        + ("by networks that learnt to know an image again after it was mirrored, moved, brightened or roughened, each "
-           "from half of the train images, and judge the other half (embedding), and " if EMBEDDING in told else "")
+        + ("by networks that learnt to know an image again after it was mirrored, moved, brightened or roughened; each "
+           "learnt half of the train images and judges the other half (embedding); and " if EMBEDDING in told else "")
         + "by the correlation of fine detail after small shifts and mirroring. The limit is the likeness to train "
         "that 95 % of held-out images stay below: beyond it, an image is nearer to a learnt one than other patients "
         "usually are. "
