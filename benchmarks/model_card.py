@@ -1,6 +1,6 @@
 """The figures of pretrained/MODEL_CARD.md, from a run of busi_128_cpu.py.
 
-    python benchmarks/model_card.py --run_dir runs/busi_128
+    python benchmarks/model_card.py --run_dir runs/busi_128_long
 
 Writes what stands between the two marks of the card, from the JSON files that the phases left; the rest of the card is
 written by hand.
