@@ -34,7 +34,9 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
     found: list[list[Any]] = []
 
     def backend(module: Any, inputs: list[Any]) -> Callable[..., Any]:
-        sizes = [tuple(i.shape) for i in inputs if isinstance(i, torch.Tensor) and i.ndim == 4]
+        # Not of `inputs`: newer versions of torch give numbers there also where the graph takes any size
+        known = [node.meta.get("example_value") for node in module.graph.nodes if node.op == "placeholder"]
+        sizes = [tuple(i.shape) for i in known if isinstance(i, torch.Tensor) and i.ndim == 4]
         found.append([*sizes, *(str(node.target) for node in module.graph.nodes)])
         made: Callable[..., Any] = torch._dynamo.lookup_backend("aot_eager")(module, inputs)
         return made
@@ -81,8 +83,11 @@ def test_each_size_has_a_graph_of_its_own(
     model = dataclasses.replace(STREAMS, coarse_factor=2, patch_size=2)
     train(dataclasses.replace(settings(ellipses.root, tmp_path), model=model, backbone=backbone, compile=True))
     shapes = [shape for graph in graphs for shape in graph if isinstance(shape, tuple)]
-    assert {int(shape[-1]) for shape in shapes if shape[1] == 2} == {8, 16}
-    assert all(isinstance(side, int) for shape in shapes for side in shape[2:])
+    pictures = [shape for shape in shapes if shape[1] == 2]
+    # Behind the Fourier layers of medsegdiff_v2, which are not compiled, graphs of any size begin
+    known = shapes if backbone == "patch_unet" else pictures
+    assert all(isinstance(side, int) for shape in known for side in shape[2:])
+    assert {shape[-1] for shape in pictures} == {8, 16}
 
 
 def test_complex_numbers_stay_out_of_the_graphs(ellipses: PairSet, tmp_path: Path, graphs: list[list[Any]]) -> None:

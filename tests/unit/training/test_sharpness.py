@@ -58,7 +58,7 @@ def test_moving_pictures_does_not_blur_them(
         images = torch.cat([one._batch(24 * step, step)[0][:, :1] for step in range(4)])
         assert images.shape[-1] == (SIDE // 2 if small_share else SIDE)
         found[name] = detail(images)
-    assert found["shifted"] == pytest.approx(found["still"], rel=0.25)
+    assert 0.95 < found["shifted"] / found["still"] < 1.25  # 1.06; 0.81 and 0.88 where they are blurred
 
 
 def test_masks_stay_with_their_images(pairs: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
