@@ -55,7 +55,7 @@ def phantom_pictures(count: int) -> Pairs:
         return pairs.rows(np.random.default_rng(0).permutation(len(pairs))[:count])
 
 
-def learnt(pairs: Pairs, real: dict[str, Pairs], seed: int, halves: bool, steps: int = STEPS) -> CrossEmbedding:
+def learnt(pairs: Pairs, real: dict[str, Pairs], seed: int, halves: bool, steps: int) -> CrossEmbedding:
     """An embedding by the recipe of the audit, learnt from `pairs`; without `halves` each network knows them all."""
     trainer = EmbeddingTrainer(pairs, real["held-out"], steps, seed, CPU)
     if not halves:
@@ -90,25 +90,25 @@ def rows(
     half, other = (np.arange(start, len(drawn), 2) for start in (0, 1))
     count = min(len(real["train"]), len(half))
     learners = {
-        "train pictures, in halves (the audit)": (real["train"], True),
-        "train pictures, all of them": (real["train"], False),
-        "phantom pictures": (phantom_pictures(count), False),
-        f"every other picture of {first}": (drawn.rows(half), False),
-        "nothing": (None, False),
+        "train pictures, in halves (the audit)": (real["train"], True, STEPS),
+        "train pictures, all of them": (real["train"], False, STEPS),
+        "phantom pictures": (phantom_pictures(count), False, STEPS),
+        f"every other picture of {first}": (drawn.rows(half), False, STEPS),
+        "nothing": (real["train"], False, 0),
     }
     rest = sets | {first: drawn.rows(other)}
-    for name, (pairs, halves) in learners.items():
+    for name, (pairs, halves, steps) in learners.items():
         for seed in seeds:
             if old := [row for row in kept if (row["learnt from"], row["seed"]) == (name, seed)]:
                 yield from old
                 continue
-            model = learnt(pairs, real, seed, halves) if pairs else learnt(real["train"], real, seed, halves, steps=0)
+            model = learnt(pairs, real, seed, halves, steps)
             audits = {label: judged(model, synthetic, real) for label, synthetic in rest.items()}
             shares = {label: told.statistics.nearest_to_train for label, told in audits.items()}
             print(name, seed, {label: str(share) for label, share in shares.items()}, flush=True)
             yield {
                 "learnt from": name,
-                "pictures": (len(pairs) // PARTS if halves else len(pairs)) if pairs else 0,
+                "pictures": (len(pairs) // PARTS if halves else len(pairs)) if steps else 0,
                 "seed": seed,
                 "planted": {kind: told.detected for kind, told in audits[first].planted.items()},
                 "shares": {label: {"mean": s.value, "low": s.low, "high": s.high} for label, s in shares.items()},

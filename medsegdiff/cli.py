@@ -33,11 +33,8 @@ class _AboveBars(logging.StreamHandler):
         """Take the bars off, write the line, draw them again."""
         from tqdm import tqdm  # here, as --help does without
 
-        try:
-            tqdm.write(self.format(record), file=self.stream)
-            self.flush()  # a log file has to tell how far a run is, and what a killed one said
-        except Exception:
-            self.handleError(record)
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
 
 
 @dataclass(frozen=True)

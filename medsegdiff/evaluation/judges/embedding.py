@@ -31,7 +31,7 @@ from medsegdiff.data.transforms import AugmentConfig, augment, generator
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.compare import mean_interval
 from medsegdiff.evaluation.judges.judge import Judge, clear_leftovers_of
-from medsegdiff.evaluation.privacy.neighbours import PERCENTILE
+from medsegdiff.evaluation.privacy.neighbours import limit_of
 from medsegdiff.evaluation.privacy.planted import KINDS, altered
 from medsegdiff.evaluation.sets import Pairs
 from medsegdiff.files import clear_leftovers, make_folder
@@ -194,7 +194,7 @@ class EmbeddingTrainer:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """How many altered copies of held-out pictures it finds so far."""
-        found = retrieval(self.model.eval(), self.held_out, self.train, self.seed, self.device)
+        found = copies_found(self.model.eval(), self.held_out, self.train, self.seed, self.device)
         return {"held_out/found": float(found.mean())}
 
     def finished(self) -> bool:
@@ -251,7 +251,7 @@ def similarities_of_deal(
     return found
 
 
-def retrieval(model: CrossEmbedding, held_out: Pairs, train: Pairs, seed: int, device: torch.device) -> np.ndarray:
+def copies_found(model: CrossEmbedding, held_out: Pairs, train: Pairs, seed: int, device: torch.device) -> np.ndarray:
     """(N,) 1 where an altered copy of a held-out picture is known for one, else 0.
 
     That is: where it is more alike to the original than 95 % of held-out pictures are to any train picture. (That no
@@ -262,7 +262,7 @@ def retrieval(model: CrossEmbedding, held_out: Pairs, train: Pairs, seed: int, d
     copies = np.empty_like(held_out.images)
     for number, kind in enumerate(kinds):
         copies[number :: len(kinds)] = altered(held_out.images[number :: len(kinds)], kind, seed)
-    limit = np.percentile(similarities(model, held_out.images, train, device).max(axis=1), PERCENTILE)
+    limit = limit_of(similarities(model, held_out.images, train, device))
     return np.asarray(np.diag(similarities(model, copies, held_out, device)) > limit, dtype=float)
 
 
@@ -304,6 +304,6 @@ def fit_embedding(
                 save_weights(weights, trainer.model.state_dict(), {"config": identity, "side": SIDE})
     clear_leftovers_of(folder)  # only now is there nothing left to resume
     model, settings = load_embedding(weights)
-    found = retrieval(model.to(device), held_out, train, config.seed, device)
+    found = copies_found(model.to(device), held_out, train, config.seed, device)
     quality = mean_interval(found, held_out.groups, config.bootstrap, config.seed)
     return Judge("embedding", model, settings, "share of altered copies found", quality, MINIMUM_FOUND)

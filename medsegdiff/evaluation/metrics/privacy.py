@@ -56,12 +56,14 @@ def run(context: Context) -> Section:
 def _audits(section: Section, context: Context) -> dict[str, Audit]:
     """What each measure that may be heard says, by name."""
     sets = context.sets
-    counts = {"synthetic": len(sets.synthetic), "train": len(sets.train), "held-out": len(sets.held_out)}
-    fewest = {"synthetic": FEWEST_SYNTHETIC, "train": FEWEST_REAL, "held-out": FEWEST_REAL}
-    for name, pairs in (("synthetic", sets.synthetic), ("train", sets.train), ("held-out", sets.held_out)):
-        counts[f"groups of {name}"], fewest[f"groups of {name}"] = len(np.unique(pairs.groups)), FEWEST_GROUPS
-    short = [f"{counts[name]} {name} pictures, at least {fewest[name]} needed" for name in counts
-             if counts[name] < fewest[name]]  # fmt: skip
+    needed = {
+        "synthetic": (sets.synthetic, FEWEST_SYNTHETIC),
+        "train": (sets.train, FEWEST_REAL),
+        "held-out": (sets.held_out, FEWEST_REAL),
+    }
+    counts = [(len(pairs), name, fewest) for name, (pairs, fewest) in needed.items()]
+    counts += [(len(np.unique(p.groups)), f"groups of {name}", FEWEST_GROUPS) for name, (p, _) in needed.items()]
+    short = [f"{count} {name} pictures, at least {fewest} needed" for count, name, fewest in counts if count < fewest]
     if short:
         section.skipped.append(f"Nearest real pictures: {'; '.join(short)}")
         return {}

@@ -22,6 +22,11 @@ EXPECTED = 0.05  # share of pictures beyond it without copying
 SUBSET, DRAW = 1, 2  # purposes of random numbers
 
 
+def limit_of(floor: np.ndarray) -> float:
+    """Similarity to train that 95 % of held-out pictures stay below, of their similarities (H, T) to train."""
+    return float(np.percentile(floor.max(axis=1), PERCENTILE))
+
+
 @dataclass(frozen=True)
 class Alike:
     """Similarities by one measure, and which real pictures belong together."""
@@ -37,7 +42,7 @@ class Alike:
     @property
     def limit(self) -> float:
         """Similarity to train that 95 % of held-out pictures stay below."""
-        return float(np.percentile(self.floor.max(axis=1), PERCENTILE))
+        return limit_of(self.floor)
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def _shares(alike: Alike, rows: _Rows) -> tuple[float, float, float, float]:
     """nearest_to_train, floor, beyond_95 and excess of some pictures."""
     to_train = alike.to_train[:, rows.train].max(axis=1)[rows.synthetic]
     to_held_out = alike.to_held_out[:, rows.held_out].max(axis=1)[rows.synthetic]
-    limit = np.percentile(alike.floor.max(axis=1)[rows.held_out], PERCENTILE)
+    limit = limit_of(alike.floor[rows.held_out])
     beyond = (alike.to_train.max(axis=1)[rows.synthetic] > limit).mean()
     excess = (to_train > limit).mean() - (to_held_out > limit).mean()
     other = alike.held_out_groups[rows.held_out][:, None] != alike.held_out_groups[rows.held_out][None]

@@ -25,7 +25,7 @@ def test_no_picture_is_judged_by_an_embedding_that_learnt_it(benchmark: Any, mon
     page = benchmark("embedding_bias")
     known: dict[int, set[str]] = {}
 
-    def learnt(taught: Pairs, real: dict[str, Pairs], seed: int, halves: bool, steps: int = 1) -> Any:
+    def learnt(taught: Pairs, real: dict[str, Pairs], seed: int, halves: bool, steps: int) -> Any:
         model = real_learnt(taught, real, seed, halves, steps)
         known[id(model)] = set(taught.groups) if steps else set()
         models.append(model)  # kept, so that ids stay their own
@@ -50,6 +50,7 @@ def test_no_picture_is_judged_by_an_embedding_that_learnt_it(benchmark: Any, mon
     monkeypatch.setattr(page, "judged", judged)
     monkeypatch.setattr(page, "phantom_pictures", lambda count: pairs("phantom", count))
     monkeypatch.setattr(page, "RESAMPLES", 5)
+    monkeypatch.setattr(page, "STEPS", 1)
     real = {"train": pairs("train", 12), "held-out": pairs("held-out", 10)}
     sets = {"short": pairs("short", 9), "long": pairs("long", 6)}
     found = list(page.rows(real, sets, [0], []))

@@ -29,11 +29,11 @@ from medsegdiff.evaluation.judges.embedding import (
     EmbeddingNet,
     EmbeddingTrainer,
     contrast_loss,
+    copies_found,
     embed,
     fit_embedding,
     load_embedding,
     parts_of,
-    retrieval,
     similarities,
     spread_loss,
 )
@@ -220,11 +220,11 @@ class Corners(nn.Module):
 def test_a_copy_is_found_where_it_is_more_alike_than_strangers_are() -> None:
     """Damage: found where no other real picture is nearer, which coarse networks reach; or strangers are not asked."""
     held_out, train = textures(40, 1, "held"), textures(60, 2, "train")
-    assert retrieval(PIXELS, held_out, train, 0, CPU).mean() > 0.7
+    assert copies_found(PIXELS, held_out, train, 0, CPU).mean() > 0.7
     coarse = CrossEmbedding([Corners() for _ in range(PARTS * REPEATS)])
-    assert retrieval(coarse, held_out, train, 0, CPU).mean() < 0.5
+    assert copies_found(coarse, held_out, train, 0, CPU).mean() < 0.5
     twice = dataclasses.replace(held_out, groups=train.groups[:40])
-    assert retrieval(PIXELS, held_out, twice, 0, CPU).mean() == 0.0  # strangers are the same pictures
+    assert copies_found(PIXELS, held_out, twice, 0, CPU).mean() == 0.0  # strangers are the same pictures
 
 
 def test_fitted_once_and_found_again(tmp_path: Path) -> None:

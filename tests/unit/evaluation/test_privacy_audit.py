@@ -182,11 +182,14 @@ def test_no_alarm_anywhere_is_no_pass(quiet: Audit) -> None:
     assert verdict(detail=deaf).outcome == "too few pictures to tell"
 
 
-def test_few_groups_are_not_asked() -> None:
-    """Fails if sixty pictures of one given mask count as sixty: every resample would hold the same ones."""
+@pytest.mark.parametrize("side", ["synthetic", "train", "held_out"])
+def test_few_groups_are_not_asked(side: str) -> None:
+    """Fails if sixty pictures of one given mask, or of one patient, count as sixty: resamples would be all alike."""
     sets = texture_sets()
-    one = dataclasses.replace(sets.synthetic, groups=np.array(["m"] * len(sets.synthetic)))
-    section = run(context(dataclasses.replace(sets, synthetic=one)))
-    assert any("1 groups of synthetic pictures, at least 5 needed" in sentence for sentence in section.skipped)
+    pairs = getattr(sets, side)
+    one = dataclasses.replace(pairs, groups=np.array(["m"] * len(pairs)))
+    section = run(context(dataclasses.replace(sets, **{side: one})))
+    told = f"1 groups of {side.replace('_', '-')} pictures, at least 5 needed"
+    assert any(told in sentence for sentence in section.skipped)
     assert section.verdict is not None
     assert section.verdict.outcome == "too few pictures to tell"
