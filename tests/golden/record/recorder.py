@@ -28,7 +28,7 @@ from medsegdiff.cli import run
 
 HERE = Path(__file__).parent
 RECORD_FILE = HERE / "record.json"
-FIXTURES = HERE / "fixtures"  # schema 1 folders and a checkpoint, made by the code of version 0.1
+INPUTS = HERE / "inputs"  # a schema 1 folder of phantoms, made by version 0.1
 WEIGHTS = HERE.parents[2] / "pretrained" / "busi-128.safetensors"
 THUMB = 8  # side of the small copies that are compared on other machines
 
@@ -144,12 +144,12 @@ def phases(work: Path) -> dict[str, Any]:
 def reference(work: Path) -> dict[str, Any]:
     """Eight pairs of each class from the reference weights in every mode; masks and images to start from are fixtures."""
     shared = f"--checkpoint_path {WEIGHTS} --precision fp32 --device cpu --chunk_size 8 --steps 8"
-    given = FIXTURES / "pairs_v1"
+    given = INPUTS
     result = {}
     for mode in ("joint", "mask_first"):
         run("generate", f"{shared} --mode {mode} --num_samples_per_class 8 --output_dir {work}/{mode}".split())
         result[mode] = pairs(work / mode)
-    run("generate", f"{shared} --masks {given} --split train --output_dir {work}/mask_to_image".split())
+    run("generate", f"{shared} --masks {given} --split train --draws 2 --output_dir {work}/mask_to_image".split())
     result["mask_to_image"] = pairs(work / "mask_to_image")
     run("generate", f"{shared} --images {given} --split train --draws 2 --output_dir {work}/image_to_mask".split())
     result["image_to_mask"] = pictures(work / "image_to_mask", "masks", "draws", "mean", "one_call")
