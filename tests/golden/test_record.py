@@ -40,3 +40,13 @@ def test_samples_of_the_reference_weights_look_as_recorded(both: tuple[dict[str,
     assert len(thumbs) > 1000
     far = [key for key in thumbs if abs(before[key] - now[key]) > CLOSE]
     assert len(far) <= 0.02 * len(thumbs)
+
+
+def test_a_checkpoint_of_version_2_generates_what_it_did(tmp_path: Path) -> None:
+    """Damage: names of settings or weights of older checkpoints that are no longer read, or read as something else."""
+    before = json.loads(recorder.RECORD_FILE.read_text())
+    if before["machine"] != recorder.machine():
+        pytest.skip(f"recorded on {before['machine']}: last bits differ here")
+    with recorder.one_thread():
+        recorder.generate(recorder.CHECKPOINT, tmp_path / "synthetic")
+    assert recorder.pairs(tmp_path / "synthetic")["pictures"] == before["phases"]["generate"]["pictures"]

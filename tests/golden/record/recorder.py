@@ -28,6 +28,7 @@ from medsegdiff.cli import run
 
 HERE = Path(__file__).parent
 RECORD_FILE = HERE / "record.json"
+CHECKPOINT = HERE / "checkpoint_v2.safetensors"  # of the training below, made by version 0.1
 INPUTS = HERE / "inputs"  # a schema 1 folder of phantoms, made by version 0.1
 WEIGHTS = HERE.parents[2] / "pretrained" / "busi-128.safetensors"
 THUMB = 8  # side of the small copies that are compared on other machines
@@ -102,7 +103,7 @@ def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def numbers(path: Path, *leave_out: str) -> list[float]:
-    """All figures of a JSON file in ascending order, so that names of keys do not matter; not those under `leave_out`."""
+    """All figures of a JSON file but those under `leave_out`, in ascending order: names of keys do not matter."""
     found = leaves(json.loads(path.read_text()))
     kept = {k: v for k, v in found.items() if not any(f"/{name}" in k for name in leave_out)}
     return sorted(round(float(v), 9) for v in kept.values() if isinstance(v, (int, float)) and not isinstance(v, bool))
@@ -114,6 +115,12 @@ def history(folder: Path) -> list[float]:
     return [round(float(v), 9) for line in lines for v in line.values()]
 
 
+def generate(checkpoint: Path, output: Path) -> None:
+    """Samples of the tiny training."""
+    run("generate", f"--checkpoint_path {checkpoint} --output_dir {output} --precision fp32 --device cpu --steps 6 "
+        "--num_samples_per_class 16 --chunk_size 8 --max_redraws 200".split())  # fmt: skip
+
+
 def phases(work: Path) -> dict[str, Any]:
     """The five phases and `evaluate` on a phantom."""
     run("phantom", f"--output_dir {work}/raw --num_benign 26 --num_malignant 18 --duplicates 3".split())
@@ -122,8 +129,7 @@ def phases(work: Path) -> dict[str, Any]:
     settings.write_text((HERE / "train.yaml").read_text())
     run("train", f"--config {settings} --data_dir {work}/real --output_dir {work}/checkpoints".split())
     checkpoint = f"--checkpoint_path {work}/checkpoints/best_model.safetensors"
-    run("generate", f"{checkpoint} --output_dir {work}/synthetic --precision fp32 --device cpu --steps 6 "
-        "--num_samples_per_class 16 --chunk_size 8 --max_redraws 200".split())  # fmt: skip
+    generate(work / "checkpoints" / "best_model.safetensors", work / "synthetic")
     run("combine", f"--real_data {work}/real --synthetic_data {work}/synthetic --output_dir {work}/combined".split())
     run("segment", f"--data_dir {work}/combined --output_dir {work}/segmentation --img_size 64 --steps 8 --evals 2 "
         "--batch_size 4 --bootstrap 100 --precision fp32 --device cpu".split())  # fmt: skip
@@ -142,7 +148,7 @@ def phases(work: Path) -> dict[str, Any]:
 
 
 def reference(work: Path) -> dict[str, Any]:
-    """Eight pairs of each class from the reference weights in every mode; masks and images to start from are fixtures."""
+    """Eight pairs of each class from the reference weights in every mode; given masks and images are `INPUTS`."""
     shared = f"--checkpoint_path {WEIGHTS} --precision fp32 --device cpu --chunk_size 8 --steps 8"
     given = INPUTS
     result = {}
