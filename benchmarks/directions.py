@@ -52,8 +52,8 @@ def commands(run: str, sizes: argparse.Namespace) -> dict[str, str]:
     given = {
         "joint": f"--num_samples_per_class {sizes.per_class}",
         "mask_first": f"--mode mask_first --num_samples_per_class {sizes.per_class}",
-        "mask_to_image": f"--masks {run}/real --split {sizes.split} --draws {sizes.images_a_mask}",
-        "image_to_mask": f"--images {run}/real --split {sizes.split} --draws {sizes.masks_an_image} "
+        "mask_to_image": f"--masks {run}/real --split {sizes.split} --num_samples_per_input {sizes.images_a_mask}",
+        "image_to_mask": f"--images {run}/real --split {sizes.split} --num_samples_per_input {sizes.masks_an_image} "
         f"--steps {sizes.mask_steps}",
     }
     base = f"generate_synthetic.py --checkpoint_path {run}/checkpoints/best_model.pth"
@@ -97,7 +97,7 @@ class Judge:
     def masks(self, pairs: PairSet, size: int) -> tuple[np.ndarray, np.ndarray]:
         """(N, S, S) boolean masks that it finds in the images of all pairs, and those that the pairs hold."""
         data = load_tensors(pairs, size, what="pairs")
-        config = SegmentConfig(data_dir="", precision="fp32", flip_test=False)
+        config = SegmentConfig(data_dir="", precision="fp32", tta_flip=False)
         found = predict_masks(
             self.model, data, self.settings["mean"], self.settings["std"], config, torch.device("cpu")
         )

@@ -159,8 +159,8 @@ def evaluate(args: argparse.Namespace, name: str) -> None:
     line = [sys.executable, "-m", "medsegdiff", "evaluate", "--real_data", args.real_data, "--held_out", "val"]
     line += ["--synthetic_data", str(Path(args.run_dir) / name), "--output_dir", str(output)]
     line += ["--bootstrap", str(args.bootstrap)]
-    if args.judges_dir is not None:
-        line += ["--judges_dir", args.judges_dir]
+    if args.reference_models_dir is not None:
+        line += ["--reference_models_dir", args.reference_models_dir]
     print("$", " ".join(line), flush=True)
     subprocess.run(line, cwd=ROOT, check=True)
 
@@ -259,7 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real_data", default="data/busi_prepared", help="PAIRS folder of the real data")
     parser.add_argument("--run_dir", default="runs/damages", help="folder for everything that the run makes")
-    parser.add_argument("--judges_dir", help="where judges are kept; default: the user's cache folder")
+    parser.add_argument("--reference_models_dir", help="where judges are kept; default: the user's cache folder")
     parser.add_argument("--bootstrap", type=int, default=200, help="resamples of the intervals")
     parser.add_argument("--damages", nargs="+", choices=list(DAMAGES), default=list(DAMAGES))
     parser.add_argument("--table_only", action="store_true", help="only write the tables of finished runs")

@@ -24,7 +24,7 @@ def drawn_and_judged(
     """Draw pairs with `flags` into folder/synthetic, judge them against val, and tell `figures`; goes on."""
     drawn, report = folder / "synthetic", folder / "report"
     medsegdiff("generate", "--checkpoint_path", str(checkpoint), "--output_dir", str(drawn), *flags)
-    judge = [] if judges is None else ["--judges_dir", str(judges)]
+    judge = [] if judges is None else ["--reference_models_dir", str(judges)]
     medsegdiff(
         "evaluate", "--real_data", real, "--synthetic_data", str(drawn), "--output_dir", str(report),
         "--held_out", "val", "--bootstrap", "50", *judge,

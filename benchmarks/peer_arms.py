@@ -92,16 +92,16 @@ class OurArm:
         if setting.batch is not None:
             line += ["--batch_size", str(setting.batch)]
         if not setting.small_first:
-            line += ["--small_share", "0"]
+            line += ["--progressive_resizing", "0"]
         if not setting.compile:
             line += ["--compile", "false"]
         config = parse("train", TrainConfig, line)
         self.setting, self.warmup = setting, config.warmup_steps
         self.trainer = DiffusionTrainer(config, pairs)
         # Runs are planned by time here: a share of the steps, which on small pictures are cheap, as one of the time
-        work = config.small_share * self.trainer.small_price
-        share = work / (work + 1 - config.small_share)
-        self.trainer.config = dataclasses.replace(self.trainer.config, small_share=share)
+        work = config.progressive_resizing * self.trainer.small_price
+        share = work / (work + 1 - config.progressive_resizing)
+        self.trainer.config = dataclasses.replace(self.trainer.config, progressive_resizing=share)
         # ... so steps are counted by their time already, and none is to count less for the learning rate
         self.trainer.small_price = 1.0
         self.batch = config.batch_size * config.accumulate
@@ -145,7 +145,7 @@ class OurArm:
         defaults, guidance, told = self.defaults, NONE, 1.0
         if sigmas is None:
             guidance = default_guidance(self.trainer.config.diffusion)
-            told = defaults.noise_told
+            told = defaults.sigma_scale
             walks = (
                 sigma_table("joint", self.trainer.config.diffusion, n) for n in range(min(calls, defaults.steps), 1, -1)
             )
@@ -158,7 +158,7 @@ class OurArm:
         with autocast(self.trainer.device, self.setting.precision):
             return draw_pairs(
                 model, self.codec, labels, sigmas, noise, sampler=sampler or defaults.sampler, guidance=guidance,
-                noise_told=told,
+                sigma_scale=told,
             )  # fmt: skip
 
     def save(self, path: Path, step: int) -> None:

@@ -202,7 +202,7 @@ def judged(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         str(folder / "pairs"),
         str(folder / "report"),
         held_out=["val"],
-        judges_dir=options.judges_dir,
+        reference_models_dir=options.reference_models_dir,
         bootstrap=options.bootstrap,
         real_pictures=False,
         device=options.device,

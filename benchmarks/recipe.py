@@ -1,6 +1,6 @@
 """What pays in the generative model? One change at a time against the settings file, at equal compute, on val.
 
-    python benchmarks/recipe.py --real_data PAIRS --run_dir runs/recipe --judges_dir runs/judges
+    python benchmarks/recipe.py --real_data PAIRS --run_dir runs/recipe --reference_models_dir runs/judges
 
 Every arm is the settings file with some flags changed. Arms whose step costs more or less get fewer or more steps: the
 time of a step is measured for all of them in turns, in one run, before anything is trained. What is told of an arm: the
@@ -49,10 +49,10 @@ QUESTIONS: dict[str, dict[str, Flags]] = {
     "mask": {
         "half the weight": {"diffusion.mask_weight": 0.5},
         "double weight": {"diffusion.mask_weight": 2},
-        "binary": {"diffusion.mask_radius": 0},
-        "distance up to 4": {"diffusion.mask_radius": 4},
+        "binary": {"diffusion.sdf_truncation": 0},
+        "distance up to 4": {"diffusion.sdf_truncation": 4},
     },
-    "augmentation told to the network": {"a fifth": {"told_share": 0.2}, "two fifths": {"told_share": 0.4}},
+    "augmentation told to the network": {"a fifth": {"augment_prob": 0.2}, "two fifths": {"augment_prob": 0.4}},
     "conditional draws": {
         "none": {
             "diffusion.share_independent": 0, "diffusion.share_mask_clean": 0,
@@ -64,10 +64,10 @@ QUESTIONS: dict[str, dict[str, Flags]] = {
         },
     },
     "use of the time": {
-        "full size for all noise": {"model.coarse_factor": 1},
-        "half size from 3 on": {"model.coarse_sigma": 3},
-        "full size from the start": {"small_share": 0},
-        "half of the steps small": {"small_share": 0.5},
+        "full size for all noise": {"model.low_res_factor": 1},
+        "half size from 3 on": {"model.low_res_sigma": 3},
+        "full size from the start": {"progressive_resizing": 0},
+        "half of the steps small": {"progressive_resizing": 0.5},
         "patches of 4": FOUR | {"model.model_channels": 64},
         "48 channels": {"model.model_channels": 48},
         "double rate": {"lr": 4e-3},
@@ -142,8 +142,8 @@ def step_times(options: argparse.Namespace, names: list[str]) -> dict[str, float
 
 def shape_of(flags: Flags) -> str:
     """What of the flags changes the cost of a step; noise levels do, as pairs of high noise are cheaper."""
-    costly = ("backbone", "batch_size", "small_share")
-    free = ("diffusion.mask_weight", "diffusion.mask_radius")
+    costly = ("backbone", "batch_size", "progressive_resizing")
+    free = ("diffusion.mask_weight", "diffusion.sdf_truncation")
     found = {k: v for k, v in flags.items() if k.startswith(("model.", "diffusion.")) or k in costly}
     return json.dumps({k: v for k, v in found.items() if k not in free})
 
@@ -183,7 +183,7 @@ def run_arm(options: argparse.Namespace, name: str, seed: int, cost: float) -> d
     if options.pairs:
         drawn = ["--num_samples_per_class", str(options.pairs), "--seed", str(seed)]
         checkpoint = folder / "model" / "last_model.safetensors"
-        found |= drawn_and_judged(folder, checkpoint, options.real_data, options.judges_dir, drawn)
+        found |= drawn_and_judged(folder, checkpoint, options.real_data, options.reference_models_dir, drawn)
     write_json(folder / "figures.json", found)
     return found
 
@@ -192,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real_data", required=True)
     parser.add_argument("--run_dir", type=Path, required=True)
-    parser.add_argument("--judges_dir", type=Path)
+    parser.add_argument("--reference_models_dir", type=Path)
     parser.add_argument("--epochs", type=int, default=30, help="passes over train of the base; others by their cost")
     parser.add_argument("--pairs", type=int, default=100, help="pairs of each class to draw and judge; 0: losses alone")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])

@@ -1,7 +1,7 @@
 """Which sampler, how many network calls, how much guidance? Curves on val for one checkpoint.
 
     python benchmarks/sampling.py --checkpoint_path FILE --real_data PAIRS --run_dir runs/sampling
-        [--judges_dir runs/judges] [--guide_path EARLIER_FILE]
+        [--reference_models_dir runs/judges] [--guidance_checkpoint EARLIER_FILE]
 
 Every setting draws the same numbers of pairs from the same noise; `medsegdiff evaluate` compares them with val. The
 test split is not looked at. Finished settings are kept in --run_dir. Writes docs/results/sampling.md and .json.
@@ -34,20 +34,20 @@ from medsegdiff.training.device import autocast, settle_precision
 
 RESULTS = ROOT / "docs" / "results"
 DEFAULTS = GenerateConfig("", "")  # what `generate` does where no setting says otherwise
-PLAIN = {"mask_guidance": 1, "noise_told": 1}
+PLAIN = {"mask_guidance": 1, "sigma_scale": 1}
 
 
 def settings(guide: str | None) -> dict[str, dict[str, Any]]:
     """Name -> flags of `generate`: one change at a time, but for those that compare samplers as they are."""
     found: dict[str, dict[str, Any]] = {"default": {}}
     found |= {f"mask guidance {w}": {"mask_guidance": w} for w in (1, 1.5, 3)}
-    found |= {f"noise told {share}": {"noise_told": share} for share in (0.9, 0.8)}
+    found |= {f"noise told {share}": {"sigma_scale": share} for share in (0.9, 0.8)}
     found |= {f"{n} steps": {"steps": n} for n in (8, 11, 20, 40, 200)}
     found |= {f"nothing led, nothing told, {n} steps": PLAIN | {"steps": n} for n in (DEFAULTS.steps, 20, 200)}
     found |= {f"{name} {n}": {"sampler": name, "steps": n} for name, n in (("ddim", 15), ("heun", 8), ("ddpm", 40))}
     found |= {f"class guidance {w}": {"guidance": w} for w in (1.5, 2.0)}
     if guide:
-        found |= {f"autoguidance {w}": {"guidance": w, "guide_path": guide} for w in (1.5, 2.0)}
+        found |= {f"autoguidance {w}": {"guidance": w, "guidance_checkpoint": guide} for w in (1.5, 2.0)}
     found |= {f"guidance at {a}..{b}": {"guidance_low": a, "guidance_high": b} for a, b in ((0.1, 5), (0.3, 80))}
     return found
 
@@ -91,7 +91,7 @@ def known_by(checkpoint: str, val: str, flags: dict[str, Any], pairs: int) -> di
     """What decides the figures of a setting: the checkpoints, the val pictures, every setting of `generate`."""
     flags = {"mask_guidance": MASK_GUIDANCE, "num_samples_per_class": pairs} | flags
     settings = dataclasses.asdict(dataclasses.replace(DEFAULTS, **flags))
-    guide = load_checkpoint(Path(settings["guide_path"]))[2] if settings["guide_path"] else None
+    guide = load_checkpoint(Path(settings["guidance_checkpoint"]))[2] if settings["guidance_checkpoint"] else None
     settings = {name: value for name, value in settings.items() if not name.endswith(("_path", "_dir"))}
     return {"checkpoint": checkpoint, "guide": guide, "val": val, "settings": settings}
 
@@ -130,14 +130,14 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint_path", type=Path, required=True)
-    parser.add_argument("--guide_path", help="a less trained checkpoint of the same run, for autoguidance")
+    parser.add_argument("--guidance_checkpoint", help="a less trained checkpoint of the same run, for autoguidance")
     parser.add_argument("--real_data", required=True)
     parser.add_argument("--run_dir", type=Path, required=True)
-    parser.add_argument("--judges_dir", type=Path)
+    parser.add_argument("--reference_models_dir", type=Path)
     parser.add_argument("--pairs", type=int, default=100, help="pairs of each class")
     parser.add_argument("--only", nargs="+", help="names of settings; default: all")
     options = parser.parse_args()
-    chosen = settings(options.guide_path)
+    chosen = settings(options.guidance_checkpoint)
     denoiser, card, digest = load_checkpoint(options.checkpoint_path)
     val = content_digest(read_pairs(Path(options.real_data)).select("val").records)
     known_as = {name: known_by(digest, val, flags, options.pairs) for name, flags in chosen.items()}
@@ -148,7 +148,9 @@ def main() -> None:
         words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
         words += ["--num_samples_per_class", str(options.pairs)]
         if not is_done(folder / "figures.json", of := known_as[name]):
-            told = drawn_and_judged(folder, options.checkpoint_path, options.real_data, options.judges_dir, words)
+            told = drawn_and_judged(
+                folder, options.checkpoint_path, options.real_data, options.reference_models_dir, words
+            )
             write_json(folder / "figures.json", told | {"of": of})
     files = {name: options.run_dir / name.replace(" ", "_") / "figures.json" for name in chosen}
     done = [name for name in chosen if is_done(files[name], known_as[name])]

@@ -74,7 +74,7 @@ def run_all(lines: dict[str, str], run: Path) -> None:
         record = run / f"{name}_memory.json"
         if name in ARMS and not record.exists():
             short = line.split(" --seeds")[0].replace(" --steps 850", "")
-            short += f" --steps 4 --evals 1 --small_share 0 --bootstrap 10 --output_dir {run}/memory/{name}"
+            short += f" --steps 4 --evals 1 --progressive_resizing 0 --bootstrap 10 --output_dir {run}/memory/{name}"
             record.write_text(json.dumps({"gigabytes": round(execute(short), 2)}))
         execute(line)
 

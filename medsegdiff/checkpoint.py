@@ -17,7 +17,7 @@ from torch import Tensor
 from medsegdiff import __version__
 from medsegdiff.config import DiffusionConfig, ModelConfig
 from medsegdiff.diffusion.codec import PairCodec
-from medsegdiff.diffusion.denoiser import Coarse, Denoiser
+from medsegdiff.diffusion.denoiser import Denoiser, LowRes
 from medsegdiff.errors import UserError
 from medsegdiff.files import write_bytes
 from medsegdiff.models.backbones import build_backbone
@@ -49,9 +49,9 @@ def build_denoiser(card: ModelCard) -> Denoiser:
     """A fresh network of the size that the card tells."""
     modality = card.codec.modality
     backbone = build_backbone(card.backbone, card.img_size, modality.tolist(), card.model)
-    factor, sigma = card.model.coarse_factor, card.model.coarse_sigma
-    coarse = Coarse(factor, sigma) if factor > 1 else None
-    denoiser = Denoiser(backbone, modality, card.diffusion.sigma_data, coarse)
+    factor, sigma = card.model.low_res_factor, card.model.low_res_sigma
+    low_res = LowRes(factor, sigma) if factor > 1 else None
+    denoiser = Denoiser(backbone, modality, card.diffusion.sigma_data, low_res)
     return denoiser.to(memory_format=torch.channels_last)
 
 

@@ -38,7 +38,7 @@ class ModelConfig:
     in_channels: int = 1  # image channels (grey)
     out_channels: int = 1  # mask channels
     num_classes: int = 2  # lesion classes of the condition; set from the data
-    tell_moves: bool = False  # whether the network is told how pictures were augmented; set by --told_share
+    augment_conditioning: bool = False  # whether the network is told how pictures were augmented; set by --augment_prob
     patch_size: int = 4  # space-to-depth factor of the stem, pixels
     model_channels: int = 96  # channels at the finest level of the U-Net
     channel_mult: list[int] = field(default_factory=lambda: [1, 2, 3])  # channels a level, times model_channels
@@ -47,8 +47,8 @@ class ModelConfig:
     transformer_depth: int = 4  # how many of them
     num_heads: int = 4  # attention heads of each
     dropout: float = 0.1  # in residual and transformer blocks
-    coarse_factor: int = 1  # how many times smaller the pictures are on which high noise is taken off; 1: not
-    coarse_sigma: float = 1.5  # noise level from which they are
+    low_res_factor: int = 1  # how many times smaller the pictures are on which high noise is taken off; 1: not
+    low_res_sigma: float = 1.5  # noise level from which they are
     mask_share: float = 0.5  # width of the mask stream, share of the image stream's (medsegdiff_v2)
     use_anchor: bool = True  # streams gate each other in the encoder, U-SA (medsegdiff_v2)
     use_spectrum: bool = True  # SS-Former at the bottleneck; false: plain attention there (medsegdiff_v2)
@@ -77,7 +77,7 @@ class DiffusionConfig:
     share_image_clean: float = 0.08  # share of draws with the image clean (learns image -> mask)
     share_marginal: float = 0.05  # share of draws with one modality at the highest level (learns the other alone)
     mask_weight: float = 1.0  # weight of the mask loss beside the image loss
-    mask_radius: float = 0.0  # masks as distances to the lesion's edge, cut at so many pixels; 0: binary
+    sdf_truncation: float = 0.0  # masks as distances to the lesion's edge, cut at so many pixels; 0: binary
     min_snr: float = 5.0  # cap of the ddpm loss weight min(1 / sigma^2, cap); edm weighs by its own formula
 
 
@@ -91,7 +91,9 @@ class TrainConfig:
     img_size: int = 256  # side of the square that pictures are squashed to, pixels; a multiple of what the model needs
     batch_size: int = 8  # pairs an optimiser step and accumulation part
     accumulate: int = 1  # batches an optimiser step
-    small_share: float = 0.0  # share of the steps that come first, with pictures of half the size (64 or more); 0: none
+    progressive_resizing: float = (
+        0.0  # share of the steps that come first, with pictures of half the size (64 or more); 0: none
+    )
     num_epochs: int = 100  # passes over as many pairs as the train split holds
     lr: float = 1e-4  # peak learning rate of AdamW
     weight_decay: float = 0.01  # of AdamW
@@ -101,7 +103,7 @@ class TrainConfig:
     ema_lengths: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2])  # of averaged weights, share of training
     label_dropout: float = 0.1  # share of pairs whose class is hidden, for classifier-free guidance
     augment: bool = True  # joint augmentation: mirroring, zoom, gain
-    told_share: float = 0.0  # share of pairs turned, moved and stretched further, of which the network is told
+    augment_prob: float = 0.0  # share of pairs turned, moved and stretched further, of which the network is told
     balance_classes: bool = True  # draw every class equally often
     precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
     device: Device = "auto"  # auto: a GPU where there is one
@@ -127,17 +129,19 @@ class GenerateConfig:
     masks: str | None = None  # mask_to_image: folder with masks to draw images for (PAIRS, class folders, or pictures)
     images: str | None = None  # image_to_mask: folder with images to find masks of (PAIRS, class folders, or pictures)
     split: Literal["train", "val", "test"] | None = None  # of PAIRS given; default: train of masks, all of images
-    draws: int | None = None  # draws of each given mask (default 1) or image (default 8)
+    num_samples_per_input: int | None = None  # draws of each given mask (default 1) or image (default 8)
     num_samples_per_class: int = 100  # pairs of each class (joint and mask_first)
     classes: list[str] | None = None  # which ones; default: all that the checkpoint knows, or as given masks tell
     sampler: Literal["dpmpp_2m", "heun", "ddim", "ddpm"] = "dpmpp_2m"  # update rule
     steps: int = 15  # noise levels that a modality goes through; mask_first takes so many twice
     mask_guidance: float | None = None  # how strongly images follow masks; 1: as learnt; default: 2 where it was learnt
     guidance: float = 1.0  # guidance weight, away from the network without the class; 1: none
-    guide_path: str | None = None  # ... or away from this checkpoint, less trained on the same data (autoguidance)
+    guidance_checkpoint: str | None = (
+        None  # ... or away from this checkpoint, less trained on the same data (autoguidance)
+    )
     guidance_low: float = 0.3  # guidance acts where the image's noise level is above this ...
     guidance_high: float = 5.0  # ... and up to this
-    noise_told: float = 1.0  # share of the image's noise level below 0.3 that the network is told; less: finer grain
+    sigma_scale: float = 1.0  # share of the image's noise level below 0.3 that the network is told; less: finer grain
     chunk_size: int = 50  # pairs drawn together; decides memory and speed, and pixels only in their last bits
     max_redraws: int = 20  # further draws of a pair whose lesion mask is empty or degenerate before giving up
     precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
@@ -171,7 +175,9 @@ class SegmentConfig:
     encoder_weights: str | None = None  # "imagenet" (downloaded), a file with weights, or nothing: from scratch
     epochs: int | None = None  # instead of --steps; of 384 pairs each, however many there are
     steps: int | None = None  # optimiser steps; default 600
-    small_share: float = 0.7  # share of the steps that come first, with pictures growing from half the size; 0: none
+    progressive_resizing: float = (
+        0.7  # share of the steps that come first, with pictures growing from half the size; 0: none
+    )
     patience: int = 5  # evaluations on val without a better score before training stops
     evals: int = 6  # evaluations on val, spread over the steps at full size
     batch_size: int = 8  # pairs an optimiser step
@@ -186,7 +192,7 @@ class SegmentConfig:
     img_size: int = 128  # side of the square that pictures are squashed to, pixels; Dice is computed at this size
     balance_classes: bool = False  # draw every class equally often
     mixing: Literal["all", "gradual"] = "all"  # gradual: synthetic pairs first, the share of real ones rising to 1
-    flip_test: bool = True  # average predictions of the picture and its mirror image
+    tta_flip: bool = True  # average predictions of the picture and its mirror image
     test_data: list[str] | None = None  # external test sets, scored too: folders in their published layout, or PAIRS
     baseline: str | None = None  # output folder of an earlier run on the same test pairs, to compare with
     bootstrap: int = 2000  # resamples of the intervals
@@ -209,8 +215,10 @@ class EvaluateConfig:
     img_size: int | None = None  # side of the squares that are compared, pixels; default: as the synthetic pairs
     inception_weights: str | None = None  # file, or "download", for FID, KID and Inception score
     lpips_weights: str | None = None  # file with AlexNet's weights, or "download", for LPIPS
-    judges_dir: str | None = None  # where judges are kept; default: medsegdiff/judges in the user's cache folder
-    judge_steps: int = 600  # optimiser steps of segmenter and classifier
+    reference_models_dir: str | None = (
+        None  # where judges are kept; default: medsegdiff/judges in the user's cache folder
+    )
+    reference_model_steps: int = 600  # optimiser steps of segmenter and classifier
     embedding_steps: int = 500  # optimiser steps of each network of the self-supervised embedding
     bootstrap: int = 200  # resamples of the intervals, 20 or more; of shares in privacy ten times as many
     real_pictures: bool = True  # show real pictures on the page; false: leave them out, to hand the page on

@@ -59,7 +59,7 @@ def gaussian() -> Gaussian:
 
 # Tiny, for pictures of 16 px, of which it sees 8 where noise is high
 TWO_SIZES = ModelConfig(
-    patch_size=2, model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2, coarse_factor=2
+    patch_size=2, model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2, low_res_factor=2
 )
 
 

@@ -88,12 +88,12 @@ def predict_probabilities(
     """(N, K) float64 probabilities of the classes of all pictures, each row adding up to 1.
 
     `model` is in evaluation mode on `device`; `mean` and `std` are the grey values that it was trained with, in [0, 1].
-    With `config.flip_test` the mean of the probabilities of each picture and of its mirror image.
+    With `config.tta_flip` the mean of the probabilities of each picture and of its mirror image.
     """
     parts: list[Tensor] = []
     for rows in torch.arange(len(data)).split(PREDICT_BATCH):
         images = data.batch(rows)[0].to(device)
-        views = [images, images.flip(-1)] if config.flip_test else [images]
+        views = [images, images.flip(-1)] if config.tta_flip else [images]
         found = []
         for view in views:
             x = ((view - mean) / std).contiguous(memory_format=torch.channels_last)

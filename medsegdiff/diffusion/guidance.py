@@ -50,7 +50,7 @@ def guided_denoise(
     label: Tensor,
     guidance: Guidance = NONE,
     hidden: tuple[Tensor, float] | None = None,
-    noise_told: float = 1.0,
+    sigma_scale: float = 1.0,
 ) -> Denoise:
     """denoise(x, sigma (M,)) for classes `label` (B,), led as `guidance` says, told levels as `told_levels` says.
 
@@ -60,7 +60,7 @@ def guided_denoise(
     """
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        levels = told_levels(sigma.to(x), noise_told).expand(len(label), -1)
+        levels = told_levels(sigma.to(x), sigma_scale).expand(len(label), -1)
         acts = guidance.acts_at(sigma)
         if not acts or guidance.weight == 1:
             better: Tensor = denoiser(x, levels, Condition(label))

@@ -35,7 +35,7 @@ SMALLEST_SIZE = 64  # side below which speckle and texture say nothing
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Compare, write report.html, report.json and per_pair.csv to `config.output_dir`; returns report.json's content.
 
-    The judges are kept (`config.judges_dir`), and go on where an interrupted training of them stopped. Raises
+    The judges are kept (`config.reference_models_dir`), and go on where an interrupted training of them stopped. Raises
     `UserError` for bad settings and for folders that cannot be compared.
     """
     config = settle_precision(config)
@@ -68,13 +68,15 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 def _check(config: EvaluateConfig) -> None:
     """Raise `UserError` for a setting that cannot work, before anything is read."""
-    require_positive(judge_steps=config.judge_steps, embedding_steps=config.embedding_steps)
+    require_positive(reference_model_steps=config.reference_model_steps, embedding_steps=config.embedding_steps)
     require(config.bootstrap >= MIN_RESAMPLES, "--bootstrap", config.bootstrap, f"{MIN_RESAMPLES} or more")
     require(config.seed >= 0, "--seed", config.seed, "0 or more")
     require(config.max_pairs is None or config.max_pairs > 0, "--max_pairs", config.max_pairs, "a number above 0")
-    judges = config.judges_dir
+    judges = config.reference_models_dir
     found = f"{judges}, a file"
-    require(judges is None or not Path(judges).is_file(), "--judges_dir", found, "a folder", "Choose another one.")
+    require(
+        judges is None or not Path(judges).is_file(), "--reference_models_dir", found, "a folder", "Choose another one."
+    )
     allowed = [name for name in SPLITS if name != "train"]
     good = bool(config.held_out) and set(config.held_out) <= set(allowed)
     require(good, "--held_out", " ".join(config.held_out) or "nothing", f"one or both of {', '.join(allowed)}")

@@ -48,17 +48,17 @@ def draw_pairs(
     *,
     sampler: str = "dpmpp_2m",
     guidance: Guidance = NONE,
-    noise_told: float = 1.0,
+    sigma_scale: float = 1.0,
     given: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Images (B, 1, S, S) uint8 and masks (B, 1, S, S) uint8 {0, 255} of classes `labels` (B,).
 
     `sigmas`, `noise` and `given` as in `draw_channels`. Where `guidance` hides the mask, it does so with the noise that
-    the walk starts from. `noise_told`: share of the image's lowest levels that the network is told (`told_levels`).
+    the walk starts from. `sigma_scale`: share of the image's lowest levels that the network is told (`told_levels`).
     """
     device = denoiser.modality.device
     hidden = (noise(0).to(device), float(sigmas.max())) if guidance.mask_weight != 1 else None
-    denoise = guided_denoise(denoiser, labels.to(device), guidance, hidden, noise_told)
+    denoise = guided_denoise(denoiser, labels.to(device), guidance, hidden, sigma_scale)
     x = draw_channels(denoise, codec, sigmas.to(device), noise, sampler=sampler, given=given)
     image, mask = codec.decode(x.float().cpu(), given=bool(sigmas[0, MASK] == 0))
     return (image * 255).round().to(torch.uint8), mask.to(torch.uint8) * 255

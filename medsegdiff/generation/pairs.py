@@ -115,7 +115,7 @@ def draw_batch(source: Source, items: list[Item], attempts: list[int], size: int
             source.noise(batch, numbers),
             sampler=config.sampler,
             guidance=source.guidance,
-            noise_told=config.noise_told,
+            sigma_scale=config.sigma_scale,
             given=source.given(batch),
         )
     return images[: len(items), 0].numpy(), masks[: len(items), 0].numpy()

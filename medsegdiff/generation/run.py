@@ -31,11 +31,20 @@ from medsegdiff.training.device import choose_device, settle_precision
 logger = logging.getLogger(__name__)
 
 # What does not decide what is drawn: where things lie (what was given counts by its content), and when to give up.
-NOT_IDENTITY = ("checkpoint_path", "guide_path", "output_dir", "masks", "images", "split", "device", "max_redraws")
+NOT_IDENTITY = (
+    "checkpoint_path",
+    "guidance_checkpoint",
+    "output_dir",
+    "masks",
+    "images",
+    "split",
+    "device",
+    "max_redraws",
+)
 # Settings that a mode makes no use of.
 UNUSED = {
-    "joint": ("draws",),
-    "mask_first": ("draws",),
+    "joint": ("num_samples_per_input",),
+    "mask_first": ("num_samples_per_input",),
     "mask_to_image": ("num_samples_per_class",),
     "image_to_mask": (
         "num_samples_per_class",
@@ -44,7 +53,7 @@ UNUSED = {
         "guidance",
         "guidance_low",
         "guidance_high",
-        "noise_told",
+        "sigma_scale",
     ),
 }
 
@@ -74,7 +83,7 @@ def generate_pairs(config: GenerateConfig) -> PairSet:
         given = _masks_to_use(config, card)
         drawn = {g.label for g in given}
         classes = classes if None in drawn else [c for c in card.classes if c in drawn]
-        tasks = plan_images(given, classes, card.classes, config.draws or 1, config.chunk_size)
+        tasks = plan_images(given, classes, card.classes, config.num_samples_per_input or 1, config.chunk_size)
         identity |= {"classes": classes, "given": _digest(given)}
     else:
         assert config.mode is not None
@@ -106,7 +115,7 @@ def generate_masks(config: GenerateConfig) -> list[dict[str, Any]]:
     given = read_given(Path(str(config.images)), "images", source.card.img_size, config.split, source.card.classes)
     identity = _identity(source) | {"given": _digest(given)}
     output = Path(config.output_dir)
-    tasks = plan_masks(given, config.draws or 1, config.chunk_size)
+    tasks = plan_masks(given, config.num_samples_per_input or 1, config.chunk_size)
     if is_finished(output, identity):
         logger.info("%s holds these masks, finished", output)
         return masks.read_rows(tasks, output)
@@ -132,38 +141,42 @@ def settle_mode(config: GenerateConfig) -> GenerateConfig:
         if mode == owner and not folder:
             raise UserError(f"--mode {mode}", f"no --{name}", f"--{name} FOLDER", f"Give the {name}.")
         require(mode == owner or folder is None, f"--{name}", f"mode {mode}", f"mode {owner}", "Leave one of them out.")
-    split, draws = config.split, config.draws
+    split, draws = config.split, config.num_samples_per_input
     if mode in ("joint", "mask_first"):
         hint = f"Leave it out; --num_samples_per_class says how many {mode} draws."
-        require(draws is None, "--draws", f"mode {mode}", "given masks or images", hint)
+        require(draws is None, "--num_samples_per_input", f"mode {mode}", "given masks or images", hint)
         require(split is None, "--split", f"mode {mode}", "given masks or images", "Leave it out.")
     if mode == "image_to_mask":
         require(config.classes is None, "--classes", "mode image_to_mask", "no class: it is not told", "Leave it out.")
         draws = 8 if draws is None else draws
     if mode == "mask_to_image":
         draws = 1 if draws is None else draws
-    return settle_precision(dataclasses.replace(config, mode=mode, draws=draws, split=split))
+    return settle_precision(dataclasses.replace(config, mode=mode, num_samples_per_input=draws, split=split))
 
 
 def _load(config: GenerateConfig) -> Source:
     denoiser, card, digest = load_checkpoint(Path(config.checkpoint_path))
     device = choose_device(config.device)
     source = Source(settle_mask_guidance(config, card), denoiser.to(device), card, digest)
-    if config.guide_path is None or config.guidance == 1:
+    if config.guidance_checkpoint is None or config.guidance == 1:
         return source
-    guide, other, other_digest = load_checkpoint(Path(config.guide_path))
+    guide, other, other_digest = load_checkpoint(Path(config.guidance_checkpoint))
     for what in ("img_size", "classes", "codec", "train_hashes"):
         require(
             getattr(other, what) == getattr(card, what),
-            "--guide_path",
-            f"{config.guide_path}, whose {what} is not that of {config.checkpoint_path}",
+            "--guidance_checkpoint",
+            f"{config.guidance_checkpoint}, whose {what} is not that of {config.checkpoint_path}",
             "an earlier or smaller model of the same data",
             "Train it on the same folder, at the same size.",
         )
-    found = f"{config.guide_path}, which sees pictures at other sizes where noise is high"
+    found = f"{config.guidance_checkpoint}, which sees pictures at other sizes where noise is high"
     expected = f"one like that of {config.checkpoint_path}: guidance would lead away from coarse pictures"
     require(
-        guide.coarse == denoiser.coarse, "--guide_path", found, expected, "Give an earlier checkpoint of the same run."
+        guide.low_res == denoiser.low_res,
+        "--guidance_checkpoint",
+        found,
+        expected,
+        "Give an earlier checkpoint of the same run.",
     )
     return dataclasses.replace(source, guide=guide.to(device), guide_digest=other_digest)
 
@@ -227,20 +240,33 @@ def _masks_to_use(config: GenerateConfig, card: ModelCard) -> list[Given]:
 
 def _check_settings(config: GenerateConfig) -> None:
     require_positive(num_samples_per_class=config.num_samples_per_class, chunk_size=config.chunk_size)
-    require(config.draws is None or config.draws > 0, "--draws", config.draws, "a number above 0")
+    require(
+        config.num_samples_per_input is None or config.num_samples_per_input > 0,
+        "--num_samples_per_input",
+        config.num_samples_per_input,
+        "a number above 0",
+    )
     require(config.steps >= 2, "--steps", config.steps, "2 or more")
     require(config.seed >= 0, "--seed", config.seed, "0 or more")
     chosen = config.classes or []
     require(len(set(chosen)) == len(chosen), "--classes", " ".join(chosen), "each class once")
     require(config.max_redraws >= 0, "--max_redraws", config.max_redraws, "0 or more")
     require(config.guidance >= 0, "--guidance", config.guidance, "0 or more")
-    require(0 < config.noise_told <= 1, "--noise_told", config.noise_told, "above 0, at most 1")
+    require(0 < config.sigma_scale <= 1, "--sigma_scale", config.sigma_scale, "above 0, at most 1")
     weight = 1.0 if config.mask_guidance is None else config.mask_guidance
     require(weight >= 0, "--mask_guidance", weight, "0 or more")
-    if config.guide_path is not None:
-        hint = "Give a weight such as 2, or leave --guide_path out."
-        require(config.guidance != 1, "--guide_path", "--guidance 1, which is none", "another --guidance", hint)
-        require(config.mode != "image_to_mask", "--guide_path", f"mode {config.mode}", "a mode that draws images", hint)
+    if config.guidance_checkpoint is not None:
+        hint = "Give a weight such as 2, or leave --guidance_checkpoint out."
+        require(
+            config.guidance != 1, "--guidance_checkpoint", "--guidance 1, which is none", "another --guidance", hint
+        )
+        require(
+            config.mode != "image_to_mask",
+            "--guidance_checkpoint",
+            f"mode {config.mode}",
+            "a mode that draws images",
+            hint,
+        )
     require(
         config.guidance_low < config.guidance_high,
         "--guidance_low",

@@ -12,7 +12,7 @@ from torch import Tensor
 from medsegdiff.checkpoint import ModelCard
 from medsegdiff.config import GenerateConfig
 from medsegdiff.data.transforms import generator
-from medsegdiff.diffusion.codec import code_masks
+from medsegdiff.diffusion.codec import encode_sdf
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.guidance import Guidance
 from medsegdiff.diffusion.noise import sigma_table
@@ -74,7 +74,7 @@ class Source:
             return None
         stack = torch.stack([torch.from_numpy(p) for p in pictures])[:, None]
         codec = self.card.codec
-        return codec.encode(stack.float() / 255, code_masks(stack, codec.mask_radius).float() / 255)
+        return codec.encode(stack.float() / 255, encode_sdf(stack, codec.sdf_truncation).float() / 255)
 
 
 def padded(items: Sequence[Item], size: int) -> list[Item]:

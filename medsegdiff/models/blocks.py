@@ -154,9 +154,10 @@ class Seam(nn.Module):
 
 
 class Conditioned(nn.Module):
-    """A backbone's embedding of noise levels, class and, where `tell_moves`, of how a picture was augmented."""
+    """A backbone's embedding of noise levels, class and, where `augment_conditioning`, of how a picture was
+    augmented."""
 
-    def __init__(self, modalities: int, num_classes: int, embedding: int, tell_moves: bool = False) -> None:
+    def __init__(self, modalities: int, num_classes: int, embedding: int, augment_conditioning: bool = False) -> None:
         super().__init__()
         bands = 32
         self.levels = LevelEmbedding(bands)
@@ -164,7 +165,7 @@ class Conditioned(nn.Module):
             nn.Linear(2 * bands * modalities, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
         self.label = nn.Embedding(num_classes + 1, embedding)  # the last row is the null class
-        self.moves = nn.Linear(MOVES, embedding, bias=False) if tell_moves else None  # of 0: nothing
+        self.moves = nn.Linear(MOVES, embedding, bias=False) if augment_conditioning else None  # of 0: nothing
 
     def embedding(self, c_noise: Tensor, cond: Condition) -> Tensor:
         """(B, E) of levels (B, M) and conditions."""

@@ -61,7 +61,7 @@ def build(img_size: int, modality: Sequence[int], settings: ModelConfig) -> MedS
         channel_mult=settings.channel_mult,
         num_res_blocks=settings.num_res_blocks,
         dropout=settings.dropout,
-        tell_moves=settings.tell_moves,
+        augment_conditioning=settings.augment_conditioning,
         mask_share=settings.mask_share,
         use_anchor=settings.use_anchor,
         use_spectrum=settings.use_spectrum,
@@ -289,10 +289,10 @@ class MedSegDiffV2(Conditioned):
         use_anchor: bool = True,
         use_spectrum: bool = True,
         use_band_pass: bool = True,
-        tell_moves: bool = False,
+        augment_conditioning: bool = False,
     ) -> None:
         embedding = 4 * model_channels
-        super().__init__(STREAMS, num_classes, embedding, tell_moves)
+        super().__init__(STREAMS, num_classes, embedding, augment_conditioning)
         self.channels = (in_channels, out_channels)
         bases = (model_channels, max(8, round(model_channels * mask_share / 8) * 8))
         widths = [[base * m for m in channel_mult] for base in bases]

@@ -49,7 +49,7 @@ def build(img_size: int, modality: Sequence[int], settings: ModelConfig) -> Patc
         transformer_depth=settings.transformer_depth,
         num_heads=settings.num_heads,
         dropout=settings.dropout,
-        tell_moves=settings.tell_moves,
+        augment_conditioning=settings.augment_conditioning,
     )
 
 
@@ -88,10 +88,10 @@ class PatchUNet(Conditioned):
         transformer_depth: int = 4,
         num_heads: int = 4,
         dropout: float = 0.1,
-        tell_moves: bool = False,
+        augment_conditioning: bool = False,
     ) -> None:
         embedding = 4 * model_channels
-        super().__init__(max(modality) + 1, num_classes, embedding, tell_moves)
+        super().__init__(max(modality) + 1, num_classes, embedding, augment_conditioning)
         widths = [model_channels * m for m in channel_mult]
         self.patch_size = patch_size
         self.stem = nn.Conv2d(len(modality) * patch_size**2, widths[0], 3, padding=1)

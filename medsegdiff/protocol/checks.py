@@ -34,7 +34,7 @@ def check_settings(config: SegmentConfig) -> None:
     require(0 <= config.ema_decay < 1, "--ema_decay", config.ema_decay, "from 0 to below 1")
     require(0 <= config.dropout < 1, "--dropout", config.dropout, "from 0 to below 1")
     require(0 <= config.label_smoothing < 1, "--label_smoothing", config.label_smoothing, "from 0 to below 1")
-    require_fraction("small_share", config.small_share)
+    require_fraction("progressive_resizing", config.progressive_resizing)
     require(config.batch_size >= 2, "--batch_size", config.batch_size, "2 or more, as batch normalisation needs")
     below = max(SIZE_FACTOR, config.img_size // SIZE_FACTOR * SIZE_FACTOR)
     expected = f"a multiple of {SIZE_FACTOR}, such as {below} or {below + SIZE_FACTOR}"

@@ -52,7 +52,7 @@ class SegmentationTrainer(SupervisedTrainer):
 
     def score(self) -> float:
         """Mean Dice over val, picture by picture; without mirror images, for speed."""
-        config = dataclasses.replace(self.config, flip_test=False)
+        config = dataclasses.replace(self.config, tta_flip=False)
         found = predict_masks(self.ema.model, self.val, self.mean, self.std, config, self.device)
         return float(np.mean([overlaps(p, t)["dice"] for p, t in zip(found, true_masks(self.val), strict=True)]))
 
@@ -100,7 +100,7 @@ def predict_masks(
     parts: list[Tensor] = []
     for rows in torch.arange(len(data)).split(PREDICT_BATCH):
         images, _, _ = data.batch(rows)
-        logits = predict(model, images.to(device), mean, std, config.precision, config.flip_test)
+        logits = predict(model, images.to(device), mean, std, config.precision, config.tta_flip)
         parts.append(logits[:, 0].cpu() > 0)
     return torch.cat(parts).numpy()
 

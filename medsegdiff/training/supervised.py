@@ -81,7 +81,7 @@ class SupervisedTrainer:
     @property
     def small_steps(self) -> int:
         """Steps before the pictures have their full size."""
-        return round(self.config.small_share * self.steps) if len(self.sizes) > 1 else 0
+        return round(self.config.progressive_resizing * self.steps) if len(self.sizes) > 1 else 0
 
     def size_at(self, step: int) -> int:
         """Side of the pictures of a step: each smaller size for as many steps as the others, then the full one."""

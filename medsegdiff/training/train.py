@@ -20,7 +20,7 @@ from medsegdiff.config import DiffusionConfig, TrainConfig, identity_of, require
 from medsegdiff.data.dataset import PairTensors, load_tensors
 from medsegdiff.data.records import PairSet, read_pairs
 from medsegdiff.data.transforms import GENERATIVE, augment, augment_told, generator, send
-from medsegdiff.diffusion.codec import PairCodec, code_masks
+from medsegdiff.diffusion.codec import PairCodec, encode_sdf
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.loss import denoising_loss
@@ -154,9 +154,9 @@ def _train(config: TrainConfig, pairs: PairSet, processes: Together, found: bool
     if trainer.small_steps:
         text = "the first %d steps are on pictures of %d pixels; val is looked at when they are done"
         logger.info(text, trainer.small_steps, first_size(config))
-    elif config.small_share:
+    elif config.progressive_resizing:
         logger.info("all steps are on pictures of %d pixels: half of that does not suit", config.img_size)
-    if trainer.small_steps or trainer.denoiser.coarse is not None:  # the first steps need less memory than later ones
+    if trainer.small_steps or trainer.denoiser.low_res is not None:  # the first steps need less memory than later ones
         trainer.room.check(config)
     loop = LoopConfig(
         output_dir=output,
@@ -233,8 +233,8 @@ class DiffusionTrainer:
                 "Prepare the data anew.",
             )
         self.val_set = load_tensors(pairs.select("val"), config.img_size, what="val split")
-        radius = config.diffusion.mask_radius
-        self.codec = PairCodec.fit(self.train_set.images, code_masks(self.train_set.masks, radius), radius)
+        radius = config.diffusion.sdf_truncation
+        self.codec = PairCodec.fit(self.train_set.images, encode_sdf(self.train_set.masks, radius), radius)
         torch.manual_seed(int(generator(config.seed, WEIGHTS).initial_seed()))
         self.denoiser = build_denoiser(self.card(0)).to(self.device)
         self.ema = Averages(self.denoiser, config.ema_lengths)
@@ -269,21 +269,25 @@ class DiffusionTrainer:
         read = self.train_set
         if size != self.config.img_size:
             read = load_tensors(self.pairs.select("train"), size, what=f"train split, {size} px")
-        radius = self.config.diffusion.mask_radius * size / self.config.img_size
-        return dataclasses.replace(read, masks=code_masks(read.masks, radius))
+        radius = self.config.diffusion.sdf_truncation * size / self.config.img_size
+        return dataclasses.replace(read, masks=encode_sdf(read.masks, radius))
 
     @property
     def small_steps(self) -> int:
         """Steps before the pictures have their full size."""
-        return int(self.config.small_share * self.total_steps) if first_size(self.config) < self.config.img_size else 0
+        return (
+            int(self.config.progressive_resizing * self.total_steps)
+            if first_size(self.config) < self.config.img_size
+            else 0
+        )
 
     @functools.cached_property
     def small_price(self) -> float:
         """Work of a step on small pictures, share of one at full size: by the pixels that the network sees."""
-        coarse, sample = self.denoiser.coarse, 4096
+        low_res, sample = self.denoiser.low_res, 4096
         sigma = draw_sigma(sample, self.config.diffusion, generator(self.config.seed, PRICE))
         high = self.denoiser.by_size(sigma)[1] / sample
-        full = 1.0 if coarse is None else 1 - high + high / coarse.factor**2
+        full = 1.0 if low_res is None else 1 - high + high / low_res.factor**2
         return float(first_size(self.config) / self.config.img_size) ** 2 / full
 
     def card(self, step: int, scores: dict[str, float] | None = None) -> ModelCard:
@@ -299,7 +303,9 @@ class DiffusionTrainer:
             classes=self.pairs.classes,
             lesion_classes=lesions,
             model=dataclasses.replace(
-                self.config.model, num_classes=len(self.pairs.classes), tell_moves=self.config.told_share > 0
+                self.config.model,
+                num_classes=len(self.pairs.classes),
+                augment_conditioning=self.config.augment_prob > 0,
             ),
             diffusion=self.config.diffusion,
             codec=self.codec,
@@ -329,8 +335,8 @@ class DiffusionTrainer:
         size = self.finer * (first_size(config) if small else config.img_size)
         images, masks, labels = self.resident[size].batch(send(rows, self.device))
         told, chance = None, generator(config.seed, seed_step, AUGMENT)
-        if config.told_share:
-            images, masks, told = augment_told(images, masks, GENERATIVE, config.told_share, chance)
+        if config.augment_prob:
+            images, masks, told = augment_told(images, masks, GENERATIVE, config.augment_prob, chance)
         elif config.augment:
             images, masks = augment(images, masks, GENERATIVE, chance)
         images, masks = avg_pool2d(images, self.finer), avg_pool2d(masks, self.finer)

@@ -17,7 +17,7 @@ from medsegdiff.data.dataset import PairTensors
 from medsegdiff.data.descriptors import feature_distance, feature_matrix
 from medsegdiff.data.pictures import contact_sheet
 from medsegdiff.data.transforms import generator
-from medsegdiff.diffusion.codec import PairCodec, code_masks
+from medsegdiff.diffusion.codec import PairCodec, encode_sdf
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.loss import denoising_loss
@@ -41,7 +41,7 @@ class Watch:
         self.config = config
         self.codec = codec
         self.classes = classes
-        self.val = dataclasses.replace(val, masks=code_masks(val.masks, codec.mask_radius))
+        self.val = dataclasses.replace(val, masks=encode_sdf(val.masks, codec.sdf_truncation))
         self.best: dict[str, float] = {"step": -1, "val_loss": math.inf}
         self.history: list[dict[str, float]] = []
         train_features, self.val_features = _features(train), _features(val)

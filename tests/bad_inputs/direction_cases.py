@@ -32,7 +32,7 @@ DIRECTIONS = [
     Case("mode without its masks", f"{GENERATE} --mode mask_to_image", ("--mode mask_to_image: found no --masks",)),
     Case("mode without its images", f"{GENERATE} --mode image_to_mask", ("--mode image_to_mask: found no --images",)),
     Case("masks and images together", f"{GENERATE} --masks real --images real", ("--masks: found --images beside it",)),
-    Case("--draws of new pairs", f"{GENERATE} --draws 4", ("--draws: found mode joint",)),
+    Case("--num_samples_per_input of new pairs", f"{GENERATE} --num_samples_per_input 4", ("--num_samples_per_input: found mode joint",)),
     Case("a class told with images", f"{GENERATE} --images real --classes benign", ("found mode image_to_mask",)),
     Case("unknown mode", f"{GENERATE} --mode inpaint", ("--mode: found inpaint", "image_to_mask")),
     Case("folder without masks", f"{GENERATE} --masks empty", ("empty: found no masks",),

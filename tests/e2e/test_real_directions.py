@@ -38,7 +38,7 @@ def test_shuffled_masks_cost_agreement(tmp_path: Path) -> None:
     drawn = generate_pairs(config)
     model, settings = load_model(run / "segmentation_real" / "seed_0" / "best_model.safetensors")
     data = load_tensors(drawn, int(settings["config"]["img_size"]), what="drawn pairs")
-    judge = SegmentConfig("", precision="fp32", flip_test=False)
+    judge = SegmentConfig("", precision="fp32", tta_flip=False)
     found = predict_masks(model, data, settings["mean"], settings["std"], judge, torch.device("cpu"))
     given = true_masks(data)
     right = np.mean([overlaps(f, g)["dice"] for f, g in zip(found, given, strict=True)])

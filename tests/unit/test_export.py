@@ -17,7 +17,7 @@ from medsegdiff.export import ExportConfig, export
 @pytest.mark.parametrize(("factor", "level"), [(1, 0.7), (2, 0.7), (2, 1.9)])
 def test_exported_checkpoint_is_half_as_large_and_denoises_alike(factor: int, level: float, tmp_path: Path) -> None:
     """Damage: weights left in fp32, buffers rounded too (which tell the noise level), or a card that is lost."""
-    model = TWO_SIZES if factor > 1 else dataclasses.replace(TWO_SIZES, coarse_factor=1)
+    model = TWO_SIZES if factor > 1 else dataclasses.replace(TWO_SIZES, low_res_factor=1)
     source = random_checkpoint(tmp_path / "model.safetensors", noise=0.05, model=model)
     found = export(ExportConfig(str(source), str(tmp_path / "given" / "small.safetensors")))
     assert found.stat().st_size < 0.7 * source.stat().st_size  # the card is as long as before

@@ -67,7 +67,7 @@ def fit_judges(config: EvaluateConfig, real: PairSet, sets: Sets) -> Judges:
 def judges_folder(config: EvaluateConfig, name: str, identity: dict[str, Any]) -> Path:
     """Where a judge of this identity lies, or will lie."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medsegdiff" / "judges"
-    base = cache if config.judges_dir is None else Path(config.judges_dir)
+    base = cache if config.reference_models_dir is None else Path(config.reference_models_dir)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return base / f"{name}_{digest[:16]}"
 
@@ -78,7 +78,7 @@ def _fit_network(name: str, config: EvaluateConfig, real: PairSet, sets: Sets, i
         SegmentConfig(
             data_dir=str(real.root),
             task="segment" if name == "segmenter" else "classify",
-            steps=config.judge_steps,
+            steps=config.reference_model_steps,
             img_size=sets.img_size,
             precision=config.precision,
             device=config.device,

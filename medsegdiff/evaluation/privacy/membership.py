@@ -22,7 +22,7 @@ from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.dataset import PairTensors, load_tensors
 from medsegdiff.data.records import SYNTHETIC, PairRecord, PairSet
 from medsegdiff.data.transforms import generator
-from medsegdiff.diffusion.codec import code_masks
+from medsegdiff.diffusion.codec import encode_sdf
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.loss import denoising_loss
@@ -107,9 +107,9 @@ def levels_of(card: ModelCard) -> tuple[float, ...]:
 
     One more where high noise is taken off smaller pictures: at that level the network is asked of such a picture.
     """
-    if card.model.coarse_factor == 1:
+    if card.model.low_res_factor == 1:
         return LEVELS
-    level = min(FURTHER * card.model.coarse_sigma, highest_sigma(card.diffusion))
+    level = min(FURTHER * card.model.low_res_sigma, highest_sigma(card.diffusion))
     return (*LEVELS, level / card.diffusion.sigma_data)
 
 
@@ -123,7 +123,7 @@ def denoising_losses(
     picture.
     """
     device = next(denoiser.parameters()).device
-    data = dataclasses.replace(data, masks=code_masks(data.masks, card.codec.mask_radius))
+    data = dataclasses.replace(data, masks=encode_sdf(data.masks, card.codec.sdf_truncation))
     batches = torch.arange(len(data)).split(BATCH)
     levels = levels_of(card)
     losses = np.zeros((len(data), len(levels)))

@@ -102,7 +102,8 @@ def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def numbers(path: Path, *leave_out: str) -> list[float]:
-    """All figures of a JSON file in ascending order, so that names of keys do not matter; not those under `leave_out`."""
+    """All figures of a JSON file in ascending order, so that names of keys do not matter; not those under
+    `leave_out`."""
     found = leaves(json.loads(path.read_text()))
     kept = {k: v for k, v in found.items() if not any(f"/{name}" in k for name in leave_out)}
     return sorted(round(float(v), 9) for v in kept.values() if isinstance(v, (int, float)) and not isinstance(v, bool))
@@ -128,7 +129,7 @@ def phases(work: Path) -> dict[str, Any]:
     run("segment", f"--data_dir {work}/combined --output_dir {work}/segmentation --img_size 64 --steps 8 --evals 2 "
         "--batch_size 4 --bootstrap 100 --precision fp32 --device cpu".split())  # fmt: skip
     run("evaluate", f"--real_data {work}/real --synthetic_data {work}/synthetic --output_dir {work}/evaluation "
-        f"{checkpoint} --judges_dir {work}/judges --judge_steps 10 --embedding_steps 4 --bootstrap 40 "
+        f"{checkpoint} --reference_models_dir {work}/judges --reference_model_steps 10 --embedding_steps 4 --bootstrap 40 "
         "--precision fp32 --device cpu".split())  # fmt: skip
     best = work / "checkpoints" / "best_model.safetensors"
     return {
@@ -142,7 +143,8 @@ def phases(work: Path) -> dict[str, Any]:
 
 
 def reference(work: Path) -> dict[str, Any]:
-    """Eight pairs of each class from the reference weights in every mode; masks and images to start from are fixtures."""
+    """Eight pairs of each class from the reference weights in every mode; masks and images to start from are
+    fixtures."""
     shared = f"--checkpoint_path {WEIGHTS} --precision fp32 --device cpu --chunk_size 8 --steps 8"
     given = FIXTURES / "pairs_v1"
     result = {}
@@ -151,7 +153,10 @@ def reference(work: Path) -> dict[str, Any]:
         result[mode] = pairs(work / mode)
     run("generate", f"{shared} --masks {given} --split train --output_dir {work}/mask_to_image".split())
     result["mask_to_image"] = pairs(work / "mask_to_image")
-    run("generate", f"{shared} --images {given} --split train --draws 2 --output_dir {work}/image_to_mask".split())
+    run(
+        "generate",
+        f"{shared} --images {given} --split train --num_samples_per_input 2 --output_dir {work}/image_to_mask".split(),
+    )
     result["image_to_mask"] = pictures(work / "image_to_mask", "masks", "draws", "mean", "one_call")
     return result
 

@@ -20,7 +20,7 @@ MATHEMATICS = (
         "coarse_level_of_the_large_picture",
         "the network is told the level of small pictures before averaging",
         "diffusion/denoiser.py",
-        "sigma / coarse.factor, cond)",
+        "sigma / low_res.factor, cond)",
         "sigma, cond)",
         ("test_it_sees_less_noise",),
     ),

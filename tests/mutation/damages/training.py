@@ -57,7 +57,7 @@ TRAINING = (
         "codec_sees_val",
         "the codec's statistics are those of train and val together",
         "training/train.py",
-        "PairCodec.fit(self.train_set.images, code_masks(self.train_set.masks, radius), radius)",
+        "PairCodec.fit(self.train_set.images, encode_sdf(self.train_set.masks, radius), radius)",
         "PairCodec.fit(*(torch.cat([getattr(s, n) for s in (self.train_set, self.val_set)]) for n in"
         ' ("images", "masks")))',
         ("test_the_codec_is_made_from_train_alone",),

@@ -87,7 +87,7 @@ def test_speed_is_measured_on_pictures_of_the_size_it_is_told_for(
 ) -> None:
     """Damage: leave `small_first=False` out: the first steps of ours are on pictures of half the side."""
     arms, speed = benchmark("peer_arms"), benchmark("peer_speed")
-    (tmp_path / "tiny.yaml").write_text(TINY + "small_share: 0.5\n")
+    (tmp_path / "tiny.yaml").write_text(TINY + "progressive_resizing: 0.5\n")
     options = argparse.Namespace(config=tmp_path / "tiny.yaml", device="cpu")
     sizes = []
     for setting in (speed.setting_of(options, 128, "fp32", 2), arms.Setting(tmp_path / "tiny.yaml", device="cpu")):

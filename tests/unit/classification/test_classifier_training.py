@@ -103,12 +103,12 @@ def test_smoothed_labels_are_what_the_loss_wants(learnt: ClassificationTrainer) 
 
 
 def test_mirrored_pictures_get_the_same_probabilities(learnt: ClassificationTrainer) -> None:
-    """Fails if `flip_test` is not heeded, or the mirror image is not part of the mean."""
+    """Fails if `tta_flip` is not heeded, or the mirror image is not part of the mean."""
     data = blobs(8, 3)
     mirrored = dataclasses.replace(data, images=data.images.flip(-1))
 
     def both(flip: bool) -> list[np.ndarray]:
-        config = settings(flip_test=flip)
+        config = settings(tta_flip=flip)
         model, mean, std = learnt.ema.model, learnt.mean, learnt.std
         return [predict_probabilities(model, d, mean, std, config, CPU) for d in (data, mirrored)]
 
@@ -121,7 +121,7 @@ def test_mirrored_pictures_get_the_same_probabilities(learnt: ClassificationTrai
 
 def test_more_certain_weights_win_among_those_with_the_same_auc() -> None:
     """Logits halved: the same order of the pictures. Fails if the first of many weights with AUC 1 is kept for ever."""
-    trainer = ClassificationTrainer(settings(flip_test=False), CLASSES, blobs(8, 0), blobs(8, 1), 5)
+    trainer = ClassificationTrainer(settings(tta_flip=False), CLASSES, blobs(8, 0), blobs(8, 1), 5)
     head = trainer.ema.model.get_classifier()
     direction = trainer.ema.model.forward_head(  # type: ignore[operator]
         trainer.ema.model.forward_features(standardised(trainer)),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from medsegdiff.config import DiffusionConfig, ModelConfig
 from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.diffusion.condition import Condition
-from medsegdiff.diffusion.denoiser import Coarse, Denoiser
+from medsegdiff.diffusion.denoiser import Denoiser, LowRes
 from medsegdiff.diffusion.guidance import classless_denoise
 from medsegdiff.diffusion.noise import MODES, sigma_table
 from medsegdiff.generation.draw import draw_channels
@@ -28,7 +28,7 @@ def denoiser() -> Denoiser:
     network = build_backbone("patch_unet", 32, [0, 1], sizes)
     for weights in network.parameters():
         nn.init.normal_(weights, std=0.2)
-    return Denoiser(network, MODALITY, coarse=Coarse(4, 3.0)).eval()
+    return Denoiser(network, MODALITY, low_res=LowRes(4, 3.0)).eval()
 
 
 @pytest.fixture
@@ -40,16 +40,16 @@ def batch() -> tuple[Tensor, Condition]:
 
 def test_high_levels_alone_are_served() -> None:
     """Damage: `any` for `all` (an image of little noise blurred since its mask is noisy); clean pairs served."""
-    assert Coarse(4, 3.0).serves(LEVELS).tolist() == SERVED
+    assert LowRes(4, 3.0).serves(LEVELS).tolist() == SERVED
 
 
 def test_enlarged_is_undone_by_averaging() -> None:
     """Damage: enlarging without putting back what smoothing took: brightness would bleed from step to step."""
-    coarse = Coarse(4, 3.0)
+    low_res = LowRes(4, 3.0)
     y = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    big = coarse.enlarged(y)
+    big = low_res.enlarged(y)
     assert big.shape == (2, 2, 16, 16)
-    torch.testing.assert_close(coarse.reduced(big), y)
+    torch.testing.assert_close(low_res.reduced(big), y)
     step = (big[..., 4] - big[..., 3]).abs().mean() / (y[..., 1] - y[..., 0]).abs().mean()
     assert step < 0.7  # smooth: no jump as large as that between the small pixels
 
@@ -60,7 +60,7 @@ def test_it_sees_less_noise(denoiser: Denoiser, batch: tuple[Tensor, Condition])
     rows, level = slice(0, 1), LEVELS[:1]
     plain = Denoiser(denoiser.backbone, MODALITY)
     small = plain(nn.functional.avg_pool2d(x[rows], 4), level / 4, cond.rows(rows))
-    torch.testing.assert_close(denoiser(x, LEVELS, cond)[rows], Coarse(4, 3.0).enlarged(small))
+    torch.testing.assert_close(denoiser(x, LEVELS, cond)[rows], LowRes(4, 3.0).enlarged(small))
 
 
 def test_each_pair_gets_its_own(denoiser: Denoiser, batch: tuple[Tensor, Condition]) -> None:

@@ -159,7 +159,7 @@ def test_mask_and_class_lead_together(x: Tensor) -> None:
 def test_little_noise_is_told_as_less(x: Tensor) -> None:
     """Damage: the mask's level changed, every level changed, or the levels of the caller's table written over."""
     spy = Spy()
-    denoise = guided_denoise(cast(Denoiser, spy), LABELS, noise_told=0.5)
+    denoise = guided_denoise(cast(Denoiser, spy), LABELS, sigma_scale=0.5)
     table = torch.tensor([[0.25, 0.25], [0.5, 0.25], [0.125, 4.0], [0.0, 0.25]])
     for row in table:
         denoise(x, row)
@@ -170,6 +170,6 @@ def test_little_noise_is_told_as_less(x: Tensor) -> None:
 def test_what_is_told_does_not_move_the_interval(x: Tensor) -> None:
     """Damage: the interval asked of the level that is told."""
     spy = Spy()
-    denoise = guided_denoise(cast(Denoiser, spy), LABELS, Guidance(3.0, interval=(0.2, 5.0)), noise_told=0.5)
+    denoise = guided_denoise(cast(Denoiser, spy), LABELS, Guidance(3.0, interval=(0.2, 5.0)), sigma_scale=0.5)
     denoise(x, torch.tensor([0.25, 0.25]))
     assert spy.rows == [6]

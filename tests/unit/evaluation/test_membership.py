@@ -103,8 +103,8 @@ def test_smaller_pictures_are_asked_of_too(pairs: PairSet, tmp_path: Path) -> No
     path = random_checkpoint(tmp_path / "two.safetensors", model=TWO_SIZES)
     denoiser, card, _ = load_checkpoint(path)
     levels = torch.tensor(levels_of(card)) * card.diffusion.sigma_data
-    assert denoiser.coarse is not None
-    served = denoiser.coarse.serves(levels[:, None].expand(-1, 2))
+    assert denoiser.low_res is not None
+    served = denoiser.low_res.serves(levels[:, None].expand(-1, 2))
     assert served.tolist() == [False, False, True]
     data = load_tensors(pairs, 16, what="pictures")
     assert denoising_losses(denoiser, card, data, data.labels, settings()).shape == (len(data), 3)

@@ -56,8 +56,8 @@ def settings(folders: Path, output: Path, **changes: object) -> EvaluateConfig:
         real_data=str(folders / "real"),
         synthetic_data=str(folders / "synthetic"),
         output_dir=str(output),
-        judges_dir=str(folders / "judges"),
-        judge_steps=12,
+        reference_models_dir=str(folders / "judges"),
+        reference_model_steps=12,
         embedding_steps=4,
         bootstrap=20,
         device="cpu",
@@ -104,7 +104,7 @@ def test_judges_that_another_process_trains_are_waited_for(
     sets, _ = _load(config, real, read_pairs(folders / "synthetic"))
     fit_judges(config, real, sets)
     shutil.copytree(folders / "judges", tmp_path / "judges")
-    config = dataclasses.replace(config, judges_dir=str(tmp_path / "judges"))
+    config = dataclasses.replace(config, reference_models_dir=str(tmp_path / "judges"))
     folder = next((tmp_path / "judges").glob("segmenter_*"))
     (folder / SCORES_FILE).rename(tmp_path / SCORES_FILE)
     holds = threading.Event()

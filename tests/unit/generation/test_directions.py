@@ -64,7 +64,7 @@ def test_images_for_given_masks(radius: float, real: PairSet, tmp_path: Path) ->
     group, by which a test picture's mask could enter train."""
     codec = PairCodec((0.4, 0.2), (0.2, 0.4), 1, radius)
     checkpoint = random_checkpoint(tmp_path / "best_model.safetensors", 0.05, codec=codec)
-    drawn = generate_pairs(settings(checkpoint, tmp_path / "pairs", masks=str(real.root), draws=3))
+    drawn = generate_pairs(settings(checkpoint, tmp_path / "pairs", masks=str(real.root), num_samples_per_input=3))
     assert read_pairs(drawn.root).records == drawn.records
     given = {r.id: r for r in real.select("train").records}
     assert len(drawn) == 3 * len(given) == 12
@@ -84,7 +84,9 @@ def test_the_mask_matters_to_the_image(
 ) -> None:
     """Damage: the image of the noise alone, the given mask laid over it afterwards."""
     monkeypatch.setattr(Given, "number", 7)  # the same noise for all masks
-    drawn = generate_pairs(settings(checkpoint, tmp_path / "pairs", masks=str(real.root), classes=["benign"], draws=2))
+    drawn = generate_pairs(
+        settings(checkpoint, tmp_path / "pairs", masks=str(real.root), classes=["benign"], num_samples_per_input=2)
+    )
     hashes = {r.id: r.image_hash for r in drawn.records}
     assert len(hashes) == 4
     assert hashes["syn_train_benign_0_000"] != hashes["syn_train_benign_1_000"]
@@ -95,9 +97,13 @@ def test_the_mask_matters_to_the_image(
 def test_draws_do_not_depend_on_the_other_files(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: noise by the place in the folder."""
     folder = pictures(tmp_path / "masks", real, "masks")
-    every = generate_pairs(settings(checkpoint, tmp_path / "all", masks=str(folder), draws=2, chunk_size=2))
+    every = generate_pairs(
+        settings(checkpoint, tmp_path / "all", masks=str(folder), num_samples_per_input=2, chunk_size=2)
+    )
     min((folder / "benign").iterdir()).unlink()
-    fewer = generate_pairs(settings(checkpoint, tmp_path / "fewer", masks=str(folder), draws=2, chunk_size=2))
+    fewer = generate_pairs(
+        settings(checkpoint, tmp_path / "fewer", masks=str(folder), num_samples_per_input=2, chunk_size=2)
+    )
     hashes = {r.id: r.image_hash for r in every.records}
     assert len(fewer) == 6
     assert {r.id: r.image_hash for r in fewer.records} == {r.id: hashes[r.id] for r in fewer.records}
@@ -116,7 +122,7 @@ def test_one_class_for_masks_without_one(real: PairSet, checkpoint: Path, tmp_pa
 
 def test_masks_of_images(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: the mean of one draw; maps of the network's size; the class told to the network."""
-    config = settings(checkpoint, tmp_path / "out", images=str(real.root), split="test", draws=5)
+    config = settings(checkpoint, tmp_path / "out", images=str(real.root), split="test", num_samples_per_input=5)
     rows = generate_masks(config)
     with (tmp_path / "out" / "masks.csv").open() as file:
         table = list(csv.DictReader(file))
@@ -142,9 +148,13 @@ def test_masks_of_images(real: PairSet, checkpoint: Path, tmp_path: Path) -> Non
 
 def test_more_draws_than_a_chunk(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: one chunk one batch, whatever its size; noise that the batch decides."""
-    few = generate_masks(settings(checkpoint, tmp_path / "few", images=str(real.root), split="val", draws=6))
+    few = generate_masks(
+        settings(checkpoint, tmp_path / "few", images=str(real.root), split="val", num_samples_per_input=6)
+    )
     many = generate_masks(
-        settings(checkpoint, tmp_path / "many", images=str(real.root), split="val", draws=6, chunk_size=20)
+        settings(
+            checkpoint, tmp_path / "many", images=str(real.root), split="val", num_samples_per_input=6, chunk_size=20
+        )
     )
     for one, other in zip(few, many, strict=True):
         assert one["area"] == pytest.approx(other["area"], abs=0.002)
@@ -203,7 +213,7 @@ def test_folders_of_images_need_not_be_classes(real: PairSet, tmp_path: Path) ->
 
 def test_one_draw_has_no_doubt(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: entropy of an interpolated mask, which finds doubt along every outline."""
-    config = settings(checkpoint, tmp_path / "out", images=str(real.root), split="test", draws=1)
+    config = settings(checkpoint, tmp_path / "out", images=str(real.root), split="test", num_samples_per_input=1)
     for row in generate_masks(config):
         found = cv2.imread(str(tmp_path / "out" / "uncertainty" / f"{row['id']}.png"), cv2.IMREAD_UNCHANGED)
         assert found.max() == 0
@@ -244,13 +254,13 @@ def test_entropy_and_agreement() -> None:
         ({"mode": "image_to_mask"}, "--mode image_to_mask: found no --images"),
         ({"mode": "joint", "masks": "x"}, "--masks: found mode joint; expected mode mask_to_image"),
         ({"masks": "x", "images": "y"}, "--masks: found --images beside it; expected one of them"),
-        ({"draws": 3}, "--draws: found mode joint; expected given masks or images"),
+        ({"num_samples_per_input": 3}, "--num_samples_per_input: found mode joint; expected given masks or images"),
         ({"mode": "mask_first", "split": "val"}, "--split: found mode mask_first; expected given masks or images"),
         ({"images": "FLAT"}, "png: found a black and white picture .*; expected an ultrasound picture"),
         ({"masks": "DIM", "classes": ["benign"]}, "png: found a picture whose brightest pixel is 1; expected a mask"),
         ({"masks": "INVERTED", "classes": ["benign"]}, r"png: found a lesion on 9\d% of the picture; expected at most"),
         ({"images": "REAL", "classes": ["benign"]}, "--classes: found mode image_to_mask; expected no class"),
-        ({"images": "REAL", "draws": 0}, "--draws: found 0; expected a number above 0"),
+        ({"images": "REAL", "num_samples_per_input": 0}, "--num_samples_per_input: found 0; expected a number above 0"),
         ({"masks": "nowhere"}, "nowhere: found nothing; expected a folder with masks"),
         ({"masks": "EMPTY"}, "empty: found no masks; expected a PAIRS folder, or pictures .*, or folders benign"),
         ({"masks": "EMPTY", "split": "val"}, "--split: found val; expected --masks that is a PAIRS folder"),

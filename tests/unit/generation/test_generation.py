@@ -115,7 +115,7 @@ def test_the_grain_is_what_is_told(tmp_path: Path) -> None:
     """Damage: a share that draw_pairs takes and drops."""
     fine = random_checkpoint(tmp_path / "fine.safetensors", diffusion=DiffusionConfig(sigma_max=2.0, sigma_min=0.1))
     found = [
-        generate(settings(fine, tmp_path / f"{told}", num_samples_per_class=2, steps=3, noise_told=told)).records
+        generate(settings(fine, tmp_path / f"{told}", num_samples_per_class=2, steps=3, sigma_scale=told)).records
         for told in (0.5, 1.0)
     ]
     assert not {r.image_hash for r in found[0]} & {r.image_hash for r in found[1]}
@@ -128,7 +128,7 @@ def test_autoguidance_draws_with_its_guide(checkpoint: Path, straight: PairSet, 
     guide = tmp_path / "early.safetensors"
     save_checkpoint(guide, weights, card)
     chosen = {"num_samples_per_class": 2, "guidance": 2.0}
-    pairs = generate(settings(checkpoint, tmp_path / "auto", guide_path=str(guide), **chosen))
+    pairs = generate(settings(checkpoint, tmp_path / "auto", guidance_checkpoint=str(guide), **chosen))
     plain = generate(settings(checkpoint, tmp_path / "plain", **chosen))
     assert not {r.image_hash for r in pairs.records} & {r.image_hash for r in plain.records}
     told = json.loads((pairs.root / "dataset.json").read_text())["identity"]
@@ -154,9 +154,9 @@ def test_a_guide_of_other_data_is_refused(change: dict[str, Any], checkpoint: Pa
     denoiser, card, _ = load_checkpoint(checkpoint)
     guide = tmp_path / "other.safetensors"
     save_checkpoint(guide, denoiser.state_dict(), dataclasses.replace(card, **change))
-    message = rf"--guide_path: found .*other.safetensors, whose {next(iter(change))} is not that of"
+    message = rf"--guidance_checkpoint: found .*other.safetensors, whose {next(iter(change))} is not that of"
     with pytest.raises(UserError, match=message):
-        generate(settings(checkpoint, tmp_path / "pairs", guidance=2.0, guide_path=str(guide)))
+        generate(settings(checkpoint, tmp_path / "pairs", guidance=2.0, guidance_checkpoint=str(guide)))
 
 
 def test_a_guide_that_sees_other_sizes_is_refused(checkpoint: Path, tmp_path: Path) -> None:
@@ -164,8 +164,10 @@ def test_a_guide_that_sees_other_sizes_is_refused(checkpoint: Path, tmp_path: Pa
     card = load_checkpoint(checkpoint)[1]
     guide = random_checkpoint(tmp_path / "two.safetensors", **{f.name: getattr(card, f.name) for f in
         dataclasses.fields(card) if f.name not in ("model", "scores")} | {"model": TWO_SIZES})  # fmt: skip
-    with pytest.raises(UserError, match=r"--guide_path: found .*two.safetensors, which sees pictures at other sizes"):
-        generate(settings(checkpoint, tmp_path / "pairs", guidance=2.0, guide_path=str(guide)))
+    with pytest.raises(
+        UserError, match=r"--guidance_checkpoint: found .*two.safetensors, which sees pictures at other sizes"
+    ):
+        generate(settings(checkpoint, tmp_path / "pairs", guidance=2.0, guidance_checkpoint=str(guide)))
 
 
 @pytest.mark.parametrize("sampler", ["heun", "ddim"])
@@ -258,10 +260,10 @@ def test_the_network_is_told_the_class_and_the_options(
     calls = count_draws(monkeypatch)
     monkeypatch.setattr(drawing, "mask_fault", lambda *_: None)
     chosen = {"guidance": 2.0, "guidance_low": 0.4, "guidance_high": 3.0, "sampler": "ddim", "mask_guidance": 1.5}
-    generate(settings(checkpoint, tmp_path / "pairs", noise_told=0.6, **chosen))
+    generate(settings(checkpoint, tmp_path / "pairs", sigma_scale=0.6, **chosen))
     assert [c["labels"] for c in calls] == [[0] * 4, [0] * 4, [1] * 4, [1] * 4]
     for c in calls:
-        assert (c["sampler"], c["noise_told"]) == ("ddim", 0.6)
+        assert (c["sampler"], c["sigma_scale"]) == ("ddim", 0.6)
         assert c["guidance"] == Guidance(2.0, None, 1.5, (0.4, 3.0))
         assert c["sigmas"].shape == (3, 2)
 
@@ -383,10 +385,10 @@ def test_unknown_class(checkpoint: Path, tmp_path: Path) -> None:
         ({"guidance": -1.0}, "--guidance: found -1.0; expected 0 or more"),
         ({"guidance_low": 6.0}, "--guidance_low: found 6.0; expected less than --guidance_high 5.0"),
         ({"mask_guidance": -1.0}, "--mask_guidance: found -1.0; expected 0 or more"),
-        ({"noise_told": 0.0}, "--noise_told: found 0.0; expected above 0, at most 1"),
+        ({"sigma_scale": 0.0}, "--sigma_scale: found 0.0; expected above 0, at most 1"),
         ({"max_redraws": -1}, "--max_redraws: found -1"),
-        ({"guide_path": "x.safetensors"}, "--guide_path: found --guidance 1, which is none"),
-        ({"guide_path": "x.safetensors", "guidance": 2.0}, "x.safetensors: found no such file"),
+        ({"guidance_checkpoint": "x.safetensors"}, "--guidance_checkpoint: found --guidance 1, which is none"),
+        ({"guidance_checkpoint": "x.safetensors", "guidance": 2.0}, "x.safetensors: found no such file"),
     ],
 )
 def test_bad_settings(change: dict[str, Any], message: str, checkpoint: Path, tmp_path: Path) -> None:

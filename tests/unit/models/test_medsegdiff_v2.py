@@ -236,16 +236,22 @@ def test_backbones_are_found_by_name(name: str) -> None:
             "--model.use_spectrum: found False",
         ),
         ({"backbone": "medsegdiff_v2", "model": ModelConfig(mask_share=-1)}, "--model.mask_share: found -1"),
-        ({"told_share": 0.2, "augment": False}, "--told_share: found 0.2; expected 0 with --augment false"),
-        ({"told_share": 1.0}, "--told_share: found 1.0; expected 0 or more, and below 1"),
-        ({"model": ModelConfig(tell_moves=True)}, "--model.tell_moves: found True; expected --told_share"),
-        ({"model": ModelConfig(coarse_factor=3)}, "--model.coarse_factor: found 3; expected one that divides 256"),
-        ({"model": ModelConfig(coarse_factor=16)}, "--model.coarse_factor: found 16"),  # one pixel at the bottleneck
-        ({"model": ModelConfig(coarse_factor=0)}, "--model.coarse_factor: found 0"),
-        ({"model": ModelConfig(coarse_sigma=2.0)}, "--model.coarse_sigma: found 2.0; expected --model.coarse_factor"),
-        ({"model": ModelConfig(coarse_factor=2, coarse_sigma=80.0)}, "--model.coarse_sigma: found 80.0"),
-        ({"small_share": 1.0}, "--small_share: found 1.0; expected 0 or more, and below 1"),
-        ({"diffusion": DiffusionConfig(mask_radius=float("inf"))}, "--diffusion.mask_radius: found inf"),
+        ({"augment_prob": 0.2, "augment": False}, "--augment_prob: found 0.2; expected 0 with --augment false"),
+        ({"augment_prob": 1.0}, "--augment_prob: found 1.0; expected 0 or more, and below 1"),
+        (
+            {"model": ModelConfig(augment_conditioning=True)},
+            "--model.augment_conditioning: found True; expected --augment_prob",
+        ),
+        ({"model": ModelConfig(low_res_factor=3)}, "--model.low_res_factor: found 3; expected one that divides 256"),
+        ({"model": ModelConfig(low_res_factor=16)}, "--model.low_res_factor: found 16"),  # one pixel at the bottleneck
+        ({"model": ModelConfig(low_res_factor=0)}, "--model.low_res_factor: found 0"),
+        (
+            {"model": ModelConfig(low_res_sigma=2.0)},
+            "--model.low_res_sigma: found 2.0; expected --model.low_res_factor",
+        ),
+        ({"model": ModelConfig(low_res_factor=2, low_res_sigma=80.0)}, "--model.low_res_sigma: found 80.0"),
+        ({"progressive_resizing": 1.0}, "--progressive_resizing: found 1.0; expected 0 or more, and below 1"),
+        ({"diffusion": DiffusionConfig(sdf_truncation=float("inf"))}, "--diffusion.sdf_truncation: found inf"),
     ],
 )
 def test_backbones_that_do_not_fit(changes: dict[str, Any], message: str) -> None:

@@ -178,7 +178,7 @@ def test_pictures_grow(ellipses: PairSet) -> None:
     trainer = SegmentationTrainer(settings(ellipses.root, Path("o"), img_size=128), CLASSES, train, val, 10)
     assert [trainer.batch(step)[0].shape[-1] for step in (0, 3, 4, 6, 7, 9)] == [64, 64, 96, 96, 128, 128]
     assert trainer.small_steps == 7
-    whole = dataclasses.replace(trainer.config, small_share=0.0)
+    whole = dataclasses.replace(trainer.config, progressive_resizing=0.0)
     assert SegmentationTrainer(whole, CLASSES, train, val, 10).batch(0)[0].shape == (4, 1, 128, 128)
 
 

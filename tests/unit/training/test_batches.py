@@ -15,7 +15,7 @@ from trainer_runs import PLAIN, STEPS, assert_same_run, fail_at, settings, train
 from medsegdiff.checkpoint import load_checkpoint
 from medsegdiff.config import DiffusionConfig
 from medsegdiff.data.transforms import augment_told, generator
-from medsegdiff.diffusion.denoiser import Coarse
+from medsegdiff.diffusion.denoiser import LowRes
 from medsegdiff.errors import UserError
 from medsegdiff.training import train as train_module
 from medsegdiff.training.loop import lr_factor
@@ -35,7 +35,7 @@ def test_first_steps_are_on_smaller_pictures(data: Path, tmp_path: Path, monkeyp
     """Damage: small pictures to the end, or evaluations (whose best weights are kept) while they are small; another
     size after resuming than without; distances of masks that are not as far in small pictures."""
     monkeypatch.setattr("medsegdiff.training.settings.SMALLEST", 8)
-    changes = {"small_share": 0.5, "diffusion": DiffusionConfig(mask_radius=4)}
+    changes = {"progressive_resizing": 0.5, "diffusion": DiffusionConfig(sdf_truncation=4)}
     one = trainer(data, tmp_path / "one", **changes)
     one.total_steps = STEPS
     sides = [one._batch(4 * step, step)[0].shape[-1] for step in range(STEPS)]
@@ -55,14 +55,14 @@ def test_first_steps_are_on_smaller_pictures(data: Path, tmp_path: Path, monkeyp
     assert_same_run(tmp_path / "run", tmp_path / "whole")
     history = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in history] == [5, 6]
-    assert trainer(data, tmp_path / "none", small_share=0.0).small_steps == 0
+    assert trainer(data, tmp_path / "none", progressive_resizing=0.0).small_steps == 0
 
 
 def test_batches_of_two_sizes_hold_the_same_pairs(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage: levels put in order, and pictures, classes, noise or what is told of moves left where they were; small
     pictures made smaller still."""
     monkeypatch.setattr("medsegdiff.training.settings.SMALLEST", 8)
-    one, two = (trainer(data, tmp_path / str(k), model=m, told_share=0.5) for k, m in ((1, TWO_SIZES), (2, PLAIN)))
+    one, two = (trainer(data, tmp_path / str(k), model=m, augment_prob=0.5) for k, m in ((1, TWO_SIZES), (2, PLAIN)))
     mixed = 0
     for step in range(6):
         x0, cond, sigma, noise, high = one._batch(4 * step, step)
@@ -75,7 +75,7 @@ def test_batches_of_two_sizes_hold_the_same_pairs(data: Path, tmp_path: Path, mo
         for name in ("label", "keep_label", "moves"):
             assert torch.equal(getattr(cond, name), getattr(plain[1], name)[order]), name
     assert mixed
-    small = trainer(data, tmp_path / "small", model=TWO_SIZES, small_share=0.9)
+    small = trainer(data, tmp_path / "small", model=TWO_SIZES, progressive_resizing=0.9)
     small.total_steps = 10
     assert [small._batch(4 * step, step)[4] for step in range(9)] == [0] * 9
     assert 0.25 < small.small_price < 0.5  # full-size steps hold pairs that are seen small, and cost less than full
@@ -91,18 +91,18 @@ def test_two_sizes_resume_and_load(data: Path, tmp_path: Path, monkeypatch: pyte
         patch.setattr(train_module, "clip_gradients", fail_at(4, train_module.clip_gradients))
         with pytest.raises(KeyboardInterrupt):
             train(config)
-    with pytest.raises(UserError, match="coarse_factor: 2 -> 1"):
+    with pytest.raises(UserError, match="low_res_factor: 2 -> 1"):
         train(settings(data, tmp_path / "run", model=PLAIN))
     train(config)
     train(settings(data, tmp_path / "whole", model=TWO_SIZES))
     assert_same_run(tmp_path / "run", tmp_path / "whole")
     model, _, _ = load_checkpoint(tmp_path / "run" / "last_model.safetensors")
-    assert model.coarse == Coarse(2, 1.5)
+    assert model.low_res == LowRes(2, 1.5)
 
 
 def test_told_augmentation_reaches_the_network(data: Path, tmp_path: Path) -> None:
     """Damage: what is told lost on the way, or told of other pictures; checkpoints that do not load."""
-    one = trainer(data, tmp_path / "one", told_share=0.5)
+    one = trainer(data, tmp_path / "one", augment_prob=0.5)
     x0, cond, *_ = one._batch(0, 0)
     images, masks, labels = one.resident[32].batch(draw_indices(one.train_set.labels, 0, 4, 0, True))
     images, masks, told = augment_told(
@@ -116,7 +116,7 @@ def test_told_augmentation_reaches_the_network(data: Path, tmp_path: Path) -> No
     before = one.denoiser.backbone.moves.weight.clone()
     one.train_step(0)
     assert not torch.equal(one.denoiser.backbone.moves.weight, before)
-    train(settings(data, tmp_path / "run", told_share=0.5))
+    train(settings(data, tmp_path / "run", augment_prob=0.5))
     model, card, _ = load_checkpoint(tmp_path / "run" / "last_model.safetensors")
-    assert card.model.tell_moves
+    assert card.model.augment_conditioning
     assert "backbone.moves.weight" in model.state_dict()

@@ -52,7 +52,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
     ("backbone", "model"),
     [
         ("patch_unet", SMALL),
-        ("patch_unet", dataclasses.replace(SMALL, coarse_factor=2)),
+        ("patch_unet", dataclasses.replace(SMALL, low_res_factor=2)),
         ("medsegdiff_v2", STREAMS),
     ],
     ids=["one size", "two sizes", "two streams"],
@@ -80,7 +80,7 @@ def test_each_size_has_a_graph_of_its_own(
     backbone: str, ellipses: PairSet, tmp_path: Path, graphs: list[list[Any]]
 ) -> None:
     """Damage: one graph for all sizes, of which older torch makes no kernels (area means of unknown size)."""
-    model = dataclasses.replace(STREAMS, coarse_factor=2, patch_size=2)
+    model = dataclasses.replace(STREAMS, low_res_factor=2, patch_size=2)
     train(dataclasses.replace(settings(ellipses.root, tmp_path), model=model, backbone=backbone, compile=True))
     shapes = [shape for graph in graphs for shape in graph if isinstance(shape, tuple)]
     pictures = [shape for shape in shapes if shape[1] == 2]

@@ -129,7 +129,7 @@ def test_memory_for_full_size_pictures_is_asked_for_first(
     monkeypatch.setattr(train_module, "denoising_loss", limited_loss)
     monkeypatch.setattr("medsegdiff.training.settings.SMALLEST", 8)
     with pytest.raises(UserError, match="--batch_size: found 8, too many"):
-        train(settings(ellipses, tmp_path / "run", small_share=0.5))
+        train(settings(ellipses, tmp_path / "run", progressive_resizing=0.5))
     assert set(seen) == {16}
 
 

@@ -29,7 +29,7 @@ FLAGS = (
     "--img_size 16 --batch_size 4 --accumulate 2 --num_epochs 4 --lr 3e-3 --warmup_steps 2 --ema_lengths 0.05 0.1 "
     "--evals 4 --precision fp32 --device cpu --save_every 2 --eval_samples 4 --eval_steps 2 --model.model_channels 8 "
     "--model.channel_mult 1 2 --model.transformer_depth 1 --model.num_heads 2 --model.dropout 0 "
-    "--model.patch_size 2 --model.coarse_factor 2"
+    "--model.patch_size 2 --model.low_res_factor 2"
 ).split()  # 8 steps of 8 pairs; dropout has random numbers of its own in every process
 
 

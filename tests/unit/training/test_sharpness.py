@@ -42,9 +42,9 @@ def detail(images: torch.Tensor) -> float:
     return float((images - torch.nn.functional.avg_pool2d(images, 3, 1, 1)).square().mean())
 
 
-@pytest.mark.parametrize("small_share", [0.0, 0.9])
+@pytest.mark.parametrize("progressive_resizing", [0.0, 0.9])
 def test_moving_pictures_does_not_blur_them(
-    pairs: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_share: float
+    pairs: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progressive_resizing: float
 ) -> None:
     """Damage: pictures moved at the size that the network sees: their finest detail is gone, and is never drawn."""
     monkeypatch.setattr("medsegdiff.training.settings.SMALLEST", SIDE // 2)
@@ -53,10 +53,10 @@ def test_moving_pictures_does_not_blur_them(
     found = {}
     for name, config in (("still", still), ("shifted", shifted)):
         monkeypatch.setattr(train_module, "GENERATIVE", config)
-        one = trainer(pairs, tmp_path, small_share=small_share)
+        one = trainer(pairs, tmp_path, progressive_resizing=progressive_resizing)
         one.total_steps = 10
         images = torch.cat([one._batch(24 * step, step)[0][:, :1] for step in range(4)])
-        assert images.shape[-1] == (SIDE // 2 if small_share else SIDE)
+        assert images.shape[-1] == (SIDE // 2 if progressive_resizing else SIDE)
         found[name] = detail(images)
     assert 0.95 < found["shifted"] / found["still"] < 1.25  # 1.06; 0.81 and 0.88 where they are blurred
 
@@ -64,7 +64,7 @@ def test_moving_pictures_does_not_blur_them(
 def test_masks_stay_with_their_images(pairs: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage: distances coded in pixels of the larger pictures, twice as far from the edge."""
     monkeypatch.setattr(train_module, "GENERATIVE", AugmentConfig(mirror=0, zoom_in=0, gamma=0, gain=0))
-    diffusion = dataclasses.replace(TrainConfig("d", "o").diffusion, mask_radius=4.0)
+    diffusion = dataclasses.replace(TrainConfig("d", "o").diffusion, sdf_truncation=4.0)
     one = trainer(pairs, tmp_path, diffusion=diffusion)
     x0, *_ = one._batch(0, 0)
     coded = one._coded(SIDE)
