@@ -165,7 +165,7 @@ class OurArm:
         """With the average that does best on val, where the settings keep several: the choice belongs to the recipe."""
         trainer = self.trainer
         if len(trainer.ema.lengths) > 1:
-            trainer.ema.choose(lambda model: trainer.watch.val_losses(model)["val_loss"])
+            trainer.ema.choose(lambda model: trainer.validator.val_losses(model)["val_loss"])
         save_checkpoint(path, trainer.ema.model.state_dict(), trainer.card(step))
 
     def load(self, path: Path) -> None:

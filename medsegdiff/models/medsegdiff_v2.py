@@ -22,8 +22,8 @@ from torch.nn import functional as F  # noqa: N812  (the field's usual name)
 from medsegdiff.config import ModelConfig
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.models.blocks import (
-    Conditioned,
-    Seam,
+    ConditionEmbedding,
+    OutputRefiner,
     TransformerBlock,
     closed_linear,
     decoder_stages,
@@ -35,7 +35,7 @@ from medsegdiff.models.blocks import (
 )
 
 KERNEL = 5  # pixels of the anchor's Gaussian kernel
-SEAM_FEATURES = (4, 2)  # channels that image and mask stream hand to the output stage
+REFINER_FEATURES = (4, 2)  # channels that image and mask stream hand to the output stage
 STREAMS = 2
 
 
@@ -262,7 +262,7 @@ class Stream(nn.Module):
         return F.pixel_shuffle(self.out(F.silu(self.out_norm(h))), self.patch)
 
 
-class MedSegDiffV2(Conditioned):
+class MedSegDiffV2(ConditionEmbedding):
     """The joint denoising network of image and mask, (B, C, S, S) -> (B, C, S, S), image channels first.
 
     `img_size` must be a multiple of patch_size * 2^(levels - 1); smaller pictures of such sizes may come too. The mask
@@ -298,7 +298,7 @@ class MedSegDiffV2(Conditioned):
         widths = [[base * m for m in channel_mult] for base in bases]
         image, mask = (
             Stream(channels, features, w, patch_size, num_res_blocks, embedding, dropout)
-            for channels, features, w in zip(self.channels, SEAM_FEATURES, widths, strict=True)
+            for channels, features, w in zip(self.channels, REFINER_FEATURES, widths, strict=True)
         )
         self.image, self.mask = image, mask
         levels = len(widths[0]) if use_anchor else 0
@@ -315,7 +315,7 @@ class MedSegDiffV2(Conditioned):
             ]
             self.exchange = Exchange([w[-1] for w in widths], width, side, blocks)
         modality = [0] * in_channels + [1] * out_channels
-        self.seam = Seam(sum(SEAM_FEATURES), modality, embedding)
+        self.refiner = OutputRefiner(sum(REFINER_FEATURES), modality, embedding)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
         embedding = self.embedding(c_noise, cond)
@@ -332,5 +332,5 @@ class MedSegDiffV2(Conditioned):
         if self.exchange is not None:
             image, mask = self.exchange(image, mask, embedding)
         image, mask = self.image.finish(image, image_skips, embedding), self.mask.finish(mask, mask_skips, embedding)
-        result: Tensor = self.seam(torch.cat([image, mask], dim=1), x, c_noise, embedding)
+        result: Tensor = self.refiner(torch.cat([image, mask], dim=1), x, c_noise, embedding)
         return result

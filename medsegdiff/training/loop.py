@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from medsegdiff.errors import UserError
-from medsegdiff.training.processes import Alone
+from medsegdiff.training.processes import SingleProcess
 from medsegdiff.training.state import begin_run, damaged_state, knows_run, latest_state, save_state
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,9 @@ class LoopConfig:
     evals_from: int = 0  # steps before the part of the run over which evaluations are spread
     read_every: int = 1  # steps between two readings of what steps returned; a GPU has to finish them for it
     drawn: Callable[[int], Sequence[str]] = lambda step: ()  # ids of the pairs that a step saw, for messages
-    processes: Alone = field(default_factory=Alone)  # those that train together; the main one alone writes
+    processes: SingleProcess = field(
+        default_factory=SingleProcess
+    )  # those that train together; the main one alone writes
 
 
 @dataclass
@@ -100,7 +102,7 @@ def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str
     was begun with other settings, or where its state is damaged.
     """
     processes = config.processes
-    processes.told(lambda: begin_run(config.output_dir, config.identity))
+    processes.run_on_main(lambda: begin_run(config.output_dir, config.identity))
     progress = _resume(trainer, config.output_dir)
     _check_shared(config, progress.step)
     if progress.step:
@@ -209,7 +211,7 @@ class _Curves:
             self.writer.close()
 
 
-def _numbers(rows: Sequence[Scalars], processes: Alone) -> list[dict[str, float]]:
+def _numbers(rows: Sequence[Scalars], processes: SingleProcess) -> list[dict[str, float]]:
     """What steps returned, as numbers, averaged over the processes: all tensors come from the device at once."""
     tensors = [value.detach().double() for row in rows for value in row.values() if isinstance(value, Tensor)]
     found = iter(processes.mean(torch.stack(tensors)).tolist() if tensors else [])

@@ -39,12 +39,12 @@ from medsegdiff.training.device import (
 )
 from medsegdiff.training.ema import Averages
 from medsegdiff.training.loop import LoopConfig, Scalars, lr_factor, run_loop
-from medsegdiff.training.memory import Room, out_of_memory
-from medsegdiff.training.processes import Together
+from medsegdiff.training.memory import BatchSizeFinder, out_of_memory
+from medsegdiff.training.processes import Distributed
 from medsegdiff.training.sampling import draw_indices
 from medsegdiff.training.settings import check_settings, first_size
 from medsegdiff.training.state import begun_run, refuse_other_run
-from medsegdiff.training.watch import Watch
+from medsegdiff.training.watch import Validator
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     several processes (`accelerate launch`) each computes its share of every batch; the main one alone writes.
     Raises `UserError` for settings or data that do not fit, and where memory does not hold a batch.
     """
-    processes = Together(config.device)
+    processes = Distributed(config.device)
     config = settle_precision(config, processes.device)
     check_settings(config)
     if not config.find_batch_size:
@@ -76,13 +76,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
             "Give the folder that prepare wrote.",
         )
     with contextlib.ExitStack() as stack:
-        config, found, summary = processes.told(lambda: _enter(config, pairs, stack))
+        config, found, summary = processes.run_on_main(lambda: _enter(config, pairs, stack))
         if found:
             _check_shares(config, processes, "Start as many processes as before.")
         return summary or _train(config, pairs, processes, found)
 
 
-def _check_shares(config: TrainConfig, processes: Together, hint: str) -> None:
+def _check_shares(config: TrainConfig, processes: Distributed, hint: str) -> None:
     """Raise `UserError` where a batch cannot be cut into equal shares: pairs would be left out."""
     shared = config.batch_size % processes.count == 0
     require(shared, "--batch_size", config.batch_size, f"a multiple of the {processes.count} processes", hint)
@@ -132,11 +132,11 @@ def _finished(output: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     return summary
 
 
-def _train(config: TrainConfig, pairs: PairSet, processes: Together, found: bool) -> dict[str, Any]:
+def _train(config: TrainConfig, pairs: PairSet, processes: Distributed, found: bool) -> dict[str, Any]:
     trainer = DiffusionTrainer(config, pairs, processes)
     if config.find_batch_size:
         if not found:
-            config = trainer.config = trainer.room.fitted(config)
+            config = trainer.config = trainer.batch_size_finder.fitted(config)
         trainer.build_kernels()
     output, identity = Path(config.output_dir), run_identity(config, pairs)
     n = len(trainer.train_set)
@@ -157,7 +157,7 @@ def _train(config: TrainConfig, pairs: PairSet, processes: Together, found: bool
     elif config.progressive_resizing:
         logger.info("all steps are on pictures of %d pixels: half of that does not suit", config.img_size)
     if trainer.small_steps or trainer.denoiser.low_res is not None:  # the first steps need less memory than later ones
-        trainer.room.check(config)
+        trainer.batch_size_finder.check(config)
     loop = LoopConfig(
         output_dir=output,
         total_steps=total,
@@ -172,7 +172,7 @@ def _train(config: TrainConfig, pairs: PairSet, processes: Together, found: bool
         processes=processes,
     )
     summary = run_loop(trainer, loop, "training")
-    return processes.told(lambda: _finish(trainer, summary, per_step, identity))
+    return processes.run_on_main(lambda: _finish(trainer, summary, per_step, identity))
 
 
 def _finish(
@@ -185,12 +185,14 @@ def _finish(
         "parameters": sum(p.numel() for p in trainer.denoiser.parameters()),
         "train_pairs": len(trainer.train_set),
         "images_per_second": round(summary["steps"] * per_step / max(summary["seconds"], 1e-9), 1),
-        "best": trainer.watch.best,
+        "best": trainer.validator.best,
         "config": dataclasses.asdict(config),
         "identity": identity,
     }
     write_json(output / SUMMARY_FILE, summary)  # last of all: it says that the run is finished
-    logger.info("best model: step %d, val loss %.4f", trainer.watch.best["step"], trainer.watch.best["val_loss"])
+    logger.info(
+        "best model: step %d, val loss %.4f", trainer.validator.best["step"], trainer.validator.best["val_loss"]
+    )
     return summary
 
 
@@ -217,10 +219,10 @@ class Objective(nn.Module):
 class DiffusionTrainer:
     """Steps, evaluation and state of the joint denoiser, for `run_loop`."""
 
-    def __init__(self, config: TrainConfig, pairs: PairSet, processes: Together | None = None) -> None:
+    def __init__(self, config: TrainConfig, pairs: PairSet, processes: Distributed | None = None) -> None:
         self.config = config
         self.total_steps = 1
-        self.processes = processes or Together(config.device)
+        self.processes = processes or Distributed(config.device)
         self.device = self.processes.device
         self.pairs = pairs
         self.train_set = load_tensors(pairs.select("train"), config.img_size, what="train split")
@@ -242,7 +244,7 @@ class DiffusionTrainer:
             self.denoiser.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
         self.scaler = gradient_scaler(self.device, config.precision)
-        self.watch = Watch(config, self.codec, self.train_set, self.val_set, pairs.classes)
+        self.validator = Validator(config, self.codec, self.train_set, self.val_set, pairs.classes)
         # Moving a picture takes its finest detail, which networks would learn to leave out: it is moved where that is
         # finer than what they see
         self.finer = FINER if config.augment else 1
@@ -255,7 +257,7 @@ class DiffusionTrainer:
             self.build_kernels()
         self.objective = Objective(self.denoiser, config.diffusion)
         self.network = self.processes.prepare(self.objective)
-        self.room = Room(self.objective, self.optimiser, self.processes)
+        self.batch_size_finder = BatchSizeFinder(self.objective, self.optimiser, self.processes)
 
     def build_kernels(self) -> None:
         """Have torch.compile build what `--compile` asks for."""
@@ -371,7 +373,7 @@ class DiffusionTrainer:
             if not out_of_memory(error):
                 raise
         # Not within `except`: the traceback holds what the step had computed
-        raise self.room.too_large(self.config)
+        raise self.batch_size_finder.too_large(self.config)
 
     def _step(self, step: int) -> Scalars:
         config = self.config
@@ -402,19 +404,19 @@ class DiffusionTrainer:
 
         The main process does it, which has the pairs of val to itself; others get the scores.
         """
-        return self.processes.told(lambda: self._evaluate(step))
+        return self.processes.run_on_main(lambda: self._evaluate(step))
 
     def _evaluate(self, step: int) -> dict[str, float]:
         output = Path(self.config.output_dir)
         found = {}
         if step == self.total_steps and len(self.ema.lengths) > 1:
-            found = self.ema.choose(lambda model: self.watch.val_losses(model)["val_loss"])
+            found = self.ema.choose(lambda model: self.validator.val_losses(model)["val_loss"])
             told = ", ".join(f"{length:g}: {loss:.4f}" for length, loss in found.items())
             logger.info("val loss by length of the average: %s", told)
         known = {f"val_loss_of_average/{length:g}": loss for length, loss in found.items()}
         known["ema_length"] = self.ema.lengths[self.ema.chosen]
-        scores = self.watch.look(self.ema.model, step, output, known)
-        if self.watch.is_best(step, scores):
+        scores = self.validator.validate(self.ema.model, step, output, known)
+        if self.validator.is_best(step, scores):
             save_checkpoint(output / BEST_FILE, self.ema.model.state_dict(), self.card(step, scores))
         return scores
 
@@ -429,8 +431,8 @@ class DiffusionTrainer:
             "ema": self.ema.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "best": self.watch.best,
-            "history": self.watch.history,
+            "best": self.validator.best,
+            "history": self.validator.history,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -439,5 +441,5 @@ class DiffusionTrainer:
         self.ema.load_state_dict(state["ema"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state.get("scaler", {}))  # older states were never in fp16
-        self.watch.best = state["best"]
-        self.watch.history = state["history"]
+        self.validator.best = state["best"]
+        self.validator.history = state["history"]

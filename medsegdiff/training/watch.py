@@ -32,7 +32,7 @@ EVAL_NOISE, EVAL_SAMPLES, FLOOR = 11, 12, 13  # purpose numbers of the random st
 EVAL_BATCH = 32
 
 
-class Watch:
+class Validator:
     """Evaluates averaged weights with the same noise every time, so that only the weights make a difference."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Watch:
         floor_rows = _balanced_rows(train.labels, config.eval_samples, config.seed)
         self.floor = feature_distance(train_features[floor_rows], self.val_features[self.val_rows], self.scale)
 
-    def look(self, model: Denoiser, step: int, output: Path, known: dict[str, float]) -> dict[str, float]:
+    def validate(self, model: Denoiser, step: int, output: Path, known: dict[str, float]) -> dict[str, float]:
         """Scores of `model` beside those `known` already; also writes samples/step_<step>.png and history.jsonl."""
         scores = self.val_losses(model) | known
         images, masks, labels = self.draw(model)

@@ -25,7 +25,7 @@ TRAINING = (
         "memory_asked_for_too_late",
         "nobody tries whether a full-size batch fits before the small ones are done",
         "training/train.py",
-        "trainer.room.check(config)",
+        "trainer.batch_size_finder.check(config)",
         "pass",
         ("test_memory_for_full_size_pictures_is_asked_for_first",),
     ),

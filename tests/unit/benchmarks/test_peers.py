@@ -244,9 +244,9 @@ def test_giving_up_on_noise(modules: Callable[[str], Any]) -> None:
 def test_our_words_for_too_little_memory_are_known(modules: Callable[[str], Any], ellipses: PairSet) -> None:
     """Damage: ours running out of memory taken for a bug, which ends the whole comparison."""
     trainer = DiffusionTrainer(TrainConfig(str(ellipses.root), img_size=16, device="cpu", precision="fp32"), ellipses)
-    trainer.room.try_batch = lambda *_: None  # type: ignore[method-assign]
+    trainer.batch_size_finder.try_batch = lambda *_: None  # type: ignore[method-assign]
     known = modules("peer_speed").is_about_memory
-    assert known(trainer.room.too_large(trainer.config))
+    assert known(trainer.batch_size_finder.too_large(trainer.config))
     assert known(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
     assert not known(UserError("--img_size", 3, "4", "Mend it."))
 

@@ -192,8 +192,8 @@ def test_each_way_alone_tells_the_mask_stream_of_the_image(part: str) -> None:
     for use, reaches in ((True, True), (False, False)):
         alone = {"use_anchor": False, "use_transformer": False} | {part: use}
         model = network(**alone)
-        model.seam.conv1.weight[:, :4] = 0  # what the output stage itself sees of the image ...
-        model.seam.conv1.weight[:, [6, 8]] = 0
+        model.refiner.conv1.weight[:, :4] = 0  # what the output stage itself sees of the image ...
+        model.refiner.conv1.weight[:, [6, 8]] = 0
         difference = (model(x, c_noise, LABELS) - model(changed, c_noise, LABELS)).abs().max()
         assert (float(difference) > 1e-6) is reaches
 

@@ -112,7 +112,7 @@ def test_output_stage_sees_detail_in_units_of_the_noise(sigmas: tuple[float, flo
     """Damage: the deviation of modality 0 for every channel; sigma without the scaling c_in."""
     modality = (0, 1, 1)
     model, seen = network(modality=modality), []
-    model.seam.conv1.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    model.refiner.conv1.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     sigma = torch.tensor([sigmas])
     level = sigma[:, modality].view(1, 3, 1, 1)
     noise = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2))

@@ -105,13 +105,13 @@ def test_trials_of_batches_are_not_compiled(ellipses: PairSet, tmp_path: Path, g
         settings(ellipses.root, tmp_path / "run"), model=SMALL, compile=True, find_batch_size=True
     )
     learner = DiffusionTrainer(config, ellipses)
-    assert learner.room.largest(4, config) == 4
+    assert learner.batch_size_finder.largest(4, config) == 4
     assert not graphs
     train(config)
     assert graphs
     graphs.clear()
     (tmp_path / "run" / "summary.json").unlink()
-    assert DiffusionTrainer(config, ellipses).room.too_large(config)  # nor those of the message
+    assert DiffusionTrainer(config, ellipses).batch_size_finder.too_large(config)  # nor those of the message
     train(config)  # goes on
     assert not graphs
 

@@ -18,7 +18,7 @@ from medsegdiff.data.records import PairSet, read_pairs
 from medsegdiff.errors import UserError
 from medsegdiff.training import train as train_module
 from medsegdiff.training.loop import Scalars
-from medsegdiff.training.memory import Room, arrangement, largest_batch, out_of_memory
+from medsegdiff.training.memory import BatchSizeFinder, largest_batch, micro_batches, out_of_memory
 from medsegdiff.training.train import DiffusionTrainer, train
 
 ERRORS = [
@@ -62,14 +62,14 @@ def test_every_way_to_run_out_of_memory(error: Exception) -> None:
         largest_batch(limited(3, RuntimeError("shapes do not match"))[0], 8)
 
 
-def test_arrangements_keep_the_pairs_of_a_step() -> None:
+def test_micro_batches_keep_the_pairs_of_a_step() -> None:
     """Damage: another product; a batch above the limit, or one that processes cannot share; the smallest that fits."""
-    assert arrangement(32, 32, 1) == (32, 1)
-    assert arrangement(32, 13, 1) == (8, 4)
-    assert arrangement(24, 13, 2) == (12, 2)
-    assert arrangement(12, 5, 2) is None
-    assert arrangement(6, 5, 3) == (3, 2)
-    assert arrangement(8, 0, 1) is None
+    assert micro_batches(32, 32, 1) == (32, 1)
+    assert micro_batches(32, 13, 1) == (8, 4)
+    assert micro_batches(24, 13, 2) == (12, 2)
+    assert micro_batches(12, 5, 2) is None
+    assert micro_batches(6, 5, 3) == (3, 2)
+    assert micro_batches(8, 0, 1) is None
 
 
 def settings(pairs: PairSet, output: Path, **changes: Any) -> TrainConfig:
@@ -98,8 +98,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_batch_that_failed_is_not_advised(ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage: trying the batch of the failed step as well, which may fit into a trial."""
     learner = DiffusionTrainer(settings(ellipses, tmp_path), ellipses)
-    monkeypatch.setattr(learner.room, "try_batch", lambda *_: None)
-    assert "expected at most 7. Use --batch_size 4 --accumulate 2" in str(learner.room.too_large(learner.config))
+    monkeypatch.setattr(learner.batch_size_finder, "try_batch", lambda *_: None)
+    assert "expected at most 7. Use --batch_size 4 --accumulate 2" in str(
+        learner.batch_size_finder.too_large(learner.config)
+    )
 
 
 @pytest.mark.usefixtures("small")
@@ -170,7 +172,7 @@ def test_a_batch_that_fits_is_found_and_kept(
             train(config)
     told = "5 of 8 pairs a step fit into memory at once: going on as with --batch_size 4 --accumulate 2"
     assert [m for m in caplog.messages if "fit into memory" in m] == [told]
-    monkeypatch.setattr(Room, "largest", lambda *_: pytest.fail("looked for it again"))
+    monkeypatch.setattr(BatchSizeFinder, "largest", lambda *_: pytest.fail("looked for it again"))
     summary = train(config)
     assert (summary["config"]["batch_size"], summary["config"]["accumulate"], summary["steps"]) == (4, 2, 4)
     same = settings(ellipses, tmp_path / "other", batch_size=4, accumulate=2)
@@ -184,7 +186,7 @@ def test_a_trial_changes_nothing(ellipses: PairSet, tmp_path: Path) -> None:
     config = settings(ellipses, tmp_path)
     learner = DiffusionTrainer(config, read_pairs(ellipses.root))
     before = {name: w.clone() for name, w in learner.denoiser.state_dict().items()}
-    assert learner.room.largest(8, config) == 8
+    assert learner.batch_size_finder.largest(8, config) == 8
     assert all(p.grad is None for p in learner.denoiser.parameters())
     assert all(torch.equal(w, before[name]) for name, w in learner.denoiser.state_dict().items())
     assert not learner.optimiser.state

@@ -17,7 +17,7 @@ from medsegdiff.data.records import PairSet, read_pairs
 from medsegdiff.errors import UserError
 from medsegdiff.training import train as train_module
 from medsegdiff.training.loop import LoopConfig, Scalars, run_loop
-from medsegdiff.training.processes import Alone
+from medsegdiff.training.processes import SingleProcess
 from medsegdiff.training.sampling import draw_indices
 from medsegdiff.training.train import DiffusionTrainer
 
@@ -37,7 +37,7 @@ class Watched(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class Counting(Alone):
+class Counting(SingleProcess):
     """Notes how many numbers are read at a time."""
 
     def __init__(self) -> None:
@@ -139,10 +139,10 @@ def test_nothing_is_kept_of_a_spoilt_step(changes: dict[str, int], tmp_path: Pat
 def test_others_than_the_main_process_write_nothing(tmp_path: Path) -> None:
     """Damage: every process writing states and curves over those of the others."""
 
-    class Other(Alone):
+    class Other(SingleProcess):
         is_main = False
 
-        def told(self, find: Any) -> Any:
+        def run_on_main(self, find: Any) -> Any:
             return None
 
         def smallest(self, value: int) -> int:
@@ -156,7 +156,7 @@ def test_others_than_the_main_process_write_nothing(tmp_path: Path) -> None:
 def test_processes_have_to_see_one_folder(tmp_path: Path) -> None:
     """Damage: one that finds no state where others go on, begins anew, and averages gradients of other weights."""
 
-    class Beside(Alone):
+    class Beside(SingleProcess):
         """Of step, minus step, and whether the folder holds a run, the smallest of this process and another one."""
 
         def __init__(self, other: list[int]) -> None:

@@ -240,10 +240,10 @@ def test_learns(data: Path, tmp_path: Path) -> None:
     """Damage: zero_grad before backward's result is used; the EMA never updated; noise not added to x."""
     learner = trainer(data, tmp_path, lr=1e-2)
     learner.total_steps = 80
-    before = learner.watch.val_losses(learner.ema.model)["val_loss"]
+    before = learner.validator.val_losses(learner.ema.model)["val_loss"]
     for step in range(80):
         scalars = learner.train_step(step)
-    after = learner.watch.val_losses(learner.ema.model)["val_loss"]
+    after = learner.validator.val_losses(learner.ema.model)["val_loss"]
     assert after < 0.75 * before
     assert scalars["loss"] == pytest.approx(scalars["image_loss"] + scalars["mask_loss"])
 
@@ -255,7 +255,7 @@ def test_sample_grids_are_led_as_pairs_are(data: Path, tmp_path: Path, alone: fl
     learner = trainer(data, tmp_path, diffusion=diffusion, eval_samples=2, eval_steps=4)
     calls: list[int] = []
     learner.ema.model.register_forward_pre_hook(lambda *_: calls.append(1))
-    learner.watch.draw(learner.ema.model)
+    learner.validator.draw(learner.ema.model)
     guidance, sigmas = default_guidance(diffusion), sigma_table("joint", diffusion, 4)
     assert len(calls) == guidance.calls(sigmas)
     assert (len(calls) > 4) == led
