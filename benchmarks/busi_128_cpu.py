@@ -80,7 +80,7 @@ def commands(input_dir: str, run: str, seeds: list[int], num_epochs: int | None 
         "describe": f"-m medsegdiff describe {real} {drawn} --output_dir {run}/description",
         "combine_synthetic_only": f"create_combined_dataset.py {real} {drawn} --synthetic_only true "
         f"--output_dir {run}/data_synthetic",
-        "evaluate": f"-m medsegdiff evaluate {real} {drawn} --output_dir {run}/evaluation --reference_models_dir {run}/judges "
+        "evaluate": f"-m medsegdiff evaluate {real} {drawn} --output_dir {run}/evaluation --reference_models_dir {run}/reference models "
         f"--checkpoint_path {run}/checkpoints/best_model.safetensors --real_pictures false",
     }
     for arm, data in (("real", "real"), ("synthetic", "data_synthetic")):

@@ -87,7 +87,7 @@ def interval(values: list[float]) -> dict[str, float]:
     return {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
 
 
-class Judge:
+class ReferenceModel:
     """The segmentation network that was trained on the real train split."""
 
     def __init__(self, folder: Path) -> None:
@@ -104,19 +104,20 @@ class Judge:
         return found, true_masks(data)
 
 
-def images_follow_masks(judge: Judge, run: Path, size: int, split: str) -> dict[str, Any]:
-    """Agreement of the judge with the given masks, with shuffled ones, and with those of real images of the split.
+def images_follow_masks(reference_model: ReferenceModel, run: Path, size: int, split: str) -> dict[str, Any]:
+    """Agreement of the reference model with the given masks, with shuffled ones, and with those of real images of the
+    split.
 
-    Shuffled: image i is drawn from the mask of another picture and judged against mask i.
+    Shuffled: image i is drawn from the mask of another picture and evaluated against mask i.
     """
     drawn = read_pairs(run / named("mode_mask_to_image", split))
-    found, given = judge.masks(drawn, size)
+    found, given = reference_model.masks(drawn, size)
     origin = np.array([r.id.rpartition("_")[0] for r in drawn.records])
     order = np.random.default_rng(0).permutation(len(found))
     partner = np.roll(order, 1)[np.argsort(order)]  # one cycle through all draws: none is its own partner
     other = origin[partner] != origin
     right, shuffled = np.array(dice(found, given)), np.array(dice(found[partner], given))
-    real_found, real_masks = judge.masks(read_pairs(run / "real").select(split), size)
+    real_found, real_masks = reference_model.masks(read_pairs(run / "real").select(split), size)
 
     def by_mask(values: np.ndarray) -> list[float]:
         """Means over the images of each mask, which are no independent cases."""
@@ -131,8 +132,9 @@ def images_follow_masks(judge: Judge, run: Path, size: int, split: str) -> dict[
     }
 
 
-def masks_follow_images(judge: Judge, run: Path, size: int, split: str) -> dict[str, Any]:
-    """Dice against the true masks of a split: one draw, the consensus, the one-call estimate, and the judge."""
+def masks_follow_images(reference_model: ReferenceModel, run: Path, size: int, split: str) -> dict[str, Any]:
+    """Dice against the true masks of a split: one draw, the consensus, the one-call estimate, and the reference
+    model."""
     real = read_pairs(run / "real").select(split)
     data = load_tensors(real, size, what=f"{split} split")
     true = true_masks(data)
@@ -147,7 +149,7 @@ def masks_follow_images(judge: Judge, run: Path, size: int, split: str) -> dict[
         "one draw": dice(read("draws/{}_000.png"), true),
         "consensus": dice(read("masks/{}.png"), true),
         "one call": dice(read("one_call/{}.png"), true),
-        "segmentation network": dice(judge.masks(real, size)[0], true),
+        "segmentation network": dice(reference_model.masks(real, size)[0], true),
     }
     rows = {row.split(",")[0]: float(row.split(",")[5]) for row in (folder / "masks.csv").read_text().splitlines()[1:]}
     agreement = [rows[r.id] for r in real.records]
@@ -165,7 +167,7 @@ def measure(run: Path, seconds: dict[str, float], lines: dict[str, str], split: 
     """All figures of the page."""
     scores = json.loads((run / "segmentation_real" / "seed_0" / "scores.json").read_text())
     size = int(scores["img_size"])
-    judge = Judge(run / "segmentation_real" / "seed_0")
+    reference_model = ReferenceModel(run / "segmentation_real" / "seed_0")
     summary = json.loads((run / "checkpoints" / "summary.json").read_text())
     redrawn = {
         mode: json.loads((run / named(f"mode_{mode}", split) / "class_balance.json").read_text())
@@ -178,9 +180,9 @@ def measure(run: Path, seconds: dict[str, float], lines: dict[str, str], split: 
         "size": size,
         "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
         "train": {k: summary[k] for k in ("steps", "seconds", "parameters", "config")},
-        "judge": {"steps": scores["steps"], "model": scores["config"]["model"]},
-        "images_follow_masks": images_follow_masks(judge, run, size, split),
-        "masks_follow_images": masks_follow_images(judge, run, size, split),
+        "reference_model": {"steps": scores["steps"], "model": scores["config"]["model"]},
+        "images_follow_masks": images_follow_masks(reference_model, run, size, split),
+        "masks_follow_images": masks_follow_images(reference_model, run, size, split),
         "redrawn": redrawn,
     }
 
@@ -202,7 +204,7 @@ def page(found: dict[str, Any]) -> str:
         f"Machine: {found['machine']}.",
         f"Checkpoint: {train['parameters'] / 1e6:.1f} M parameters, {config['img_size']} px, {train['steps']} steps of "
         f"{config['batch_size']} in {config['precision']}, seed {config['seed']}.",
-        f"Judge: {found['judge']['model']}, {found['judge']['steps']} steps on the real train split, seed 0.",
+        f"Judge: {found['reference_model']['model']}, {found['reference_model']['steps']} steps on the real train split, seed 0.",
         f"Dice at {found['size']} px; 95 % bootstrap intervals over pictures, of one network each.",
         "",
         "## Does the image follow the mask?",
@@ -211,7 +213,7 @@ def page(found: dict[str, Any]) -> str:
         "Shuffled: each image",
         "is drawn from the mask of another picture. A model that ignores the mask would score alike in both rows.",
         "",
-        "| images | Dice of what the judge finds with the mask |",
+        "| images | Dice of what the reference model finds with the mask |",
         "|---|---|",
         f"| drawn for this mask | {cell(follow['right'])} |",
         f"| drawn for another mask (shuffled) | {cell(follow['shuffled'])} |",

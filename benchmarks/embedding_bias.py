@@ -3,12 +3,13 @@
     python benchmarks/embedding_bias.py --real_data PAIRS --synthetic_data SHORTEST PAIRS ...
 
 `medsegdiff evaluate` asks for which share of synthetic pictures the nearest real one is a train picture, by networks of
-which each judges the half of the train pictures that it did not learn. Here they learn from all of them instead, or
-from pictures that are neither train nor held-out: those of the phantom, and half of the first synthetic set, which is
-then left out of that set. Without a bias the shares are the same; how many planted copies are found tells what each is
-worth, and the shares by the networks of one deal alone tell how far chance in training moves them. Networks that have
-learnt nothing stand beside them. Held-out pictures are compared with, nothing is learnt from them. Writes
-docs/results/embedding_bias.md and .json; `--keep` leaves the rows of that JSON as they are and adds what is missing.
+which each reference models the half of the train pictures that it did not learn. Here they learn from all of them
+instead, or from pictures that are neither train nor held-out: those of the phantom, and half of the first synthetic
+set, which is then left out of that set. Without a bias the shares are the same; how many planted copies are found tells
+what each is worth, and the shares by the networks of one deal alone tell how far chance in training moves them.
+Networks that have learnt nothing stand beside them. Held-out pictures are compared with, nothing is learnt from them.
+Writes docs/results/embedding_bias.md and .json; `--keep` leaves the rows of that JSON as they are and adds what is
+missing.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def learnt(pairs: Pairs, real: dict[str, Pairs], seed: int, halves: bool, steps:
     return trainer.model.eval()
 
 
-def judged(model: CrossEmbedding, synthetic: Pairs, real: dict[str, Pairs]) -> Audit:
+def evaluated(model: CrossEmbedding, synthetic: Pairs, real: dict[str, Pairs]) -> Audit:
     """What the audit says by this embedding."""
     sets = Sets(real["train"], real["held-out"], synthetic, (), SIZE)
     return audit(sets, lambda a, b: similarities(model, a, b, CPU), resamples=RESAMPLES, seed=0)
@@ -103,7 +104,7 @@ def rows(
                 yield from old
                 continue
             model = learnt(pairs, real, seed, halves, steps)
-            audits = {label: judged(model, synthetic, real) for label, synthetic in rest.items()}
+            audits = {label: evaluated(model, synthetic, real) for label, synthetic in rest.items()}
             shares = {label: told.statistics.nearest_to_train for label, told in audits.items()}
             print(name, seed, {label: str(share) for label, share in shares.items()}, flush=True)
             yield {

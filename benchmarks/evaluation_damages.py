@@ -3,7 +3,7 @@
     python benchmarks/evaluation_damages.py --real_data PAIRS --run_dir runs/damages
 
 The test split of a real PAIRS folder plays a perfect generator; the train split is what it "learnt", val is held out.
-Every damage makes a set of its own from it, which `medsegdiff evaluate` judges. Writes
+Every damage makes a set of its own from it, which `medsegdiff evaluate` reference models. Writes
 docs/results/evaluation_damages.md and .json. `--table_only` writes the tables of finished runs alone.
 """
 
@@ -259,7 +259,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real_data", default="data/busi_prepared", help="PAIRS folder of the real data")
     parser.add_argument("--run_dir", default="runs/damages", help="folder for everything that the run makes")
-    parser.add_argument("--reference_models_dir", help="where judges are kept; default: the user's cache folder")
+    parser.add_argument(
+        "--reference_models_dir", help="where reference models are kept; default: the user's cache folder"
+    )
     parser.add_argument("--bootstrap", type=int, default=200, help="resamples of the intervals")
     parser.add_argument("--damages", nargs="+", choices=list(DAMAGES), default=list(DAMAGES))
     parser.add_argument("--table_only", action="store_true", help="only write the tables of finished runs")

@@ -18,16 +18,16 @@ def medsegdiff(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "medsegdiff", *words], check=True, cwd=ROOT)
 
 
-def drawn_and_judged(
-    folder: Path, checkpoint: Path, real: str, judges: Path | None, flags: list[str]
+def sampled_and_evaluated(
+    folder: Path, checkpoint: Path, real: str, reference_models: Path | None, flags: list[str]
 ) -> dict[str, Any]:
-    """Draw pairs with `flags` into folder/synthetic, judge them against val, and tell `figures`; goes on."""
+    """Draw pairs with `flags` into folder/synthetic, evaluate them against val, and tell `figures`; goes on."""
     drawn, report = folder / "synthetic", folder / "report"
     medsegdiff("generate", "--checkpoint_path", str(checkpoint), "--output_dir", str(drawn), *flags)
-    judge = [] if judges is None else ["--reference_models_dir", str(judges)]
+    reference_model = [] if reference_models is None else ["--reference_models_dir", str(reference_models)]
     medsegdiff(
         "evaluate", "--real_data", real, "--synthetic_data", str(drawn), "--output_dir", str(report),
-        "--held_out", "val", "--bootstrap", "50", *judge,
+        "--held_out", "val", "--bootstrap", "50", *reference_model,
     )  # fmt: skip
     return figures(read_json(report / REPORT_FILE))
 

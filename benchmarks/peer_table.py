@@ -166,20 +166,20 @@ def train_table(found: dict[str, Any]) -> list[str]:
         "network", "seed", "batch", "steps", "pairs seen", "minutes", "lesion masks", "Fréchet radiomics distance",
         "theirs / ours", "agreement, Dice", "privacy", "val Dice, synthetic only", "relative Dice",
     ]  # fmt: skip
-    ours = {f["seed"]: f.get("judged", {}).get("frechet") or {} for f in found["arms"] if f["arm"] == OURS}
+    ours = {f["seed"]: f.get("evaluated", {}).get("frechet") or {} for f in found["arms"] if f["arm"] == OURS}
     lines = []
     for f in found["arms"]:
-        trained, judged = f["trained"], f.get("judged", {})
+        trained, evaluated = f["trained"], f.get("evaluated", {})
         drawing = {k: v for k, v in f.get("drawing", {}).items() if k != "seconds"}.values()
         drawn, passed = (sum(d[key] for d in drawing) for key in ("drawn", "lesion_masks"))
-        frechet = judged.get("frechet")
+        frechet = evaluated.get("frechet")
         lines.append([
             title_of(f["arm"]), str(f["seed"]), f"{trained['batch']}{'' if f['documented_batch'] else ' (chosen)'}",
             str(trained["steps"]), str(trained["pairs_seen"]), f"{trained['seconds'] / 60:.1f}",
             f"{100 * passed / drawn:.0f} %" if drawn else "the loss was not finite",
-            judged.get("refused", interval(frechet)),
+            evaluated.get("refused", interval(frechet)),
             ratio((frechet or {}).get("value"), ours.get(f["seed"], {}).get("value")),
-            interval(judged.get("agreement")), judged.get("privacy") or NONE,
+            interval(evaluated.get("agreement")), evaluated.get("privacy") or NONE,
             told(float(np.mean(f["dice"]["dice"]))) if "dice" in f else NONE, interval(f.get("relative")),
         ])  # fmt: skip
     return table(header, lines)
@@ -188,7 +188,7 @@ def train_table(found: dict[str, Any]) -> list[str]:
 def train_lines(found: dict[str, Any]) -> list[str]:
     """The comparison at equal wall-clock, and what its numbers stand beside."""
     identity = found["arms"][0]["trained"]["identity"]
-    first: Row = next((f["judged"] for f in found["arms"] if f.get("judged", {}).get("frechet")), {})
+    first: Row = next((f["evaluated"] for f in found["arms"] if f.get("evaluated", {}).get("frechet")), {})
     real = ", ".join(f"{np.mean(r['dice']):.3f} (seed {seed})" for seed, r in sorted(found["real"].items()))
     lines = [
         f"{identity['minutes']:g} minutes of training steps each, threads: {identity['threads']}, "

@@ -1,6 +1,6 @@
 """The same wall-clock for every network on real pairs; then what evaluation and a segmenter say of what it draws.
 
-Everything is kept in the run folder as soon as it is there: a finished arm is not trained, drawn or judged again.
+Everything is kept in the run folder as soon as it is there: a finished arm is not trained, drawn or evaluated again.
 No figure is taken on the test split.
 """
 
@@ -195,7 +195,7 @@ def show(pairs: PairSet, target: Path) -> None:
     write_png(target, sheet)
 
 
-def judged(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def evaluated(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What `medsegdiff evaluate --held_out val` says of the pairs; the reason where it refuses them."""
     config = EvaluateConfig(
         options.real_data,
@@ -269,7 +269,7 @@ def val_dice(pairs: PairSet, real: PairSet, folder: Path, options: argparse.Name
 
 
 def run_arm(name: str, options: argparse.Namespace, real: PairSet, seed: int) -> None:
-    """Train, draw, judge one arm with one seed, as far as that is not done; its figures go to `FIGURES_FILE`."""
+    """Train, draw, evaluate one arm with one seed, as far as that is not done; its figures go to `FIGURES_FILE`."""
     folder = options.run_dir / arm_folder(name, options) / f"seed_{seed}"
     arm = trained_arm(name, folder, options, real, seed)
     trained = read_json(folder / TRAINED_FILE)
@@ -285,11 +285,11 @@ def run_arm(name: str, options: argparse.Namespace, real: PairSet, seed: int) ->
         show(pairs, folder / "pairs.png")
         found["drawing"] = pairs.info["drawing"]
         nothing = [label for label in pairs.classes if not found["drawing"][label]["lesion_masks"]]
-        if nothing:  # to judge, nor for a segmenter to learn
+        if nothing:  # to reference model, nor for a segmenter to learn
             draws = sum(found["drawing"][label]["drawn"] for label in nothing)
-            found["judged"] = {"refused": f"no lesion mask among {draws} draws ({', '.join(nothing)})"}
+            found["evaluated"] = {"refused": f"no lesion mask among {draws} draws ({', '.join(nothing)})"}
         if options.judge and not nothing:
-            found["judged"] = judged(folder, options)
+            found["evaluated"] = evaluated(folder, options)
         if options.dice_steps and not nothing:
             found["dice"] = val_dice(pairs, real, folder / "dice", options, seed)
     write_json(folder / FIGURES_FILE, found)

@@ -1,6 +1,6 @@
 """Our network beside those of diffusers, MONAI and denoising_diffusion_pytorch, each as its own documentation has it.
 
-    python benchmarks/peers.py --real_data PAIRS --run_dir runs/peers --reference_models_dir runs/judges
+    python benchmarks/peers.py --real_data PAIRS --run_dir runs/peers --reference_models_dir runs/reference models
 
 does all three parts, each of which can be had alone by its name:
 
@@ -33,7 +33,7 @@ from medsegdiff.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("speed", "train", "table")
-SHOWN_DATA, SHOWN_RUN, SHOWN_JUDGES = "data/busi_prepared", "runs/peers", "runs/judges"
+SHOWN_DATA, SHOWN_RUN, SHOWN_REFERENCE_MODELS = "data/busi_prepared", "runs/peers", "runs/judges"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; default: all of them")
     made.add_argument("--real_data", required=True, help="PAIRS folder of real pairs")
     made.add_argument("--run_dir", type=Path, required=True, help="folder for everything that the run makes")
-    made.add_argument("--reference_models_dir", help="where judges are kept; default: the user's cache folder")
+    made.add_argument(
+        "--reference_models_dir", help="where reference models are kept; default: the user's cache folder"
+    )
     made.add_argument("--config", default=str(ROOT / "configs" / "busi_128.yaml"), help="settings file of our network")
     made.add_argument("--arms", nargs="+", choices=arm_names(), default=arm_names(), help="networks")
     made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
@@ -71,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
 def command(options: argparse.Namespace) -> list[str]:
     """The commands to make these tables again, with the folders of the documentation and what was not default."""
-    line = f"python benchmarks/peers.py --real_data {SHOWN_DATA} --run_dir {SHOWN_RUN} --reference_models_dir {SHOWN_JUDGES}"
+    line = f"python benchmarks/peers.py --real_data {SHOWN_DATA} --run_dir {SHOWN_RUN} --reference_models_dir {SHOWN_REFERENCE_MODELS}"
     defaults = parser().parse_args(["--real_data", "", "--run_dir", ""])
     hidden = {"parts", "real_data", "run_dir", "reference_models_dir", "config", "batch"}
     for name, value in vars(options).items():

@@ -1,6 +1,6 @@
 """What pays in the generative model? One change at a time against the settings file, at equal compute, on val.
 
-    python benchmarks/recipe.py --real_data PAIRS --run_dir runs/recipe --reference_models_dir runs/judges
+    python benchmarks/recipe.py --real_data PAIRS --run_dir runs/recipe --reference_models_dir runs/reference models
 
 Every arm is the settings file with some flags changed. Arms whose step costs more or less get fewer or more steps: the
 time of a step is measured for all of them in turns, in one run, before anything is trained. What is told of an arm: the
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from judging import drawn_and_judged, medsegdiff
+from judging import medsegdiff, sampled_and_evaluated
 from recipe_table import write_tables
 
 from medsegdiff.cli import parse
@@ -161,7 +161,7 @@ def costs(options: argparse.Namespace, names: list[str]) -> dict[str, float]:
 
 
 def run_arm(options: argparse.Namespace, name: str, seed: int, cost: float) -> dict[str, Any]:
-    """Train, draw and judge one arm with one seed, as far as that is not done; its figures."""
+    """Train, sample and evaluate one arm with one seed, as far as that is not done; its figures."""
     folder = options.run_dir / name.replace(" ", "_").replace(":", "") / f"seed_{seed}"
     epochs = max(1, round(options.epochs / cost))
     train = [
@@ -183,7 +183,7 @@ def run_arm(options: argparse.Namespace, name: str, seed: int, cost: float) -> d
     if options.pairs:
         drawn = ["--num_samples_per_class", str(options.pairs), "--seed", str(seed)]
         checkpoint = folder / "model" / "last_model.safetensors"
-        found |= drawn_and_judged(folder, checkpoint, options.real_data, options.reference_models_dir, drawn)
+        found |= sampled_and_evaluated(folder, checkpoint, options.real_data, options.reference_models_dir, drawn)
     write_json(folder / "figures.json", found)
     return found
 
@@ -194,7 +194,9 @@ def main() -> None:
     parser.add_argument("--run_dir", type=Path, required=True)
     parser.add_argument("--reference_models_dir", type=Path)
     parser.add_argument("--epochs", type=int, default=30, help="passes over train of the base; others by their cost")
-    parser.add_argument("--pairs", type=int, default=100, help="pairs of each class to draw and judge; 0: losses alone")
+    parser.add_argument(
+        "--pairs", type=int, default=100, help="pairs of each class to sample and evaluate; 0: losses alone"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--arms", nargs="+", help="names of arms; default: all")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of timing steps")

@@ -1,7 +1,7 @@
 """Which sampler, how many network calls, how much guidance? Curves on val for one checkpoint.
 
     python benchmarks/sampling.py --checkpoint_path FILE --real_data PAIRS --run_dir runs/sampling
-        [--reference_models_dir runs/judges] [--guidance_checkpoint EARLIER_FILE]
+        [--reference_models_dir runs/reference models] [--guidance_checkpoint EARLIER_FILE]
 
 Every setting draws the same numbers of pairs from the same noise; `medsegdiff evaluate` compares them with val. The
 test split is not looked at. Finished settings are kept in --run_dir. Writes docs/results/sampling.md and .json.
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from judging import ROOT, drawn_and_judged
+from judging import ROOT, sampled_and_evaluated
 from torch import Tensor
 
 from medsegdiff.checkpoint import ModelCard, load_checkpoint
@@ -148,7 +148,7 @@ def main() -> None:
         words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
         words += ["--num_samples_per_class", str(options.pairs)]
         if not is_done(folder / "figures.json", of := known_as[name]):
-            told = drawn_and_judged(
+            told = sampled_and_evaluated(
                 folder, options.checkpoint_path, options.real_data, options.reference_models_dir, words
             )
             write_json(folder / "figures.json", told | {"of": of})

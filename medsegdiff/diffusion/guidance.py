@@ -1,6 +1,6 @@
 """Denoising with a class, guided within an interval of noise levels, or without a class.
 
-Guidance leads away from what a worse judge says: the network without the class (classifier-free guidance, Ho and
+Guidance leads away from what a worse network says: the network without the class (classifier-free guidance, Ho and
 Salimans 2022), a less trained network with it (autoguidance, Karras et al. 2024, "Guiding a diffusion model with a
 bad version of itself", which keeps variety better), or, of the image, the network that does not see the mask. The last
 one is the same idea between the two modalities of one network (Bao et al. 2023, UniDiffuser, section 3.3, where a text

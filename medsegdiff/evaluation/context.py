@@ -18,7 +18,7 @@ from medsegdiff.evaluation.sets import Pairs, Sets
 if TYPE_CHECKING:
     from medsegdiff.config import EvaluateConfig
     from medsegdiff.data.records import PairSet
-    from medsegdiff.evaluation.judges.judge import Judges
+    from medsegdiff.evaluation.judges.judge import ReferenceModels
 
 TITLES = {"train": "real train", "held_out": "real held-out", "synthetic": "synthetic"}  # what the page calls the sets
 SETS = tuple(TITLES)
@@ -28,12 +28,12 @@ Space = Callable[["Context", Pairs], np.ndarray]
 
 @dataclass(frozen=True)
 class Context:
-    """The sets, the judges and the settings; features are computed once and kept."""
+    """The sets, the reference models and the settings; features are computed once and kept."""
 
     sets: Sets
     real: PairSet  # the whole real PAIRS folder: masks to compare images drawn for them, for example
     synthetic: PairSet  # the whole synthetic one: what its dataset.json tells of the generator
-    judges: Judges
+    reference_models: ReferenceModels
     config: EvaluateConfig
     _kept: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
 

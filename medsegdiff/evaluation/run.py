@@ -15,8 +15,8 @@ from medsegdiff.config import EvaluateConfig, identity_of, require, require_posi
 from medsegdiff.data.records import LEARNT, SPLITS, PairRecord, PairSet, content_digest, read_pairs
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.context import Context, all_metrics
-from medsegdiff.evaluation.judges.fit import fit_judges
-from medsegdiff.evaluation.judges.judge import Judges
+from medsegdiff.evaluation.judges.fit import fit_reference_models
+from medsegdiff.evaluation.judges.judge import ReferenceModels
 from medsegdiff.evaluation.report.write import PAGE_FILE, TABLE_FILE, write_report
 from medsegdiff.evaluation.section import Section
 from medsegdiff.evaluation.sets import Sets, load_pairs
@@ -35,8 +35,8 @@ SMALLEST_SIZE = 64  # side below which speckle and texture say nothing
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Compare, write report.html, report.json and per_pair.csv to `config.output_dir`; returns report.json's content.
 
-    The judges are kept (`config.reference_models_dir`), and go on where an interrupted training of them stopped. Raises
-    `UserError` for bad settings and for folders that cannot be compared.
+    The reference models are kept (`config.reference_models_dir`), and go on where an interrupted training of them
+    stopped. Raises `UserError` for bad settings and for folders that cannot be compared.
     """
     config = settle_precision(config)
     _check(config)
@@ -49,8 +49,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     sets, notes = _load(config, real, synthetic)
     with locked(make_folder(output)):
         clear_leftovers(output, REPORT_FILE, TABLE_FILE, PAGE_FILE)
-        judges = fit_judges(config, real, sets)
-        context = Context(sets, real, synthetic, judges, config)
+        reference_models = fit_reference_models(config, real, sets)
+        context = Context(sets, real, synthetic, reference_models, config)
         sections: dict[str, Section] = {}
         bar = tqdm(metrics, desc="evaluating", unit="metric")
         for metric in bar:
@@ -58,7 +58,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             section = metric.run(context)
             if section is not None:
                 sections[metric.name] = section
-        result: dict[str, Any] = {"compared": _compared(config, real, synthetic, sets, notes), "judges": _told(judges)}
+        result: dict[str, Any] = {
+            "compared": _compared(config, real, synthetic, sets, notes),
+            "reference_models": _told(reference_models),
+        }
         result |= write_report(output, context, sections, result)
     for line in result["verdicts"]:
         logger.info("%s: %s. %s", line["metric"], line["outcome"], line["sentence"])
@@ -72,10 +75,14 @@ def _check(config: EvaluateConfig) -> None:
     require(config.bootstrap >= MIN_RESAMPLES, "--bootstrap", config.bootstrap, f"{MIN_RESAMPLES} or more")
     require(config.seed >= 0, "--seed", config.seed, "0 or more")
     require(config.max_pairs is None or config.max_pairs > 0, "--max_pairs", config.max_pairs, "a number above 0")
-    judges = config.reference_models_dir
-    found = f"{judges}, a file"
+    reference_models = config.reference_models_dir
+    found = f"{reference_models}, a file"
     require(
-        judges is None or not Path(judges).is_file(), "--reference_models_dir", found, "a folder", "Choose another one."
+        reference_models is None or not Path(reference_models).is_file(),
+        "--reference_models_dir",
+        found,
+        "a folder",
+        "Choose another one.",
     )
     allowed = [name for name in SPLITS if name != "train"]
     good = bool(config.held_out) and set(config.held_out) <= set(allowed)
@@ -190,11 +197,15 @@ def _compared(
     }
 
 
-def _told(judges: Judges) -> dict[str, Any]:
-    """Quality of every judge."""
-    told: dict[str, Any] = dict(judges.missing)
-    for judge in (judges.segmenter, judges.classifier, judges.embedding):
-        if judge is not None:
-            quality = vars(judge.quality)
-            told[judge.name] = {judge.measure: quality, "minimum": judge.minimum, "trusted": judge.trusted}
+def _told(reference_models: ReferenceModels) -> dict[str, Any]:
+    """Quality of every reference model."""
+    told: dict[str, Any] = dict(reference_models.missing)
+    for reference_model in (reference_models.segmenter, reference_models.classifier, reference_models.embedding):
+        if reference_model is not None:
+            quality = vars(reference_model.quality)
+            told[reference_model.name] = {
+                reference_model.measure: quality,
+                "minimum": reference_model.minimum,
+                "trusted": reference_model.trusted,
+            }
     return told

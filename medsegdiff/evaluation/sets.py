@@ -49,7 +49,7 @@ class Pairs:
         return np.arange(len(self)) if label is None else np.flatnonzero(self.labels == label)
 
     def tensors(self, classes: Sequence[str]) -> PairTensors:
-        """The same pairs as the trainers and judges take them; labels index into `classes`."""
+        """The same pairs as the trainers and reference models take them; labels index into `classes`."""
         images = torch.from_numpy(self.images[:, None])
         masks = torch.from_numpy((self.masks[:, None] * np.uint8(255)).astype(np.uint8))
         labels = torch.tensor([list(classes).index(label) for label in self.labels])

@@ -57,7 +57,7 @@ def draw_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, dic
     """(n, S, S) images and masks of a chunk, and by class how many masks were refused, by reason.
 
     An item keeps the first of its attempts 0, 1, ... whose mask passes, so what it becomes does not depend on the chunk
-    that it stands in. Given masks are not judged. Raises `UserError` where `max_redraws` further ones do not do.
+    that it stands in. Given masks are not evaluated. Raises `UserError` where `max_redraws` further ones do not do.
     """
     config, size = source.config, source.card.img_size
     images = np.zeros((len(task.items), size, size), np.uint8)

@@ -175,10 +175,10 @@ class HalfBlock(nn.Module):
     def forward(self, own: Tensor, other: Tensor, embedding: Tensor) -> Tensor:
         """(B, N, C) tokens of the own and the other stream -> those of the own."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(embedding)[:, None].chunk(6, dim=2)
-        heard = self.attention(self.norm1(own) * (1 + scale1) + shift1, self.norm1(other))
+        attended = self.attention(self.norm1(own) * (1 + scale1) + shift1, self.norm1(other))
         if self.filter is not None:
-            heard = self.filter(heard, embedding)
-        own = own + gate1 * self.out(heard)
+            attended = self.filter(attended, embedding)
+        own = own + gate1 * self.out(attended)
         h = self.norm2(own) * (1 + scale2) + shift2
         return own + gate2 * self.mlp(h)
 

@@ -82,7 +82,7 @@ class Validator:
         """Weighted loss of each modality in each noise band, and their mean as "val_loss".
 
         Always with the weight of edm, by which an untrained network has about 1 in every band: that of ddpm would
-        judge a network by the middle bands alone.
+        rate a network by the middle bands alone.
         """
         weighing = dataclasses.replace(self.config.diffusion, process="edm")
         device = model.modality.device

@@ -7,8 +7,8 @@ self-supervised descriptor for image copy detection", section 4.2) the nearest o
 spreads the pictures evenly, so that one limit of similarity suits all of them.
 
 A network knows the pictures that it learnt better than others, and finds likeness to them where there is none. So no
-train picture is judged by a network that learnt it: two are learnt, each from half of the train pictures, and judge the
-other half (cross-fitting: Chernozhukov et al. 2018, "Double/debiased machine learning", definition 3.1). Held-out
+train picture is evaluated by a network that learnt it: two are learnt, each from half of the train pictures, and score
+the other half (cross-fitting: Chernozhukov et al. 2018, "Double/debiased machine learning", definition 3.1). Held-out
 pictures, which neither has learnt, are dealt to the two in the same way. What such a pair says depends on the halves
 and on chance in training, so several pairs of other halves are learnt, and their similarities averaged (after the idea
 of section 3.4 there, which averages estimates).
@@ -30,7 +30,7 @@ from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.transforms import AugmentConfig, augment, generator
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.compare import mean_interval
-from medsegdiff.evaluation.judges.judge import Judge, clear_leftovers_of
+from medsegdiff.evaluation.judges.judge import ReferenceModel, clear_leftovers_of
 from medsegdiff.evaluation.privacy.neighbours import limit_of
 from medsegdiff.evaluation.privacy.planted import KINDS, altered
 from medsegdiff.evaluation.sets import Pairs
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 WEIGHTS_FILE = "best_model.safetensors"
 MINIMUM_FOUND = 0.9  # share of altered copies of held-out pictures that have to be found
 RECIPE = 2  # raise it when anything below that decides the weights changes: kept embeddings are of one recipe
-PARTS = 2  # of the train pictures; the network that judges one has learnt the others
+PARTS = 2  # of the train pictures; the network that scores one has learnt the others
 REPEATS = 4  # deals of the pictures to parts, each with networks of its own
 SIDE = 64  # of the pictures that the network sees, pixels
 FEATURES = 128
@@ -104,7 +104,7 @@ class EmbeddingNet(nn.Module):
 
 
 class CrossEmbedding(nn.Module):
-    """Networks of which number repeat * `PARTS` + k judges part k of that deal, and has learnt nothing of it."""
+    """Networks of which number repeat * `PARTS` + k scores part k of that deal, and has learnt nothing of it."""
 
     def __init__(self, nets: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ class EmbeddingTrainer:
         return {name: float(np.mean([one[name] for one in told])) for name in ("loss", "contrast")}
 
     def _learn(self, number: int, step: int) -> dict[str, float]:
-        """Gradients of network `number`, from pictures of the parts that it does not judge; means over the batch."""
+        """Gradients of network `number`, from pictures of the parts that it does not score; means over the batch."""
         learnt = self.learnt[number]
         rows = learnt[draw_indices(torch.zeros(len(learnt)), step * BATCH, BATCH, self.seed, balanced=False)]
         batch = torch.cat([self.views(rows, step, 2 * number + view) for view in (0, 1)])
@@ -231,7 +231,7 @@ def similarities(model: CrossEmbedding, images: np.ndarray, real: Pairs, device:
     """(N, K) similarity of (N, S, S) uint8 pictures to K `real` ones, -1 to 1: the larger one of as it is and mirrored.
 
     `real` are all the train pictures or all the held-out ones. Each is compared by the network of every deal that
-    judges its part, and the mean is told.
+    scores its part, and the mean is told.
     """
     return np.asarray(
         np.mean([similarities_of_deal(model, repeat, images, real, device) for repeat in range(REPEATS)], axis=0)
@@ -286,7 +286,7 @@ def _is_fitted(weights: Path, identity: dict[str, Any]) -> bool:
 
 def fit_embedding(
     config: EvaluateConfig, train: Pairs, held_out: Pairs, folder: Path, identity: dict[str, Any]
-) -> Judge:
+) -> ReferenceModel:
     """The embedding of the real train pictures, trained in `folder` unless weights of this `identity` are there.
 
     An interrupted training goes on, and one that another process is at is waited for. Raises `UserError` where one of
@@ -306,4 +306,4 @@ def fit_embedding(
     model, settings = load_embedding(weights)
     found = copies_found(model.to(device), held_out, train, config.seed, device)
     quality = mean_interval(found, held_out.groups, config.bootstrap, config.seed)
-    return Judge("embedding", model, settings, "share of altered copies found", quality, MINIMUM_FOUND)
+    return ReferenceModel("embedding", model, settings, "share of altered copies found", quality, MINIMUM_FOUND)

@@ -33,7 +33,7 @@ def class_probabilities(model: nn.Module, settings: dict[str, Any], pairs: Pairs
 
 
 def _recipe(pairs: Pairs, config: EvaluateConfig) -> SegmentConfig:
-    """Without mirror images: they take as long again, and all sides are judged alike."""
+    """Without mirror images: they take as long again, and all sides are evaluated alike."""
     size = pairs.images.shape[1]
     return SegmentConfig(data_dir="", img_size=size, tta_flip=False, precision=config.precision, device=config.device)
 

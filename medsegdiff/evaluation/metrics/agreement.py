@@ -32,11 +32,16 @@ def run(context: Context) -> Section:
 
 
 def _masks(context: Context, section: Section) -> None:
-    judge, sets = context.judges.segmenter, context.sets
-    if judge is None or not judge.trusted:
-        section.skipped.append(judge.withheld() if judge else context.judges.missing["segmenter"])
+    reference_model, sets = context.reference_models.segmenter, context.sets
+    if reference_model is None or not reference_model.trusted:
+        section.skipped.append(
+            reference_model.withheld() if reference_model else context.reference_models.missing["segmenter"]
+        )
         return
-    found = {name: found_masks(judge.model, judge.settings, pairs, context.config) for name, pairs in _sides(context)}
+    found = {
+        name: found_masks(reference_model.model, reference_model.settings, pairs, context.config)
+        for name, pairs in _sides(context)
+    }
     dice = {name: mask_agreement(found[name], pairs) for name, pairs in _sides(context)}
     rows: list[list[Cell | Interval]] = []
     values: dict[str, Any] = {}
@@ -74,11 +79,13 @@ def _verdict(told: dict[str, Any]) -> Verdict:
 
 
 def _classes(context: Context, section: Section) -> None:
-    judge = context.judges.classifier
-    if judge is None or not judge.trusted:
-        section.skipped.append(judge.withheld() if judge else context.judges.missing["classifier"])
+    reference_model = context.reference_models.classifier
+    if reference_model is None or not reference_model.trusted:
+        section.skipped.append(
+            reference_model.withheld() if reference_model else context.reference_models.missing["classifier"]
+        )
         return
-    names: list[str] = judge.settings["classes"]
+    names: list[str] = reference_model.settings["classes"]
     few = [
         label
         for label in context.sets.classes
@@ -89,7 +96,7 @@ def _classes(context: Context, section: Section) -> None:
     rows: list[list[Cell | Interval]] = []
     values: dict[str, Any] = {}
     for side, pairs in _sides(context):
-        probability = class_probabilities(judge.model, judge.settings, pairs, context.config)
+        probability = class_probabilities(reference_model.model, reference_model.settings, pairs, context.config)
         labels = np.array([names.index(label) for label in pairs.labels])
         told = _told_apart(context, probability, labels, pairs, few)
         if told:

@@ -54,7 +54,7 @@ def run(context: Context) -> Section:
 
 
 def _audits(section: Section, context: Context) -> dict[str, Audit]:
-    """What each measure that may be heard says, by name."""
+    """What each measure that is usable says, by name."""
     sets = context.sets
     needed = {
         "synthetic": (sets.synthetic, FEWEST_SYNTHETIC),
@@ -68,11 +68,13 @@ def _audits(section: Section, context: Context) -> dict[str, Audit]:
         section.skipped.append(f"Nearest real pictures: {'; '.join(short)}")
         return {}
     measures: dict[str, Likeness] = {}
-    judge = context.judges.embedding
-    if judge is None or not judge.trusted:
-        section.skipped.append(judge.withheld() if judge else context.judges.missing["embedding"])
+    reference_model = context.reference_models.embedding
+    if reference_model is None or not reference_model.trusted:
+        section.skipped.append(
+            reference_model.withheld() if reference_model else context.reference_models.missing["embedding"]
+        )
     else:
-        model, device = cast(CrossEmbedding, judge.model), choose_device(context.config.device)
+        model, device = cast(CrossEmbedding, reference_model.model), choose_device(context.config.device)
         measures[EMBEDDING] = lambda images, real: similarities(model, images, real, device)
     measures[DETAIL] = fine_detail
     section.values["resamples"] = resamples = FINER * context.config.bootstrap
@@ -127,7 +129,7 @@ def _tell_statistics(section: Section, audits: dict[str, Audit]) -> None:
     section.text.append(
         "Likeness is measured "
         + ("by networks that learnt to know an image again after it was mirrored, moved, brightened or roughened; each "
-           "learnt half of the train images and judges the other half (embedding); and " if EMBEDDING in told else "")
+           "learnt half of the train images and scores the other half (embedding); and " if EMBEDDING in told else "")
         + "by the correlation of fine detail after small shifts and mirroring. The limit is the likeness to train "
         "that 95 % of held-out images stay below: beyond it, an image is nearer to a learnt one than other patients "
         "usually are. "
@@ -185,9 +187,9 @@ def _tell_controls(section: Section, audits: dict[str, Audit]) -> None:
             section.text.append(f"By {name}, copies of these kinds may go unnoticed: {', '.join(missed)}.")
 
 
-def missed_kinds(heard: Collection[Audit]) -> list[str]:
+def missed_kinds(usable: Collection[Audit]) -> list[str]:
     """Kinds of planted copies of which no measure finds as many as it should: one alarm is enough to fail a set."""
-    return [kind for kind in KINDS if max(found.planted[kind].detected for found in heard) < MISSED]
+    return [kind for kind in KINDS if max(found.planted[kind].detected for found in usable) < MISSED]
 
 
 def _tell_pairs(section: Section, context: Context, audits: dict[str, Audit]) -> None:
@@ -252,39 +254,39 @@ def _verdict(context: Context, leaks: Leaks, audits: dict[str, Audit], learnt: L
         return Verdict("fail", f"The synthetic set is made of real pictures: {exact} of {total} are real to the pixel.")
     if leaks.copies:
         return Verdict("fail", f"{leaks.copies} of {total} synthetic images are copies of real ones.")
-    heard = {name: found for name, found in audits.items() if found.works}
-    if not heard:
+    usable = {name: found for name, found in audits.items() if found.works}
+    if not usable:
         why = "planted copies were not found" if audits else "too few pictures to compare"
         return Verdict("too few pictures to tell", f"Whether patients are copied is open: {why}.")
-    alarms = [f"{found.unmistakable} by {name}" for name, found in heard.items() if found.unmistakable]
+    alarms = [f"{found.unmistakable} by {name}" for name, found in usable.items() if found.unmistakable]
     if alarms:
         what = "synthetic images are as alike to a train image as altered copies of one are"
         return Verdict("fail", f"Look at the nearest pairs: {' and '.join(alarms)}: {what}.")
-    outcomes = {name: found.statistics.outcome for name, found in heard.items()}
+    outcomes = {name: found.statistics.outcome for name, found in usable.items()}
     figures = "; ".join(
         f"{name}: nearest to train {found.statistics.nearest_to_train}, beyond the limit {found.statistics.beyond_95}"
-        for name, found in heard.items()
+        for name, found in usable.items()
     )
     if "fail" in outcomes.values():
         by = " and ".join(name for name, outcome in outcomes.items() if outcome == "fail")
         return Verdict("fail", f"Synthetic images lie nearer to learnt ones than chance explains, by {by} ({figures}).")
     doubts = [] if set(outcomes.values()) == {"pass"} else [f"a nearest-to-train share above {ALLOWED} is not excluded"]
-    if missed := missed_kinds(heard.values()):
+    if missed := missed_kinds(usable.values()):
         doubts.append(f"copies of these kinds may have gone unnoticed: {', '.join(missed)}")
     if learnt is not None and learnt.absent:
         doubts.append(f"{learnt.absent} of {learnt.total} images that the generator learnt are not in train")
-    doubts += _blind_spots(leaks, heard)
+    doubts += _blind_spots(leaks, usable)
     if not doubts:
         return Verdict("pass", f"No sign of copied patients ({figures}).")
     return Verdict("too few pictures to tell", f"No sign of copied patients, but {'; and '.join(doubts)} ({figures}).")
 
 
-def _blind_spots(leaks: Leaks, heard: dict[str, Audit]) -> list[str]:
+def _blind_spots(leaks: Leaks, usable: dict[str, Audit]) -> list[str]:
     """What keeps a few copies among many from being seen."""
     spots = []
     if leaks.twins or leaks.bits < 0:
         spots.append("held-out images show what train images show, so that copies look like chance")
-    if all(found.unmistakable is None for found in heard.values()):
+    if all(found.unmistakable is None for found in usable.values()):
         spots.append("some held-out images are as alike to train as copies are, so that a few copies would not show")
     return spots
 
@@ -300,7 +302,7 @@ def _tell_membership(section: Section, context: Context) -> None:
         f"Membership inference from the checkpoint: whether the generator learnt an image can be told from its "
         f"denoising error with an AUC of {found.auc} ({found.train} train and {found.held_out} held-out images, chosen "
         "at random where there are more; 0.5 is not at all, 1 is always). This concerns handing on the checkpoint; "
-        "the synthetic images are judged above."
+        "the synthetic images are evaluated above."
     )
     total, others = len(context.sets.synthetic), drawn_by_another(context.sets.synthetic.records, found.checkpoint)
     if others:

@@ -13,7 +13,7 @@ from medsegdiff.evaluation.privacy.planted import KINDS, altered
 from medsegdiff.evaluation.sets import Pairs, Sets
 
 PLANTED = 60  # train pictures of which copies of every kind are planted
-WORKS = 0.9  # share of exact copies that a measure has to find to be heard
+WORKS = 0.9  # share of exact copies that a measure has to find to be usable
 SURE = 25  # percentile of the likeness of altered copies to train, beyond which one picture alone is an alarm
 TAIL = 0.2  # share of held-out likenesses that tells how strangers' likeness falls off
 FALSE_ALARM = 0.05  # share of sets without copies in which some picture is taken for one

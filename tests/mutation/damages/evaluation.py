@@ -39,7 +39,7 @@ EVALUATION = (
     ),
     Damage(
         "judge_always_trusted",
-        "a bad judge is heard",
+        "a bad reference model is usable",
         "evaluation/judges/judge.py",
         "return self.quality.value >= self.minimum",
         "return True",
@@ -95,7 +95,7 @@ EVALUATION = (
     ),
     Damage(
         "judge_in_use_refused",
-        "the second of two evaluations does not wait for a judge that the first one trains",
+        "the second of two evaluations does not wait for a reference model that the first one trains",
         "evaluation/judges/embedding.py",
         "with locked(make_folder(folder), wait=True):",
         "with locked(make_folder(folder)):",
@@ -103,11 +103,11 @@ EVALUATION = (
     ),
     Damage(
         "judged_by_its_learner",
-        "train pictures are judged by a network that learnt them",
+        "train pictures are evaluated by a network that learnt them",
         "evaluation/judges/embedding.py",
         "torch.nonzero(parts != part)",
         "torch.nonzero(parts >= 0)",
-        ("test_no_picture_is_judged_by_a_network_that_learnt_it",),
+        ("test_no_picture_is_scored_by_a_network_that_learnt_it",),
     ),
     Damage(
         "classes_of_few",

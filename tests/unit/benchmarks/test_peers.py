@@ -275,15 +275,15 @@ def test_the_page_tells_ratios_in_favour_of_ours(modules: Callable[[str], Any]) 
         "about": {"128 fp32": {"batch": 4, "rounds": 5, "threads": 2}},
     }
     value = {"value": 4.0, "low": 3.0, "high": 5.0}
-    judged = {"frechet": value, "frechet_floor": value | {"value": 1.5}, "agreement": value, "privacy": "fail"}
+    evaluated = {"frechet": value, "frechet_floor": value | {"value": 1.5}, "agreement": value, "privacy": "fail"}
     trained = {
         "identity": {"minutes": 20, "threads": 2, "size": 128, "precision": "fp32"},
         "batch": 32, "steps": 100, "pairs_seen": 3200, "seconds": 1201.0,
     }  # fmt: skip
     drawing = {"benign": {"drawn": 10, "lesion_masks": 9}, "seconds": 3.0}
-    arm = {"arm": "medsegdiff", "seed": 0, "documented_batch": True, "trained": trained, "judged": judged}
+    arm = {"arm": "medsegdiff", "seed": 0, "documented_batch": True, "trained": trained, "evaluated": evaluated}
     arm |= {"drawing": drawing, "dice": {"dice": [0.5, 0.7]}, "relative": table.relative_dice([0.5, 0.7], [1.0, 1.0])}
-    peer = arm | {"arm": "diffusers", "judged": judged | {"frechet": value | {"value": 8.0}}}
+    peer = arm | {"arm": "diffusers", "evaluated": evaluated | {"frechet": value | {"value": 8.0}}}
     found = {"speed": speed, "arms": [arm, peer], "real": {"0": {"dice": [1.0, 1.0]}}, "machine": {"cpu": "x"}}
     page = table.page(found, ["python benchmarks/peers.py"], "real BUSI")
     line = next(line for line in page.splitlines() if line.startswith("| diffusers UNet2DModel | 5.00"))

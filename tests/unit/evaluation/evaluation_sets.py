@@ -1,4 +1,4 @@
-"""Drawn pictures, and a context with judges that need no training, for the tests of the evaluation."""
+"""Drawn pictures, and a context with reference models that need no training, for the tests of the evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.records import PairRecord, PairSet
 from medsegdiff.evaluation.context import Context
-from medsegdiff.evaluation.judges.judge import Judge, Judges
+from medsegdiff.evaluation.judges.judge import ReferenceModel, ReferenceModels
 from medsegdiff.evaluation.section import Interval
 from medsegdiff.evaluation.sets import Pairs, Sets
 
@@ -61,23 +61,24 @@ class LargeIsMalignant(nn.Module):
         return torch.stack([0.11 - share, share - 0.11], dim=1) * 100
 
 
-def judge(name: str, model: nn.Module, quality: float = 0.9, **settings: Any) -> Judge:
-    """A judge of that quality, with a minimum of 0.5."""
+def reference_model(name: str, model: nn.Module, quality: float = 0.9, **settings: Any) -> ReferenceModel:
+    """A reference model of that quality, with a minimum of 0.5."""
     told = {"mean": 100 / 255, "std": 0.2, **settings}
-    return Judge(name, model.eval(), told, "Dice", Interval(quality, quality, quality), 0.5)
+    return ReferenceModel(name, model.eval(), told, "Dice", Interval(quality, quality, quality), 0.5)
 
 
 def context(sets: Sets, *, quality: float = 0.9, info: dict[str, Any] | None = None, **changes: Any) -> Context:
-    """A context with judges of that quality; `info` of the synthetic set, `changes` are fields of the configuration."""
-    judges = Judges(
-        judge("segmenter", DarkIsLesion(), quality),
-        judge("classifier", LargeIsMalignant(), quality, classes=list(sets.classes)),
+    """A context with reference models of that quality; `info` of the synthetic set, `changes` are fields of the
+    configuration."""
+    reference_models = ReferenceModels(
+        reference_model("segmenter", DarkIsLesion(), quality),
+        reference_model("classifier", LargeIsMalignant(), quality, classes=list(sets.classes)),
         None,
         {"embedding": "no embedding: not needed here"},
     )
     config = EvaluateConfig(**({"real_data": "", "synthetic_data": "", "bootstrap": 50, "precision": "fp32"} | changes))
     real, synthetic = (PairSet(Path(), (), {"classes": list(sets.classes)} | more) for more in ({}, info or {}))
-    return Context(sets, real, synthetic, judges, config)
+    return Context(sets, real, synthetic, reference_models, config)
 
 
 def three_sets(synthetic: Pairs | None = None, classes: tuple[str, ...] = CLASSES) -> Sets:

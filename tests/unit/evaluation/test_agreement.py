@@ -1,4 +1,4 @@
-"""Agreement of masks and classes with what judges find."""
+"""Agreement of masks and classes with what reference models find."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_shuffled_labels_lose_the_classes_and_leave_the_masks() -> None:
     assert section.verdict.outcome == "pass"
 
 
-def test_a_judge_below_its_minimum_is_not_heard() -> None:
-    """Fails if figures of a bad judge are shown, or are left out without a word."""
+def test_a_reference_model_below_its_minimum_is_not_usable() -> None:
+    """Fails if figures of a bad reference model are shown, or are left out without a word."""
     section = run(context(three_sets(), quality=0.4))
     assert section.values == {}
     assert section.verdict is None

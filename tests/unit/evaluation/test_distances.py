@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from evaluation_sets import SIZE, DarkIsLesion, context, drawn, judge, three_sets
+from evaluation_sets import SIZE, DarkIsLesion, context, drawn, reference_model, three_sets
 from scipy.ndimage import gaussian_filter
 from scipy.stats import ortho_group
 from torch import Tensor, nn
@@ -61,7 +61,12 @@ def with_encoder(c: Context, quality: float = 0.9) -> Context:
     """The same context with a segmenter of that quality that has an encoder."""
     model = DarkIsLesion()
     model.encoder = Encoder()
-    return dataclasses.replace(c, judges=dataclasses.replace(c.judges, segmenter=judge("segmenter", model, quality)))
+    return dataclasses.replace(
+        c,
+        reference_models=dataclasses.replace(
+            c.reference_models, segmenter=reference_model("segmenter", model, quality)
+        ),
+    )
 
 
 def whitened(n: int, size: int, random: np.random.Generator) -> np.ndarray:
@@ -299,7 +304,7 @@ def test_components_of_the_encoder_are_those_of_train() -> None:
     assert not np.allclose(other.mean(axis=0), 0, atol=1e-3)
 
 
-def test_a_judge_that_is_not_trusted_gives_no_features() -> None:
+def test_a_reference_model_that_is_not_trusted_gives_no_features() -> None:
     """Fails if features of a bad segmenter are used, or are left out without a word."""
     few = drawn(20, 1, "few")
     section = run(with_encoder(context(Sets(few, few, few, ("benign", "malignant"), SIZE), bootstrap=5), quality=0.4))

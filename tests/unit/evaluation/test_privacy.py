@@ -8,14 +8,14 @@ import json
 import cv2
 import numpy as np
 import pytest
-from evaluation_sets import context, judge, three_sets
+from evaluation_sets import context, reference_model, three_sets
 from test_embedding import PIXELS, textures
 
 from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.copying import likeness, whole_groups
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS
 from medsegdiff.evaluation.context import Context
-from medsegdiff.evaluation.judges.judge import Judges
+from medsegdiff.evaluation.judges.judge import ReferenceModels
 from medsegdiff.evaluation.metrics import privacy
 from medsegdiff.evaluation.metrics.privacy import fine_detail, run
 from medsegdiff.evaluation.privacy import audit as audit_module
@@ -57,8 +57,8 @@ def copies(kind: str, count: int) -> Pairs:
 
 def with_embedding(found: Context, quality: float) -> Context:
     """The context with an embedding of that quality that needs no training."""
-    judges = Judges(None, None, judge("embedding", PIXELS, quality), {})
-    return dataclasses.replace(found, judges=judges)
+    reference_models = ReferenceModels(None, None, reference_model("embedding", PIXELS, quality), {})
+    return dataclasses.replace(found, reference_models=reference_models)
 
 
 def test_shares_of_likenesses_made_by_hand() -> None:
@@ -306,7 +306,7 @@ def test_plain_real_pictures_do_not_switch_the_hash_off() -> None:
     assert find_leaks(dataclasses.replace(near, train=nothing), []).copies == 0
 
 
-def test_an_embedding_is_heard_only_while_it_is_trusted() -> None:
+def test_an_embedding_is_usable_only_while_it_is_trusted() -> None:
     """Fails if figures of a bad embedding are shown, or those of a good one are not."""
     good = run(with_embedding(context(texture_sets()), 0.9))
     assert good.values["embedding"]["planted"]["exact"] == {"detected": 1.0, "traced": 1.0}

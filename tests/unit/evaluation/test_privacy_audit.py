@@ -104,7 +104,7 @@ def test_a_missed_kind_is_no_pass(quiet: Audit) -> None:
 
 
 def test_what_one_measure_misses_another_may_find(quiet: Audit) -> None:
-    """Fails if every measure has to find every kind, or one that is not heard counts."""
+    """Fails if every measure has to find every kind, or one that is not usable counts."""
     first, second = blind_to(quiet, "flipped"), blind_to(quiet, "cropped")
     assert verdict(embedding=first, detail=second).outcome == "pass"
     assert missed_kinds([first, second]) == []

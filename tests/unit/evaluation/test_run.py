@@ -1,4 +1,4 @@
-"""`medsegdiff evaluate` from folder to report, with judges trained for a few steps only."""
+"""`medsegdiff evaluate` from folder to report, with reference models trained for a few steps only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.records import SYNTHETIC, PairSet, read_pairs, write_pair, write_pairs
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.judges import embedding
-from medsegdiff.evaluation.judges.fit import fit_judges
+from medsegdiff.evaluation.judges.fit import fit_reference_models
 from medsegdiff.evaluation.report.write import PAGE_FILE, TABLE_FILE
 from medsegdiff.evaluation.run import _choose, _load, _size, evaluate
 from medsegdiff.files import REPORT_FILE, SCORES_FILE
@@ -42,7 +42,7 @@ def copy_as_synthetic(source: PairSet, folder: Path) -> PairSet:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WritePairs) -> Path:
-    """real/ and synthetic/, drawn alike, and a folder for judges that all tests share."""
+    """real/ and synthetic/, drawn alike, and a folder for reference models that all tests share."""
     root = tmp_path_factory.mktemp("evaluate")
     write_ellipses(root / "real", {"train": 14, "val": 6, "test": 6}, side=SIDE)
     drawn = write_ellipses(root / "drawn", {"train": 12}, side=SIDE, seed=1)
@@ -56,7 +56,7 @@ def settings(folders: Path, output: Path, **changes: object) -> EvaluateConfig:
         real_data=str(folders / "real"),
         synthetic_data=str(folders / "synthetic"),
         output_dir=str(output),
-        reference_models_dir=str(folders / "judges"),
+        reference_models_dir=str(folders / "reference_models"),
         reference_model_steps=12,
         embedding_steps=4,
         bootstrap=20,
@@ -73,39 +73,40 @@ def wait_for(event: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def test_a_report_comes_out_and_judges_are_found_again(
+def test_a_report_comes_out_and_reference_models_are_found_again(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails if a metric crashes on few pictures, a file is missing, or judges are trained again for each report.
+    """Fails if a metric crashes on few pictures, a file is missing, or reference models are trained again for each
+    report.
 
-    Also if a lock is taken, or a folder made, to find a judge that is finished.
+    Also if a lock is taken, or a folder made, to find a reference model that is finished.
     """
     result = evaluate(settings(folders, tmp_path / "one"))
     assert json.loads((tmp_path / "one" / REPORT_FILE).read_text()) == json.loads(json.dumps(result))
     assert result["compared"]["counts"]["synthetic"] == {"benign": 12, "malignant": 12}
     assert (tmp_path / "one" / TABLE_FILE).read_text().count("\n") == 25
     assert "Verdicts" in (tmp_path / "one" / PAGE_FILE).read_text()
-    before = {p: p.stat().st_mtime_ns for p in (folders / "judges").rglob("*.safetensors")}
+    before = {p: p.stat().st_mtime_ns for p in (folders / "reference_models").rglob("*.safetensors")}
     assert len(before) == 3
     # They are read alone: another process may be reading them, and the folder may be one that all may only read
     for name in ("locked", "make_folder"):
         monkeypatch.delattr(once, name)
         monkeypatch.delattr(embedding, name)
     again = evaluate(settings(folders, tmp_path / "two"))
-    assert {p: p.stat().st_mtime_ns for p in (folders / "judges").rglob("*.safetensors")} == before
+    assert {p: p.stat().st_mtime_ns for p in (folders / "reference_models").rglob("*.safetensors")} == before
     assert again["metrics"] == result["metrics"]
 
 
-def test_judges_that_another_process_trains_are_waited_for(
+def test_reference_models_that_another_process_trains_are_waited_for(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Fails if the second of two evaluations of a real set is refused, or trains the segmenter anew."""
     config, real = settings(folders, tmp_path), read_pairs(folders / "real")
     sets, _ = _load(config, real, read_pairs(folders / "synthetic"))
-    fit_judges(config, real, sets)
-    shutil.copytree(folders / "judges", tmp_path / "judges")
-    config = dataclasses.replace(config, reference_models_dir=str(tmp_path / "judges"))
-    folder = next((tmp_path / "judges").glob("segmenter_*"))
+    fit_reference_models(config, real, sets)
+    shutil.copytree(folders / "reference_models", tmp_path / "reference_models")
+    config = dataclasses.replace(config, reference_models_dir=str(tmp_path / "reference_models"))
+    folder = next((tmp_path / "reference_models").glob("segmenter_*"))
     (folder / SCORES_FILE).rename(tmp_path / SCORES_FILE)
     holds = threading.Event()
 
@@ -124,7 +125,7 @@ def test_judges_that_another_process_trains_are_waited_for(
     thread = threading.Thread(target=other)
     thread.start()
     holds.wait()
-    assert fit_judges(config, real, sets).segmenter is not None
+    assert fit_reference_models(config, real, sets).segmenter is not None
     thread.join()
     assert len(waits()) == 1
 
@@ -257,7 +258,7 @@ def test_held_out_pictures_that_a_combined_set_learnt_are_refused(folders: Path)
 def test_settings_that_cannot_work_are_refused(
     folders: Path, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
-    """Fails if a bad setting is found out only after the judges are trained, or never."""
+    """Fails if a bad setting is found out only after the reference models are trained, or never."""
     with pytest.raises(UserError, match=message):
         evaluate(settings(folders, tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
