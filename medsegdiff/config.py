@@ -121,7 +121,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """Phase 3: checkpoint -> PAIRS of synthetic pairs, or masks of given images."""
+    """Phase 3: checkpoint -> PAIRS of synthetic pairs, or masks of conditioning images."""
 
     checkpoint_path: str  # .safetensors file; a .pth name finds the .safetensors beside it
     output_dir: str  # folder to write: PAIRS, or for image_to_mask masks with their doubt
@@ -129,9 +129,11 @@ class GenerateConfig:
     masks: str | None = None  # mask_to_image: folder with masks to draw images for (PAIRS, class folders, or pictures)
     images: str | None = None  # image_to_mask: folder with images to find masks of (PAIRS, class folders, or pictures)
     split: Literal["train", "val", "test"] | None = None  # of PAIRS given; default: train of masks, all of images
-    num_samples_per_input: int | None = None  # draws of each given mask (default 1) or image (default 8)
+    num_samples_per_input: int | None = None  # draws of each conditioning mask (default 1) or image (default 8)
     num_samples_per_class: int = 100  # pairs of each class (joint and mask_first)
-    classes: list[str] | None = None  # which ones; default: all that the checkpoint knows, or as given masks tell
+    classes: list[str] | None = (
+        None  # which ones; default: all that the checkpoint knows, or as conditioning masks tell
+    )
     sampler: Literal["dpmpp_2m", "heun", "ddim", "ddpm"] = "dpmpp_2m"  # update rule
     steps: int = 15  # noise levels that a modality goes through; mask_first takes so many twice
     mask_guidance: float | None = None  # how strongly images follow masks; 1: as learnt; default: 2 where it was learnt

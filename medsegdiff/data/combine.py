@@ -151,7 +151,7 @@ def _check_leakage(real: PairSet, synthetic: PairSet, bits: int) -> None:
     held_out = dataclasses.replace(real, records=tuple(r for r in real.records if r.split != "train"))
     _check_pictures(real, "real pairs")
     _check_pictures(synthetic, "synthetic pairs")
-    _check_given_masks(held_out, synthetic)
+    _check_conditioning_masks(held_out, synthetic)
     seen = _train_hashes(synthetic)
     exact, looks = [h["image_hash"] for h in seen], [h["perceptual_hash"] for h in seen]
     leaked = _near(held_out, exact, looks, bits)
@@ -169,18 +169,18 @@ def _check_leakage(real: PairSet, synthetic: PairSet, bits: int) -> None:
         raise UserError(synthetic.root, found, f"none within {SAME_PICTURE_BITS} bits", "Leave these pairs out.")
 
 
-def _check_given_masks(held_out: PairSet, synthetic: PairSet) -> None:
+def _check_conditioning_masks(held_out: PairSet, synthetic: PairSet) -> None:
     """Raise `UserError` where images were drawn for the mask of a val or test picture, or for one of its group.
 
     Masks are compared by group, by content, and squashed to the size of the network: so one that was saved at another
     size, mirrored, or drawn for once already, is recognised. One that was edited beyond `SAME_MASK` is not.
     """
-    entry = synthetic.info.get("given_masks", [])
+    entry = synthetic.info.get("conditioning_masks", [])
     if not isinstance(entry, list) or not all(isinstance(value, str) for value in entry):
-        expected = "given_masks: the hashes of the masks that were given"
+        expected = "conditioning_masks: the hashes of the masks that were given"
         raise UserError(synthetic.root / DATASET_FILE, "something else", expected, "Generate the pairs anew.")
-    given = set(entry)
-    if not given:
+    hashes = set(entry)
+    if not hashes:
         return
     hint = "Draw images for masks of the train split."
     groups = {r.group: r for r in held_out.records}
@@ -189,7 +189,7 @@ def _check_given_masks(held_out: PairSet, synthetic: PairSet) -> None:
         other = groups[shared[0].group]
         found = f"{shared[0].id}, drawn for a mask in the group of {other.id} ({other.split})"
         raise UserError(synthetic.root, found, "pairs drawn for masks of train alone", hint)
-    leaked = [r for r in held_out.records if r.mask_hash in given and held_out.read_mask(r).any()]
+    leaked = [r for r in held_out.records if r.mask_hash in hashes and held_out.read_mask(r).any()]
     if leaked:
         found = f"images drawn for the masks of {len(leaked)} val or test pictures, the first of {leaked[0].id}"
         raise UserError(synthetic.root, found, "masks of train alone", hint)
@@ -307,11 +307,13 @@ def _renamed(
 ) -> list[tuple[PairSet, PairRecord, PairRecord]]:
     """Chosen pairs as (set, record there, record here): in train, in no fold, with ids and groups of their own."""
     ids, groups = {r.id for r in real.records}, {r.group for r in real.records}
-    given = bool(synthetic.info.get("given_masks"))  # then a pair is of the group of its mask, and has to stay there
+    conditioned = bool(
+        synthetic.info.get("conditioning_masks")
+    )  # then a pair is of the group of its mask, and has to stay there
     # One clash renames all: ids of one origin keep one pattern, and stay unique among themselves.
-    clash = any(r.id in ids or (r.group in groups and not given) for r in chosen)
+    clash = any(r.id in ids or (r.group in groups and not conditioned) for r in chosen)
     prefix = "syn_" if clash else ""
-    group_prefix = "" if given else prefix
+    group_prefix = "" if conditioned else prefix
     return [
         (synthetic, r, dataclasses.replace(r, id=prefix + r.id, group=group_prefix + r.group, split="train", fold=-1))
         for r in chosen

@@ -52,10 +52,10 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
     require(not drawn, config.real_data, f"{drawn} synthetic pairs", "real pairs alone", "They go to --synthetic_data.")
     sets = {"real": real.select(config.split)}
     if config.synthetic_data is not None:
-        given = read_pairs(Path(config.synthetic_data))
-        sets["synthetic"] = given.drawn()
-        if others := len(given) - len(sets["synthetic"]):
-            logger.info("%d real pairs of %s are left out", others, given.root)
+        synthetic = read_pairs(Path(config.synthetic_data))
+        sets["synthetic"] = synthetic.drawn()
+        if others := len(synthetic) - len(sets["synthetic"]):
+            logger.info("%d real pairs of %s are left out", others, synthetic.root)
     result: dict[str, Any] = {"split": config.split, "bootstrap": config.bootstrap, "seed": config.seed}
     for name, pairs in sets.items():
         result[name] = describe_pairs(pairs, config.bootstrap, config.seed)

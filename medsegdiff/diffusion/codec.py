@@ -99,15 +99,15 @@ class PairCodec:
         distance = (coded - 0.5) * 2 * self.sdf_truncation  # pixels inside the edge
         return (distance + 0.5).clamp(0, 1)
 
-    def decode(self, x: Tensor, given: bool = False) -> tuple[Tensor, Tensor]:
-        """Images in [0, 1] and boolean masks of channels (B, C, *S); `given` masks come back as they were coded.
+    def decode(self, x: Tensor, known: bool = False) -> tuple[Tensor, Tensor]:
+        """Images in [0, 1] and boolean masks of channels (B, C, *S); `known` masks come back as they were coded.
 
         The mask is thresholded half-way between the codes of background and lesion (0.5 in pixels), not at code 0,
         which is the mean of the mask and lies close to background. Distances are averaged over 3 x 3 pixels before:
         they run straight across an edge, which so stays where it is, and what noise is left makes no specks beside it.
-        Given masks have no noise, and thin ones would be lost.
+        Conditioning masks have no noise, and thin ones would be lost.
         """
         image, mask = self.pixels(x)
-        if self.sdf_truncation and not given:
+        if self.sdf_truncation and not known:
             mask = _MEANS[mask.ndim](mask, 3, stride=1, padding=1, count_include_pad=False)
         return image.clamp(0, 1), mask > 0.5

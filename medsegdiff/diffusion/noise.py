@@ -158,8 +158,9 @@ def sigma_table(mode: str, config: NoiseConfig, steps: int) -> Tensor:
     """(T + 1, 2) levels that a sampler walks: the table is the generation mode. T = steps; mask_first has T = 2 steps.
 
     joint: image and mask go down together. mask_first: the mask goes down while the image stays at the highest level,
-    which hides it, then the image with the mask clean. mask_to_image, image_to_mask: the given modality has level 0 in
-    every row, so that samplers leave it as it is (Bao et al. 2023, UniDiffuser). Raises ValueError for another mode.
+    which hides it, then the image with the mask clean. mask_to_image, image_to_mask: the conditioning modality has
+    level 0 in every row, so that samplers leave it as it is (Bao et al. 2023, UniDiffuser). Raises ValueError for
+    another mode.
     """
     levels = sampling_sigmas(config, steps)
     clean, hidden = torch.zeros_like(levels), levels[:1].expand(steps)

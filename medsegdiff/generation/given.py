@@ -24,7 +24,7 @@ GREY_SHARE = 0.05  # least share of an ultrasound picture that is neither black 
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class ConditioningInput:
     """One picture that is given, squashed to the size of the network."""
 
     id: str  # of the pair in PAIRS, or the file's name
@@ -43,7 +43,7 @@ class Given:
         return int(hashlib.sha256(f"{self.id} {self.hash}".encode()).hexdigest()[:15], 16)
 
 
-def read_given(folder: Path, kind: str, size: int, split: str | None, classes: list[str]) -> list[Given]:
+def read_inputs(folder: Path, kind: str, size: int, split: str | None, classes: list[str]) -> list[ConditioningInput]:
     """The "masks" or "images" (`kind`) in a PAIRS folder (of `split`, or all), or in a folder of pictures.
 
     A folder of pictures may hold sub-folders named after `classes`, which tell the class. Raises `UserError` where
@@ -61,7 +61,7 @@ def read_given(folder: Path, kind: str, size: int, split: str | None, classes: l
         raise UserError(
             "--split", split, f"--{kind} that is a PAIRS folder", f"{folder} has no splits; leave --split out."
         )
-    found: dict[str, Given] = {}
+    found: dict[str, ConditioningInput] = {}
     for label, stem, paths in tqdm(_picture_files(folder, kind, classes), f"reading {kind}", unit="file", leave=False):
         path = paths[0]
         picture = _union(paths) if kind == "masks" else _as_image(path)
@@ -76,11 +76,13 @@ def read_given(folder: Path, kind: str, size: int, split: str | None, classes: l
                 path, f"the same name {name!r} as {found[name].file}", "unlike names", "Rename one of them."
             )
         height, width = picture.shape
-        found[name] = Given(name, relative, label, f"m{digest[:12]}", width, height, 1.0, digest, squash(picture, size))
+        found[name] = ConditioningInput(
+            name, relative, label, f"m{digest[:12]}", width, height, 1.0, digest, squash(picture, size)
+        )
     return [found[name] for name in sorted(found)]
 
 
-def _from_pairs(folder: Path, kind: str, size: int, split: str | None) -> list[Given]:
+def _from_pairs(folder: Path, kind: str, size: int, split: str | None) -> list[ConditioningInput]:
     pairs = read_pairs(folder).select(split)
     if not len(pairs):
         raise UserError(folder, f"no pair in the {split} split", "at least one", "Choose another --split.")
@@ -90,7 +92,9 @@ def _from_pairs(folder: Path, kind: str, size: int, split: str | None) -> list[G
         picture = pairs.read_mask(r) if masks else pairs.read_image(r)
         name, digest = (r.mask_file_name, r.mask_hash) if masks else (r.image_file_name, r.image_hash)
         result.append(
-            Given(r.id, name, r.label, r.group, r.width, r.height, r.pixel_aspect, digest, squash(picture, size))
+            ConditioningInput(
+                r.id, name, r.label, r.group, r.width, r.height, r.pixel_aspect, digest, squash(picture, size)
+            )
         )
     return result
 

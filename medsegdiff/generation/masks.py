@@ -1,4 +1,5 @@
-"""Masks of given images: several draws each, and what they say together about the lesion and the doubt about it."""
+"""Masks of conditioning images: several draws each, and what they say together about the lesion and the doubt about
+it."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from medsegdiff.data.pictures import contact_sheet, spread
 from medsegdiff.data.records import read_grey
 from medsegdiff.files import DATASET_FILE, make_folder, read_json, write_bytes, write_json, write_png
 from medsegdiff.generation.draw import Noise, draw_masks, expected_masks
-from medsegdiff.generation.given import Given
+from medsegdiff.generation.given import ConditioningInput
 from medsegdiff.generation.plan import Chunk, Item, batched, record_file
 from medsegdiff.generation.source import Source, padded
 from medsegdiff.training.device import autocast
@@ -31,7 +32,11 @@ def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
     """Draw the masks of a chunk's images, write all pictures and then, as the sign that it is finished, its record."""
     for name in FOLDERS:
         make_folder(folder / name)
-    images = list({id(i.given): i.given for i in task.items if i.given is not None}.values())
+    images = list(
+        {
+            id(i.conditioning_input): i.conditioning_input for i in task.items if i.conditioning_input is not None
+        }.values()
+    )
     draws = len(task.items) // len(images)
     drawn, expected = draw_all(source, task)
     rows = []
@@ -45,26 +50,26 @@ def draw_all(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray]:
     """(n, S, S) boolean masks of a chunk, and (images, S, S) expected masks in [0, 1], in batches of `chunk_size`."""
     denoiser, codec, sigmas = source.denoiser, source.card.codec, source.sigmas
     masks, expected = [], []
-    for some, given, noise in _batches(source, task.items):
+    for some, known, noise in _batches(source, task.items):
         with autocast(source.device, source.config.precision):
-            drawn = draw_masks(denoiser, codec, given, sigmas, noise, sampler=source.config.sampler)
+            drawn = draw_masks(denoiser, codec, known, sigmas, noise, sampler=source.config.sampler)
         masks.append(drawn[:some, 0].numpy())
-    firsts = {item.given.id: item for item in reversed(task.items) if item.given is not None}
-    for some, given, noise in _batches(source, tuple(reversed(firsts.values()))):
+    firsts = {item.conditioning_input.id: item for item in reversed(task.items) if item.conditioning_input is not None}
+    for some, known, noise in _batches(source, tuple(reversed(firsts.values()))):
         with autocast(source.device, source.config.precision):
-            mean = expected_masks(denoiser, codec, given, sigmas, noise)
+            mean = expected_masks(denoiser, codec, known, sigmas, noise)
         expected.append(mean[:some, 0].numpy())
     return np.concatenate(masks), np.concatenate(expected)
 
 
 def _batches(source: Source, items: tuple[Item, ...]) -> Iterator[tuple[int, Tensor, Noise]]:
-    """Number of items, given channels and noise of each batch, padded to `chunk_size`."""
+    """Number of items, conditioning channels and noise of each batch, padded to `chunk_size`."""
     size = source.config.chunk_size
     for some in batched(items, size):
         batch = padded(some, size)
-        given = source.given(batch)
-        assert given is not None
-        yield len(some), given, source.noise(batch, [0] * size)
+        known = source.known(batch)
+        assert known is not None
+        yield len(some), known, source.noise(batch, [0] * size)
 
 
 def entropy(probability: np.ndarray) -> np.ndarray:
@@ -82,7 +87,7 @@ def agreement(masks: np.ndarray) -> float:
     return float(dice[np.triu_indices(len(masks), k=1)].mean())
 
 
-def _write(folder: Path, image: Given, drawn: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
+def _write(folder: Path, image: ConditioningInput, drawn: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
     """Write the pictures of one image at its native size; returns its row of the table."""
     size = (image.width, image.height)
 
@@ -130,22 +135,29 @@ def gather(source: Source, tasks: list[Chunk], folder: Path, identity: dict[str,
     writer.writeheader()
     writer.writerows(rows)
     write_bytes(folder / TABLE_FILE, text.getvalue().encode())
-    given = list({i.given.id: i.given for t in tasks for i in t.items if i.given is not None}.values())
-    write_png(folder / "contact_sheet.png", _sheet(folder, given, rows[0]["draws"]))
+    inputs = list(
+        {
+            i.conditioning_input.id: i.conditioning_input
+            for t in tasks
+            for i in t.items
+            if i.conditioning_input is not None
+        }.values()
+    )
+    write_png(folder / "contact_sheet.png", _sheet(folder, inputs, rows[0]["draws"]))
     write_json(folder / DATASET_FILE, {"kind": KIND, "identity": identity, "checkpoint": source.provenance})
     return rows
 
 
-def _sheet(folder: Path, given: list[Given], draws: int) -> np.ndarray:
+def _sheet(folder: Path, inputs: list[ConditioningInput], draws: int) -> np.ndarray:
     """A row for each of some images, spread over all: image, some draws, mean, uncertainty, consensus, one call."""
     images: list[np.ndarray] = []
     masks: list[np.ndarray | None] = []
     titles: list[str] = []
     shown = min(SHEET_DRAWS, draws)
-    for image in spread(given, SHEET_IMAGES):
+    for image in spread(inputs, SHEET_IMAGES):
         picture = cv2.resize(image.picture, (image.width, image.height), interpolation=cv2.INTER_LINEAR)
 
-        def read(name: str, image: Given = image) -> np.ndarray:
+        def read(name: str, image: ConditioningInput = image) -> np.ndarray:
             return read_grey(folder / name)
 
         images += [picture] * (1 + shown)

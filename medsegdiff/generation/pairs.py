@@ -25,7 +25,7 @@ from medsegdiff.training.device import autocast
 
 REDRAWN = 8  # redraws go in batches of the chunk size by this: few masks are refused, and a whole chunk costs minutes
 SHEET_PER_CLASS = 32
-SHEET_MASKS, SHEET_DRAWS, SHEET_COLUMNS = 12, 7, 8  # given masks on a sheet, images beside each, pictures a row
+SHEET_MASKS, SHEET_DRAWS, SHEET_COLUMNS = 12, 7, 8  # conditioning masks on a sheet, images beside each, pictures a row
 
 
 def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
@@ -36,7 +36,7 @@ def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
         records.append(
             write_pair(
                 folder, image, mask, id=item.name, label=item.label, split="train",
-                group=item.name if item.given is None else item.given.group,
+                group=item.name if item.conditioning_input is None else item.conditioning_input.group,
                 source=f"{SYNTHETIC}{source.digest}", pixel_aspect=_aspect(source, item),
             )
         )  # fmt: skip
@@ -45,9 +45,9 @@ def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
 
 
 def _aspect(source: Source, item: Item) -> float:
-    """True width / height: that of the given mask, else that of a train picture of the class."""
-    if item.given is not None:
-        return item.given.width * item.given.pixel_aspect / item.given.height
+    """True width / height: that of the conditioning mask, else that of a train picture of the class."""
+    if item.conditioning_input is not None:
+        return item.conditioning_input.width * item.conditioning_input.pixel_aspect / item.conditioning_input.height
     aspects = source.card.aspects[item.label]
     choice = torch.randint(len(aspects), (1,), generator=generator(source.config.seed, *item.key, ASPECT))
     return aspects[int(choice)]
@@ -57,7 +57,8 @@ def draw_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, dic
     """(n, S, S) images and masks of a chunk, and by class how many masks were refused, by reason.
 
     An item keeps the first of its attempts 0, 1, ... whose mask passes, so what it becomes does not depend on the chunk
-    that it stands in. Given masks are not evaluated. Raises `UserError` where `max_redraws` further ones do not do.
+    that it stands in. Conditioning masks are not evaluated. Raises `UserError` where `max_redraws` further ones do not
+    do.
     """
     config, size = source.config, source.card.img_size
     images = np.zeros((len(task.items), size, size), np.uint8)
@@ -72,7 +73,7 @@ def draw_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, dic
             if gap not in gaps:  # an earlier attempt has passed
                 continue
             item = task.items[gap]
-            fault = None if item.given else mask_fault(mask, item.label in source.card.lesion_classes)
+            fault = None if item.conditioning_input else mask_fault(mask, item.label in source.card.lesion_classes)
             if fault is None:
                 images[gap], masks[gap] = image, mask
                 gaps.remove(gap)
@@ -116,7 +117,7 @@ def draw_batch(source: Source, items: list[Item], attempts: list[int], size: int
             sampler=config.sampler,
             guidance=source.guidance,
             sigma_scale=config.sigma_scale,
-            given=source.given(batch),
+            known=source.known(batch),
         )
     return images[: len(items), 0].numpy(), masks[: len(items), 0].numpy()
 
@@ -129,7 +130,7 @@ def gather(source: Source, tasks: list[Chunk], folder: Path, classes: list[str],
     for chunk in chunks:
         for label, counts in chunk["faults"].items():
             redrawn[label].update(counts)
-    given = sorted({item.given.hash for task in tasks for item in task.items if item.given})
+    hashes = sorted({item.conditioning_input.hash for task in tasks for item in task.items if item.conditioning_input})
     pairs = write_pairs(
         folder,
         records,
@@ -137,11 +138,11 @@ def gather(source: Source, tasks: list[Chunk], folder: Path, classes: list[str],
         identity=identity,
         checkpoint=source.provenance,
         masks_redrawn={label: dict(counts) for label, counts in redrawn.items()},
-        **({"given_masks": given} if given else {}),
+        **({"conditioning_masks": hashes} if hashes else {}),
     )
     balance = {"generated": class_counts(records)["train"], "masks_redrawn": redrawn}
     write_json(folder / "class_balance.json", balance)
-    write_png(folder / "contact_sheet.png", _given_sheet(tasks, pairs) if given else _sheet(pairs))
+    write_png(folder / "contact_sheet.png", _input_sheet(tasks, pairs) if hashes else _sheet(pairs))
     return pairs
 
 
@@ -159,13 +160,13 @@ def _in_proportion(pairs: PairSet, record: PairRecord) -> tuple[np.ndarray, np.n
     return image, cv2.resize(pairs.read_mask(record), size, interpolation=cv2.INTER_LINEAR)
 
 
-def _given_sheet(tasks: list[Chunk], pairs: PairSet) -> np.ndarray:
-    """Some given masks, spread over all: each mask, then images drawn for it."""
+def _input_sheet(tasks: list[Chunk], pairs: PairSet) -> np.ndarray:
+    """Some conditioning masks, spread over all: each mask, then images drawn for it."""
     names: dict[str, list[str]] = {}
     for task in tasks:
         for item in task.items:
-            assert item.given is not None
-            names.setdefault(f"{item.given.id} {item.label}", []).append(item.name)
+            assert item.conditioning_input is not None
+            names.setdefault(f"{item.conditioning_input.id} {item.label}", []).append(item.name)
     rows = spread(list(names.items()), SHEET_MASKS)
     by_id = {r.id: r for r in pairs.records}
     width = min(SHEET_DRAWS, max(len(drawn) for _, drawn in rows))

@@ -1,4 +1,5 @@
-"""What there is to draw, as a plan from the settings and the given pictures alone, and which of it is left to do."""
+"""What there is to draw, as a plan from the settings and the conditioning pictures alone, and which of it is left to
+do."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from medsegdiff.diffusion.noise import MODES
-from medsegdiff.generation.given import Given
+from medsegdiff.generation.given import ConditioningInput
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ class Item:
     name: str  # id of the pair
     label: str  # class; "" where none is told
     key: tuple[int, ...]  # counters of its random streams
-    given: Given | None = None
+    conditioning_input: ConditioningInput | None = None
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,13 @@ def plan_pairs(mode: str, classes: list[str], known: list[str], per_class: int, 
     return chunks
 
 
-def plan_images(given: list[Given], classes: list[str], known: list[str], draws: int, chunk_size: int) -> list[Chunk]:
-    """`draws` images of each given mask, in its class, or where the folder tells none in each of `classes`."""
+def plan_images(
+    inputs: list[ConditioningInput], classes: list[str], known: list[str], draws: int, chunk_size: int
+) -> list[Chunk]:
+    """`draws` images of each conditioning mask, in its class, or where the folder tells none in each of `classes`."""
     items = []
     mode = MODES.index("mask_to_image")
-    for mask in given:
+    for mask in inputs:
         for label in [mask.label] if mask.label is not None else classes:
             stem = f"syn_{mask.id}" if mask.label is not None or len(classes) == 1 else f"syn_{mask.id}_{label}"
             key = (mode, known.index(label), mask.number)
@@ -58,10 +61,10 @@ def plan_images(given: list[Given], classes: list[str], known: list[str], draws:
     return [Chunk(f"images_{n:05d}", some) for n, some in enumerate(batched(items, chunk_size))]
 
 
-def plan_masks(given: list[Given], draws: int, chunk_size: int) -> list[Chunk]:
-    """`draws` masks of each given image; all of an image stand in one chunk."""
+def plan_masks(inputs: list[ConditioningInput], draws: int, chunk_size: int) -> list[Chunk]:
+    """`draws` masks of each conditioning image; all of an image stand in one chunk."""
     mode = MODES.index("image_to_mask")
-    together = batched(given, max(1, chunk_size // draws))
+    together = batched(inputs, max(1, chunk_size // draws))
     return [
         Chunk(
             f"masks_{n:05d}",

@@ -1,8 +1,8 @@
 """Phase 3: draw from a checkpoint in chunks of fixed size; what an interrupted run finished is kept.
 
-What is drawn is the mode: new pairs, images for given masks, or masks for given images. A draw depends on the settings,
-the seed, its class and its number (or the picture that it is given), not on how many are drawn, in what chunks, or on
-how often the run was stopped.
+What is drawn is the mode: new pairs, images for conditioning masks, or masks for conditioning images. A draw depends on
+the settings, the seed, its class and its number (or the picture that it is given), not on how many are drawn, in what
+chunks, or on how often the run was stopped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from medsegdiff.data.records import PairSet, class_counts, read_pairs
 from medsegdiff.errors import UserError
 from medsegdiff.files import DATASET_FILE, is_finished, staged_folder
 from medsegdiff.generation import masks, pairs
-from medsegdiff.generation.given import Given, read_given
+from medsegdiff.generation.given import ConditioningInput, read_inputs
 from medsegdiff.generation.leading import default_mask_guidance, learnt_alone
 from medsegdiff.generation.plan import plan_images, plan_masks, plan_pairs, run_pending
 from medsegdiff.generation.source import Source
@@ -65,7 +65,7 @@ def generate(config: GenerateConfig) -> PairSet | list[dict[str, Any]]:
 
 
 def generate_pairs(config: GenerateConfig) -> PairSet:
-    """Draw pairs into a new PAIRS folder: `num_samples_per_class` of each class, or `draws` for each given mask.
+    """Draw pairs into a new PAIRS folder: `num_samples_per_class` of each class, or `draws` for each conditioning mask.
 
     Also writes class_balance.json and contact_sheet.png there. Raises `UserError` for settings that do not fit the
     checkpoint, for masks that cannot be used, and where a lesion class keeps giving degenerate masks.
@@ -80,11 +80,11 @@ def generate_pairs(config: GenerateConfig) -> PairSet:
     require(not unknown, "--classes", " ".join(map(repr, unknown)), known)
     identity = _identity(source)
     if config.mode == "mask_to_image":
-        given = _masks_to_use(config, card)
-        drawn = {g.label for g in given}
+        inputs = _masks_to_use(config, card)
+        drawn = {g.label for g in inputs}
         classes = classes if None in drawn else [c for c in card.classes if c in drawn]
-        tasks = plan_images(given, classes, card.classes, config.num_samples_per_input or 1, config.chunk_size)
-        identity |= {"classes": classes, "given": _digest(given)}
+        tasks = plan_images(inputs, classes, card.classes, config.num_samples_per_input or 1, config.chunk_size)
+        identity |= {"classes": classes, "inputs": _digest(inputs)}
     else:
         assert config.mode is not None
         tasks = plan_pairs(config.mode, classes, card.classes, config.num_samples_per_class, config.chunk_size)
@@ -112,10 +112,10 @@ def generate_masks(config: GenerateConfig) -> list[dict[str, Any]]:
     config = settle_mode(config)
     _check_settings(config)
     source = _load(config)
-    given = read_given(Path(str(config.images)), "images", source.card.img_size, config.split, source.card.classes)
-    identity = _identity(source) | {"given": _digest(given)}
+    inputs = read_inputs(Path(str(config.images)), "images", source.card.img_size, config.split, source.card.classes)
+    identity = _identity(source) | {"inputs": _digest(inputs)}
     output = Path(config.output_dir)
-    tasks = plan_masks(given, config.num_samples_per_input or 1, config.chunk_size)
+    tasks = plan_masks(inputs, config.num_samples_per_input or 1, config.chunk_size)
     if is_finished(output, identity):
         logger.info("%s holds these masks, finished", output)
         return masks.read_rows(tasks, output)
@@ -144,8 +144,8 @@ def settle_mode(config: GenerateConfig) -> GenerateConfig:
     split, draws = config.split, config.num_samples_per_input
     if mode in ("joint", "mask_first"):
         hint = f"Leave it out; --num_samples_per_class says how many {mode} draws."
-        require(draws is None, "--num_samples_per_input", f"mode {mode}", "given masks or images", hint)
-        require(split is None, "--split", f"mode {mode}", "given masks or images", "Leave it out.")
+        require(draws is None, "--num_samples_per_input", f"mode {mode}", "conditioning masks or images", hint)
+        require(split is None, "--split", f"mode {mode}", "conditioning masks or images", "Leave it out.")
     if mode == "image_to_mask":
         require(config.classes is None, "--classes", "mode image_to_mask", "no class: it is not told", "Leave it out.")
         draws = 8 if draws is None else draws
@@ -203,25 +203,26 @@ def _identity(source: Source) -> dict[str, Any]:
     return identity_of(source.config, "generate", NOT_IDENTITY + unused) | digests
 
 
-def _digest(given: list[Given]) -> str:
+def _digest(inputs: list[ConditioningInput]) -> str:
     """What was given, whatever folder it lies in."""
-    rows = sorted(f"{g.id} {g.label} {g.group} {g.hash} {g.pixel_aspect}\n" for g in given)
+    rows = sorted(f"{g.id} {g.label} {g.group} {g.hash} {g.pixel_aspect}\n" for g in inputs)
     return hashlib.sha256("".join(rows).encode()).hexdigest()[:16]
 
 
-def _masks_to_use(config: GenerateConfig, card: ModelCard) -> list[Given]:
-    """The given masks; of a PAIRS folder those of the train split unless told, since images of held-out masks leak."""
+def _masks_to_use(config: GenerateConfig, card: ModelCard) -> list[ConditioningInput]:
+    """The conditioning masks; of a PAIRS folder those of the train split unless told, since images of held-out masks
+    leak."""
     folder = Path(str(config.masks))
     split = config.split
     if split is None and (folder / DATASET_FILE).is_file():
         split = "train"
     if split in ("val", "test"):
         logger.warning("images for masks of %s: to look at and to measure; combine will refuse them", split)
-    given = read_given(folder, "masks", card.img_size, split, card.classes)
+    inputs = read_inputs(folder, "masks", card.img_size, split, card.classes)
     if config.classes is not None:
-        given = [g for g in given if g.label is None or g.label in config.classes]
-        require(bool(given), "--classes", f"no mask of {', '.join(config.classes)} in {folder}", "masks of that class")
-    for g in given:
+        inputs = [g for g in inputs if g.label is None or g.label in config.classes]
+        require(bool(inputs), "--classes", f"no mask of {', '.join(config.classes)} in {folder}", "masks of that class")
+    for g in inputs:
         where = folder / g.file
         if g.label is None and not config.classes:
             known = ", ".join(card.classes)
@@ -235,7 +236,7 @@ def _masks_to_use(config: GenerateConfig, card: ModelCard) -> list[Given]:
                 require(lesion, str(where), "a mask that is empty at this size", "a lesion", "Leave it out.")
             else:
                 require(not lesion, str(where), f"a lesion in class {label}", "an empty mask", "Choose --classes.")
-    return given
+    return inputs
 
 
 def _check_settings(config: GenerateConfig) -> None:

@@ -1,4 +1,4 @@
-"""What is drawn from: network, settings, noise of each item, and the given pictures as channels."""
+"""What is drawn from: network, settings, noise of each item, and the conditioning pictures as channels."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ class Source:
 
         return noise
 
-    def given(self, items: Sequence[Item]) -> Tensor | None:
+    def known(self, items: Sequence[Item]) -> Tensor | None:
         """(B, C, S, S) channels of what the items are given, in both modalities: the mode tells which one counts."""
-        pictures = [i.given.picture for i in items if i.given is not None]
+        pictures = [i.conditioning_input.picture for i in items if i.conditioning_input is not None]
         if not pictures:
             return None
         stack = torch.stack([torch.from_numpy(p) for p in pictures])[:, None]

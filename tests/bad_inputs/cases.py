@@ -441,7 +441,7 @@ CASES: dict[str, list[Case]] = {
     "Raw pictures": RAW,
     "PAIRS folders": PAIRS,
     "Checkpoints": CHECKPOINTS,
-    "Given masks and images": DIRECTIONS,
+    "Conditioning masks and images": DIRECTIONS,
     "Segmentation and classification": SEGMENTATION,
     "Evaluation": EVALUATION,
     "Settings": SETTINGS,

@@ -27,7 +27,8 @@ REQUIRED_DROP = 0.3  # Dice
 
 
 def test_shuffled_masks_cost_agreement(tmp_path: Path) -> None:
-    """Damage: a network that does not see the given mask, or the given mask taken from another item of the batch."""
+    """Damage: a network that does not see the conditioning mask, or the conditioning mask taken from another item of
+    the batch."""
     if "MEDSEGDIFF_RUN" not in os.environ:
         pytest.skip("MEDSEGDIFF_RUN does not name a folder of benchmarks/busi_128_cpu.py with its trained networks")
     run = Path(os.environ["MEDSEGDIFF_RUN"])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CODEC = PairCodec((0.5, 0.5), (0.5, 0.5))
 LEVELS = DiffusionConfig(sigma_min=0.002)
-GIVEN = {"mask_to_image": MASK, "image_to_mask": IMAGE}
+KNOWN = {"mask_to_image": MASK, "image_to_mask": IMAGE}
 TOLERANCE = {"ddim": 0.02, "dpmpp_2m": 0.004, "heun": 0.002, "ddpm": 0.03}
 
 
@@ -38,14 +38,14 @@ def draw(mode: str, name: str, gaussian: Gaussian, steps: int = 120) -> tuple[Te
         z[1 + 2 * step, 0] = z[2 + 2 * step, 1] = 1
         return z
 
-    given = None
-    if mode in GIVEN:
-        column = GIVEN[mode]
-        given = torch.full((size, 2, 1, 1), torch.nan, dtype=torch.float64)
-        given[:, column] = gaussian.mean[column]
-        given[1 + column, column] += gaussian.covariance[column, column].sqrt()
-    x = draw_channels(gaussian.denoise, CODEC, table, noise, sampler=name, given=given)
-    return x[:, :, 0, 0], None if given is None else given[:, :, 0, 0]
+    known = None
+    if mode in KNOWN:
+        column = KNOWN[mode]
+        known = torch.full((size, 2, 1, 1), torch.nan, dtype=torch.float64)
+        known[:, column] = gaussian.mean[column]
+        known[1 + column, column] += gaussian.covariance[column, column].sqrt()
+    x = draw_channels(gaussian.denoise, CODEC, table, noise, sampler=name, known=known)
+    return x[:, :, 0, 0], None if known is None else known[:, :, 0, 0]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -59,14 +59,14 @@ def test_every_mode_gives_the_covariance(name: str, mode: str, gaussian: Gaussia
     assert torch.allclose(columns.T @ columns, gaussian.covariance, atol=TOLERANCE[name])
 
 
-@pytest.mark.parametrize("mode", GIVEN)
+@pytest.mark.parametrize("mode", KNOWN)
 @pytest.mark.parametrize("name", list(SAMPLERS))
-def test_the_given_modality_stays_to_the_bit(name: str, mode: str, gaussian: Gaussian) -> None:
+def test_the_conditioning_modality_stays_to_the_bit(name: str, mode: str, gaussian: Gaussian) -> None:
     """Damage: (1 - a) D + a x with a = 1 for a given column, which rounds; a last table row that is not 0."""
-    rows, given = draw(mode, name, gaussian)
-    column = GIVEN[mode]
-    assert given is not None
-    assert torch.equal(rows[:, column], given[:, column])
+    rows, known = draw(mode, name, gaussian)
+    column = KNOWN[mode]
+    assert known is not None
+    assert torch.equal(rows[:, column], known[:, column])
     assert bool(torch.isfinite(rows).all())
 
 

@@ -1,4 +1,4 @@
-"""Samplers on a correlated Gaussian whose denoiser is known: convergence order, covariance, given modalities.
+"""Samplers on a correlated Gaussian whose denoiser is known: convergence order, covariance, conditioning modalities.
 
 On a Gaussian every sampler is an affine map of its starting noise (and of the noise of each step), so feeding unit
 vectors gives the exact covariance of what it draws, with no statistical error.
@@ -184,17 +184,17 @@ def test_every_way_down_draws_the_same_joint(name: str, tolerance: float, path: 
     assert torch.allclose(covariance, gaussian.covariance, atol=tolerance)
 
 
-@pytest.mark.parametrize("given", [0, 1])
+@pytest.mark.parametrize("known", [0, 1])
 @pytest.mark.parametrize("name", list(SAMPLERS))
-def test_a_given_modality(name: str, given: int, gaussian: Gaussian) -> None:
+def test_a_conditioning_modality(name: str, known: int, gaussian: Gaussian) -> None:
     """Damage: x (s'/s) + (1 - s'/s) D for a column at 0 instead of a copy, which rounds or gives nan."""
     steps = 300
     table = torch.zeros(steps + 1, 2, dtype=torch.float64)
-    table[:, 1 - given] = to_zero(steps)
+    table[:, 1 - known] = to_zero(steps)
     value = 0.1234567
     x = torch.full((2 + steps, 2, 1, 1), value, dtype=torch.float64)
-    x[:, 1 - given] = 0
-    x[1, 1 - given] = TOP
+    x[:, 1 - known] = 0
+    x[1, 1 - known] = TOP
 
     def noise(step: int) -> Tensor:
         z = torch.zeros_like(x)
@@ -202,11 +202,11 @@ def test_a_given_modality(name: str, given: int, gaussian: Gaussian) -> None:
         return z
 
     out = SAMPLERS[name](gaussian.denoise, x, table, PAIR, noise)
-    assert torch.equal(out[:, given], x[:, given])
-    drawn = out[:, 1 - given].flatten()
-    S, mu, free = gaussian.covariance, gaussian.mean, 1 - given
-    expected = mu[free] + S[free, given] / S[given, given] * (value - mu[given])
-    variance = S[free, free] - S[free, given] ** 2 / S[given, given]
+    assert torch.equal(out[:, known], x[:, known])
+    drawn = out[:, 1 - known].flatten()
+    S, mu, free = gaussian.covariance, gaussian.mean, 1 - known
+    expected = mu[free] + S[free, known] / S[known, known] * (value - mu[known])
+    variance = S[free, free] - S[free, known] ** 2 / S[known, known]
     assert float(drawn[0]) == pytest.approx(float(expected), abs=0.01)
     assert float((drawn[1:] - drawn[0]).square().sum()) == pytest.approx(float(variance), rel=0.06)
 

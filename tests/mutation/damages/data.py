@@ -53,7 +53,7 @@ DATA = (
         "leak_of_given_masks",
         "combine takes images that were drawn for held-out masks",
         "data/combine.py",
-        "    if not given:\n        return\n",
+        "    if not known:\n        return\n",
         "    return\n",
         (COMBINE,),
     ),

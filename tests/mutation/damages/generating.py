@@ -7,11 +7,11 @@ from damages.damage import Damage
 GENERATING = (
     Damage(
         "given_ignored",
-        "the given picture is not used",
+        "the conditioning picture is not used",
         "generation/draw.py",
-        "return x if given is None else torch.where(start == 0, given, x)",
+        "return x if known is None else torch.where(start == 0, known, x)",
         "return x",
-        ("test_images_for_given_masks", "test_the_mask_matters_to_the_image"),
+        ("test_images_for_conditioning_masks", "test_the_mask_matters_to_the_image"),
     ),
     Damage(
         "global_noise_in_drawing",
@@ -34,7 +34,7 @@ GENERATING = (
         "gates_off",
         "degenerate masks are let through",
         "generation/pairs.py",
-        "fault = None if item.given else mask_fault(mask, item.label in source.card.lesion_classes)",
+        "fault = None if item.conditioning_input else mask_fault(mask, item.label in source.card.lesion_classes)",
         "fault = None",
         (
             "test_refused_masks_are_drawn_again_and_counted",

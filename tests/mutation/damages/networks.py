@@ -75,8 +75,8 @@ NETWORKS = (
         "specks_read_as_lesions",
         "masks coded as distances are read pixel by pixel",
         "diffusion/codec.py",
-        "if self.sdf_truncation and not given:\n            mask = ",
-        "if self.sdf_truncation and not given:\n            _ = ",
+        "if self.sdf_truncation and not known:\n            mask = ",
+        "if self.sdf_truncation and not known:\n            _ = ",
         ("tests/unit/diffusion/test_codec.py",),
     ),
     Damage(

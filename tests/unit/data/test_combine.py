@@ -281,7 +281,7 @@ def write_given(root: Path, real: PairSet, split: str, groups: bool = True) -> P
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in real.select("train").records]
     given = sorted({r.mask_hash for r in real.select(split).records})
     return write_pairs(
-        root, records, classes=CLASSES, identity={}, checkpoint={"train_hashes": hashes}, given_masks=given
+        root, records, classes=CLASSES, identity={}, checkpoint={"train_hashes": hashes}, conditioning_masks=given
     )
 
 
@@ -339,7 +339,7 @@ def test_a_held_out_mask_at_another_size_is_recognised(mirrored: bool, real: Pai
             )
         )  # fmt: skip
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in real.select("train").records]
-    info: dict[str, Any] = {"checkpoint": {"train_hashes": hashes}, "given_masks": ["0" * 64]}
+    info: dict[str, Any] = {"checkpoint": {"train_hashes": hashes}, "conditioning_masks": ["0" * 64]}
     synthetic = write_pairs(tmp_path / "synthetic", records, classes=CLASSES, identity={}, **info)
     with pytest.raises(UserError, match=r"found syn_1, whose mask is that of \w+ \(overlap"):
         combine(CombineConfig(str(real.root), str(synthetic.root), str(tmp_path / "out"), balance=False))

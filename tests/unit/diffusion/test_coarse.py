@@ -90,7 +90,7 @@ def test_every_direction_goes_through_both_sizes(mode: str, denoiser: Denoiser) 
     config = DiffusionConfig(sigma_max=10.0)
     table, codec = sigma_table(mode, config, 6), PairCodec((0.5, 0.5), (0.5, 0.5))
     random = torch.Generator().manual_seed(0)
-    given = torch.randn(2, 2, 32, 32, generator=random)
+    known = torch.randn(2, 2, 32, 32, generator=random)
     seen: list[int] = []
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
@@ -99,9 +99,9 @@ def test_every_direction_goes_through_both_sizes(mode: str, denoiser: Denoiser) 
         return classless_denoise(denoiser, len(x))(x, sigma)
 
     noise = [torch.randn(2, 2, 32, 32, generator=random) for _ in range(len(table) + 1)]
-    drawn = draw_channels(denoise, codec, table, noise.__getitem__, sampler="dpmpp_2m", given=given)
+    drawn = draw_channels(denoise, codec, table, noise.__getitem__, sampler="dpmpp_2m", known=known)
     assert bool(torch.isfinite(drawn).all())
     assert set(seen) == {0, 2}
     for column in range(2):
-        kept = torch.equal(drawn[:, column], given[:, column])
+        kept = torch.equal(drawn[:, column], known[:, column])
         assert kept == (float(table[0, column]) == 0)

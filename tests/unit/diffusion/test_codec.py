@@ -116,14 +116,14 @@ def test_distances_come_back_as_masks() -> None:
     assert {tuple(place) for place in (found != (masks > 0)).nonzero().tolist()} <= corners
 
 
-def test_given_masks_come_back_as_they_are() -> None:
-    """Damage: the average taken of given masks, which loses thin ones."""
+def test_conditioning_masks_come_back_as_they_are() -> None:
+    """Damage: the average taken of conditioning masks, which loses thin ones."""
     line = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
     line[..., 8, 3:12] = 255
     coded = encode_sdf(line, 4)
     codec = PairCodec((0.5, 0.5), (0.5, 0.5), 1, 4)
     x = codec.encode(coded / 255, coded / 255)
-    assert torch.equal(codec.decode(x, given=True)[1], line > 0)
+    assert torch.equal(codec.decode(x, known=True)[1], line > 0)
     assert not codec.decode(x)[1].any()
 
 

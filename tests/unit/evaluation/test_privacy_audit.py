@@ -184,7 +184,8 @@ def test_no_alarm_anywhere_is_no_pass(quiet: Audit) -> None:
 
 @pytest.mark.parametrize("side", ["synthetic", "train", "held_out"])
 def test_few_groups_are_not_asked(side: str) -> None:
-    """Fails if sixty pictures of one given mask, or of one patient, count as sixty: resamples would be all alike."""
+    """Fails if sixty pictures of one conditioning mask, or of one patient, count as sixty: resamples would be all
+    alike."""
     sets = texture_sets()
     pairs = getattr(sets, side)
     one = dataclasses.replace(pairs, groups=np.array(["m"] * len(pairs)))

@@ -1,4 +1,5 @@
-"""Given masks and given images: what is read, drawn, written and refused. The network is tiny, with random weights."""
+"""Conditioning masks and conditioning images: what is read, drawn, written and refused. The network is tiny, with
+random weights."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from medsegdiff.data.dataset import squash
 from medsegdiff.data.records import PairSet, read_pairs
 from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.errors import UserError
-from medsegdiff.generation.given import Given, read_given
+from medsegdiff.generation.given import ConditioningInput, read_inputs
 from medsegdiff.generation.masks import agreement, entropy
 from medsegdiff.generation.plan import plan_images, plan_masks
 from medsegdiff.generation.run import generate, generate_masks, generate_pairs
@@ -59,31 +60,31 @@ def pictures(folder: Path, real: PairSet, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("radius", [0.0, 4.0])
-def test_images_for_given_masks(radius: float, real: PairSet, tmp_path: Path) -> None:
+def test_images_for_conditioning_masks(radius: float, real: PairSet, tmp_path: Path) -> None:
     """Damage: the mask of the network's size read back from noise, or averaged; a class of its own for all; a new
     group, by which a test picture's mask could enter train."""
     codec = PairCodec((0.4, 0.2), (0.2, 0.4), 1, radius)
     checkpoint = random_checkpoint(tmp_path / "best_model.safetensors", 0.05, codec=codec)
     drawn = generate_pairs(settings(checkpoint, tmp_path / "pairs", masks=str(real.root), num_samples_per_input=3))
     assert read_pairs(drawn.root).records == drawn.records
-    given = {r.id: r for r in real.select("train").records}
-    assert len(drawn) == 3 * len(given) == 12
+    inputs = {r.id: r for r in real.select("train").records}
+    assert len(drawn) == 3 * len(inputs) == 12
     for r in drawn.records:
-        source = given[r.id.removeprefix("syn_").rpartition("_")[0]]
+        source = inputs[r.id.removeprefix("syn_").rpartition("_")[0]]
         assert (r.label, r.group, r.split, r.pixel_aspect) == (source.label, source.group, "train", 1.0)
         assert r.is_synthetic
         expected = np.where(squash(real.read_mask(source), SIDE) > 127, 255, 0)
         assert (drawn.read_mask(r) == expected).all()
     assert len({r.image_hash for r in drawn.records}) == 12
-    assert drawn.info["given_masks"] == sorted({r.mask_hash for r in given.values()})
+    assert drawn.info["conditioning_masks"] == sorted({r.mask_hash for r in inputs.values()})
     assert (drawn.root / "contact_sheet.png").is_file()
 
 
 def test_the_mask_matters_to_the_image(
     real: PairSet, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Damage: the image of the noise alone, the given mask laid over it afterwards."""
-    monkeypatch.setattr(Given, "number", 7)  # the same noise for all masks
+    """Damage: the image of the noise alone, the conditioning mask laid over it afterwards."""
+    monkeypatch.setattr(ConditioningInput, "number", 7)  # the same noise for all masks
     drawn = generate_pairs(
         settings(checkpoint, tmp_path / "pairs", masks=str(real.root), classes=["benign"], num_samples_per_input=2)
     )
@@ -175,12 +176,12 @@ def test_mask_first_and_joint_differ(checkpoint: Path, tmp_path: Path, monkeypat
 
 def test_plans_have_a_key_for_every_draw(real: PairSet) -> None:
     """Damage: equal masks (as the empty ones of `normal` are) that get equal noise."""
-    given = read_given(real.root, "masks", SIDE, None, CLASSES)
-    given = [dataclasses.replace(g, hash="0" * 64) for g in given]
-    for tasks in (plan_images(given, CLASSES, CLASSES, 3, 4), plan_masks(given, 3, 4)):
+    inputs = read_inputs(real.root, "masks", SIDE, None, CLASSES)
+    inputs = [dataclasses.replace(g, hash="0" * 64) for g in inputs]
+    for tasks in (plan_images(inputs, CLASSES, CLASSES, 3, 4), plan_masks(inputs, 3, 4)):
         keys = [item.key for task in tasks for item in task.items]
         assert len(keys) == len(set(keys)) == 24
-    assert {len(t.items) for t in plan_masks(given, 9, 4)} == {9}
+    assert {len(t.items) for t in plan_masks(inputs, 9, 4)} == {9}
 
 
 def test_file_names_tell_masks_from_images(real: PairSet, tmp_path: Path) -> None:
@@ -188,8 +189,8 @@ def test_file_names_tell_masks_from_images(real: PairSet, tmp_path: Path) -> Non
     record = real.records[0]
     for name, picture in (("x.png", real.read_image(record)), ("x_mask.png", real.read_mask(record))):
         cv2.imwrite(str(tmp_path / name), picture)
-    assert [g.file for g in read_given(tmp_path, "masks", SIDE, None, CLASSES)] == ["x_mask.png"]
-    assert [g.file for g in read_given(tmp_path, "images", SIDE, None, CLASSES)] == ["x.png"]
+    assert [g.file for g in read_inputs(tmp_path, "masks", SIDE, None, CLASSES)] == ["x_mask.png"]
+    assert [g.file for g in read_inputs(tmp_path, "images", SIDE, None, CLASSES)] == ["x.png"]
 
 
 def test_masks_of_one_picture_are_one(real: PairSet, tmp_path: Path) -> None:
@@ -199,16 +200,16 @@ def test_masks_of_one_picture_are_one(real: PairSet, tmp_path: Path) -> None:
     parts[0][:, 20:], parts[1][:, :20] = 0, 0
     for ending, part in zip(("", "_1"), parts, strict=True):
         cv2.imwrite(str(tmp_path / f"x_mask{ending}.png"), part)
-    (given,) = read_given(tmp_path, "masks", SIDE, None, CLASSES)
-    assert (given.id, given.hash) == ("x", real.records[0].mask_hash)
+    (inputs,) = read_inputs(tmp_path, "masks", SIDE, None, CLASSES)
+    assert (inputs.id, inputs.hash) == ("x", real.records[0].mask_hash)
 
 
 def test_folders_of_images_need_not_be_classes(real: PairSet, tmp_path: Path) -> None:
     """Damage: leaving out the folders that are no class of the checkpoint, of which none is told."""
     folder = pictures(tmp_path / "images", real, "images")
     (folder / "benign").rename(folder / "normal")
-    given = read_given(folder, "images", SIDE, None, CLASSES)
-    assert [g.id.split("_")[0] for g in given] == ["malignant"] * 2 + ["normal"] * 2
+    inputs = read_inputs(folder, "images", SIDE, None, CLASSES)
+    assert [g.id.split("_")[0] for g in inputs] == ["malignant"] * 2 + ["normal"] * 2
 
 
 def test_one_draw_has_no_doubt(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
@@ -254,8 +255,14 @@ def test_entropy_and_agreement() -> None:
         ({"mode": "image_to_mask"}, "--mode image_to_mask: found no --images"),
         ({"mode": "joint", "masks": "x"}, "--masks: found mode joint; expected mode mask_to_image"),
         ({"masks": "x", "images": "y"}, "--masks: found --images beside it; expected one of them"),
-        ({"num_samples_per_input": 3}, "--num_samples_per_input: found mode joint; expected given masks or images"),
-        ({"mode": "mask_first", "split": "val"}, "--split: found mode mask_first; expected given masks or images"),
+        (
+            {"num_samples_per_input": 3},
+            "--num_samples_per_input: found mode joint; expected conditioning masks or images",
+        ),
+        (
+            {"mode": "mask_first", "split": "val"},
+            "--split: found mode mask_first; expected conditioning masks or images",
+        ),
         ({"images": "FLAT"}, "png: found a black and white picture .*; expected an ultrasound picture"),
         ({"masks": "DIM", "classes": ["benign"]}, "png: found a picture whose brightest pixel is 1; expected a mask"),
         ({"masks": "INVERTED", "classes": ["benign"]}, r"png: found a lesion on 9\d% of the picture; expected at most"),
