@@ -37,17 +37,17 @@ DEFAULTS = GenerateConfig("", "")  # what `generate` does where no setting says 
 PLAIN = {"mask_guidance": 1, "sigma_scale": 1}
 
 
-def settings(guide: str | None) -> dict[str, dict[str, Any]]:
+def settings(guidance_model: str | None) -> dict[str, dict[str, Any]]:
     """Name -> flags of `generate`: one change at a time, but for those that compare samplers as they are."""
     found: dict[str, dict[str, Any]] = {"default": {}}
     found |= {f"mask guidance {w}": {"mask_guidance": w} for w in (1, 1.5, 3)}
     found |= {f"noise told {share}": {"sigma_scale": share} for share in (0.9, 0.8)}
     found |= {f"{n} steps": {"steps": n} for n in (8, 11, 20, 40, 200)}
-    found |= {f"nothing led, nothing told, {n} steps": PLAIN | {"steps": n} for n in (DEFAULTS.steps, 20, 200)}
+    found |= {f"unguided, nothing told, {n} steps": PLAIN | {"steps": n} for n in (DEFAULTS.steps, 20, 200)}
     found |= {f"{name} {n}": {"sampler": name, "steps": n} for name, n in (("ddim", 15), ("heun", 8), ("ddpm", 40))}
     found |= {f"class guidance {w}": {"guidance": w} for w in (1.5, 2.0)}
-    if guide:
-        found |= {f"autoguidance {w}": {"guidance": w, "guidance_checkpoint": guide} for w in (1.5, 2.0)}
+    if guidance_model:
+        found |= {f"autoguidance {w}": {"guidance": w, "guidance_checkpoint": guidance_model} for w in (1.5, 2.0)}
     found |= {f"guidance at {a}..{b}": {"guidance_low": a, "guidance_high": b} for a, b in ((0.1, 5), (0.3, 80))}
     return found
 
@@ -91,9 +91,11 @@ def known_by(checkpoint: str, val: str, flags: dict[str, Any], pairs: int) -> di
     """What decides the figures of a setting: the checkpoints, the val pictures, every setting of `generate`."""
     flags = {"mask_guidance": MASK_GUIDANCE, "num_samples_per_class": pairs} | flags
     settings = dataclasses.asdict(dataclasses.replace(DEFAULTS, **flags))
-    guide = load_checkpoint(Path(settings["guidance_checkpoint"]))[2] if settings["guidance_checkpoint"] else None
+    guidance_model = (
+        load_checkpoint(Path(settings["guidance_checkpoint"]))[2] if settings["guidance_checkpoint"] else None
+    )
     settings = {name: value for name, value in settings.items() if not name.endswith(("_path", "_dir"))}
-    return {"checkpoint": checkpoint, "guide": guide, "val": val, "settings": settings}
+    return {"checkpoint": checkpoint, "guidance_model": guidance_model, "val": val, "settings": settings}
 
 
 def is_done(file: Path, of: dict[str, Any]) -> bool:

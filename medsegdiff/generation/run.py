@@ -160,7 +160,7 @@ def _load(config: GenerateConfig) -> Source:
     source = Source(settle_mask_guidance(config, card), denoiser.to(device), card, digest)
     if config.guidance_checkpoint is None or config.guidance == 1:
         return source
-    guide, other, other_digest = load_checkpoint(Path(config.guidance_checkpoint))
+    guidance_model, other, other_digest = load_checkpoint(Path(config.guidance_checkpoint))
     for what in ("img_size", "classes", "codec", "train_hashes"):
         require(
             getattr(other, what) == getattr(card, what),
@@ -170,19 +170,19 @@ def _load(config: GenerateConfig) -> Source:
             "Train it on the same folder, at the same size.",
         )
     found = f"{config.guidance_checkpoint}, which sees pictures at other sizes where noise is high"
-    expected = f"one like that of {config.checkpoint_path}: guidance would lead away from coarse pictures"
+    expected = f"one like that of {config.checkpoint_path}: guidance would steer away from coarse pictures"
     require(
-        guide.low_res == denoiser.low_res,
+        guidance_model.low_res == denoiser.low_res,
         "--guidance_checkpoint",
         found,
         expected,
         "Give an earlier checkpoint of the same run.",
     )
-    return dataclasses.replace(source, guide=guide.to(device), guide_digest=other_digest)
+    return dataclasses.replace(source, guidance_model=guidance_model.to(device), guidance_digest=other_digest)
 
 
 def settle_mask_guidance(config: GenerateConfig, card: ModelCard) -> GenerateConfig:
-    """`config` with the weight of the mask settled: nothing leads away from an image alone that was never learnt."""
+    """`config` with the weight of the mask settled: nothing steers away from an image alone that was never learnt."""
     if config.mode == "image_to_mask":
         return config
     knows = learnt_alone(card.diffusion)
@@ -198,8 +198,8 @@ def settle_mask_guidance(config: GenerateConfig, card: ModelCard) -> GenerateCon
 def _identity(source: Source) -> dict[str, Any]:
     unused = UNUSED[str(source.config.mode)]
     digests = {"checkpoint_sha256": source.digest}
-    if source.guide_digest is not None:
-        digests |= {"guide_sha256": source.guide_digest}
+    if source.guidance_digest is not None:
+        digests |= {"guidance_sha256": source.guidance_digest}
     return identity_of(source.config, "generate", NOT_IDENTITY + unused) | digests
 
 

@@ -30,8 +30,8 @@ class Source:
     denoiser: Denoiser
     card: ModelCard
     digest: str  # of the checkpoint
-    guide: Denoiser | None = None  # a less trained network, which guidance leads away from
-    guide_digest: str | None = None
+    guidance_model: Denoiser | None = None  # a less trained network, which guidance steers away from
+    guidance_digest: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -46,8 +46,8 @@ class Source:
 
     @property
     def guidance(self) -> Guidance:
-        """What leads the draws of pairs."""
-        return guidance_of(self.config, self.guide)
+        """What guides sampling of pairs."""
+        return guidance_of(self.config, self.guidance_model)
 
     @property
     def provenance(self) -> dict[str, Any]:

@@ -110,7 +110,7 @@ class Validator:
     def draw(self, model: Denoiser) -> tuple[Tensor, Tensor, Tensor]:
         """`eval_samples` pairs, the classes in turn: images, masks (N, 1, S, S) uint8 and labels (N,).
 
-        Led as `generate` leads by default: what is looked at is what a user will get.
+        Guided as `generate` leads by default: what is looked at is what a user will get.
         """
         config = self.config
         labels = torch.arange(config.eval_samples) % len(self.classes)

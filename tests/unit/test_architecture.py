@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoint": BASE | MATHS,
     "export": {"errors", "config", "files", "checkpoint"},
     "generation.draw": {"errors", "diffusion"},  # noise -> pairs, in memory; training looks at its progress with it
-    "generation.leading": {"errors", "config", "diffusion"},  # ... led as it will be
+    "generation.leading": {"errors", "config", "diffusion"},  # ... guided as it will be
     "training": BASE | MATHS | {"data", "checkpoint", "generation.draw", "generation.leading"},
     "generation": BASE | MATHS | {"data", "checkpoint", "generation.draw", "generation.leading", "training"},
     "scoring": {"errors", "files"},

@@ -146,7 +146,7 @@ MATHEMATICS = (
     ),
     Damage(
         "mask_not_hidden",
-        "images are led away from what is said of them with their mask",
+        "images are steered away from what is said of them with their mask",
         "diffusion/guidance.py",
         "unseen[:, MASK] = level",
         "",

@@ -116,7 +116,7 @@ TRAINING = (
         "training/watch.py",
         "draw_pairs(model, self.codec, chunk, sigmas, noise, guidance=guidance)",
         "draw_pairs(model, self.codec, chunk, sigmas, noise)",
-        ("test_sample_grids_are_led_as_pairs_are",),
+        ("test_sample_grids_are_guided_as_pairs_are",),
     ),
     Damage(
         "test_watched_in_training",

@@ -116,7 +116,7 @@ def test_figures_of_another_checkpoint_are_refused(benchmark: Any, tmp_path: Pat
 def test_sampling_settings_are_those_of_generate(benchmark: Any) -> None:
     """Damage: a flag or sampler that generate has not; heun counted with one call a step, guidance with none."""
     sampling = benchmark("sampling")
-    found = sampling.settings("guide.safetensors")
+    found = sampling.settings("guidance_model.safetensors")
     for flags in found.values():
         GenerateConfig(checkpoint_path="c", output_dir="o", **flags)
     diffusion = DiffusionConfig()

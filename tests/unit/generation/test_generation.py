@@ -121,22 +121,22 @@ def test_the_grain_is_what_is_told(tmp_path: Path) -> None:
     assert not {r.image_hash for r in found[0]} & {r.image_hash for r in found[1]}
 
 
-def test_autoguidance_draws_with_its_guide(checkpoint: Path, straight: PairSet, tmp_path: Path) -> None:
-    """Damage: the guide loaded and not handed on, or left out of what a folder says it was made with."""
+def test_autoguidance_draws_with_the_guidance_model(checkpoint: Path, straight: PairSet, tmp_path: Path) -> None:
+    """Damage: the guidance model loaded and not handed on, or left out of what a folder says it was made with."""
     denoiser, card, _ = load_checkpoint(checkpoint)
     weights = {name: 0.7 * value for name, value in denoiser.state_dict().items()}
-    guide = tmp_path / "early.safetensors"
-    save_checkpoint(guide, weights, card)
+    guidance_model = tmp_path / "early.safetensors"
+    save_checkpoint(guidance_model, weights, card)
     chosen = {"num_samples_per_class": 2, "guidance": 2.0}
-    pairs = generate(settings(checkpoint, tmp_path / "auto", guidance_checkpoint=str(guide), **chosen))
+    pairs = generate(settings(checkpoint, tmp_path / "auto", guidance_checkpoint=str(guidance_model), **chosen))
     plain = generate(settings(checkpoint, tmp_path / "plain", **chosen))
     assert not {r.image_hash for r in pairs.records} & {r.image_hash for r in plain.records}
     told = json.loads((pairs.root / "dataset.json").read_text())["identity"]
-    assert told["guide_sha256"] == load_checkpoint(guide)[2]
+    assert told["guidance_sha256"] == load_checkpoint(guidance_model)[2]
 
 
 def test_images_follow_their_masks_where_images_alone_were_learnt(checkpoint: Path, tmp_path: Path) -> None:
-    """Damage: a default that leads away from what was never learnt, or that the folder does not tell."""
+    """Damage: a default that steers away from what was never learnt, or that the folder does not tell."""
     denoiser, card, _ = load_checkpoint(checkpoint)
     paired = tmp_path / "paired.safetensors"
     alone = dataclasses.replace(card.diffusion, share_marginal=0.0)
@@ -149,25 +149,25 @@ def test_images_follow_their_masks_where_images_alone_were_learnt(checkpoint: Pa
 
 
 @pytest.mark.parametrize("change", [{"classes": ["malignant", "benign"]}, {"train_hashes": []}])
-def test_a_guide_of_other_data_is_refused(change: dict[str, Any], checkpoint: Path, tmp_path: Path) -> None:
-    """Damage: a guide that saw other pictures, of which `combine` would not know."""
+def test_a_guidance_model_of_other_data_is_refused(change: dict[str, Any], checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: a guidance model that saw other pictures, of which `combine` would not know."""
     denoiser, card, _ = load_checkpoint(checkpoint)
-    guide = tmp_path / "other.safetensors"
-    save_checkpoint(guide, denoiser.state_dict(), dataclasses.replace(card, **change))
+    guidance_model = tmp_path / "other.safetensors"
+    save_checkpoint(guidance_model, denoiser.state_dict(), dataclasses.replace(card, **change))
     message = rf"--guidance_checkpoint: found .*other.safetensors, whose {next(iter(change))} is not that of"
     with pytest.raises(UserError, match=message):
-        generate(settings(checkpoint, tmp_path / "pairs", guidance=2.0, guidance_checkpoint=str(guide)))
+        generate(settings(checkpoint, tmp_path / "pairs", guidance=2.0, guidance_checkpoint=str(guidance_model)))
 
 
-def test_a_guide_that_sees_other_sizes_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    """Damage: leading away from what is coarse, as if that were the fault of a guide that learnt less."""
+def test_a_guidance_model_that_sees_other_sizes_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: steering away from what is coarse, as if that were the fault of a guidance model that learnt less."""
     card = load_checkpoint(checkpoint)[1]
-    guide = random_checkpoint(tmp_path / "two.safetensors", **{f.name: getattr(card, f.name) for f in
+    guidance_model = random_checkpoint(tmp_path / "two.safetensors", **{f.name: getattr(card, f.name) for f in
         dataclasses.fields(card) if f.name not in ("model", "scores")} | {"model": TWO_SIZES})  # fmt: skip
     with pytest.raises(
         UserError, match=r"--guidance_checkpoint: found .*two.safetensors, which sees pictures at other sizes"
     ):
-        generate(settings(checkpoint, tmp_path / "pairs", guidance=2.0, guidance_checkpoint=str(guide)))
+        generate(settings(checkpoint, tmp_path / "pairs", guidance=2.0, guidance_checkpoint=str(guidance_model)))
 
 
 @pytest.mark.parametrize("sampler", ["heun", "ddim"])

@@ -249,8 +249,9 @@ def test_learns(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("alone", "led"), [(0.25, True), (0.0, False)])
-def test_sample_grids_are_led_as_pairs_are(data: Path, tmp_path: Path, alone: float, led: bool) -> None:
-    """Damage: grids of what no user gets, drawn without the mask's guidance, or led away from what was never learnt."""
+def test_sample_grids_are_guided_as_pairs_are(data: Path, tmp_path: Path, alone: float, led: bool) -> None:
+    """Damage: grids of what no user gets, drawn without the mask's guidance, or steered away from what was never
+    learnt."""
     diffusion = DiffusionConfig(share_marginal=alone)
     learner = trainer(data, tmp_path, diffusion=diffusion, eval_samples=2, eval_steps=4)
     calls: list[int] = []
