@@ -206,13 +206,13 @@ def training_lines(run: Path) -> list[str]:
     """Speed, and how the val figures went."""
     train: dict[str, Any] = json.loads((run / "checkpoints/summary.json").read_text())
     history = [json.loads(x) for x in (run / "checkpoints/history.jsonl").read_text().splitlines()]
-    floor = history[0]["quality/feature_distance_floor"]
+    baseline = history[0]["quality/feature_distance_baseline"]
     return [
         f"{train['parameters'] / 1e6:.1f} M parameters, {train['steps']} steps of {train['config']['batch_size']}, "
         f"{train['seconds'] / 60:.0f} minutes,",
         f"{train['images_per_second']} images/s with evaluations; best val loss at step {train['best']['step']}.",
         "",
-        f"| step | val loss | feature distance of 64 samples to val (real train to val: {floor:.3f}) |",
+        f"| step | val loss | feature distance of 64 samples to val (real train to val: {baseline:.3f}) |",
         "|---|---|---|",
         *(f"| {h['step']} | {h['val_loss']:.4f} | {h['quality/feature_distance']:.3f} |" for h in history),
     ]

@@ -171,27 +171,27 @@ class Column:
 
     title: str
     path: str  # below "metrics" of report.json, with a slash between keys, to {"value": ..., "low": ..., "high": ...}
-    floor: str | None  # where its floor stands
+    baseline: str | None  # where its baseline stands
     moved: str  # damages that have to move it, by name
 
 
 DIFFERENCE = "lesions/class_difference/malignant - benign"
 COLUMNS = (
     Column("Fréchet radiomics distance", "distances/spaces/radiomics/all/frechet/synthetic",
-           "distances/spaces/radiomics/all/frechet/floor", "blur noise collapse"),
+           "distances/spaces/radiomics/all/frechet/baseline", "blur noise collapse"),
     Column("Fréchet distance, segmenter features", "distances/spaces/encoder/all/frechet/synthetic",
-           "distances/spaces/encoder/all/frechet/floor", "collapse"),
+           "distances/spaces/encoder/all/frechet/baseline", "collapse"),
     Column("recall, radiomics", "distances/spaces/radiomics/all/recall/synthetic",
-           "distances/spaces/radiomics/all/recall/floor", "collapse"),
+           "distances/spaces/radiomics/all/recall/baseline", "collapse"),
     Column("coverage, radiomics", "distances/spaces/radiomics/all/coverage/synthetic",
-           "distances/spaces/radiomics/all/coverage/floor", "blur noise collapse"),
+           "distances/spaces/radiomics/all/coverage/baseline", "blur noise collapse"),
     Column("MS-SSIM, benign", "diversity/benign/synthetic", "diversity/benign/held_out", "collapse"),
     Column("finest third of frequencies, dB", "speckle/fine_db/synthetic", "speckle/fine_db/held_out", "blur noise"),
     Column("margin irregularity, malignant - benign", f"{DIFFERENCE}/irregularity/synthetic",
            f"{DIFFERENCE}/irregularity/real", "labels collapse"),
     Column("agreement, Dice", "agreement/masks/all/synthetic", "agreement/masks/all/held_out", "masks shrunk"),
     Column("classes told, AUC", "agreement/classes/synthetic/AUC", "agreement/classes/held_out/AUC", "labels"),
-    Column("nearest to train, embedding", "privacy/embedding/nearest_to_train", "privacy/embedding/floor", ""),
+    Column("nearest to train, embedding", "privacy/embedding/nearest_to_train", "privacy/embedding/baseline", ""),
     Column("beyond the limit, embedding", "privacy/embedding/beyond_95", None, "copies_30 copies_100"),
     Column("beyond the limit, detail", "privacy/fine_detail/beyond_95", None, "copies_30 copies_100"),
 )  # fmt: skip
@@ -231,7 +231,7 @@ def write_tables(reports: dict[str, dict[str, Any]]) -> Path:
         "",
         "| damage | " + " | ".join(c.title for c in COLUMNS) + " | agreement | privacy |",
         "|---|" + "---|" * (len(COLUMNS) + 2),
-        "| floor (val) | " + " | ".join(cell(find(sound, c.floor)) for c in COLUMNS) + " | | |",
+        "| baseline (val) | " + " | ".join(cell(find(sound, c.baseline)) for c in COLUMNS) + " | | |",
     ]
     for name, report in reports.items():
         cells = []

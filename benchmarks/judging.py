@@ -33,7 +33,7 @@ def sampled_and_evaluated(
 
 
 def figures(report: dict[str, Any]) -> dict[str, Any]:
-    """The figures of an evaluation report that decide, with the floors beside them."""
+    """The figures of an evaluation report that decide, with the baselines beside them."""
     metrics = report["metrics"]
     distance = metrics["distances"]["spaces"]["radiomics"]["all"]["frechet"]
     masks = metrics["agreement"]["masks"]["all"]
@@ -42,7 +42,7 @@ def figures(report: dict[str, Any]) -> dict[str, Any]:
     return {
         "frechet": distance["synthetic"]["value"],
         "frechet_interval": [distance["synthetic"][end] for end in ("low", "high")],
-        "frechet_floor": distance["floor"]["value"],
+        "frechet_floor": distance["baseline"]["value"],
         "agreement": masks["synthetic"]["value"],
         "agreement_interval": [masks["synthetic"][end] for end in ("low", "high")],
         "agreement_real": masks["held_out"]["value"],

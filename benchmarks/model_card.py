@@ -34,7 +34,7 @@ def pair_rows(report: dict[str, Any]) -> list[str]:
     lesions = [", ".join(f"{n} {c[side]:.2f}" for n, c in counts.items()) for side in ("real_mean", "synthetic_mean")]
     privacy = metrics["privacy"]
     rows = {
-        "Fréchet distance, radiomic features": [interval(frechet[k], 1) for k in ("floor", "synthetic")],
+        "Fréchet distance, radiomic features": [interval(frechet[k], 1) for k in ("baseline", "synthetic")],
         "Dice of masks with those of a segmenter": [interval(masks[k]) for k in ("held_out", "synthetic")],
         "lesions a picture": lesions,
         "masks with specks": [f"{metrics['lesions']['with_specks'][k]:.3f}" for k in ("held_out", "synthetic")],

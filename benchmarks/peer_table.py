@@ -77,7 +77,7 @@ def told(value: float | None, digits: int = 3) -> str:
     """A number with so many significant digits, without an exponent."""
     if value is None:
         return NONE
-    places = max(0, digits - 1 - int(np.floor(np.log10(abs(value))))) if value else 0
+    places = max(0, digits - 1 - int(np.baseline(np.log10(abs(value))))) if value else 0
     return f"{value:.{places}f}"
 
 

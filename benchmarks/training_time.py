@@ -38,7 +38,7 @@ def told(run: Path) -> dict[str, Any]:
         "steps": train["steps"],
         "val_loss": train["best"]["val_loss"],
         "frechet": frechet["synthetic"],
-        "frechet_floor": frechet["floor"],
+        "frechet_floor": frechet["baseline"],
         "verdicts": {name: outcome["outcome"] for name, outcome in verdicts.items()},
         "agreement": metrics["agreement"]["masks"]["all"]["synthetic"],
         "redrawn": redrawn / (pairs + redrawn),
@@ -91,8 +91,8 @@ def picture(found: list[dict[str, Any]], target: Path) -> None:
     plot = Figure(figsize=(11, 3.4), layout="constrained")
     texture, utility, copying = plot.subplots(1, 3)
     line(texture, found, {"frechet": "drawn pairs"})
-    floor = found[0]["frechet_floor"]
-    texture.axhspan(floor["low"], floor["high"], color="0.9", label="real pictures")
+    baseline = found[0]["frechet_floor"]
+    texture.axhspan(baseline["low"], baseline["high"], color="0.9", label="real pictures")
     texture.set_title("Fréchet distance, radiomic features")
     line(utility, found, {"ratio": "U-Net of drawn pairs alone"})
     utility.axhline(1, color="0.5", linestyle="--", label="... of real pairs")

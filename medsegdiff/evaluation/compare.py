@@ -1,8 +1,8 @@
-"""Distances between two sets of pictures, with the floor that real pictures set among themselves, and intervals.
+"""Distances between two sets of pictures, with the baseline that real pictures set among themselves, and intervals.
 
 With a few hundred pictures every distance between sets is biased by how many there are, so the synthetic set and the
 real held-out one are compared with train in equal numbers: `n` train pictures against `n` synthetic ones, and `n` train
-against `n` held-out ones (the *floor*: what a perfect generator would reach).
+against `n` held-out ones (the *baseline*: what a perfect generator would reach).
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ class Sample:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A figure of the synthetic set beside its floor."""
+    """A figure of the synthetic set beside its baseline."""
 
     synthetic: Interval
-    floor: Interval
+    baseline: Interval
     n: int  # pictures on each side
 
     def within(self, lowest: float, highest: float) -> Comparison:
         """The same with intervals cut to what the figure can be."""
-        return Comparison(self.synthetic.within(lowest, highest), self.floor.within(lowest, highest), self.n)
+        return Comparison(self.synthetic.within(lowest, highest), self.baseline.within(lowest, highest), self.n)
 
 
-def against_floor(
+def against_baseline(
     measure: Measure, train: Sample, held_out: Sample, synthetic: Sample, *, resamples: int, seed: int
 ) -> dict[str, Comparison]:
-    """Every figure of `measure` for train against synthetic, and for train against held-out: its floor.
+    """Every figure of `measure` for train against synthetic, and for train against held-out: its baseline.
 
     The value is the mean over `SUBSETS` random choices without replacement of n = the size of the smallest set. The
     interval comes from a bootstrap of both sides over groups, n pictures each; as pictures drawn twice push such
     distances up, the draws are shifted so that their mean is the value.
     """
     n = min(len(s.features) for s in (train, held_out, synthetic))
-    sides = {"synthetic": synthetic, "floor": held_out}
+    sides = {"synthetic": synthetic, "baseline": held_out}
     found = {name: _measured(measure, train, other, n, resamples, seed) for name, other in sides.items()}
-    return {name: Comparison(found["synthetic"][name], found["floor"][name], n) for name in found["floor"]}
+    return {name: Comparison(found["synthetic"][name], found["baseline"][name], n) for name in found["baseline"]}
 
 
 def _measured(measure: Measure, train: Sample, other: Sample, n: int, resamples: int, seed: int) -> dict[str, Interval]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from scipy.stats import ks_2samp, wasserstein_distance
 
-from medsegdiff.evaluation.compare import Comparison, Measure, Sample, against_floor
+from medsegdiff.evaluation.compare import Comparison, Measure, Sample, against_baseline
 from medsegdiff.evaluation.section import Cell, Interval
 
 MIN_PICTURES = 10  # that have a value, of each set, for a distribution to be compared
@@ -23,7 +23,7 @@ def column(sample: Sample, number: int) -> Sample:
 def column_distances(
     sets: Sequence[Sample], names: Sequence[str], scale: np.ndarray, *, resamples: int, seed: int
 ) -> dict[str, Comparison]:
-    """Wasserstein distance of every column of (N, F) features, in units of `scale` (F,), beside its floor.
+    """Wasserstein distance of every column of (N, F) features, in units of `scale` (F,), beside its baseline.
 
     `sets` are train, held-out and synthetic. One column at a time, as a few dozen pictures do not determine a
     covariance. A picture without a value (NaN) is left out of the columns that it does not have. Columns that
@@ -40,7 +40,7 @@ def column_distances(
             Sample(s.features[r][:, numbers], s.groups[r]) for s, r in zip(sets, rows, strict=True)
         )
         measure = _wasserstein([names[n] for n in numbers], scale[numbers])
-        found |= against_floor(measure, train, held_out, synthetic, resamples=resamples, seed=seed)
+        found |= against_baseline(measure, train, held_out, synthetic, resamples=resamples, seed=seed)
     return {name: found[name].within(0, np.inf) for name in names if name in found}
 
 
@@ -69,8 +69,8 @@ def spread(features: np.ndarray) -> np.ndarray:
 
 
 def excess(found: Comparison) -> float | None:
-    """Distance beyond the floor, where the intervals of both are apart; else None."""
-    return found.synthetic.value - found.floor.value if found.synthetic.low > found.floor.high else None
+    """Distance beyond the baseline, where the intervals of both are apart; else None."""
+    return found.synthetic.value - found.baseline.value if found.synthetic.low > found.baseline.high else None
 
 
 def cells(values: np.ndarray) -> list[Cell]:

@@ -28,7 +28,7 @@ from medsegdiff.generation.leading import default_guidance
 from medsegdiff.training.device import autocast
 
 BANDS = (0.05, 0.15, 0.4, 1.0, 2.5, 6.0, 20.0)  # noise levels at which val is looked at, both modalities alike
-EVAL_NOISE, EVAL_SAMPLES, FLOOR = 11, 12, 13  # purpose numbers of the random streams
+EVAL_NOISE, EVAL_SAMPLES, BASELINE = 11, 12, 13  # purpose numbers of the random streams
 EVAL_BATCH = 32
 
 
@@ -48,8 +48,8 @@ class Validator:
         self.scale = np.nanstd(train_features, axis=0)
         # Equal class shares on both sides: samples are drawn with the classes balanced
         self.val_rows = _balanced_rows(val.labels, config.eval_samples, config.seed)
-        floor_rows = _balanced_rows(train.labels, config.eval_samples, config.seed)
-        self.floor = feature_distance(train_features[floor_rows], self.val_features[self.val_rows], self.scale)
+        baseline_rows = _balanced_rows(train.labels, config.eval_samples, config.seed)
+        self.baseline = feature_distance(train_features[baseline_rows], self.val_features[self.val_rows], self.scale)
 
     def validate(self, model: Denoiser, step: int, output: Path, known: dict[str, float]) -> dict[str, float]:
         """Scores of `model` beside those `known` already; also writes samples/step_<step>.png and history.jsonl."""
@@ -59,7 +59,7 @@ class Validator:
         median = float(np.median(aspects))
         features = feature_matrix((i[0], m[0], median) for i, m in zip(images.numpy(), masks.numpy(), strict=True))
         scores["quality/feature_distance"] = feature_distance(features, self.val_features[self.val_rows], self.scale)
-        scores["quality/feature_distance_floor"] = self.floor
+        scores["quality/feature_distance_baseline"] = self.baseline
         scores["quality/empty_masks"] = float((masks == 0).flatten(1).all(dim=1).float().mean())
         shown = min(32, len(images))
         titles = [self.classes[int(k)] for k in labels[:shown]]
@@ -145,5 +145,5 @@ def _balanced_rows(labels: Tensor, count: int, seed: int) -> np.ndarray[Any, Any
     rows = []
     for number, label in enumerate(classes):
         pool = torch.nonzero(labels == label).flatten()
-        rows.append(pool[torch.randperm(len(pool), generator=generator(seed, number, FLOOR))[:share]])
+        rows.append(pool[torch.randperm(len(pool), generator=generator(seed, number, BASELINE))[:share]])
     return torch.cat(rows).numpy()

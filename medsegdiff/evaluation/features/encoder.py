@@ -1,7 +1,7 @@
 """Features of the segmenter that was trained on real train pairs: what a network of this task sees.
 
 It sees what is shown and where rather than texture, as training on noisy and blurred pictures taught it to. It knows
-its train pictures better than others, which raises the floor that real held-out pictures set.
+its train pictures better than others, which raises the baseline that real held-out pictures set.
 """
 
 from __future__ import annotations

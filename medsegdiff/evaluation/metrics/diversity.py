@@ -140,7 +140,7 @@ def _tell(section: Section, told: dict[str, dict[str, Likeness]]) -> None:
         v = section.values[label]
         means = [Interval(**v[which]) for which in ("synthetic", "train", "held_out", "very_alike")]
         rows.append([label, *means, v["pairs"], f"{v['repeated']} of {v['pictures']}"])
-    columns = ["class", "synthetic", *(f"{TITLES[w]} (floor)" for w in SETS[:2]), "very alike", "pairs", "repeats"]
+    columns = ["class", "synthetic", *(f"{TITLES[w]} (baseline)" for w in SETS[:2]), "very alike", "pairs", "repeats"]
     note = (
         "Mean MS-SSIM of random pairs, the lower the more varied, with an interval over pictures (their groups), each "
         "of which stands in several pairs; lower than of real pairs is no merit, as noise lowers it, and so does a "

@@ -48,12 +48,12 @@ class _Line:
 
 
 def run(context: Context) -> Section:
-    """Every characteristic per class beside its floor, and the differences between classes."""
+    """Every characteristic per class beside its baseline, and the differences between classes."""
     section = Section("Lesion characteristics")
     section.text.append(
         "Each lesion was measured in image and mask in the terms of the BI-RADS lexicon, in true geometry. Distances "
         "between synthetic and real lesions of a class are in standard deviations of real ones, beside the distance "
-        "that real lesions not used for training keep from the same train pictures (floor)."
+        "that real lesions not used for training keep from the same train pictures (baseline)."
     )
     samples = {label: _samples(context, label) for label in context.sets.classes}
     _without(context, section)
@@ -119,10 +119,10 @@ def _lines(context: Context, section: Section, samples: dict[str, list[Sample]])
 
 def _tables(section: Section, lines: list[_Line], samples: dict[str, list[Sample]]) -> None:
     """A table and the numbers of every class."""
-    columns = ["characteristic", "real mean", "synthetic mean", "distance", "floor", "p"]
+    columns = ["characteristic", "real mean", "synthetic mean", "distance", "baseline", "p"]
     note = (
         "distance: Wasserstein distance from real train lesions in standard deviations of all of them, with a 95 % "
-        "bootstrap interval; floor: that of held-out real lesions, in equal number. p: Kolmogorov-Smirnov test of real "
+        "bootstrap interval; baseline: that of held-out real lesions, in equal number. p: Kolmogorov-Smirnov test of real "
         f"train against synthetic lesions, one picture per group, corrected for {len(lines)} tests (Holm). With many "
         "pictures a small p only says that a difference is not chance; the distance says how large it is."
     )
@@ -136,7 +136,7 @@ def _tables(section: Section, lines: list[_Line], samples: dict[str, list[Sample
 
 def _row(line: _Line) -> list[Cell | Interval]:
     found = line.comparison
-    distances = [found.synthetic, found.floor] if found else [None, None]
+    distances = [found.synthetic, found.baseline] if found else [None, None]
     p = "< 0.001" if line.p < 0.001 else number(line.p)
     return [f"{line.descriptor.title} ({line.descriptor.unit})", line.real, line.synthetic, *distances, p]
 
@@ -147,7 +147,7 @@ def _values(line: _Line) -> dict[str, Any]:
         "real_mean": line.real,
         "synthetic_mean": line.synthetic,
         "distance": vars(found.synthetic) if found else None,
-        "floor": vars(found.floor) if found else None,
+        "baseline": vars(found.baseline) if found else None,
         "n": found.n if found else None,
         "ks_p_holm": line.p,
     }
@@ -183,7 +183,7 @@ def _words(line: _Line) -> str:
     alike = abs(line.shift) < 0.5 * found.synthetic.value
     how = "spread differently" if alike else line.descriptor.more if line.shift > 0 else line.descriptor.less
     means = f"mean {number(line.synthetic)} against {number(line.real)}"
-    sizes = f"distance {number(found.synthetic.value)}, floor {number(found.floor.value)}"
+    sizes = f"distance {number(found.synthetic.value)}, baseline {number(found.baseline.value)}"
     return f"{line.descriptor.title} ({line.label}: {how} than real ones, {means}; {sizes})"
 
 

@@ -166,13 +166,13 @@ def _table(
         for name in own:
             sides = {
                 side: _mean(context, found[name], chosen, matched)
-                for side, found in (("synthetic", own), ("floor", other))
+                for side, found in (("synthetic", own), ("baseline", other))
             }
             rows.append([scope, FIGURES[name], *sides.values(), count])
             values[scope][name] = {side: vars(i) if i else None for side, i in sides.items()}
     section.values["scopes"] = values
     if rows:
-        columns = ["pairs", "figure", "synthetic against real", "another real one against real (floor)", "n"]
+        columns = ["pairs", "figure", "synthetic against real", "another real one against real (baseline)", "n"]
         note = (
             "SSIM (1 for equal pictures) and PSNR are the higher the more alike two pictures are; RMSE and LPIPS, "
             "which is made for photographs, the lower. Speckle alone keeps all of them far from equal pictures."

@@ -137,7 +137,7 @@ def _tell_statistics(section: Section, audits: dict[str, Audit]) -> None:
     )  # fmt: skip
     rows: list[list[Cell | Interval]] = [
         ["nearest real image is a train image", *(s.nearest_to_train for s in told.values()), COPYING],
-        ["the same for held-out real images", *(s.floor for s in told.values()), COPYING],
+        ["the same for held-out real images", *(s.baseline for s in told.values()), COPYING],
         ["beyond the limit towards train", *(s.beyond_95 for s in told.values()), EXPECTED],
         ["that minus beyond it towards held-out", *(s.excess for s in told.values()), 0.0],
         ["train images so copied", *(s.train_copied for s in told.values()), None],
@@ -229,10 +229,10 @@ def _nearest_pairs(context: Context, name: str, found: Audit) -> Figure:
 def _histograms(audits: dict[str, Audit]) -> Figure:
     plot = Plot(figsize=(4.2 * len(audits), 2.8), layout="constrained")
     for axes, (name, found) in zip(plot.subplots(1, len(audits), squeeze=False)[0], audits.items(), strict=True):
-        both = np.concatenate([found.floor, found.similarity])
+        both = np.concatenate([found.baseline, found.similarity])
         edges = np.linspace(both.min() - 1e-3, both.max() + 1e-3, 31)
         for values, label, colour in (
-            (found.floor, "held-out", "tab:blue"),
+            (found.baseline, "held-out", "tab:blue"),
             (found.similarity, "synthetic", "tab:red"),
         ):
             weights = np.full(len(values), 1 / len(values))

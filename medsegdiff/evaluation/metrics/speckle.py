@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure as Plot
 
-from medsegdiff.evaluation.compare import Comparison, Sample, against_floor
+from medsegdiff.evaluation.compare import Comparison, Sample, against_baseline
 from medsegdiff.evaluation.context import SETS, TITLES, Context, Metric
 from medsegdiff.evaluation.distributions import (
     MIN_PICTURES,
@@ -32,12 +32,12 @@ SEEN = 1.0  # dB: a smaller difference of the finest third is not told in words
 
 
 def run(context: Context) -> Section:
-    """Envelope, grain size and spectrum, each beside its floor, overall and per class."""
+    """Envelope, grain size and spectrum, each beside its baseline, overall and per class."""
     section = Section("Speckle")
     section.text.append(
         "Speckle, the grain of an ultrasound picture, was measured in tissue outside of the lesion. Distances are in "
         "standard deviations of real train pictures, beside the distance that real pictures not used for training "
-        "keep from them (floor); the spectra's distance is in dB."
+        "keep from them (baseline); the spectra's distance is in dB."
     )
     scale = spread(context.features("speckle", _space, "train"))
     section.values["scopes"] = {}
@@ -93,7 +93,7 @@ def _scope(context: Context, section: Section, scope: str, sets: list[Sample], s
     section.values["scopes"][scope] = values
     if rows:
         counts = ", ".join(f"{len(s.features)} {title}" for s, title in zip(sets, TITLES.values(), strict=True))
-        columns = ["feature", "real mean", "synthetic mean", "distance", "floor"]
+        columns = ["feature", "real mean", "synthetic mean", "distance", "baseline"]
         section.tables.append(Table(f"Speckle, {scope} ({counts})", columns, rows, NOTE))
     if scope == "all":
         _farthest(section, found, values)
@@ -101,21 +101,22 @@ def _scope(context: Context, section: Section, scope: str, sets: list[Sample], s
 
 NOTE = (
     "distance: Wasserstein distance from real train pictures in their standard deviations, with a 95 % bootstrap "
-    "interval; of the spectra: root mean square difference of log power over frequencies. floor: that of held-out "
+    "interval; of the spectra: root mean square difference of log power over frequencies. baseline: that of held-out "
     "real pictures, in equal number. Features of grey values are of the log-compressed picture as it is."
 )
 
 
 def _cells_of(found: Comparison) -> list[Interval]:
-    return [found.synthetic, found.floor]
+    return [found.synthetic, found.baseline]
 
 
 def _values(found: Comparison) -> dict[str, Any]:
-    return {"distance": vars(found.synthetic), "floor": vars(found.floor), "n": found.n}
+    return {"distance": vars(found.synthetic), "baseline": vars(found.baseline), "n": found.n}
 
 
 def _spectral_distance(sets: list[Sample], bootstrap: Mapping[str, int]) -> Comparison | None:
-    """Distance of mean log spectra (Gray and Markel, IEEE Trans. ASSP 24(5), 1976, eq. 6), in dB, beside its floor."""
+    """Distance of mean log spectra (Gray and Markel, IEEE Trans. ASSP 24(5), 1976, eq. 6), in dB, beside its
+    baseline."""
     bands = [_bands(s) for s in sets]
     if min(len(s.features) for s in bands) < MIN_PICTURES:
         return None
@@ -123,7 +124,7 @@ def _spectral_distance(sets: list[Sample], bootstrap: Mapping[str, int]) -> Comp
     def measure(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
         return {"spectra": float(np.sqrt(np.mean((first.mean(axis=0) - second.mean(axis=0)) ** 2)))}
 
-    return against_floor(measure, bands[0], bands[1], bands[2], **bootstrap)["spectra"].within(0, np.inf)
+    return against_baseline(measure, bands[0], bands[1], bands[2], **bootstrap)["spectra"].within(0, np.inf)
 
 
 def _bands(sample: Sample) -> Sample:
@@ -139,11 +140,11 @@ def _fine(context: Context, section: Section, sets: list[Sample]) -> None:
     if min(len(s.features) for s in (train, held_out, synthetic)) < MIN_PICTURES:
         return
     found = difference_of_means(synthetic, train, **context.resampling)
-    floor = difference_of_means(held_out, train, **context.resampling)
-    section.values["fine_db"] = {"synthetic": vars(found), "held_out": vars(floor)}
+    baseline = difference_of_means(held_out, train, **context.resampling)
+    section.values["fine_db"] = {"synthetic": vars(found), "held_out": vars(baseline)}
     sizes = (
         f"{found.value:+.1f} dB [{found.low:+.1f}, {found.high:+.1f}] at the finest third of frequencies (held-out "
-        f"real pictures: {floor.value:+.1f} dB [{floor.low:+.1f}, {floor.high:+.1f}])"
+        f"real pictures: {baseline.value:+.1f} dB [{baseline.low:+.1f}, {baseline.high:+.1f}])"
     )
     if abs(found.value) < SEEN or found.low <= 0 <= found.high:
         section.text.append(f"Synthetic pictures are neither smoother nor rougher than real ones: {sizes}.")
@@ -160,7 +161,7 @@ def _farthest(section: Section, found: Mapping[str, Comparison], values: dict[st
     section.values["farthest"] = named
     words = [
         f"{titles[n]} (mean {number(values[n]['synthetic_mean'])} against {number(values[n]['real_mean'])}; distance "
-        f"{number(found[n].synthetic.value)}, floor {number(found[n].floor.value)})"
+        f"{number(found[n].synthetic.value)}, baseline {number(found[n].baseline.value)})"
         for n in named
     ]
     if words:

@@ -41,7 +41,7 @@ class Audit:
     planted: dict[str, Found]
     nearest: np.ndarray  # (N,) row number of the train picture that a synthetic one is most like
     similarity: np.ndarray  # (N,) to it
-    floor: np.ndarray  # (H,) of held-out pictures to the train picture that they are most like
+    baseline: np.ndarray  # (H,) of held-out pictures to the train picture that they are most like
     sure: float  # likeness of most altered copies and of no held-out picture; infinite where there is none such
 
     @property
@@ -64,13 +64,13 @@ def audit(sets: Sets, likeness: Likeness, *, resamples: int, seed: int) -> Audit
     alike = Alike(
         to_train=likeness(sets.synthetic.images, train),
         to_held_out=likeness(sets.synthetic.images, held_out),
-        floor=likeness(held_out.images, train),
+        baseline=likeness(held_out.images, train),
         within=likeness(held_out.images, held_out),
         train_groups=train.groups,
         held_out_groups=held_out.groups,
         synthetic_groups=sets.synthetic.groups,
     )
-    limit, floor = alike.limit, alike.floor.max(axis=1)
+    limit, baseline = alike.limit, alike.baseline.max(axis=1)
     rows = np.random.default_rng([seed, CHOICE]).permutation(len(train))[:PLANTED]
     copies = np.concatenate([altered(train.images[rows], kind, seed) for kind in KINDS])
     planted = likeness(copies, train)
@@ -80,19 +80,20 @@ def audit(sets: Sets, likeness: Likeness, *, resamples: int, seed: int) -> Audit
         controls(planted, train.groups, rows, limit),
         alike.to_train.argmax(axis=1),
         alike.to_train.max(axis=1),
-        floor,
-        alarm(changed, floor, len(alike.to_train)),
+        baseline,
+        alarm(changed, baseline, len(alike.to_train)),
     )
 
 
-def alarm(changed: np.ndarray, floor: np.ndarray, count: int) -> float:
+def alarm(changed: np.ndarray, baseline: np.ndarray, count: int) -> float:
     """Likeness to train beyond which one of `count` pictures alone is an alarm.
 
     As alike as most altered copies `changed` are, and more than the most alike of as many strangers would be but for
-    one set in twenty, which the tail of held-out likenesses `floor` tells: the chance of a distance 1 - s below d falls
-    like a power of d, so that -log(1 - s) has an exponential tail (Hill 1975). Infinite where few copies are left.
+    one set in twenty, which the tail of held-out likenesses `baseline` tells: the chance of a distance 1 - s below d
+    falls like a power of d, so that -log(1 - s) has an exponential tail (Hill 1975). Infinite where few copies are
+    left.
     """
-    near, copies = (-np.log(np.maximum(1 - values, CLOSEST)) for values in (floor, changed))
+    near, copies = (-np.log(np.maximum(1 - values, CLOSEST)) for values in (baseline, changed))
     start = float(np.percentile(near, 100 * (1 - TAIL)))
     beyond = near[near > start] - start
     strangers = start + (float(beyond.mean()) * math.log(max(1.0, TAIL * count / FALSE_ALARM)) if len(beyond) else 0.0)

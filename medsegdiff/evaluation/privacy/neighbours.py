@@ -22,9 +22,9 @@ EXPECTED = 0.05  # share of pictures beyond it without copying
 SUBSET, DRAW = 1, 2  # purposes of random numbers
 
 
-def limit_of(floor: np.ndarray) -> float:
+def limit_of(baseline: np.ndarray) -> float:
     """Similarity to train that 95 % of held-out pictures stay below, of their similarities (H, T) to train."""
-    return float(np.percentile(floor.max(axis=1), PERCENTILE))
+    return float(np.percentile(baseline.max(axis=1), PERCENTILE))
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Alike:
 
     to_train: np.ndarray  # (N, T) of synthetic pictures
     to_held_out: np.ndarray  # (N, H)
-    floor: np.ndarray  # (H, T) of held-out pictures to train; they share no group
+    baseline: np.ndarray  # (H, T) of held-out pictures to train; they share no group
     within: np.ndarray  # (H, H) of held-out pictures to each other
     train_groups: np.ndarray  # (T,)
     held_out_groups: np.ndarray  # (H,)
@@ -42,7 +42,7 @@ class Alike:
     @property
     def limit(self) -> float:
         """Similarity to train that 95 % of held-out pictures stay below."""
-        return limit_of(self.floor)
+        return limit_of(self.baseline)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Statistics:
     """What the similarities by one measure say; every share from 0 to 1."""
 
     nearest_to_train: Interval  # share of synthetic pictures; 0.5 without copying
-    floor: Interval  # the same of held-out pictures, against train and the held-out pictures of other groups
+    baseline: Interval  # the same of held-out pictures, against train and the held-out pictures of other groups
     beyond_95: Interval  # share of synthetic pictures beyond the limit towards train; 0.05 without copying
     excess: Interval  # that share minus the one towards held-out pictures, equally many of both; 0 without copying
     train_copied: float  # share of train pictures that are the nearest one of a synthetic picture beyond the limit
@@ -86,7 +86,7 @@ def statistics(alike: Alike, *, resamples: int, seed: int) -> Statistics:
     choice on both sides. Draws with replacement lose pictures on both sides alike; what that does to the level is taken
     out by shifting the draws.
     """
-    count = min(alike.floor.shape)
+    count = min(alike.baseline.shape)
     everything = np.arange(len(alike.to_train))
     random = np.random.default_rng([seed, SUBSET])
     plain = [
@@ -106,13 +106,13 @@ def statistics(alike: Alike, *, resamples: int, seed: int) -> Statistics:
 
 
 def _shares(alike: Alike, rows: _Rows) -> tuple[float, float, float, float]:
-    """nearest_to_train, floor, beyond_95 and excess of some pictures."""
+    """nearest_to_train, baseline, beyond_95 and excess of some pictures."""
     to_train = alike.to_train[:, rows.train].max(axis=1)[rows.synthetic]
     to_held_out = alike.to_held_out[:, rows.held_out].max(axis=1)[rows.synthetic]
-    limit = limit_of(alike.floor[rows.held_out])
+    limit = limit_of(alike.baseline[rows.held_out])
     beyond = (alike.to_train.max(axis=1)[rows.synthetic] > limit).mean()
     excess = (to_train > limit).mean() - (to_held_out > limit).mean()
     other = alike.held_out_groups[rows.held_out][:, None] != alike.held_out_groups[rows.held_out][None]
     within = np.where(other, alike.within[np.ix_(rows.held_out, rows.held_out)], -np.inf).max(axis=1)
-    floor = nearer(alike.floor[np.ix_(rows.held_out, rows.train)].max(axis=1), within)
-    return nearer(to_train, to_held_out), floor, float(beyond), float(excess)
+    baseline = nearer(alike.baseline[np.ix_(rows.held_out, rows.train)].max(axis=1), within)
+    return nearer(to_train, to_held_out), baseline, float(beyond), float(excess)

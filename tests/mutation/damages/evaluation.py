@@ -23,10 +23,10 @@ EVALUATION = (
     ),
     Damage(
         "floor_of_synthetic",
-        "the floor is measured on the synthetic pictures",
+        "the baseline is measured on the synthetic pictures",
         "evaluation/compare.py",
-        'sides = {"synthetic": synthetic, "floor": held_out}',
-        'sides = {"synthetic": synthetic, "floor": synthetic}',
+        'sides = {"synthetic": synthetic, "baseline": held_out}',
+        'sides = {"synthetic": synthetic, "baseline": synthetic}',
         ("tests/unit/evaluation/test_compare.py",),
     ),
     Damage(

@@ -258,7 +258,7 @@ def test_batches_of_speed_have_as_many_pixels(modules: Callable[[str], Any]) -> 
 
 
 def test_the_page_tells_ratios_in_favour_of_ours(modules: Callable[[str], Any]) -> None:
-    """Fails when a ratio is upside down, a failure is not told, or the floor is missing.
+    """Fails when a ratio is upside down, a failure is not told, or the baseline is missing.
 
     Damage: `ratio(speed, ours)` for images/s in `speed_table`.
     """

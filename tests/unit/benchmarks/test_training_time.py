@@ -16,7 +16,7 @@ MEAN = {"mean": 0.5, "low": 0.4, "high": 0.6}
 def left_by_phases(run: Path, minutes: float, share: float) -> Path:
     """JSON files as the phases leave them, with what the page takes from them."""
     metrics = {
-        "distances": {"spaces": {"radiomics": {"all": {"frechet": {"synthetic": SHARE, "floor": SHARE}}}}},
+        "distances": {"spaces": {"radiomics": {"all": {"frechet": {"synthetic": SHARE, "baseline": SHARE}}}}},
         "agreement": {"masks": {"all": {"synthetic": SHARE}}},
         "privacy": {"embedding": {"nearest_to_train": SHARE | {"value": share}}, "membership": {"auc": SHARE}},
     }

@@ -173,14 +173,14 @@ def test_identical_sets_are_at_zero_and_one() -> None:
     assert found["frechet"].synthetic.low == 0
     assert found["kid"].synthetic.low <= 0
     assert {found[n].synthetic.value for n in ("precision", "recall", "coverage")} == {1.0}
-    assert found["frechet"].floor.value > 0.05
+    assert found["frechet"].baseline.value > 0.05
 
 
 def test_sets_of_one_kind_are_at_their_floor_and_others_beyond() -> None:
-    """Fails if floor and figure are computed of unlike numbers, or a shift of one deviation is not seen."""
+    """Fails if baseline and figure are computed of unlike numbers, or a shift of one deviation is not seen."""
 
     def overlap(c: Comparison) -> bool:
-        return c.synthetic.low <= c.floor.high and c.floor.low <= c.synthetic.high
+        return c.synthetic.low <= c.baseline.high and c.baseline.low <= c.synthetic.high
 
     train, held_out, alike = (sample(RANDOM.normal(size=(n, 4))) for n in (120, 60, 200))
     same = compared([train, held_out, alike], resamples=40, seed=0)
@@ -188,10 +188,10 @@ def test_sets_of_one_kind_are_at_their_floor_and_others_beyond() -> None:
     assert same["kid"].synthetic.low <= 0 <= same["kid"].synthetic.high
     assert {c.n for c in same.values()} == {60}
     moved = compared([train, held_out, sample(alike.features + np.array([1, 0, 0, 0]))], resamples=40, seed=0)
-    assert moved["frechet"].synthetic.low > moved["frechet"].floor.high
-    assert moved["kid"].synthetic.low > moved["kid"].floor.high
+    assert moved["frechet"].synthetic.low > moved["frechet"].baseline.high
+    assert moved["kid"].synthetic.low > moved["kid"].baseline.high
     narrow = compared([train, held_out, sample(alike.features * 0.1)], resamples=40, seed=0)
-    assert narrow["recall"].synthetic.high < narrow["recall"].floor.low
+    assert narrow["recall"].synthetic.high < narrow["recall"].baseline.low
     assert narrow["precision"].synthetic.low > 0.9
 
 
@@ -231,10 +231,10 @@ def repeated(own: Pairs) -> Pairs:
 
 @pytest.mark.parametrize("damage", [blurred, noisy, repeated])
 def test_damage_raises_the_distance_on_radiomics(told: Tell, damage: Callable[[Pairs], Pairs]) -> None:
-    """Fails if the radiomic distance does not see blur, noise or one picture repeated, each beyond its floor."""
+    """Fails if the radiomic distance does not see blur, noise or one picture repeated, each beyond its baseline."""
     _, figures = told(damage(drawn(40, 3, "synthetic")))
     assert figures["frechet"]["reading"] == "farther than real pictures"
-    assert figures["frechet"]["synthetic"]["value"] > 3 * figures["frechet"]["floor"]["value"]
+    assert figures["frechet"]["synthetic"]["value"] > 3 * figures["frechet"]["baseline"]["value"]
     assert figures["recall"]["synthetic"]["high"] < 0.5
 
 

@@ -159,7 +159,7 @@ def test_shrunk_masks_are_found_and_named() -> None:
         assert told["area"]["synthetic_mean"] < told["area"]["real_mean"]
         assert told["area"]["ks_p_holm"] < 0.05
         assert told["echogenicity"]["synthetic_mean"] > told["echogenicity"]["real_mean"] + 10
-        assert told["echogenicity"]["distance"]["low"] > told["echogenicity"]["floor"]["high"]
+        assert told["echogenicity"]["distance"]["low"] > told["echogenicity"]["baseline"]["high"]
     assert any("Farthest from real lesions" in sentence for sentence in section.text)
 
 

@@ -78,8 +78,8 @@ def test_figures_are_those_of_the_real_image_of_the_mask(real: PairSet) -> None:
     every = section.values["scopes"]["all"]
     assert every["rmse"]["synthetic"]["value"] == pytest.approx(10)
     assert every["psnr"]["synthetic"]["value"] == pytest.approx(20 * np.log10(25.5))
-    assert every["ssim"]["synthetic"]["value"] > every["ssim"]["floor"]["high"] + 0.3
-    assert every["rmse"]["floor"]["low"] > 25
+    assert every["ssim"]["synthetic"]["value"] > every["ssim"]["baseline"]["high"] + 0.3
+    assert every["rmse"]["baseline"]["low"] > 25
     assert section.per_pair["paired_rmse"] == [10.0] * 2 * COUNT
     assert section.skipped[0] == "LPIPS: needs --lpips_weights."
 
@@ -103,7 +103,7 @@ def test_train_masks_and_held_out_masks_stand_apart(real: PairSet) -> None:
 
 
 def test_the_floor_is_another_picture_of_the_class(real: PairSet) -> None:
-    """Fails if the floor compares a picture with itself or with one of another class."""
+    """Fails if the baseline compares a picture with itself or with one of another class."""
     pairs = load_pairs(real, SIZE, "real")
     grey = {"benign": 50, "malignant": 200}
     flat = dataclasses.replace(pairs, images=np.stack([np.full((SIZE, SIZE), grey[v], np.uint8) for v in pairs.labels]))
@@ -114,11 +114,11 @@ def test_the_floor_is_another_picture_of_the_class(real: PairSet) -> None:
     mean = {label: pairs.images[pairs.of(label)].astype(float) for label in CLASSES}
     for label in CLASSES:
         expected = np.sqrt(((mean[label] - grey[label]) ** 2).mean(axis=(1, 2))).mean()
-        assert section.values["scopes"][label]["rmse"]["floor"]["value"] == pytest.approx(expected)
+        assert section.values["scopes"][label]["rmse"]["baseline"]["value"] == pytest.approx(expected)
 
 
-def test_a_class_of_one_patient_has_no_floor(real: PairSet) -> None:
-    """Fails if the floor is taken against an empty picture where there is no other one of the class."""
+def test_a_class_of_one_patient_has_no_baseline(real: PairSet) -> None:
+    """Fails if the baseline is taken against an empty picture where there is no other one of the class."""
     pairs = load_pairs(real, SIZE, "real")
     one = pairs.of("malignant")[:1]  # the only malignant picture of the real sets, drawn for twelve times
     train, held_out = pairs.rows(pairs.of("benign")), pairs.rows(one)
@@ -127,9 +127,9 @@ def test_a_class_of_one_patient_has_no_floor(real: PairSet) -> None:
     section = run(dataclasses.replace(context(sets), real=real))
     assert section is not None
     scopes = section.values["scopes"]
-    assert scopes["malignant"]["rmse"]["floor"] is None
+    assert scopes["malignant"]["rmse"]["baseline"] is None
     assert scopes["malignant"]["rmse"]["synthetic"]["value"] > 0
-    assert scopes["benign"]["rmse"]["floor"]["value"] < 60
+    assert scopes["benign"]["rmse"]["baseline"]["value"] < 60
     assert any("Floor of 12 pairs" in line for line in section.skipped)
 
 
@@ -193,7 +193,7 @@ def test_lpips_uses_the_weights_of_the_file(real: PairSet, weights: Path) -> Non
     assert section is not None
     figure = section.values["scopes"]["all"]["lpips"]
     assert figure["synthetic"]["value"] == pytest.approx(0, abs=1e-6)
-    assert figure["floor"]["low"] > 1e-4
+    assert figure["baseline"]["low"] > 1e-4
     assert not any("LPIPS" in line for line in section.skipped)
     stored = torch.load(weights, weights_only=True)
     own = dict(network._load(c.config.lpips_weights or "").named_parameters())

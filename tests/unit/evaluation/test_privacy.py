@@ -35,11 +35,11 @@ def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(privacy, "SHOWN", 2)
 
 
-def alike(to_train: np.ndarray, to_held_out: np.ndarray, floor: np.ndarray) -> Alike:
+def alike(to_train: np.ndarray, to_held_out: np.ndarray, baseline: np.ndarray) -> Alike:
     """Similarities where every picture is a group of its own."""
-    held_out, train = floor.shape
+    held_out, train = baseline.shape
     within, groups = np.zeros((held_out, held_out)), (np.arange(n) for n in (train, held_out, len(to_train)))
-    return Alike(to_train, to_held_out, floor, within, *groups)
+    return Alike(to_train, to_held_out, baseline, within, *groups)
 
 
 def texture_sets(synthetic: Pairs | None = None, train: int = 60, held_out: int = 30) -> Sets:
@@ -63,19 +63,19 @@ def with_embedding(found: Context, quality: float) -> Context:
 
 def test_shares_of_likenesses_made_by_hand() -> None:
     """Fails if train and held-out change places, a tie counts whole, or the limit comes from another matrix."""
-    floor = np.tile(np.linspace(0.0, 0.4, 41)[:, None], (1, 41))  # the 95th percentile of 0, 0.01 ... 0.4 is 0.38
+    baseline = np.tile(np.linspace(0.0, 0.4, 41)[:, None], (1, 41))  # the 95th percentile of 0, 0.01 ... 0.4 is 0.38
     to_train = np.full((8, 41), 0.2)
     to_train[0, 7], to_train[1, 7], to_train[2, 9] = 0.5, 0.5, 0.39  # three beyond, of two train pictures
     to_held_out = np.full((8, 41), 0.2)
     to_held_out[3], to_held_out[4] = 0.3, 0.9
-    told = statistics(alike(to_train, to_held_out, floor), **HOW)
+    told = statistics(alike(to_train, to_held_out, baseline), **HOW)
     assert told.limit == pytest.approx(0.38)
     assert told.nearest_to_train.value == pytest.approx((3 + 0.5 * 3) / 8)
     assert told.beyond_95.value == pytest.approx(3 / 8)
     assert told.excess.value == pytest.approx((3 - 1) / 8)
     assert told.train_copied == pytest.approx(2 / 41)
     assert told.compared == 41
-    assert told.floor.value == pytest.approx((40 + 0.5) / 41)  # all but the first are nearer to train, at 0 it ties
+    assert told.baseline.value == pytest.approx((40 + 0.5) / 41)  # all but the first are nearer to train, at 0 it ties
 
 
 def test_a_held_out_picture_is_not_compared_with_its_own_near_duplicate() -> None:
@@ -83,7 +83,7 @@ def test_a_held_out_picture_is_not_compared_with_its_own_near_duplicate() -> Non
     groups = np.arange(20) // 2
     found = alike(np.zeros((10, 20)), np.zeros((10, 20)), np.full((20, 20), 0.5))
     found = dataclasses.replace(found, within=(groups[:, None] == groups).astype(float), held_out_groups=groups)
-    assert statistics(found, **HOW).floor.value == 1.0
+    assert statistics(found, **HOW).baseline.value == 1.0
 
 
 def test_equally_many_real_pictures_are_compared() -> None:
@@ -136,9 +136,9 @@ def test_the_audit_hands_on_which_pictures_were_drawn_for_one_mask(monkeypatch: 
 
 def test_pictures_near_to_everything_are_no_copies() -> None:
     """Fails if one typical picture, repeated, is called a copy though it is as near to held-out pictures."""
-    floor = np.random.default_rng(0).uniform(0, 0.5, size=(40, 40))
+    baseline = np.random.default_rng(0).uniform(0, 0.5, size=(40, 40))
     near = np.random.default_rng(1).uniform(0.8, 0.9, size=(2, 100, 40))
-    told = statistics(alike(near[0], near[1], floor), **HOW)
+    told = statistics(alike(near[0], near[1], baseline), **HOW)
     assert told.beyond_95.value == 1.0
     assert told.outcome == "too few pictures to tell" if told.nearest_to_train.high > 0.6 else "pass"
     assert told.nearest_to_train.low < 0.5

@@ -62,8 +62,8 @@ def test_alarm_is_rare_among_strangers() -> None:
     random, copies = np.random.default_rng(0), 1 - np.geomspace(0.02, 0.4, 300)
     false, set_off = 0, 0
     for _ in range(200):  # distances to the nearest of many points in eight dimensions
-        floor, strangers = (1 - 0.5 * random.uniform(size=n) ** (1 / 8) for n in (150, 1000))
-        level = alarm(copies, floor, len(strangers))
+        baseline, strangers = (1 - 0.5 * random.uniform(size=n) ** (1 / 8) for n in (150, 1000))
+        level = alarm(copies, baseline, len(strangers))
         false += bool((strangers > level).any())
         set_off += bool(level < 0.96)
     assert false <= 40  # the tail is estimated from thirty pictures; just above the best of them it is 66
@@ -72,16 +72,16 @@ def test_alarm_is_rare_among_strangers() -> None:
 
 def test_alarm_stands_at_most_copies_where_strangers_are_far() -> None:
     """Fails if it stands at the farthest copy, or at the tail of strangers alone."""
-    copies, floor = np.array([0.5, 0.6, 0.7, 0.8, 0.9]), np.array([0.1, 0.12, 0.13, 0.13, 0.14])
-    assert alarm(copies, floor, 5) == pytest.approx(0.6)
-    assert math.isinf(alarm(copies, np.append(floor, 0.95), 5))  # a held-out twin of a train picture
+    copies, baseline = np.array([0.5, 0.6, 0.7, 0.8, 0.9]), np.array([0.1, 0.12, 0.13, 0.13, 0.14])
+    assert alarm(copies, baseline, 5) == pytest.approx(0.6)
+    assert math.isinf(alarm(copies, np.append(baseline, 0.95), 5))  # a held-out twin of a train picture
 
 
 def test_chance_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if the most alike of forty pictures with nothing of train, beyond thirty held-out ones, fails the set."""
     sets = texture_sets()
     found = audit(sets, of_chance, **HOW)
-    assert found.similarity.max() > found.floor.max()  # the likely case: 40 synthetic against 30 held-out pictures
+    assert found.similarity.max() > found.baseline.max()  # the likely case: 40 synthetic against 30 held-out pictures
     assert found.unmistakable is None
     monkeypatch.setattr(privacy, "fine_detail", of_chance)
     section = run(context(sets))

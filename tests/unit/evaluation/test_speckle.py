@@ -162,7 +162,7 @@ def test_sets_of_one_kind_have_one_speckle() -> None:
 
 @pytest.mark.parametrize(("grain", "word", "sign"), [(1.4, "smoother", -1), (0.7, "rougher", 1)])
 def test_coarser_and_finer_grains_are_told(grain: float, word: str, sign: int) -> None:
-    """Fails if the difference is taken the wrong way round, or distances do not exceed the floor."""
+    """Fails if the difference is taken the wrong way round, or distances do not exceed the baseline."""
     own, train, held_out = textured(40, 3, "synthetic", grain), textured(60, 1, "train"), textured(40, 2, "held")
     sets = dataclasses.replace(three_sets(own), train=train, held_out=held_out)
     section = run(context(sets))
@@ -170,8 +170,8 @@ def test_coarser_and_finer_grains_are_told(grain: float, word: str, sign: int) -
     assert sign * section.values["fine_db"]["synthetic"]["value"] > 2
     for told in section.values["scopes"].values():
         assert sign * (told["axial_length"]["real_mean"] - told["axial_length"]["synthetic_mean"]) > 0.3
-        assert told["axial_length"]["distance"]["low"] > told["axial_length"]["floor"]["high"]
-        assert told["log_spectral_distance"]["distance"]["low"] > told["log_spectral_distance"]["floor"]["high"]
+        assert told["axial_length"]["distance"]["low"] > told["axial_length"]["baseline"]["high"]
+        assert told["log_spectral_distance"]["distance"]["low"] > told["log_spectral_distance"]["baseline"]["high"]
 
 
 @pytest.mark.parametrize("grey", [0, 128])
