@@ -19,7 +19,7 @@ import numpy as np
 from judging import ROOT
 from tqdm import tqdm
 
-from medsegdiff.data.copying import SUBSETS, likeness, nearest_share, verdict_of
+from medsegdiff.data.copying import SUBSETS, nearest_share, similarity, verdict_of
 from medsegdiff.data.records import PairSet, read_pairs
 from medsegdiff.files import write_bytes, write_json
 
@@ -53,7 +53,7 @@ def synthetic_alone(to_train: np.ndarray, to_held_out: np.ndarray, random: np.ra
 
 def calibrate(real: PairSet, synthetic: PairSet, deals: int, bootstrap: int) -> dict[str, Any]:
     """The shares of the true deal and of chance ones, by both intervals."""
-    found = likeness([synthetic.read_image(r) for r in synthetic.records], [real.read_image(r) for r in real.records])
+    found = similarity([synthetic.read_image(r) for r in synthetic.records], [real.read_image(r) for r in real.records])
     groups = np.unique([r.group for r in real.records], return_inverse=True)[1]
     of_synthetic = np.unique([r.group for r in synthetic.records], return_inverse=True)[1]
     true = np.array([r.split == "train" for r in real.records])

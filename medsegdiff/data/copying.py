@@ -1,7 +1,7 @@
 """A first test for copied patients: are synthetic pictures nearer to the pictures trained on than to held-out ones?
 
 Without copying, the nearest real neighbour of a synthetic picture is a train picture as often as a held-out one, when
-there are equally many of both. Likeness is the correlation of fine detail after small shifts and mirroring
+there are equally many of both. Similarity is the correlation of fine detail after small shifts and mirroring
 (`medsegdiff.data.duplicates.detail`), which finds a copy whatever its brightness and contrast.
 """
 
@@ -17,12 +17,12 @@ from medsegdiff.data.duplicates import MAX_SHIFT, detail, detail_windows
 from medsegdiff.data.records import PairSet
 
 SUBSETS = 20  # random choices of as many train pictures as there are held-out ones
-SAME_SCENE = PrepareConfig.duplicate_correlation  # likeness from which `prepare` takes two pictures for one scene
+SAME_SCENE = PrepareConfig.duplicate_correlation  # similarity from which `prepare` takes two pictures for one scene
 COPYING, ALLOWED = 0.5, 0.6  # share nearest to train: surely above the first is copying, surely below the second is not
 Groups = tuple[np.ndarray, np.ndarray, np.ndarray]  # of synthetic, train and held-out pictures; alike ones share one
 
 
-def likeness(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
+def similarity(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
     """(N, K) largest correlation of the details of N and K (H, W) uint8 images, over shifts and mirroring."""
     a, b = (np.stack([detail(image) for image in images]) for images in (first, second))
     best = np.full((len(a), len(b)), -1.0, np.float32)
@@ -53,8 +53,8 @@ def copying_test(
 
     `groups`: names of what belongs together; without them every picture stands for itself.
     """
-    to_train, to_held = likeness(synthetic, train), likeness(synthetic, held_out)
-    strangers = likeness(held_out, train).max(axis=1)
+    to_train, to_held = similarity(synthetic, train), similarity(synthetic, held_out)
+    strangers = similarity(held_out, train).max(axis=1)
     if groups is None:
         groups = (np.arange(len(synthetic)), np.arange(len(train)), np.arange(len(held_out)))
     share = nearest_share(to_train, to_held, groups, bootstrap=bootstrap, seed=seed)
@@ -82,7 +82,8 @@ def verdict_of(share: dict[str, float]) -> str:
 def nearest_share(
     to_train: np.ndarray, to_held_out: np.ndarray, groups: Groups, *, bootstrap: int, seed: int
 ) -> dict[str, float]:
-    """mean, low, high: share of N pictures nearer to train than to as many held-out ones, by likenesses (N, T), (N, H).
+    """mean, low, high: share of N pictures nearer to train than to as many held-out ones, by similarities (N, T), (N,
+    H).
 
     Averaged over random choices of train, with a 95 % bootstrap interval over groups of synthetic and of real pictures:
     chance decides which real pictures are in train, and an interval over synthetic ones alone takes that for copying

@@ -17,7 +17,7 @@ really show the same scene of the same patient among those looked at:
 
 Below 30 bits lie 184 more pairs, all of them alike to numbers too (correlation of the grey values above 0.97). So the
 defaults are 78 bits and 0.6: wrongly grouping two pictures costs little, a scene that crosses splits spoils a score. At
-0.5 chains of chance likenesses begin to tie benign to malignant pictures. Neither sign finds every second view of one
+0.5 chains of chance similarities begin to tie benign to malignant pictures. Neither sign finds every second view of one
 patient (another angle, another lesion): where patients are known, they should be the groups.
 """
 

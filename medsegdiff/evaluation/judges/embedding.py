@@ -6,7 +6,7 @@ of the batch. Near-duplicates of a picture (its group) are no counterexamples. A
 self-supervised descriptor for image copy detection", section 4.2) the nearest others are also pushed apart, which
 spreads the pictures evenly, so that one limit of similarity suits all of them.
 
-A network knows the pictures that it learnt better than others, and finds likeness to them where there is none. So no
+A network knows the pictures that it learnt better than others, and finds similarity to them where there is none. So no
 train picture is evaluated by a network that learnt it: two are learnt, each from half of the train pictures, and score
 the other half (cross-fitting: Chernozhukov et al. 2018, "Double/debiased machine learning", definition 3.1). Held-out
 pictures, which neither has learnt, are dealt to the two in the same way. What such a pair says depends on the halves

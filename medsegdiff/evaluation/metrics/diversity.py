@@ -34,7 +34,7 @@ COLOURS = {"train": "0.5", "held_out": "C0", "synthetic": "C3"}
 
 
 @dataclass(frozen=True)
-class Likeness:
+class Similarity:
     """How alike random pairs of a class are."""
 
     values: np.ndarray  # (K,) MS-SSIM
@@ -55,12 +55,12 @@ def run(context: Context) -> Section:
         "values: 1 for the same picture, near 0 for pictures that share nothing. Synthetic pairs that are more alike "
         "than real pairs mean less variety than in real patients. Two real pictures of one patient were never paired."
     )
-    told: dict[str, dict[str, Likeness]] = {}
+    told: dict[str, dict[str, Similarity]] = {}
     for label in context.sets.classes:
         if section.too_few(f"Variety of {label} pictures", context.counts(label), MIN_PICTURES):
             continue
-        found = {which: _likeness(context, which, label) for which in SETS}
-        if few := [TITLES[which] for which, likeness in found.items() if not likeness.enough]:
+        found = {which: _similarity(context, which, label) for which in SETS}
+        if few := [TITLES[which] for which, similarity in found.items() if not similarity.enough]:
             section.skipped.append(f"Variety of {label} pictures: nearly all {few[0]} pictures are of few patients.")
             continue
         told[label] = found
@@ -102,23 +102,23 @@ def repeated(pairs: Pairs, rows: np.ndarray) -> int:
     return len(rows) - len({content_hash(pairs.images[row]) for row in rows})
 
 
-def _likeness(context: Context, which: str, label: str) -> Likeness:
+def _similarity(context: Context, which: str, label: str) -> Similarity:
     pairs: Pairs = getattr(context.sets, which)
     rows = pairs.of(label)
     random = np.random.default_rng([context.config.seed, PAIRING, SETS.index(which)])
     chosen = rows[random_pairs(pairs.groups[rows], PAIRS, random)]
     values = ms_ssim(pairs.images[chosen[:, 0]], pairs.images[chosen[:, 1]]) if len(chosen) else np.zeros(0)
-    return Likeness(values, chosen, pairs.groups[chosen])
+    return Similarity(values, chosen, pairs.groups[chosen])
 
 
-def _figures(context: Context, label: str, found: dict[str, Likeness]) -> dict[str, Any]:
+def _figures(context: Context, label: str, found: dict[str, Similarity]) -> dict[str, Any]:
     """Means, share of very alike pairs, repeated pictures; for report.json."""
     real = np.concatenate([found["train"].values, found["held_out"].values])
     own = found["synthetic"]
     alike = (own.values > np.percentile(real, ALIKE)).astype(float)
     synthetic = context.sets.synthetic
     rows = synthetic.of(label)
-    figures = {which: vars(_mean(context, likeness.values, likeness)) for which, likeness in found.items()}
+    figures = {which: vars(_mean(context, similarity.values, similarity)) for which, similarity in found.items()}
     return {
         **figures,
         "very_alike": vars(_mean(context, alike, own)),
@@ -128,12 +128,12 @@ def _figures(context: Context, label: str, found: dict[str, Likeness]) -> dict[s
     }
 
 
-def _mean(context: Context, values: np.ndarray, likeness: Likeness) -> Interval:
+def _mean(context: Context, values: np.ndarray, similarity: Similarity) -> Interval:
     """Mean of one number a pair (K,), with an interval over the groups of the pictures."""
-    return pairs_interval(values, likeness.groups, **context.resampling)
+    return pairs_interval(values, similarity.groups, **context.resampling)
 
 
-def _tell(section: Section, told: dict[str, dict[str, Likeness]]) -> None:
+def _tell(section: Section, told: dict[str, dict[str, Similarity]]) -> None:
     """Table and verdict."""
     rows: list[list[Cell | Interval]] = []
     for label in told:
@@ -175,14 +175,14 @@ def _verdict(told: dict[str, dict[str, Any]]) -> Verdict:
     return Verdict("pass", f"No mode collapse: pictures of a class are no more alike than real ones ({named}).")
 
 
-def _distributions(told: dict[str, dict[str, Likeness]]) -> Figure:
+def _distributions(told: dict[str, dict[str, Similarity]]) -> Figure:
     """Histograms of MS-SSIM by class."""
     plot = Plot(figsize=(4.5 * len(told), 3.2), layout="constrained")
     bins = np.linspace(0, max(float(f.values.max()) for found in told.values() for f in found.values()) + 1e-6, 31)
     for axes, (label, found) in zip(plot.subplots(1, len(told), squeeze=False)[0], told.items(), strict=True):
-        for which, likeness in found.items():
+        for which, similarity in found.items():
             how = {"density": True, "histtype": "step", "linewidth": 1.6, "color": COLOURS[which]}
-            axes.hist(likeness.values, bins=bins, label=TITLES[which], **how)
+            axes.hist(similarity.values, bins=bins, label=TITLES[which], **how)
         axes.set_title(label)
         axes.set_xlabel("MS-SSIM of two pictures (1: the same)")
         axes.set_yticks([])
@@ -192,16 +192,18 @@ def _distributions(told: dict[str, dict[str, Likeness]]) -> Figure:
     )
 
 
-def _most_alike(context: Context, label: str, found: dict[str, Likeness]) -> Figure:
+def _most_alike(context: Context, label: str, found: dict[str, Similarity]) -> Figure:
     """The synthetic pairs that are most alike, one above the other."""
-    pairs, likeness = context.sets.synthetic, found["synthetic"]
-    order = np.argsort(-likeness.values, kind="stable")[:SHOWN]
+    pairs, similarity = context.sets.synthetic, found["synthetic"]
+    order = np.argsort(-similarity.values, kind="stable")[:SHOWN]
     plot = Plot(figsize=(2.2 * len(order), 4.2), layout="constrained")
     for column, i in zip(plot.subplots(2, len(order), squeeze=False).T, order, strict=True):
-        for axes, row in zip(column, likeness.pairs[i], strict=True):
+        for axes, row in zip(column, similarity.pairs[i], strict=True):
             show(axes, pairs.images[row], pairs.pixels[row])
             axes.set_title(pairs.records[row].id, fontsize=7)
-        column[0].set_title(f"MS-SSIM {likeness.values[i]:.2f}\n{pairs.records[likeness.pairs[i][0]].id}", fontsize=7)
+        column[0].set_title(
+            f"MS-SSIM {similarity.values[i]:.2f}\n{pairs.records[similarity.pairs[i][0]].id}", fontsize=7
+        )
     return Figure(png(plot), f"The {len(order)} most alike of the random pairs of synthetic {label} pictures.")
 
 

@@ -177,7 +177,7 @@ def _table(
             "SSIM (1 for equal pictures) and PSNR are the higher the more alike two pictures are; RMSE and LPIPS, "
             "which is made for photographs, the lower. Speckle alone keeps all of them far from equal pictures."
         )
-        section.tables.append(Table("Likeness to the real image of the mask", columns, rows, note))
+        section.tables.append(Table("Similarity to the real image of the mask", columns, rows, note))
 
 
 def _scopes(context: Context, matched: Matched) -> dict[str, np.ndarray]:

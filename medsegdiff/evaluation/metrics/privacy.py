@@ -9,11 +9,11 @@ from typing import Any, cast
 import numpy as np
 from matplotlib.figure import Figure as Plot
 
-from medsegdiff.data.copying import likeness
+from medsegdiff.data.copying import similarity
 from medsegdiff.evaluation.context import Context, Metric
 from medsegdiff.evaluation.drawing import png, show
 from medsegdiff.evaluation.judges.embedding import CrossEmbedding, similarities
-from medsegdiff.evaluation.privacy.audit import PLANTED, Audit, Likeness, audit
+from medsegdiff.evaluation.privacy.audit import PLANTED, Audit, Similarity, audit
 from medsegdiff.evaluation.privacy.leaks import Leaks, find_leaks
 from medsegdiff.evaluation.privacy.learnt import Learnt, compare_learnt
 from medsegdiff.evaluation.privacy.membership import check_checkpoint, drawn_by_another, membership
@@ -67,7 +67,7 @@ def _audits(section: Section, context: Context) -> dict[str, Audit]:
     if short:
         section.skipped.append(f"Nearest real pictures: {'; '.join(short)}")
         return {}
-    measures: dict[str, Likeness] = {}
+    measures: dict[str, Similarity] = {}
     reference_model = context.reference_models.embedding
     if reference_model is None or not reference_model.trusted:
         section.skipped.append(
@@ -85,7 +85,7 @@ def _audits(section: Section, context: Context) -> dict[str, Audit]:
 
 def fine_detail(images: np.ndarray, real: Pairs) -> np.ndarray:
     """(N, K) correlation of fine detail of (N, S, S) uint8 pictures with K real ones."""
-    return likeness(list(images), list(real.images))
+    return similarity(list(images), list(real.images))
 
 
 def _tell_leaks(section: Section, context: Context, leaks: Leaks) -> None:
@@ -114,11 +114,11 @@ def _tell_sides(section: Section, context: Context, leaks: Leaks, learnt: Learnt
             f"Take care: {learnt.spare} train images of the real set were not learnt by the generator. Copies of the "
             "others show less in the shares below."
         )
-    section.values["copies"]["held_out_like_train"] = leaks.twins
-    if leaks.twins:
+    section.values["copies"]["held_out_like_train"] = leaks.near_duplicates
+    if leaks.near_duplicates:
         section.text.append(
-            f"Take care: {leaks.twins} of {len(context.sets.held_out)} held-out images show nearly what a train image "
-            "shows. So they are no clean measure of the likeness between strangers, and copies "
+            f"Take care: {leaks.near_duplicates} of {len(context.sets.held_out)} held-out images show nearly what a train image "
+            "shows. So they are no clean measure of the similarity between strangers, and copies "
             "may look like chance."
         )
 
@@ -127,10 +127,10 @@ def _tell_statistics(section: Section, audits: dict[str, Audit]) -> None:
     told = {name: found.statistics for name, found in audits.items()}
     first = next(iter(told.values()))
     section.text.append(
-        "Likeness is measured "
+        "Similarity is measured "
         + ("by networks that learnt to know an image again after it was mirrored, moved, brightened or roughened; each "
            "learnt half of the train images and scores the other half (embedding); and " if EMBEDDING in told else "")
-        + "by the correlation of fine detail after small shifts and mirroring. The limit is the likeness to train "
+        + "by the correlation of fine detail after small shifts and mirroring. The limit is the similarity to train "
         "that 95 % of held-out images stay below: beyond it, an image is nearer to a learnt one than other patients "
         "usually are. "
         f"Intervals of these shares are of {section.values['resamples']} resamples, since their ends decide."
@@ -141,13 +141,13 @@ def _tell_statistics(section: Section, audits: dict[str, Audit]) -> None:
         ["beyond the limit towards train", *(s.beyond_95 for s in told.values()), EXPECTED],
         ["that minus beyond it towards held-out", *(s.excess for s in told.values()), 0.0],
         ["train images so copied", *(s.train_copied for s in told.values()), None],
-        ["limit of likeness", *(s.limit for s in told.values()), None],
+        ["limit of similarity", *(s.limit for s in told.values()), None],
         [
             "images as alike to a train image as altered copies are (number)",
             *(a.unmistakable for a in audits.values()),
             0,
         ],
-        ["largest likeness to a train image", *(float(a.similarity.max()) for a in audits.values()), None],
+        ["largest similarity to a train image", *(float(a.similarity.max()) for a in audits.values()), None],
     ]
     note = (
         f"Shares of images. For the first two rows and the fourth, {first.compared} train and {first.compared} "
@@ -170,10 +170,10 @@ def _tell_statistics(section: Section, audits: dict[str, Audit]) -> None:
 def _tell_controls(section: Section, audits: dict[str, Audit]) -> None:
     columns, rows = ["kind of copy"], [[kind] for kind in KINDS]  # type: list[str], list[list[Cell | Interval]]
     for name, found in audits.items():
-        columns += [f"found by {name}", f"traced by {name}"]
+        columns += [f"found by {name}", f"attributed by {name}"]
         for row in rows:
             kind = found.planted[str(row[0])]
-            row += [kind.detected, kind.traced]
+            row += [kind.detected, kind.attributed]
         section.values[name.replace(" ", "_")]["planted"] = {k: vars(v) for k, v in found.planted.items()}
     note = "Found: beyond the limit. Traced: the nearest train image is the one that was copied."
     title = f"Control: copies of up to {PLANTED} train images, planted among the synthetic ones"
@@ -197,7 +197,7 @@ def _tell_pairs(section: Section, context: Context, audits: dict[str, Audit]) ->
     for name, found in audits.items():
         prefix = f"privacy_{name.replace(' ', '_')}"
         section.per_pair[f"{prefix}_nearest"] = [ids[k] for k in found.nearest]
-        section.per_pair[f"{prefix}_likeness"] = [round(float(v), 4) for v in found.similarity]
+        section.per_pair[f"{prefix}_similarity"] = [round(float(v), 4) for v in found.similarity]
         if context.config.real_pictures:
             section.figures.append(_nearest_pairs(context, name, found))
     section.figures.append(_histograms(audits))
@@ -221,7 +221,7 @@ def _nearest_pairs(context: Context, name: str, found: Audit) -> Figure:
         plot.text(place.x1, place.y0 - 0.01, number(float(found.similarity[k])), fontsize=9, ha="center", va="top")
     caption = (
         f"The {len(order)} synthetic images that are most like a train image, by {name}: the synthetic one left, the "
-        "train image right, their likeness below."
+        "train image right, their similarity below."
     )
     return Figure(png(plot, dpi=130), caption)
 
@@ -238,11 +238,11 @@ def _histograms(audits: dict[str, Audit]) -> Figure:
             weights = np.full(len(values), 1 / len(values))
             axes.hist(values, bins=edges, weights=weights, alpha=0.5, color=colour, label=label)
         axes.axvline(found.statistics.limit, color="black", linestyle="--", linewidth=1, label="limit")
-        axes.set(xlabel=f"likeness to the nearest train image, by {name}", ylabel="share of images")
+        axes.set(xlabel=f"similarity to the nearest train image, by {name}", ylabel="share of images")
         axes.legend(fontsize=8, loc="upper right")
     return Figure(
         png(plot),
-        "Likeness of synthetic and of held-out real images to the train image that each is most like. Copies would "
+        "Similarity of synthetic and of held-out real images to the train image that each is most like. Copies would "
         "stand apart at the right, beyond the limit.",
     )
 
@@ -284,7 +284,7 @@ def _verdict(context: Context, leaks: Leaks, audits: dict[str, Audit], learnt: L
 def _blind_spots(leaks: Leaks, usable: dict[str, Audit]) -> list[str]:
     """What keeps a few copies among many from being seen."""
     spots = []
-    if leaks.twins or leaks.bits < 0:
+    if leaks.near_duplicates or leaks.bits < 0:
         spots.append("held-out images show what train images show, so that copies look like chance")
     if all(found.unmistakable is None for found in usable.values()):
         spots.append("some held-out images are as alike to train as copies are, so that a few copies would not show")

@@ -61,8 +61,8 @@ DATA = (
         "copying_against_itself",
         "the copying test compares train with train",
         "data/copying.py",
-        "likeness(synthetic, train), likeness(synthetic, held_out)",
-        "likeness(synthetic, train), likeness(synthetic, train)",
+        "similarity(synthetic, train), similarity(synthetic, held_out)",
+        "similarity(synthetic, train), similarity(synthetic, train)",
         ("tests/unit/data/test_copying.py",),
     ),
     Damage(

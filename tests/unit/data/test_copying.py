@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from medsegdiff.data import copying
-from medsegdiff.data.copying import copying_test, likeness, nearest_share
+from medsegdiff.data.copying import copying_test, nearest_share, similarity
 
 if TYPE_CHECKING:
     from conftest import WritePairs
@@ -75,7 +75,7 @@ def test_many_pictures_of_a_few_kinds_tell_little() -> None:
 def test_near_duplicates_are_taken_together() -> None:
     """Damage: single pictures chosen of train, of which all then show other scenes; groups of the wrong side."""
     rng, kinds = np.random.default_rng(0), np.arange(40)
-    of_kind = rng.normal(size=(200, 40))  # likeness to scenes; those of train come four times, of held-out once
+    of_kind = rng.normal(size=(200, 40))  # similarity to scenes; those of train come four times, of held-out once
     to_train, groups = np.repeat(rng.normal(size=(200, 40)), 4, axis=1), (np.arange(200), np.repeat(kinds, 4), kinds)
     together = nearest_share(to_train, of_kind, groups, bootstrap=50, seed=0)["mean"]
     alone = nearest_share(to_train, of_kind, (groups[0], np.arange(160), kinds), bootstrap=50, seed=0)["mean"]
@@ -98,9 +98,9 @@ def test_groups_are_handed_on(tmp_path: Path, write_ellipses: WritePairs, monkey
     assert seen["sizes"] == [len(halves), len(train), len(held_out)]
 
 
-def test_likeness_finds_mirrored_shifted_copies() -> None:
-    """Damage: leave mirroring out of `likeness`."""
+def test_similarity_finds_mirrored_shifted_copies() -> None:
+    """Damage: leave mirroring out of `similarity`."""
     picture, other = textures(2, 9)
     moved = np.roll(picture[:, ::-1], 4, axis=1)
-    assert likeness([moved], [picture])[0, 0] > 0.8
-    assert likeness([moved], [other])[0, 0] < 0.5
+    assert similarity([moved], [picture])[0, 0] > 0.8
+    assert similarity([moved], [other])[0, 0] < 0.5

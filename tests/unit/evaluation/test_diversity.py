@@ -1,4 +1,4 @@
-"""Variety within a class: likeness of equal and of unlike pictures, and mode collapse."""
+"""Variety within a class: similarity of equal and of unlike pictures, and mode collapse."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from medsegdiff.evaluation.compare import mean_interval
 from medsegdiff.evaluation.metrics import diversity
-from medsegdiff.evaluation.metrics.diversity import _likeness, ms_ssim, random_pairs, repeated, run
+from medsegdiff.evaluation.metrics.diversity import _similarity, ms_ssim, random_pairs, repeated, run
 from medsegdiff.evaluation.section import Section
 from medsegdiff.evaluation.set_distances import kernel_distance, polynomial_kernel
 from medsegdiff.evaluation.sets import Pairs
@@ -53,7 +53,7 @@ def test_a_picture_is_wholly_like_itself_at_any_size(size: int) -> None:
     assert ((ms_ssim(picture, noisy) > 0.3) & (ms_ssim(picture, noisy) < 0.999)).all()
 
 
-def test_likeness_has_the_published_weights_where_all_scales_fit() -> None:
+def test_similarity_has_the_published_weights_where_all_scales_fit() -> None:
     """Fails if MS-SSIM at 256 pixels is not what torchmetrics computes by its defaults."""
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as theirs
 
@@ -64,7 +64,7 @@ def test_likeness_has_the_published_weights_where_all_scales_fit() -> None:
     assert ms_ssim(first, second) == pytest.approx(expected, abs=1e-3)  # published weights sum to 1.0001
 
 
-def test_constant_pictures_have_a_likeness() -> None:
+def test_constant_pictures_have_a_similarity() -> None:
     """Fails if a picture without any contrast divides by zero."""
     black, white = np.zeros((1, 64, 64), np.uint8), np.full((1, 64, 64), 255, np.uint8)
     assert ms_ssim(black, black) == pytest.approx([1], abs=1e-5)
@@ -98,7 +98,7 @@ def test_scenes_of_one_kind_are_as_varied(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_one_picture_repeated_is_shouted_at() -> None:
-    """Fails if mode collapse passes, or likeness of equal pictures is not 1."""
+    """Fails if mode collapse passes, or similarity of equal pictures is not 1."""
     own = scenes(48, 3, "synthetic")
     section = told(dataclasses.replace(own, images=np.repeat(own.images[:1], 48, axis=0)))
     assert section.verdict is not None
@@ -167,7 +167,7 @@ def test_the_interval_is_over_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = own.of("benign")[:8]  # a third of a class is dark, and dark pictures are alike
     own.images[rows] = (own.images[rows] // 16).astype(np.uint8)
     sets = dataclasses.replace(three_sets(own), train=scenes(60, 1, "train"), held_out=scenes(44, 2, "held"))
-    found = _likeness(context(sets), "synthetic", "benign")
+    found = _similarity(context(sets), "synthetic", "benign")
     v = run(context(sets, bootstrap=400)).values["benign"]["synthetic"]
     alone = mean_interval(found.values, np.arange(len(found.values)), 400, 0)
     assert v["high"] - v["low"] > 2.5 * (alone.high - alone.low)

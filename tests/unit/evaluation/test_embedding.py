@@ -147,7 +147,7 @@ def test_vectors_have_length_1_and_one_for_every_picture() -> None:
 
 
 def test_a_mirrored_copy_is_the_same_picture_to_any_network() -> None:
-    """Fails if likeness is not taken over the mirrored picture as well."""
+    """Fails if similarity is not taken over the mirrored picture as well."""
     pictures = textures(4, 1, "t")
     alike = similarities(PIXELS, pictures.images[:, :, ::-1], pictures, CPU)
     assert np.diag(alike) == pytest.approx(1, abs=1e-5)

@@ -12,7 +12,7 @@ from evaluation_sets import context, reference_model, three_sets
 from test_embedding import PIXELS, textures
 
 from medsegdiff.config import EvaluateConfig
-from medsegdiff.data.copying import likeness, whole_groups
+from medsegdiff.data.copying import similarity, whole_groups
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS
 from medsegdiff.evaluation.context import Context
 from medsegdiff.evaluation.judges.judge import ReferenceModels
@@ -61,7 +61,7 @@ def with_embedding(found: Context, quality: float) -> Context:
     return dataclasses.replace(found, reference_models=reference_models)
 
 
-def test_shares_of_likenesses_made_by_hand() -> None:
+def test_shares_of_similarity_made_by_hand() -> None:
     """Fails if train and held-out change places, a tie counts whole, or the limit comes from another matrix."""
     baseline = np.tile(np.linspace(0.0, 0.4, 41)[:, None], (1, 41))  # the 95th percentile of 0, 0.01 ... 0.4 is 0.38
     to_train = np.full((8, 41), 0.2)
@@ -175,7 +175,7 @@ def test_planted_copies_are_alike_and_not_the_same(kind: str) -> None:
     assert changed.dtype == np.uint8
     assert np.array_equal(changed, altered(images, kind, 0))
     assert np.array_equal(changed, images) == (kind == "exact")
-    found = likeness(list(changed), list(images))
+    found = similarity(list(changed), list(images))
     assert np.mean(found.argmax(axis=1) == np.arange(12)) > 0.9
 
 
@@ -187,9 +187,9 @@ def test_controls_by_hand() -> None:
     planted[2, 1] = planted[3, 1] = 0.9  # flipped: both beyond, one of the right group
     planted[4:, 0] = 0.1  # all others below the limit, every first one traced
     found = controls(planted, groups, rows, 0.5)
-    assert (found["exact"].detected, found["exact"].traced) == (1.0, 1.0)
-    assert (found["flipped"].detected, found["flipped"].traced) == (1.0, 0.5)
-    assert (found["cropped"].detected, found["cropped"].traced) == (0.0, 0.5)
+    assert (found["exact"].detected, found["exact"].attributed) == (1.0, 1.0)
+    assert (found["flipped"].detected, found["flipped"].attributed) == (1.0, 0.5)
+    assert (found["cropped"].detected, found["cropped"].attributed) == (0.0, 0.5)
 
 
 def test_pictures_of_their_own_are_no_copies() -> None:
@@ -204,7 +204,7 @@ def test_pictures_of_their_own_are_no_copies() -> None:
     assert section.verdict is not None
     assert section.verdict.outcome in ("pass", "too few pictures to tell")
     assert section.per_pair["privacy_copy_of"] == [None] * 40
-    assert len(section.per_pair["privacy_fine_detail_likeness"]) == 40
+    assert len(section.per_pair["privacy_fine_detail_similarity"]) == 40
     assert len(section.figures) == 2
     assert all(figure.png.startswith(b"\x89PNG") for figure in section.figures)
 
@@ -274,7 +274,7 @@ def test_leaks_by_content() -> None:
 
 
 def test_plain_pictures_and_like_held_out_ones_are_no_leaks() -> None:
-    """Fails if black pictures, which all have one hash, are called copies, or likeness to train that is common is."""
+    """Fails if black pictures, which all have one hash, are called copies, or similarity to train that is common is."""
     sets = texture_sets()
     black = dataclasses.replace(sets.synthetic, images=np.zeros_like(sets.synthetic.images))
     train = dataclasses.replace(sets.train, images=np.concatenate([black.images[:1], sets.train.images[1:]]))
@@ -289,7 +289,7 @@ def test_plain_pictures_and_like_held_out_ones_are_no_leaks() -> None:
 
 
 def test_plain_real_pictures_do_not_switch_the_hash_off() -> None:
-    """Fails if a blank frame in train and in held-out counts as a likeness that is common, or blank sets crash."""
+    """Fails if a blank frame in train and in held-out counts as a similarity that is common, or blank sets crash."""
     sets = texture_sets()
     blank = np.zeros_like(sets.train.images[:1])
     train, held_out = (
@@ -309,7 +309,7 @@ def test_plain_real_pictures_do_not_switch_the_hash_off() -> None:
 def test_an_embedding_is_usable_only_while_it_is_trusted() -> None:
     """Fails if figures of a bad embedding are shown, or those of a good one are not."""
     good = run(with_embedding(context(texture_sets()), 0.9))
-    assert good.values["embedding"]["planted"]["exact"] == {"detected": 1.0, "traced": 1.0}
+    assert good.values["embedding"]["planted"]["exact"] == {"detected": 1.0, "attributed": 1.0}
     assert good.tables[0].columns == ["figure", "embedding", "fine detail", "without copying"]
     assert not good.skipped
     bad = run(with_embedding(context(texture_sets()), 0.4))

@@ -36,7 +36,9 @@ def quiet() -> Audit:
     found = audit(texture_sets(), of_chance, **HOW)
     half, none = Interval(0.5, 0.45, 0.55), Interval(0.0, 0.0, 0.0)
     clean = dataclasses.replace(found.statistics, nearest_to_train=half, beyond_95=none, excess=none)
-    return dataclasses.replace(found, statistics=clean, planted={kind: Found(1.0, 1.0) for kind in KINDS}, sure=1e9)
+    return dataclasses.replace(
+        found, statistics=clean, planted={kind: Found(1.0, 1.0) for kind in KINDS}, alarm_threshold=1e9
+    )
 
 
 def blind_to(found: Audit, *kinds: str, detected: float = 0.5) -> Audit:
@@ -51,7 +53,7 @@ def verdict(learnt: Learnt | None = None, **audits: Audit) -> Verdict:
 
 
 def of_chance(images: np.ndarray, real: Pairs) -> np.ndarray:
-    """A likeness that sees exact copies and is otherwise chance, from the pictures alone."""
+    """A similarity that sees exact copies and is otherwise chance, from the pictures alone."""
     numbers = [np.random.default_rng(int(image[:8].astype(int).sum())).normal(size=len(real)) for image in images]
     same = (images[:, None] == real.images[None]).all(axis=(2, 3))
     return np.where(same, 9.0, np.stack(numbers))
@@ -161,12 +163,12 @@ def test_learnt_pictures_that_are_not_here_are_no_pass(quiet: Audit) -> None:
 def test_held_out_pictures_that_are_like_train_are_no_pass(quiet: Audit) -> None:
     """Fails if held-out frames of train pass for a measure of chance: five copies among 400 passed by one such twin."""
     sets = texture_sets()
-    assert find_leaks(sets, []).twins == 0
+    assert find_leaks(sets, []).near_duplicates == 0
     assert not any(sentence.startswith("Take care") for sentence in run(context(sets)).text)
     frames = np.concatenate([sets.held_out.images[:-3], sets.train.images[:3]])
     mixed = dataclasses.replace(sets, held_out=dataclasses.replace(sets.held_out, images=frames))
     leaks = find_leaks(mixed, [])
-    assert leaks.twins == 3
+    assert leaks.near_duplicates == 3
     assert any(
         "3 of 30 held-out images show nearly what a train image" in sentence for sentence in run(context(mixed)).text
     )
@@ -177,7 +179,7 @@ def test_held_out_pictures_that_are_like_train_are_no_pass(quiet: Audit) -> None
 
 def test_no_alarm_anywhere_is_no_pass(quiet: Audit) -> None:
     """Fails if a set passes though a few copies could not have set off an alarm by any measure."""
-    deaf = dataclasses.replace(quiet, sure=math.inf)
+    deaf = dataclasses.replace(quiet, alarm_threshold=math.inf)
     assert verdict(detail=quiet, embedding=deaf).outcome == "pass"
     assert verdict(detail=deaf).outcome == "too few pictures to tell"
 
