@@ -123,7 +123,7 @@ def dice_cells(run: Path, arm: str) -> tuple[dict[str, Any], str, list[str]]:
     seeds = ", ".join(f"{v:.3f}" for v in scores["test_by_run"]["all"]["dice"])
     if arm == "real":
         return scores, seeds, ["", "1"]
-    told = read_json(folder / "comparison.json")["scopes"]["all"]["dice"]
+    told = read_json(folder / "comparison.json")["subgroups"]["all"]["dice"]
     return scores, seeds, [cell(told["difference"]), cell(told["ratio"])]
 
 
@@ -137,7 +137,7 @@ def dice_table(run: Path) -> list[str]:
     for arm, title in finished(run).items():
         scores, seeds, against = dice_cells(run, arm)
         test = scores["test"]
-        dice = [cell(test[scope]["dice"]) for scope in ("all", "benign", "malignant")]
+        dice = [cell(test[subgroup]["dice"]) for subgroup in ("all", "benign", "malignant")]
         cells = [title, str(scores["pairs"]["train"]), seeds, *dice, cell(test["all"]["hd95"], 1), *against]
         rows.append("| " + " | ".join(cells) + " |")
     return rows

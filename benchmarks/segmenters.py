@@ -124,7 +124,7 @@ def leak(run: Path) -> dict[str, Any]:
     runs = {name: read_run(run / name, ImageScore)[1] for name in (LEAKY, CLEAN)}
     of = [groups[row.id] for row in runs[LEAKY][0]]
     known = np.array([group in learnt for group in of])
-    scopes = {
+    subgroups = {
         "all": np.arange(len(known)),
         "with near-duplicates in train": np.flatnonzero(known),
         "without": np.flatnonzero([group not in learnt | picked for group in of]),
@@ -132,25 +132,25 @@ def leak(run: Path) -> dict[str, Any]:
     measures = {"dice": mean_of("dice")}
     found: dict[str, Any] = {
         name: {
-            "summary": summarise(rows, measures, scopes, RESAMPLES, 0),
-            "by_run": per_run_means(rows, measures, scopes),
+            "summary": summarise(rows, measures, subgroups, RESAMPLES, 0),
+            "by_run": per_run_means(rows, measures, subgroups),
         }
         for name, rows in runs.items()
     }
-    found["difference"] = compare(runs[LEAKY], runs[CLEAN], measures, scopes, RESAMPLES, 0)
+    found["difference"] = compare(runs[LEAKY], runs[CLEAN], measures, subgroups, RESAMPLES, 0)
     return found
 
 
 def differences(run: Path, arms: list[str]) -> dict[str, Any]:
     """Every arm on the same test pictures minus the reference, paired by picture."""
     _, reference = read_run(run / REFERENCE, ImageScore)
-    scopes = {"all": np.arange(len(reference[0]))}
+    subgroups = {"all": np.arange(len(reference[0]))}
     measures = {"dice": mean_of("dice")}
     found = {}
     for name in arms:
         if name != REFERENCE and ARMS[name][1] == GROUPED and name != "classify":
             _, runs = read_run(run / name, ImageScore)
-            found[name] = compare(runs, reference, measures, scopes, RESAMPLES, 0)["all"]["dice"]["difference"]
+            found[name] = compare(runs, reference, measures, subgroups, RESAMPLES, 0)["all"]["dice"]["difference"]
     return found
 
 
@@ -237,12 +237,12 @@ def leak_lines(found: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     leak = found["leak"]
-    for scope in leak[LEAKY]["summary"]:
-        told = [leak[name]["summary"][scope]["dice"] for name in (LEAKY, CLEAN)]
-        seeds = [listed(leak[name]["by_run"][scope]["dice"]) for name in (LEAKY, CLEAN)]
-        difference = cell(leak["difference"][scope]["dice"]["difference"], sign="+")
+    for subgroup in leak[LEAKY]["summary"]:
+        told = [leak[name]["summary"][subgroup]["dice"] for name in (LEAKY, CLEAN)]
+        seeds = [listed(leak[name]["by_run"][subgroup]["dice"]) for name in (LEAKY, CLEAN)]
+        difference = cell(leak["difference"][subgroup]["dice"]["difference"], sign="+")
         lines.append(
-            f"| {scope} | {told[0]['n']} | {seeds[0]} | {seeds[1]} | {cell(told[0])} | {cell(told[1])} | {difference} |"
+            f"| {subgroup} | {told[0]['n']} | {seeds[0]} | {seeds[1]} | {cell(told[0])} | {cell(told[1])} | {difference} |"
         )
     return lines
 

@@ -43,7 +43,7 @@ def told(run: Path) -> dict[str, Any]:
         "agreement": metrics["agreement"]["masks"]["all"]["synthetic"],
         "redrawn": redrawn / (pairs + redrawn),
         "val_dice": read_json(segment / SCORES_FILE)["val_dice"],
-        "ratio": read_json(segment / "comparison.json")["scopes"]["all"]["dice"]["ratio"],
+        "ratio": read_json(segment / "comparison.json")["subgroups"]["all"]["dice"]["ratio"],
         "fine_detail": read_json(run / "description" / "description.json")["copying"]["nearest_to_train"],
         "embedding": metrics["privacy"]["embedding"]["nearest_to_train"],
         "membership": metrics["privacy"]["membership"]["auc"],

@@ -79,8 +79,8 @@ def class_rows(
     ]
 
 
-def scopes(rows: Sequence[ClassScore]) -> dict[str, np.ndarray]:
-    """Row numbers of all pictures. One class alone has no AUC, so that classes are no scopes here."""
+def subgroups(rows: Sequence[ClassScore]) -> dict[str, np.ndarray]:
+    """Row numbers of all pictures. One class alone has no AUC, so that classes are no subgroups here."""
     return {ALL: np.arange(len(rows))}
 
 

@@ -64,7 +64,7 @@ class Context:
         """Pictures of a class (None: of all) in these of `SETS`, by what the page calls them."""
         return {TITLES[name]: len(getattr(self.sets, name).of(label)) for name in which}
 
-    def scopes(self) -> dict[str, str | None]:
+    def subgroups(self) -> dict[str, str | None]:
         """What is told apart: {"all": None, "benign": "benign", ...}."""
         several = self.sets.classes if len(self.sets.classes) > 1 else ()
         return {"all": None, **{label: label for label in several}}

@@ -195,5 +195,5 @@ def _results(
         **done,
         "test_ids": [row.id for row in rows],
         "test_digest": content_digest(data.test.records),
-        "test": summarise([rows], task.measures, task.scopes(rows), config.bootstrap, seed=0),
+        "test": summarise([rows], task.measures, task.subgroups(rows), config.bootstrap, seed=0),
     }

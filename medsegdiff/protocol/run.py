@@ -118,7 +118,7 @@ def _check_layout(config: SegmentConfig, pairs: PairSet) -> None:
 
 def _how(config: SegmentConfig, task: Task, rows: Rows) -> dict[str, Any]:
     """How scores are put together: the parts of the pictures, and the bootstrap."""
-    return {"scopes": task.scopes(rows), "resamples": config.bootstrap, "seed": 0}
+    return {"subgroups": task.subgroups(rows), "resamples": config.bootstrap, "seed": 0}
 
 
 def _together(config: SegmentConfig, task: Task, done: Sequence[tuple[dict[str, Any], Rows]]) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def _together(config: SegmentConfig, task: Task, done: Sequence[tuple[dict[str, 
 def _scores(config: SegmentConfig, task: Task, runs: Sequence[Rows]) -> dict[str, Any]:
     """The summary of runs on the same pictures, and what every run had."""
     how = _how(config, task, runs[0])
-    means = per_run_means(runs, task.measures, how["scopes"])
+    means = per_run_means(runs, task.measures, how["subgroups"])
     return {"test": summarise(runs, task.measures, **how), "test_by_run": means}
 
 
@@ -197,7 +197,7 @@ def _compare(
         "baseline": str(config.baseline),
         "runs": [len(runs), len(baseline)],
         "other_settings": differing_keys(theirs, ours),
-        "scopes": compare(runs, baseline, task.measures, **_how(config, task, runs[0])),
+        "subgroups": compare(runs, baseline, task.measures, **_how(config, task, runs[0])),
     }
 
 
@@ -272,7 +272,7 @@ def format_results(results: dict[str, Any]) -> str:
         lines += ["", f"against {told['baseline']}, paired by image, {ours} run(s) against {theirs}"]
         if told["other_settings"]:
             lines += [f"not trained alike: {'; '.join(told['other_settings'])}"]
-        lines += comparison_lines(told["scopes"])
+        lines += comparison_lines(told["subgroups"])
     return "\n".join(lines)
 
 

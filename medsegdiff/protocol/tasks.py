@@ -20,7 +20,7 @@ from medsegdiff.config import SegmentConfig
 from medsegdiff.data.dataset import PairTensors
 from medsegdiff.scoring.intervals import Measure
 from medsegdiff.segmentation.models import DEFAULT_ENCODER, DEFAULT_ENCODERS, DEFAULT_MODEL, load_model
-from medsegdiff.segmentation.results import MEASURES, ImageScore, scopes
+from medsegdiff.segmentation.results import MEASURES, ImageScore, subgroups
 from medsegdiff.segmentation.testing import score_pairs
 from medsegdiff.segmentation.training import SegmentationTrainer, build_network
 from medsegdiff.training.supervised import SupervisedTrainer
@@ -39,7 +39,7 @@ class Task:
     picture: str  # file name of that picture
     row: type[Any]  # one line of per_image.csv
     measures: Mapping[str, Measure]
-    scopes: Callable[[Rows], dict[str, np.ndarray]]  # row numbers of all, of each class, ...
+    subgroups: Callable[[Rows], dict[str, np.ndarray]]  # row numbers of all, of each class, ...
 
 
 TASKS = {
@@ -51,7 +51,7 @@ TASKS = {
         picture="overlays.png",
         row=ImageScore,
         measures=MEASURES,
-        scopes=scopes,
+        subgroups=subgroups,
     ),
     "classify": Task(
         check=class_training.build_network,
@@ -61,7 +61,7 @@ TASKS = {
         picture="roc.png",
         row=class_results.ClassScore,
         measures=CLASS_MEASURES,
-        scopes=class_results.scopes,
+        subgroups=class_results.subgroups,
     ),
 }
 

@@ -15,7 +15,7 @@ from medsegdiff.data.pictures import draw_outline
 from medsegdiff.files import write_bytes
 from medsegdiff.scoring import rows as scoring_rows
 from medsegdiff.scoring.intervals import Measure, mean_of
-from medsegdiff.scoring.summary import label_scopes
+from medsegdiff.scoring.summary import label_subgroups
 from medsegdiff.segmentation.scores import METRICS
 
 OVERLAY_COLUMNS = 4  # pictures each of the best, the middling and the worst
@@ -40,14 +40,14 @@ class ImageScore:
     hd95: float
 
 
-def scopes(rows: Sequence[ImageScore]) -> dict[str, np.ndarray]:
+def subgroups(rows: Sequence[ImageScore]) -> dict[str, np.ndarray]:
     """Indices of all images, of each class, and of small and large lesions (`SMALL_AREA`), without empty parts.
 
     An image without a lesion is neither small nor large.
     """
     area = np.array([row.area for row in rows])
     sizes = {"small": (area > 0) & (area < SMALL_AREA), "large": area >= SMALL_AREA}
-    found = label_scopes([row.label for row in rows])
+    found = label_subgroups([row.label for row in rows])
     return found | {name: np.flatnonzero(part) for name, part in sizes.items() if part.any()}
 
 

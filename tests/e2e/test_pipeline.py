@@ -56,7 +56,7 @@ def script(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(subgroup="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which all five phases have run."""
     folder = tmp_path_factory.mktemp("pipeline")
@@ -115,8 +115,8 @@ def test_scores(folder: Path) -> None:
     scores = json.loads((folder / "segmentation" / "scores.json").read_text())
     real = read_pairs(folder / "data" / "busi_processed").select("test")
     assert sorted(scores["test_ids"]) == sorted(r.id for r in real.records)
-    for scope in ("all", "benign", "malignant"):
-        dice = scores["test"][scope]["dice"]
+    for subgroup in ("all", "benign", "malignant"):
+        dice = scores["test"][subgroup]["dice"]
         assert 0 <= dice["low"] <= dice["mean"] <= dice["high"] <= 1
     with (folder / "segmentation" / "per_image.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(real)

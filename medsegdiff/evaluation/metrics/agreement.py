@@ -45,15 +45,15 @@ def _masks(context: Context, section: Section) -> None:
     dice = {name: mask_agreement(found[name], pairs) for name, pairs in _sides(context)}
     rows: list[list[Cell | Interval]] = []
     values: dict[str, Any] = {}
-    for scope, label in context.scopes().items():
-        if section.too_few(f"Agreement of masks, {scope}", context.counts(label, SIDES), MINIMUM):
+    for subgroup, label in context.subgroups().items():
+        if section.too_few(f"Agreement of masks, {subgroup}", context.counts(label, SIDES), MINIMUM):
             continue
         parts = {name: pairs.of(label) for name, pairs in _sides(context)}
         told = {name: _mean(context, dice[name][parts[name]], pairs, parts[name]) for name, pairs in _sides(context)}
         samples = [Sample(dice[name][parts[name]], pairs.groups[parts[name]]) for name, pairs in _sides(context)]
         told["difference"] = difference_of_means(samples[0], samples[1], **context.resampling)
-        rows.append([scope, len(parts["synthetic"]), *told.values()])
-        values[scope] = {name: vars(interval) for name, interval in told.items()}
+        rows.append([subgroup, len(parts["synthetic"]), *told.values()])
+        values[subgroup] = {name: vars(interval) for name, interval in told.items()}
     section.text.append(
         "A network trained on real pairs alone outlined the lesion in every synthetic image. Where its outline differs "
         "from the synthetic mask, either the image does not show what the mask says, or it shows something unlike "

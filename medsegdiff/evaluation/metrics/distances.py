@@ -70,8 +70,8 @@ def run(context: Context) -> Section:
         if "all" in found[name]:
             section.text.append(_in_words(kind, found[name]["all"]))
     section.values["spaces"] = {
-        name: {"features": spaces[name].title, **{scope: _values(c) for scope, c in scopes.items()}}
-        for name, scopes in found.items()
+        name: {"features": spaces[name].title, **{subgroup: _values(c) for subgroup, c in subgroups.items()}}
+        for name, subgroups in found.items()
     }
     if "inception" in spaces:
         _score(context, section)
@@ -131,21 +131,21 @@ def _pooled(context: Context, pairs: Any) -> np.ndarray:
 
 
 def _compare(context: Context, section: Section, name: str, kind: Kind) -> dict[str, dict[str, Comparison]]:
-    """The figures of a space by scope; scopes of too few pictures are told in `section.skipped`."""
+    """The figures of a space by subgroup; subgroups of too few pictures are told in `section.skipped`."""
     result = {}
-    for scope, label in context.scopes().items():
-        if section.too_few(f"Distances on {kind.title}, {scope}", context.counts(label), MIN_PICTURES):
+    for subgroup, label in context.subgroups().items():
+        if section.too_few(f"Distances on {kind.title}, {subgroup}", context.counts(label), MIN_PICTURES):
             continue
         sets = [context.sample(name, kind.compute, which, label) for which in SETS]
-        result[scope] = compared(sets, **context.resampling)
+        result[subgroup] = compared(sets, **context.resampling)
     return result
 
 
 def _table(kind: Kind, found: dict[str, dict[str, Comparison]]) -> Table:
     rows: list[list[Cell | Interval]] = []
-    for scope, figures in found.items():
+    for subgroup, figures in found.items():
         for name, c in figures.items():
-            rows.append([scope, kind.names[name], c.synthetic, c.baseline, c.n, _ratio(name, c), _reading(name, c)])
+            rows.append([subgroup, kind.names[name], c.synthetic, c.baseline, c.n, _ratio(name, c), _reading(name, c)])
     columns = ["pictures", "figure", "synthetic", "baseline", "n", "synthetic / baseline", "reads as"]
     return Table(f"On {kind.title}", columns, rows, NOTE)
 
@@ -183,16 +183,16 @@ def _in_words(kind: Kind, found: dict[str, Comparison]) -> str:
 
 
 def _score(context: Context, section: Section) -> None:
-    """Inception score, by scope."""
+    """Inception score, by subgroup."""
     rows: list[list[Cell | Interval]] = []
     values = {}
-    for scope, label in context.scopes().items():
+    for subgroup, label in context.subgroups().items():
         sets = [_probabilities(context.sample("inception, with logits", inception_features, s, label)) for s in SETS]
         if min(len(s.features) for s in sets) < MIN_PICTURES:
             continue  # told with the distances
         c = scores_compared(sets, **context.resampling)
-        rows.append([scope, c.synthetic, c.baseline, c.n])
-        values[scope] = {"synthetic": vars(c.synthetic), "baseline": vars(c.baseline), "n": c.n}
+        rows.append([subgroup, c.synthetic, c.baseline, c.n])
+        values[subgroup] = {"synthetic": vars(c.synthetic), "baseline": vars(c.baseline), "n": c.n}
     section.values["inception_score"] = values
     if rows:
         note = (

@@ -24,7 +24,7 @@ from medsegdiff.evaluation.features.lpips import check_lpips, lpips
 from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table
 from medsegdiff.evaluation.sets import Pairs, load_pairs
 
-MIN_PAIRS = 10  # of a scope
+MIN_PAIRS = 10  # of a subgroup
 BATCH = 64
 SHOWN = 6
 PARTNERS = 5  # purpose of random numbers
@@ -158,19 +158,19 @@ def _table(
     """All figures overall, by class, and by whether the generator learnt the picture of the mask."""
     rows: list[list[Cell | Interval]] = []
     values: dict[str, Any] = {}
-    for scope, chosen in _scopes(context, matched).items():
+    for subgroup, chosen in _subgroups(context, matched).items():
         if (count := int(chosen.sum())) < MIN_PAIRS:
-            section.skipped.append(f"Figures of {scope}: {count} pairs, at least {MIN_PAIRS} needed.")
+            section.skipped.append(f"Figures of {subgroup}: {count} pairs, at least {MIN_PAIRS} needed.")
             continue
-        values[scope] = {"pairs": count}
+        values[subgroup] = {"pairs": count}
         for name in own:
             sides = {
                 side: _mean(context, found[name], chosen, matched)
                 for side, found in (("synthetic", own), ("baseline", other))
             }
-            rows.append([scope, FIGURES[name], *sides.values(), count])
-            values[scope][name] = {side: vars(i) if i else None for side, i in sides.items()}
-    section.values["scopes"] = values
+            rows.append([subgroup, FIGURES[name], *sides.values(), count])
+            values[subgroup][name] = {side: vars(i) if i else None for side, i in sides.items()}
+    section.values["subgroups"] = values
     if rows:
         columns = ["pairs", "figure", "synthetic against real", "another real one against real (baseline)", "n"]
         note = (
@@ -180,17 +180,17 @@ def _table(
         section.tables.append(Table("Similarity to the real image of the mask", columns, rows, note))
 
 
-def _scopes(context: Context, matched: Matched) -> dict[str, np.ndarray]:
+def _subgroups(context: Context, matched: Matched) -> dict[str, np.ndarray]:
     """(N,) truth values by what is told apart."""
     everything = np.ones(len(matched.rows), dtype=bool)
     learnt = np.array([r.split == "train" for r in matched.real.records])
-    scopes = {
-        scope: everything if label is None else matched.synthetic.labels == label
-        for scope, label in context.scopes().items()
+    subgroups = {
+        subgroup: everything if label is None else matched.synthetic.labels == label
+        for subgroup, label in context.subgroups().items()
     }
     if learnt.any() and not learnt.all():
-        scopes |= {"masks of train pictures": learnt, "masks of held-out pictures": ~learnt}
-    return scopes
+        subgroups |= {"masks of train pictures": learnt, "masks of held-out pictures": ~learnt}
+    return subgroups
 
 
 def _mean(context: Context, values: np.ndarray, chosen: np.ndarray, matched: Matched) -> Interval | None:

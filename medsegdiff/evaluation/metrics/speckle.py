@@ -40,12 +40,12 @@ def run(context: Context) -> Section:
         "keep from them (baseline); the spectra's distance is in dB."
     )
     scale = spread(context.features("speckle", _space, "train"))
-    section.values["scopes"] = {}
-    for scope, label in context.scopes().items():
-        if section.too_few(f"Speckle, {scope}", context.counts(label), MIN_PICTURES):
+    section.values["subgroups"] = {}
+    for subgroup, label in context.subgroups().items():
+        if section.too_few(f"Speckle, {subgroup}", context.counts(label), MIN_PICTURES):
             continue
         sets = [context.sample("speckle", _space, which, label) for which in SETS]
-        _scope(context, section, scope, sets, scale)
+        _subgroup(context, section, subgroup, sets, scale)
         if label is None:
             _fine(context, section, sets)
             section.figures += _spectra(sets)
@@ -72,13 +72,13 @@ def _without(context: Context, section: Section) -> None:
         ]
 
 
-def _scope(context: Context, section: Section, scope: str, sets: list[Sample], scale: np.ndarray) -> None:
+def _subgroup(context: Context, section: Section, subgroup: str, sets: list[Sample], scale: np.ndarray) -> None:
     """The table of all pictures, or of those of a class."""
     found = column_distances(sets, NAMES, scale, **context.resampling)
     rows: list[list[Cell | Interval]] = []
     values: dict[str, Any] = {}
     reasons = together((f.title, missing(sets, i, scale)) for i, f in enumerate(FEATURES))
-    section.skipped += [f"Not compared, {scope}: {titles} ({why})." for why, titles in reasons.items()]
+    section.skipped += [f"Not compared, {subgroup}: {titles} ({why})." for why, titles in reasons.items()]
     for i, feature in enumerate(FEATURES):
         if feature.name not in found:
             continue
@@ -89,13 +89,13 @@ def _scope(context: Context, section: Section, scope: str, sets: list[Sample], s
         rows.append(["distance of the mean spectra (dB)", None, None, *_cells_of(distance)])
         values["log_spectral_distance"] = _values(distance)
     else:
-        section.skipped.append(f"Distance of spectra, {scope}: fewer than {MIN_PICTURES} pictures have one.")
-    section.values["scopes"][scope] = values
+        section.skipped.append(f"Distance of spectra, {subgroup}: fewer than {MIN_PICTURES} pictures have one.")
+    section.values["subgroups"][subgroup] = values
     if rows:
         counts = ", ".join(f"{len(s.features)} {title}" for s, title in zip(sets, TITLES.values(), strict=True))
         columns = ["feature", "real mean", "synthetic mean", "distance", "baseline"]
-        section.tables.append(Table(f"Speckle, {scope} ({counts})", columns, rows, NOTE))
-    if scope == "all":
+        section.tables.append(Table(f"Speckle, {subgroup} ({counts})", columns, rows, NOTE))
+    if subgroup == "all":
         _farthest(section, found, values)
 
 

@@ -29,7 +29,7 @@ def left_by_phases(run: Path, minutes: float, share: float) -> Path:
             "masks_redrawn": {"benign": {"empty": 1}, "malignant": {"empty": 0, "tiny": 1}},
         },
         "segmentation_synthetic/scores.json": {"val_dice": [0.6, 0.8]},
-        "segmentation_synthetic/comparison.json": {"scopes": {"all": {"dice": {"ratio": MEAN}}}},
+        "segmentation_synthetic/comparison.json": {"subgroups": {"all": {"dice": {"ratio": MEAN}}}},
         "description/description.json": {"copying": {"nearest_to_train": MEAN}},
     }
     for name, told in left.items():

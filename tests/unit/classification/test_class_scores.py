@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from medsegdiff.classification.results import ClassScore, draw_roc, scopes
+from medsegdiff.classification.results import ClassScore, draw_roc, subgroups
 from medsegdiff.classification.scores import MEASURES, macro_auc, operating_threshold, positive_class
 from medsegdiff.scoring.intervals import interval
 from medsegdiff.scoring.rows import columns, read_rows, write_rows
@@ -89,7 +89,7 @@ def test_interval_of_an_auc() -> None:
     found = interval([columns(table)], MEASURES["auc"], [row.group for row in table], 200, seed=0)
     assert found.mean == pytest.approx(6 / 9)
     assert 0 <= found.low < found.mean < found.high <= 1
-    assert {name: index.tolist() for name, index in scopes(table).items()} == {"all": [0, 1, 2, 3, 4, 5]}
+    assert {name: index.tolist() for name, index in subgroups(table).items()} == {"all": [0, 1, 2, 3, 4, 5]}
 
 
 def test_malignant_is_positive_wherever_it_stands() -> None:

@@ -63,7 +63,7 @@ def trained(shuffled: bool, steps: int = 30) -> ClassificationTrainer:
     return trainer
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(subgroup="module")
 def learnt() -> ClassificationTrainer:
     """Trained on what can be learnt."""
     return trained(shuffled=False)

@@ -22,7 +22,7 @@ from medsegdiff.evaluation.sets import Pairs, Sets, load_pairs
 COUNT = 24
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(subgroup="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> PairSet:
     """Drawn real pairs on disk, the last third held out."""
     root, pairs = tmp_path_factory.mktemp("real"), drawn(COUNT, 1, "real")
@@ -75,7 +75,7 @@ def test_figures_are_those_of_the_real_image_of_the_mask(real: PairSet) -> None:
     order = np.concatenate([random.permutation(COUNT), random.permutation(COUNT)])  # two draws for each mask
     _, section = told(real, drawn_for(real, shifted).rows(order))
     assert section is not None
-    every = section.values["scopes"]["all"]
+    every = section.values["subgroups"]["all"]
     assert every["rmse"]["synthetic"]["value"] == pytest.approx(10)
     assert every["psnr"]["synthetic"]["value"] == pytest.approx(20 * np.log10(25.5))
     assert every["ssim"]["synthetic"]["value"] > every["ssim"]["baseline"]["high"] + 0.3
@@ -91,13 +91,13 @@ def test_train_masks_and_held_out_masks_stand_apart(real: PairSet) -> None:
     images = np.where(learnt[:, None, None], pairs.images, drawn(COUNT, 5, "other").images)
     _, section = told(real, drawn_for(real, images))
     assert section is not None
-    scopes = section.values["scopes"]
-    assert scopes["all"]["pairs"] == COUNT
-    assert scopes["masks of train pictures"]["ssim"]["synthetic"]["low"] == pytest.approx(1)
-    assert "masks of held-out pictures" not in scopes  # eight are too few
+    subgroups = section.values["subgroups"]
+    assert subgroups["all"]["pairs"] == COUNT
+    assert subgroups["masks of train pictures"]["ssim"]["synthetic"]["low"] == pytest.approx(1)
+    assert "masks of held-out pictures" not in subgroups  # eight are too few
     assert any("masks of held-out pictures: 8 pairs" in line for line in section.skipped)
     # Equal pictures have no PSNR: told, and left empty
-    assert scopes["masks of train pictures"]["psnr"]["synthetic"] is None
+    assert subgroups["masks of train pictures"]["psnr"]["synthetic"] is None
     assert any("PSNR of 16 images" in line for line in section.skipped)
     assert section.per_pair["paired_psnr"][:1] == [None]
 
@@ -114,7 +114,7 @@ def test_the_floor_is_another_picture_of_the_class(real: PairSet) -> None:
     mean = {label: pairs.images[pairs.of(label)].astype(float) for label in CLASSES}
     for label in CLASSES:
         expected = np.sqrt(((mean[label] - grey[label]) ** 2).mean(axis=(1, 2))).mean()
-        assert section.values["scopes"][label]["rmse"]["baseline"]["value"] == pytest.approx(expected)
+        assert section.values["subgroups"][label]["rmse"]["baseline"]["value"] == pytest.approx(expected)
 
 
 def test_a_class_of_one_patient_has_no_baseline(real: PairSet) -> None:
@@ -126,10 +126,10 @@ def test_a_class_of_one_patient_has_no_baseline(real: PairSet) -> None:
     sets = Sets(train, held_out, drawn_for(real, pairs.images[::-1]).rows(rows), CLASSES, SIZE)
     section = run(dataclasses.replace(context(sets), real=real))
     assert section is not None
-    scopes = section.values["scopes"]
-    assert scopes["malignant"]["rmse"]["baseline"] is None
-    assert scopes["malignant"]["rmse"]["synthetic"]["value"] > 0
-    assert scopes["benign"]["rmse"]["baseline"]["value"] < 60
+    subgroups = section.values["subgroups"]
+    assert subgroups["malignant"]["rmse"]["baseline"] is None
+    assert subgroups["malignant"]["rmse"]["synthetic"]["value"] > 0
+    assert subgroups["benign"]["rmse"]["baseline"]["value"] < 60
     assert any("Floor of 12 pairs" in line for line in section.skipped)
 
 
@@ -174,7 +174,7 @@ def test_constant_pictures_and_empty_masks_have_finite_figures(real: PairSet) ->
     assert np.isfinite(np.array(section.per_pair["paired_ssim"], dtype=float)).all()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(subgroup="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with the layers of AlexNet that LPIPS looks at, at random."""
     from torchvision.models import alexnet
@@ -191,7 +191,7 @@ def test_lpips_uses_the_weights_of_the_file(real: PairSet, weights: Path) -> Non
     images = load_pairs(real, SIZE, "real").images
     c, section = told(real, drawn_for(real, images), lpips_weights=str(weights))
     assert section is not None
-    figure = section.values["scopes"]["all"]["lpips"]
+    figure = section.values["subgroups"]["all"]["lpips"]
     assert figure["synthetic"]["value"] == pytest.approx(0, abs=1e-6)
     assert figure["baseline"]["low"] > 1e-4
     assert not any("LPIPS" in line for line in section.skipped)

@@ -40,7 +40,7 @@ def copy_as_synthetic(source: PairSet, folder: Path) -> PairSet:
     return write_pairs(folder, records, classes=source.classes, identity={"phase": "test"})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(subgroup="module")
 def folders(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WritePairs) -> Path:
     """real/ and synthetic/, drawn alike, and a folder for reference models that all tests share."""
     root = tmp_path_factory.mktemp("evaluate")

@@ -153,7 +153,7 @@ def test_sets_of_one_kind_have_one_speckle() -> None:
     assert section.values["farthest"] == []
     assert any("neither smoother nor rougher" in sentence for sentence in section.text)
     assert abs(section.values["fine_db"]["synthetic"]["value"]) < 0.5
-    assert list(section.values["scopes"]) == ["all", "benign", "malignant"]
+    assert list(section.values["subgroups"]) == ["all", "benign", "malignant"]
     assert [len(t.rows) for t in section.tables] == [len(NAMES) + 1] * 3
     assert len(section.figures) == 1
     assert section.figures[0].png[:4] == b"\x89PNG"
@@ -168,7 +168,7 @@ def test_coarser_and_finer_grains_are_told(grain: float, word: str, sign: int) -
     section = run(context(sets))
     assert any(f"Synthetic pictures are {word} than real ones" in sentence for sentence in section.text)
     assert sign * section.values["fine_db"]["synthetic"]["value"] > 2
-    for told in section.values["scopes"].values():
+    for told in section.values["subgroups"].values():
         assert sign * (told["axial_length"]["real_mean"] - told["axial_length"]["synthetic_mean"]) > 0.3
         assert told["axial_length"]["distance"]["low"] > told["axial_length"]["baseline"]["high"]
         assert told["log_spectral_distance"]["distance"]["low"] > told["log_spectral_distance"]["baseline"]["high"]

@@ -50,7 +50,7 @@ def make_pairs(root: Path, seed: int = 0, test_labels: tuple[str, ...] = ("benig
     return root
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(subgroup="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One PAIRS folder for all tests that do not change it."""
     return make_pairs(tmp_path_factory.mktemp("pairs") / "data")
@@ -65,7 +65,7 @@ def settings(data: Path, output: Path, **changes: Any) -> SegmentConfig:
     return dataclasses.replace(base, **changes)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(subgroup="module")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentConfig, dict[str, Any]]:
     """An uninterrupted run and what it returned."""
     config = settings(data, tmp_path_factory.mktemp("run") / "seg")
@@ -174,7 +174,7 @@ def test_baseline_is_compared_image_by_image(
     """A run against another seed's. Fails if the difference is baseline - run."""
     config = settings(data, tmp_path / "seg", seed=1, steps=4, evals=2, baseline=finished[0].output_dir)
     results = segment(config)
-    cell = results["comparison"]["scopes"]["malignant"]["dice"]
+    cell = results["comparison"]["subgroups"]["malignant"]["dice"]
     means = [r["test"]["malignant"]["dice"]["mean"] for r in (results, finished[1])]
     assert [cell["run"], cell["baseline"]] == pytest.approx(means)
     assert cell["difference"]["mean"] == pytest.approx(means[0] - means[1])

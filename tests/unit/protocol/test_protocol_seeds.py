@@ -26,7 +26,7 @@ from medsegdiff.training.supervised import training_sizes
 CLASSES = ["benign", "malignant"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(subgroup="module")
 def repeated(ellipses: PairSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentConfig, dict[str, Any]]:
     """Two seeds, with what they returned."""
     config = settings(ellipses.root, tmp_path_factory.mktemp("seeds") / "out", seeds=[3, 5])
@@ -77,7 +77,7 @@ def test_compared_with_repeated_runs(repeated: tuple[SegmentConfig, dict[str, An
     """A run against itself. Fails if runs of the two sides are taken apart by picture."""
     config, _ = repeated
     results = segment(dataclasses.replace(config, baseline=config.output_dir))
-    cell = results["comparison"]["scopes"]["all"]["dice"]
+    cell = results["comparison"]["subgroups"]["all"]["dice"]
     assert cell["difference"]["mean"] == pytest.approx(0)
     assert cell["run"] == cell["baseline"]
     assert results["comparison"]["other_settings"] == []

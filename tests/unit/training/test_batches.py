@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from conftest import WritePairs
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(subgroup="module")
 def data(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WritePairs) -> Path:
     return write_data(tmp_path_factory.mktemp("batches") / "pairs", write_ellipses)
 
