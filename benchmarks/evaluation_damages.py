@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from medsegdiff.data.dataset import squash
+from medsegdiff.data.dataset import resize_anisotropic
 from medsegdiff.data.records import SYNTHETIC, PairSet, read_pairs, write_pair, write_pairs
 from medsegdiff.files import DATASET_FILE, REPORT_FILE
 
@@ -129,7 +129,7 @@ def items_of(pairs: PairSet, split: str) -> list[Item]:
     """The pairs of a split at SIZE x SIZE."""
     found = []
     for r in tqdm(pairs.select(split).records, f"reading {split}", unit="pair", leave=False):
-        image, mask = squash(pairs.read_image(r), SIZE), squash(pairs.read_mask(r), SIZE)
+        image, mask = resize_anisotropic(pairs.read_image(r), SIZE), resize_anisotropic(pairs.read_mask(r), SIZE)
         aspect = r.pixel_aspect * r.width / r.height
         found.append(Item(image, np.where(mask >= 128, 255, 0).astype(np.uint8), r.label, aspect))
     return found

@@ -88,7 +88,7 @@ class TrainConfig:
     data_dir: str  # PAIRS folder; its train split is learnt, its val split watched, its test split not touched
     output_dir: str = "./checkpoints"  # checkpoints, sample grids, TensorBoard scalars
     backbone: str = "patch_unet"  # denoising network: patch_unet, or medsegdiff_v2 with its two streams
-    img_size: int = 256  # side of the square that pictures are squashed to, pixels; a multiple of what the model needs
+    img_size: int = 256  # side of the square that pictures are resized to, pixels; a multiple of what the model needs
     batch_size: int = 8  # pairs an optimiser step and accumulation part
     accumulate: int = 1  # batches an optimiser step
     progressive_resizing: float = (
@@ -191,7 +191,7 @@ class SegmentConfig:
     dropout: float = 0.0  # share of channels dropped before the last layer
     label_smoothing: float = 0.0  # targets run from half of it to 1 minus half of it
     augment: Literal["none", "standard", "strong"] = "standard"  # geometry, gain, speckle, shadow, blur
-    img_size: int = 128  # side of the square that pictures are squashed to, pixels; Dice is computed at this size
+    img_size: int = 128  # side of the square that pictures are resized to, pixels; Dice is computed at this size
     balance_classes: bool = False  # draw every class equally often
     mixing: Literal["all", "gradual"] = "all"  # gradual: synthetic pairs first, the share of real ones rising to 1
     tta_flip: bool = True  # average predictions of the picture and its mirror image

@@ -31,7 +31,7 @@ from medsegdiff.files import DATASET_FILE, is_finished, make_folder, staged_fold
 
 log = logging.getLogger(__name__)
 
-# Intersection over union from which two lesion masks, squashed to one size, are one. Between train and val or test of
+# Intersection over union from which two lesion masks, resized to one size, are one. Between train and val or test of
 # BUSI, at 128 x 128 pixels and mirrored or not, no two masks come above 0.88.
 SAME_MASK = 0.92
 
@@ -172,7 +172,7 @@ def _check_leakage(real: PairSet, synthetic: PairSet, bits: int) -> None:
 def _check_conditioning_masks(held_out: PairSet, synthetic: PairSet) -> None:
     """Raise `UserError` where images were drawn for the mask of a val or test picture, or for one of its group.
 
-    Masks are compared by group, by content, and squashed to the size of the network: so one that was saved at another
+    Masks are compared by group, by content, and resized to the size of the network: so one that was saved at another
     size, mirrored, or drawn for once already, is recognised. One that was edited beyond `SAME_MASK` is not.
     """
     entry = synthetic.info.get("conditioning_masks", [])

@@ -1,4 +1,4 @@
-"""PAIRS in memory: pictures squashed to a square, decoded once."""
+"""PAIRS in memory: pictures resized to a square, decoded once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PairTensors:
         return self.images[index].float() / 255, self.masks[index].float() / 255, self.labels[index]
 
 
-def squash(picture: np.ndarray, size: int) -> np.ndarray:
+def resize_anisotropic(picture: np.ndarray, size: int) -> np.ndarray:
     """Resize a (H, W) uint8 picture to (size, size), whatever its shape; area averages when it shrinks."""
     shrinks = min(picture.shape) >= size
     return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
@@ -54,14 +54,17 @@ def load_tensors(pairs: PairSet, size: int, *, what: str) -> PairTensors:
     images = np.empty((len(pairs), 1, size, size), dtype=np.uint8)
     masks = np.empty_like(images)
     for row, record in enumerate(tqdm(pairs.records, desc=f"reading {what}", unit="pair", leave=False)):
-        images[row, 0], masks[row, 0] = squash(pairs.read_image(record), size), squash(pairs.read_mask(record), size)
+        images[row, 0], masks[row, 0] = (
+            resize_anisotropic(pairs.read_image(record), size),
+            resize_anisotropic(pairs.read_mask(record), size),
+        )
     labels = torch.tensor([pairs.classes.index(r.label) for r in pairs.records])
     return PairTensors(torch.from_numpy(images), torch.from_numpy(masks), labels, pairs.records)
 
 
 def pixel_size(record: PairRecord, size: int) -> tuple[float, float]:
-    """(width, height) of one pixel of the squashed picture, in heights of a native pixel.
+    """(width, height) of one pixel of the resized picture, in heights of a native pixel.
 
-    True geometry of the squashed picture: `record.pixel_aspect` is native pixel width over height.
+    True geometry of the resized picture: `record.pixel_aspect` is native pixel width over height.
     """
     return record.width * record.pixel_aspect / size, record.height / size

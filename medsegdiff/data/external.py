@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from medsegdiff.config import PrepareConfig
-from medsegdiff.data.dataset import PairTensors, load_tensors, squash
+from medsegdiff.data.dataset import PairTensors, load_tensors, resize_anisotropic
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS, duplicate_groups, scene_correlations
 from medsegdiff.data.hashing import content_hash, hash_distances, perceptual_hash
 from medsegdiff.data.readers import RawPair, bus_bra, bus_uclm, stu_hospital, udiat
@@ -104,7 +104,7 @@ def _from_layout(folder: Path, img_size: int) -> tuple[str, PairTensors]:
     if not raw:
         raise UserError(root, "no pair with a lesion", READERS[name].layout, "Unpack the data set completely.")
     images, masks = (
-        torch.stack([torch.from_numpy(squash(getattr(pair, kind), img_size)) for pair in raw])[:, None]
+        torch.stack([torch.from_numpy(resize_anisotropic(getattr(pair, kind), img_size)) for pair in raw])[:, None]
         for kind in ("image", "mask")
     )
     return name, PairTensors(images, masks, torch.zeros(len(raw), dtype=torch.int64), _records(name, raw))

@@ -14,7 +14,7 @@ from medsegdiff.data.records import PairRecord, PairSet
 
 @dataclass(frozen=True)
 class Pairs:
-    """N pairs, squashed to squares of one size."""
+    """N pairs, resized to squares of one size."""
 
     images: np.ndarray  # (N, S, S) uint8
     masks: np.ndarray  # (N, S, S) bool: pixels of which the lesion covers at least half

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from medsegdiff.data.dataset import squash
+from medsegdiff.data.dataset import resize_anisotropic
 from medsegdiff.data.hashing import content_hash
 from medsegdiff.data.readers.busi import MASK_NAME, MASK_THRESHOLD, SUFFIXES
 from medsegdiff.data.records import read_grey, read_pairs
@@ -25,7 +25,7 @@ GREY_SHARE = 0.05  # least share of an ultrasound picture that is neither black 
 
 @dataclass(frozen=True, eq=False)
 class ConditioningInput:
-    """One picture that is given, squashed to the size of the network."""
+    """One picture that is given, resized to the size of the network."""
 
     id: str  # of the pair in PAIRS, or the file's name
     file: str  # relative to the folder
@@ -77,7 +77,7 @@ def read_inputs(folder: Path, kind: str, size: int, split: str | None, classes: 
             )
         height, width = picture.shape
         found[name] = ConditioningInput(
-            name, relative, label, f"m{digest[:12]}", width, height, 1.0, digest, squash(picture, size)
+            name, relative, label, f"m{digest[:12]}", width, height, 1.0, digest, resize_anisotropic(picture, size)
         )
     return [found[name] for name in sorted(found)]
 
@@ -93,7 +93,15 @@ def _from_pairs(folder: Path, kind: str, size: int, split: str | None) -> list[C
         name, digest = (r.mask_file_name, r.mask_hash) if masks else (r.image_file_name, r.image_hash)
         result.append(
             ConditioningInput(
-                r.id, name, r.label, r.group, r.width, r.height, r.pixel_aspect, digest, squash(picture, size)
+                r.id,
+                name,
+                r.label,
+                r.group,
+                r.width,
+                r.height,
+                r.pixel_aspect,
+                digest,
+                resize_anisotropic(picture, size),
             )
         )
     return result

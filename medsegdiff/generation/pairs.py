@@ -154,7 +154,7 @@ def _sheet(pairs: PairSet) -> np.ndarray:
 
 
 def _in_proportion(pairs: PairSet, record: PairRecord) -> tuple[np.ndarray, np.ndarray]:
-    """Image and mask of a pair in their true proportions: squashed to a square, a wide lesion looks tall."""
+    """Image and mask of a pair in their true proportions: resized to a square, a wide lesion looks tall."""
     size = (max(1, round(record.width * record.pixel_aspect)), record.height)
     image = cv2.resize(pairs.read_image(record), size, interpolation=cv2.INTER_LINEAR)
     return image, cv2.resize(pairs.read_mask(record), size, interpolation=cv2.INTER_LINEAR)

@@ -28,7 +28,7 @@ from medsegdiff.segmentation.scores import METRICS, score_image
 
 OVERLAPS = METRICS[:4]
 SHAPE = (40, 52)
-PIXEL = (2.5, 0.75)  # width, height: squashed pictures have no square pixels
+PIXEL = (2.5, 0.75)  # width, height: resized pictures have no square pixels
 NOTHING = np.zeros(SHAPE, dtype=bool)
 CLASSIFICATION = {
     "dice": binary_f1_score,

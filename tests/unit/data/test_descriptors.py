@@ -55,11 +55,11 @@ def test_true_geometry(aspect: float) -> None:
     assert shape["irregularity"] == pytest.approx(0, abs=0.05)
 
 
-def test_squashed_and_native_pictures_agree() -> None:
+def test_resized_and_native_pictures_agree() -> None:
     """Damage: taking the mask's own pixels for square ones."""
     native = ellipse(40, 80, (200, 400))
-    squashed = cv2.resize(native, (128, 128), interpolation=cv2.INTER_AREA)
-    first, second = lesion_shape(native), lesion_shape((squashed > 127).astype(np.uint8), 400 / 200)
+    resized = cv2.resize(native, (128, 128), interpolation=cv2.INTER_AREA)
+    first, second = lesion_shape(native), lesion_shape((resized > 127).astype(np.uint8), 400 / 200)
     for name in ("depth_to_width", "area", "centre_depth"):
         assert second[name] == pytest.approx(first[name], rel=0.06)
 

@@ -226,7 +226,7 @@ def test_classes_that_were_not_asked_for(tmp_path: Path) -> None:
 
 
 def test_pictures_and_records_in_one_order(tmp_path: Path) -> None:
-    """Fails if rows shift where a known picture is left out, or sizes and hashes are of the squashed picture."""
+    """Fails if rows shift where a known picture is left out, or sizes and hashes are of the resized picture."""
     stu(tmp_path)
     wide = np.hstack([picture(2), picture(3)])
     write_png(tmp_path / "Hospital" / "Test_Image_2.png", wide)

@@ -16,7 +16,7 @@ from conftest import random_checkpoint
 
 from medsegdiff.checkpoint import load_checkpoint, save_checkpoint
 from medsegdiff.config import GenerateConfig
-from medsegdiff.data.dataset import squash
+from medsegdiff.data.dataset import resize_anisotropic
 from medsegdiff.data.records import PairSet, read_pairs
 from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.errors import UserError
@@ -73,7 +73,7 @@ def test_images_for_conditioning_masks(radius: float, real: PairSet, tmp_path: P
         source = inputs[r.id.removeprefix("syn_").rpartition("_")[0]]
         assert (r.label, r.group, r.split, r.pixel_aspect) == (source.label, source.group, "train", 1.0)
         assert r.is_synthetic
-        expected = np.where(squash(real.read_mask(source), SIDE) > 127, 255, 0)
+        expected = np.where(resize_anisotropic(real.read_mask(source), SIDE) > 127, 255, 0)
         assert (drawn.read_mask(r) == expected).all()
     assert len({r.image_hash for r in drawn.records}) == 12
     assert drawn.info["conditioning_masks"] == sorted({r.mask_hash for r in inputs.values()})
