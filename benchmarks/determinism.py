@@ -73,7 +73,7 @@ def main() -> None:
     lines = [
         "`python benchmarks/determinism.py --checkpoint_path FILE --run_dir runs/determinism`,",
         f"base `{flags}`, seed 0, two threads, {platform.machine()} CPU, torch {torch.__version__};",
-        f"checkpoint {base.info['identity']['checkpoint_sha256']}, {base.records[0].width} px. "
+        f"checkpoint {base.info['fingerprint']['checkpoint_sha256']}, {base.records[0].width} px. "
         "Grey levels are 0 to 255.",
         "",
         "| drawn again with | pairs | pixels identical | within one level | largest difference | mask pixels alike |",

@@ -148,7 +148,7 @@ def make_set(name: str, real: PairSet, folder: Path) -> None:
         )
         for n, i in enumerate(items)
     ]  # fmt: skip
-    write_pairs(folder, records, classes=real.classes, identity={"damage": name})
+    write_pairs(folder, records, classes=real.classes, fingerprint={"damage": name})
 
 
 def evaluate(args: argparse.Namespace, name: str) -> None:

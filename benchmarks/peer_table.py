@@ -187,12 +187,12 @@ def train_table(found: dict[str, Any]) -> list[str]:
 
 def train_lines(found: dict[str, Any]) -> list[str]:
     """The comparison at equal wall-clock, and what its numbers stand beside."""
-    identity = found["arms"][0]["trained"]["identity"]
+    fingerprint = found["arms"][0]["trained"]["fingerprint"]
     first: Row = next((f["evaluated"] for f in found["arms"] if f.get("evaluated", {}).get("frechet")), {})
     real = ", ".join(f"{np.mean(r['dice']):.3f} (seed {seed})" for seed, r in sorted(found["real"].items()))
     lines = [
-        f"{identity['minutes']:g} minutes of training steps each, threads: {identity['threads']}, "
-        f"{identity['size']} px, {identity['precision']}; the number of steps comes from the time that they take, and "
+        f"{fingerprint['minutes']:g} minutes of training steps each, threads: {fingerprint['threads']}, "
+        f"{fingerprint['size']} px, {fingerprint['precision']}; the number of steps comes from the time that they take, and "
         "schedules end with the budget. "
         f"Pairs are drawn with {CALLS} network calls by each library's quick sampler, ours with as many at most, "
         "those of its mask guidance counted, the masks held to the same rule "

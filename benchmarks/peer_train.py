@@ -68,7 +68,7 @@ def setting_of(name: str, options: argparse.Namespace, seed: int) -> Setting:
     return Setting(*where, batch, options.part, seed, compile=False)
 
 
-def identity_of(name: str, setting: Setting, options: argparse.Namespace, pairs: PairSet) -> dict[str, Any]:
+def fingerprint_of(name: str, setting: Setting, options: argparse.Namespace, pairs: PairSet) -> dict[str, Any]:
     """What decides how an arm turns out, as far as a wall-clock lets anything decide it."""
     known = [r for r in pairs.records if r.split != "test"]
     plain = {"compile": setting.compile} if name == OURS and choose_device(setting.device).type == "cuda" else {}
@@ -91,17 +91,19 @@ def trained_arm(name: str, folder: Path, options: argparse.Namespace, pairs: Pai
     Raises `UserError` where the folder holds a run with other settings.
     """
     setting = setting_of(name, options, seed)
-    identity = identity_of(name, setting, options, pairs)
+    fingerprint = fingerprint_of(name, setting, options, pairs)
     file = make_folder(folder) / TRAINED_FILE
     if file.is_file():
-        refuse_other_run(folder, read_json(file)["identity"], identity)
+        refuse_other_run(folder, read_json(file)["fingerprint"], fingerprint)
     else:
         arm = build_arm(name, setting, pairs)
         print(f"training {name}, seed {seed}, for {options.minutes:g} minutes", flush=True)
         done = train_for(arm, options.minutes * 60)
         done["parameters"] = sum(p.numel() for p in arm.modules().parameters())
         arm.save(folder / WEIGHTS_FILE, done["steps"])
-        write_json(file, {"identity": identity, "batch": arm.batch, **done, "finite": bool(np.isfinite(done["loss"]))})
+        write_json(
+            file, {"fingerprint": fingerprint, "batch": arm.batch, **done, "finite": bool(np.isfinite(done["loss"]))}
+        )
         del arm  # drawn from what was written, whether it was trained now or earlier
     if not read_json(file)["finite"]:
         return None
@@ -153,19 +155,19 @@ def drawn_pairs(arm: Arm, name: str, folder: Path, options: argparse.Namespace, 
     """
     train = real.select("train").records
     trained = read_json(folder / TRAINED_FILE)
-    identity = {"phase": "generate", "trained": trained["identity"], "pairs": options.pairs, "calls": CALLS}
-    identity |= {"drawn_as": dataclasses.asdict(GenerateConfig("", ""))} if name == OURS else {}
-    identity |= {"give_up": options.give_up} if options.give_up != GIVE_UP else {}
+    fingerprint = {"phase": "generate", "trained": trained["fingerprint"], "pairs": options.pairs, "calls": CALLS}
+    fingerprint |= {"drawn_as": dataclasses.asdict(GenerateConfig("", ""))} if name == OURS else {}
+    fingerprint |= {"give_up": options.give_up} if options.give_up != GIVE_UP else {}
     target = folder / "pairs"
     if (target / DATASET_FILE).is_file():
-        refuse_other_run(target, read_json(target / DATASET_FILE)["identity"], identity)
+        refuse_other_run(target, read_json(target / DATASET_FILE)["fingerprint"], fingerprint)
         return read_pairs(target)
     digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()[:12]
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in train]
     records: list[PairRecord] = []
     told: dict[str, Any] = {}
     started = time.perf_counter()
-    with staged_folder(target, identity) as staging:
+    with staged_folder(target, fingerprint) as staging:
         draw = functools.partial(arm.draw, calls=CALLS)
         everything = draw_classes(draw, len(real.classes), options.pairs, options.chunk, options.give_up)
         for number, label in enumerate(real.classes):
@@ -183,7 +185,9 @@ def drawn_pairs(arm: Arm, name: str, folder: Path, options: argparse.Namespace, 
                 )  # fmt: skip
         told["seconds"] = time.perf_counter() - started
         provenance = {"sha256": digest, "step": trained["steps"], "train_hashes": hashes}
-        write_pairs(staging, records, classes=real.classes, identity=identity, checkpoint=provenance, drawing=told)
+        write_pairs(
+            staging, records, classes=real.classes, fingerprint=fingerprint, checkpoint=provenance, drawing=told
+        )
     return read_pairs(target)
 
 
@@ -245,10 +249,10 @@ def val_dice(pairs: PairSet, real: PairSet, folder: Path, options: argparse.Name
         )
     )  # fmt: skip
     learnt = pairs.select("train")
-    identity = {"steps": options.dice_steps, "size": options.size, "seed": seed, "precision": config.precision}
-    identity["data"] = content_digest([*learnt.records, *real.select("val").records])[:16]
+    fingerprint = {"steps": options.dice_steps, "size": options.size, "seed": seed, "precision": config.precision}
+    fingerprint["data"] = content_digest([*learnt.records, *real.select("val").records])[:16]
     if file.is_file():
-        refuse_other_run(folder, read_json(file)["identity"], identity)
+        refuse_other_run(folder, read_json(file)["fingerprint"], fingerprint)
         found: dict[str, Any] = read_json(file)
         return found
     train = load_tensors(learnt, options.size, what="train split")
@@ -256,14 +260,14 @@ def val_dice(pairs: PairSet, real: PairSet, folder: Path, options: argparse.Name
     trainer = SegmentationTrainer(config, real.classes, train, val, options.dice_steps)
     trainer.finished = lambda: False  # type: ignore[method-assign]
     loop = LoopConfig(
-        folder, options.dice_steps, config.evals, config.save_every, config.batch_size, identity,
+        folder, options.dice_steps, config.evals, config.save_every, config.batch_size, fingerprint,
         evals_from=trainer.small_steps,
     )  # fmt: skip
     run_loop(trainer, loop, f"segmenter, {folder.parent.parent.name}")
     trainer.ema.model.load_state_dict(trainer.best_weights)
     masks = predict_masks(trainer.ema.model, val, trainer.mean, trainer.std, config, trainer.device)
     values = [overlaps(p, t)["dice"] for p, t in zip(masks, true_masks(val), strict=True)]
-    found = {"identity": identity, "dice": values, "best_step": trainer.best_step, "train_pairs": len(train)}
+    found = {"fingerprint": fingerprint, "dice": values, "best_step": trainer.best_step, "train_pairs": len(train)}
     write_json(file, found)
     return found
 

@@ -113,7 +113,7 @@ def take_out(run: Path) -> None:
     for folder in ("images", "masks"):
         shutil.copytree(run / RANDOM / folder, target / folder, dirs_exist_ok=True)
     kept = [r for r in pairs.records if r.split == "test" or groups[r.id] not in tested]
-    write_pairs(target, kept, classes=pairs.classes, identity={"cleaned": pairs.info["identity"]})
+    write_pairs(target, kept, classes=pairs.classes, fingerprint={"cleaned": pairs.info["fingerprint"]})
 
 
 def leak(run: Path) -> dict[str, Any]:

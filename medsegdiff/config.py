@@ -230,7 +230,7 @@ class EvaluateConfig:
     seed: int = 0  # of everything random
 
 
-def identity_of(config: Any, phase: str, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
+def fingerprint_of(config: Any, phase: str, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
     """What decides the content of a phase's output, as JSON-like values; `leave_out` names fields that do not."""
     values = dataclasses.asdict(config)
     return {"phase": phase, **{k: v for k, v in values.items() if k not in leave_out}}

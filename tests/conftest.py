@@ -117,7 +117,7 @@ def ellipse_pairs(
                 pictures = image.clip(0, 255).astype(np.uint8), mask.astype(np.uint8) * 255
                 record = write_pair(root, *pictures, id=name, label=label, split=split, group=name, source="test")
                 records.append(record)
-    return write_pairs(root, records, classes=classes or CLASSES, identity={"phase": "test", "seed": seed})
+    return write_pairs(root, records, classes=classes or CLASSES, fingerprint={"phase": "test", "seed": seed})
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from medsegdiff.config import CombineConfig, PrepareConfig, identity_of, require
+from medsegdiff.config import CombineConfig, PrepareConfig, fingerprint_of, require
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS
 from medsegdiff.data.hashing import hash_distances
 from medsegdiff.data.pictures import balance_table
@@ -45,25 +45,25 @@ def combine(config: CombineConfig) -> PairSet:
     _check_settings(config)
     real, synthetic = read_pairs(Path(config.real_data)), read_pairs(Path(config.synthetic_data))
     _check_roles(real, synthetic)
-    identity = identity_of(config, "combine", leave_out=("real_data", "synthetic_data", "output_dir"))
-    identity |= {"real_hash": _metadata_hash(real), "synthetic_hash": _metadata_hash(synthetic)}
+    fingerprint = fingerprint_of(config, "combine", leave_out=("real_data", "synthetic_data", "output_dir"))
+    fingerprint |= {"real_hash": _metadata_hash(real), "synthetic_hash": _metadata_hash(synthetic)}
     output = Path(os.path.abspath(config.output_dir))
-    if is_finished(output, identity):  # before pictures are read
+    if is_finished(output, fingerprint):  # before pictures are read
         log.info("%s holds this data set, finished", output)
         return read_pairs(output)
     _check_leakage(real, synthetic, _duplicate_bits(config, real))
     chosen = choose(real, synthetic, config)
     kept = [r for r in real.records if not (config.synthetic_only and r.split == "train")]
-    with staged_folder(output, identity) as folder:
+    with staged_folder(output, fingerprint) as folder:
         records = _link_all(folder, [(real, r, r) for r in kept] + _renamed(real, synthetic, chosen))
         balance = describe_balance(real, records)
         write_pairs(
             folder,
             records,
             classes=real.classes,
-            identity=identity,
-            real=real.info["identity"],
-            synthetic=synthetic.info["identity"],
+            fingerprint=fingerprint,
+            real=real.info["fingerprint"],
+            synthetic=synthetic.info["fingerprint"],
             synthetic_pairs=len(chosen),
             class_balance=balance,
             **{LEARNT: _learnt(real, synthetic)},

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from medsegdiff.config import PrepareConfig, identity_of, require, require_fraction
+from medsegdiff.config import PrepareConfig, fingerprint_of, require, require_fraction
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS, class_conflicts, duplicate_groups, scene_correlations
 from medsegdiff.data.hashing import content_hash, perceptual_hash
 from medsegdiff.data.pictures import balance_table, write_overview
@@ -35,9 +35,9 @@ def prepare(config: PrepareConfig) -> PairSet:
     Raises `UserError` for bad settings, a broken input, or an output folder that holds something else.
     """
     _check(config)
-    identity = identity_of(config, "prepare", leave_out=("input_dir", "output_dir"))
+    fingerprint = fingerprint_of(config, "prepare", leave_out=("input_dir", "output_dir"))
     output = Path(os.path.abspath(config.output_dir))
-    _check_output(output, identity)
+    _check_output(output, fingerprint)
     found = read_busi(Path(config.input_dir), config.classes)
     raw, left_out = leave_out_conflicts(found)
     for label in config.classes:
@@ -49,18 +49,18 @@ def prepare(config: PrepareConfig) -> PairSet:
     labels = [pair.label for pair in raw]
     splits = assign_splits(labels, groups, config.val_fraction, config.test_fraction, config.seed)
     folds = assign_folds(labels, groups, splits, config.folds, config.seed)
-    identity["input_hash"] = input_hash(found)
-    if is_finished(output, identity):
+    fingerprint["input_hash"] = input_hash(found)
+    if is_finished(output, fingerprint):
         log.info("%s holds this data set, finished", output)
         return read_pairs(output)
-    with staged_folder(output, identity) as folder:
+    with staged_folder(output, fingerprint) as folder:
         records = _write_all(folder, raw, groups, splits, folds)
         pairs = write_pairs(
             folder,
             records,
             classes=list(config.classes),
-            identity=identity,
-            input_hash=identity["input_hash"],
+            fingerprint=fingerprint,
+            input_hash=fingerprint["input_hash"],
             pictures_read=len(found),
             left_out=left_out,
             duplicates=describe_groups(raw, groups, config),
@@ -109,13 +109,13 @@ def _check(config: PrepareConfig) -> None:
     require(unique, "--classes", config.classes, "one or more class folders, each once")
 
 
-def _check_output(output: Path, identity: dict[str, Any]) -> None:
+def _check_output(output: Path, fingerprint: dict[str, Any]) -> None:
     """Refuse an output folder that cannot do before pictures are read, whatever these will turn out to be."""
     record = output / DATASET_FILE
     info = read_json(record) if record.is_file() else {}
-    made_by = info.get("identity") if isinstance(info, dict) else None
+    made_by = info.get("fingerprint") if isinstance(info, dict) else None
     known = made_by.get("input_hash") if isinstance(made_by, dict) else None
-    check_output_folder(output, identity | {"input_hash": known})
+    check_output_folder(output, fingerprint | {"input_hash": known})
 
 
 def input_hash(pairs: list[RawPair]) -> str:

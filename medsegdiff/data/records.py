@@ -180,7 +180,7 @@ def class_counts(records: Iterable[PairRecord]) -> dict[str, dict[str, int]]:
 
 
 def write_pairs(
-    root: Path, records: Iterable[PairRecord], *, classes: list[str], identity: dict[str, Any], **info: Any
+    root: Path, records: Iterable[PairRecord], *, classes: list[str], fingerprint: dict[str, Any], **info: Any
 ) -> PairSet:
     """Write metadata.csv and, last of all, dataset.json; `info` is whatever else the phase has to tell."""
     rows = sorted(records, key=lambda r: r.id)
@@ -196,7 +196,7 @@ def write_pairs(
     record = {
         "schema_version": SCHEMA_VERSION,
         "made_by": {"medsegdiff": __version__, "opencv": cv2.__version__, "numpy": np.__version__},
-        "identity": identity,
+        "fingerprint": fingerprint,
         "classes": classes,
         "class_counts": class_counts(rows),
         **info,
@@ -242,7 +242,7 @@ def _read_info(path: Path) -> dict[str, Any]:
     names = classes if isinstance(classes, list) else []
     if not names or not all(isinstance(c, str) and c for c in names) or len(set(names)) < len(names):
         raise UserError(path, "no list of classes", "classes: their names, each once", ANEW)
-    for key, default in (("identity", None), ("duplicates", {})):
+    for key, default in (("fingerprint", None), ("duplicates", {})):
         if not isinstance(info.get(key, default), dict):
             raise UserError(path, f"no mapping under {key!r}", f"{key}: settings and their values", ANEW)
     learnt = info.get(LEARNT, [])

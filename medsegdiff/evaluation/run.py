@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from medsegdiff.config import EvaluateConfig, identity_of, require, require_positive
+from medsegdiff.config import EvaluateConfig, fingerprint_of, require, require_positive
 from medsegdiff.data.records import LEARNT, SPLITS, PairRecord, PairSet, content_digest, read_pairs
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.context import Context, all_metrics
@@ -186,7 +186,7 @@ def _compared(
         for name in ("train", "held_out", "synthetic")
     }
     return {
-        "config": identity_of(config, "evaluate"),
+        "config": fingerprint_of(config, "evaluate"),
         "img_size": sets.img_size,
         "counts": counts,
         "held_out": list(config.held_out),

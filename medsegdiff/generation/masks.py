@@ -127,7 +127,7 @@ def read_rows(tasks: list[Chunk], folder: Path) -> list[dict[str, Any]]:
     return [row for t in tasks for row in read_json(record_file(t, folder))["rows"]]
 
 
-def gather(source: Source, tasks: list[Chunk], folder: Path, identity: dict[str, Any]) -> list[dict[str, Any]]:
+def gather(source: Source, tasks: list[Chunk], folder: Path, fingerprint: dict[str, Any]) -> list[dict[str, Any]]:
     """Write masks.csv, contact_sheet.png and, last of all, dataset.json; returns the rows of the table."""
     rows = read_rows(tasks, folder)
     text = io.StringIO()
@@ -144,7 +144,7 @@ def gather(source: Source, tasks: list[Chunk], folder: Path, identity: dict[str,
         }.values()
     )
     write_png(folder / "contact_sheet.png", _sheet(folder, inputs, rows[0]["draws"]))
-    write_json(folder / DATASET_FILE, {"kind": KIND, "identity": identity, "checkpoint": source.provenance})
+    write_json(folder / DATASET_FILE, {"kind": KIND, "fingerprint": fingerprint, "checkpoint": source.provenance})
     return rows
 
 

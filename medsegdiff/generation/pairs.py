@@ -122,7 +122,9 @@ def draw_batch(source: Source, items: list[Item], attempts: list[int], size: int
     return images[: len(items), 0].numpy(), masks[: len(items), 0].numpy()
 
 
-def gather(source: Source, tasks: list[Chunk], folder: Path, classes: list[str], identity: dict[str, Any]) -> PairSet:
+def gather(
+    source: Source, tasks: list[Chunk], folder: Path, classes: list[str], fingerprint: dict[str, Any]
+) -> PairSet:
     """Turn the records of all chunks into metadata; also writes class_balance.json and contact_sheet.png."""
     chunks = [read_json(record_file(t, folder)) for t in tasks]
     records = [PairRecord(**row) for chunk in chunks for row in chunk["records"]]
@@ -135,7 +137,7 @@ def gather(source: Source, tasks: list[Chunk], folder: Path, classes: list[str],
         folder,
         records,
         classes=classes,
-        identity=identity,
+        fingerprint=fingerprint,
         checkpoint=source.provenance,
         masks_redrawn={label: dict(counts) for label, counts in redrawn.items()},
         **({"conditioning_masks": hashes} if hashes else {}),

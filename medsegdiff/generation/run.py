@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from medsegdiff.checkpoint import ModelCard, load_checkpoint
-from medsegdiff.config import GenerateConfig, identity_of, require, require_positive
+from medsegdiff.config import GenerateConfig, fingerprint_of, require, require_positive
 from medsegdiff.data.pictures import balance_table
 from medsegdiff.data.records import PairSet, class_counts, read_pairs
 from medsegdiff.errors import UserError
@@ -31,7 +31,7 @@ from medsegdiff.training.device import choose_device, settle_precision
 logger = logging.getLogger(__name__)
 
 # What does not decide what is drawn: where things lie (what was given counts by its content), and when to give up.
-NOT_IDENTITY = (
+NOT_IN_FINGERPRINT = (
     "checkpoint_path",
     "guidance_checkpoint",
     "output_dir",
@@ -78,24 +78,24 @@ def generate_pairs(config: GenerateConfig) -> PairSet:
     unknown = [c for c in classes if c not in card.classes]
     known = f"classes of the checkpoint, with blanks between them: {' '.join(card.classes)}"
     require(not unknown, "--classes", " ".join(map(repr, unknown)), known)
-    identity = _identity(source)
+    fingerprint = _fingerprint(source)
     if config.mode == "mask_to_image":
         inputs = _masks_to_use(config, card)
         drawn = {g.label for g in inputs}
         classes = classes if None in drawn else [c for c in card.classes if c in drawn]
         tasks = plan_images(inputs, classes, card.classes, config.num_samples_per_input or 1, config.chunk_size)
-        identity |= {"classes": classes, "inputs": _digest(inputs)}
+        fingerprint |= {"classes": classes, "inputs": _digest(inputs)}
     else:
         assert config.mode is not None
         tasks = plan_pairs(config.mode, classes, card.classes, config.num_samples_per_class, config.chunk_size)
-        identity |= {"classes": classes}
+        fingerprint |= {"classes": classes}
     output = Path(config.output_dir)
-    if is_finished(output, identity):
+    if is_finished(output, fingerprint):
         logger.info("%s holds these pairs, finished", output)
         return read_pairs(output)
-    with staged_folder(output, identity, keep_partial=True) as folder:
+    with staged_folder(output, fingerprint, keep_partial=True) as folder:
         run_pending(tasks, folder, lambda task: pairs.run_chunk(source, task, folder), "pair")
-        result = pairs.gather(source, tasks, folder, classes, identity)
+        result = pairs.gather(source, tasks, folder, classes, fingerprint)
     logger.info("%s", balance_table(class_counts(result.records)))
     for label, counts in result.info["masks_redrawn"].items():
         if counts:
@@ -113,15 +113,15 @@ def generate_masks(config: GenerateConfig) -> list[dict[str, Any]]:
     _check_settings(config)
     source = _load(config)
     inputs = read_inputs(Path(str(config.images)), "images", source.card.img_size, config.split, source.card.classes)
-    identity = _identity(source) | {"inputs": _digest(inputs)}
+    fingerprint = _fingerprint(source) | {"inputs": _digest(inputs)}
     output = Path(config.output_dir)
     tasks = plan_masks(inputs, config.num_samples_per_input or 1, config.chunk_size)
-    if is_finished(output, identity):
+    if is_finished(output, fingerprint):
         logger.info("%s holds these masks, finished", output)
         return masks.read_rows(tasks, output)
-    with staged_folder(output, identity, keep_partial=True) as folder:
+    with staged_folder(output, fingerprint, keep_partial=True) as folder:
         run_pending(tasks, folder, lambda task: masks.run_chunk(source, task, folder), "mask")
-        rows = masks.gather(source, tasks, folder, identity)
+        rows = masks.gather(source, tasks, folder, fingerprint)
     logger.info("images: %d; draws of each: %d", len(rows), rows[0]["draws"])
     if rows[0]["draws"] > 1:
         logger.info("Dice between draws of one image: %.3f", float(np.mean([row["agreement"] for row in rows])))
@@ -195,12 +195,12 @@ def settle_mask_guidance(config: GenerateConfig, card: ModelCard) -> GenerateCon
     return dataclasses.replace(config, mask_guidance=weight)
 
 
-def _identity(source: Source) -> dict[str, Any]:
+def _fingerprint(source: Source) -> dict[str, Any]:
     unused = UNUSED[str(source.config.mode)]
     digests = {"checkpoint_sha256": source.digest}
     if source.guidance_digest is not None:
         digests |= {"guidance_sha256": source.guidance_digest}
-    return identity_of(source.config, "generate", NOT_IDENTITY + unused) | digests
+    return fingerprint_of(source.config, "generate", NOT_IN_FINGERPRINT + unused) | digests
 
 
 def _digest(inputs: list[ConditioningInput]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medsegdiff.config import SegmentConfig, identity_of
+from medsegdiff.config import SegmentConfig, fingerprint_of
 from medsegdiff.data.external import ExternalSet, read_external
 from medsegdiff.data.records import PairSet, content_digest, read_pairs
 from medsegdiff.errors import UserError
@@ -24,11 +24,11 @@ from medsegdiff.files import (
 from medsegdiff.locks import locked
 from medsegdiff.protocol.checks import check_comparable, check_settings, check_splits
 from medsegdiff.protocol.once import (
-    NOT_IDENTITY,
+    NOT_IN_FINGERPRINT,
     WEIGHTS_FILE,
     Data,
     other_settings,
-    run_identity,
+    run_fingerprint,
     run_once,
     score_weights,
     sha256,
@@ -107,9 +107,9 @@ def _check_layout(config: SegmentConfig, pairs: PairSet) -> None:
         found = "runs with --seeds" if holds_many else "a run with one --seed"
         expected = "runs with --seeds, or none" if repeated else "a run without --seeds, or none"
         raise UserError(output, found, expected, "Choose another --output_dir.")
-    identity = run_identity(config, pairs)
+    fingerprint = run_fingerprint(config, pairs)
     for folder in sorted(output.glob("seed_*")):
-        changed = other_settings(folder, config, identity, apart=("seed",))
+        changed = other_settings(folder, config, fingerprint, apart=("seed",))
         if changed:
             expected = "the same settings for every seed in one folder"
             hint = "Choose another --output_dir, or delete that folder."
@@ -125,10 +125,10 @@ def _together(config: SegmentConfig, task: Task, done: Sequence[tuple[dict[str, 
     """What scores.json tells: of one run all that it wrote, of several what they share and lists of the rest."""
     first = done[0][0]
     if config.seeds is None:
-        results = dict(first) | {"config": identity_of(config, "segment")}
+        results = dict(first) | {"config": fingerprint_of(config, "segment")}
     else:
         shared = ("dataset", "img_size", "pairs", "test_ids", "test_digest")
-        results = {"config": identity_of(config, "segment"), "runs": [f"seed_{seed}" for seed in config.seeds]}
+        results = {"config": fingerprint_of(config, "segment"), "runs": [f"seed_{seed}" for seed in config.seeds]}
         results |= {name: first[name] for name in shared}
         results |= {name: [scores[name] for scores, _ in done] for name in PER_RUN if name in first}
     return results | _scores(config, task, [rows for _, rows in done])
@@ -191,8 +191,10 @@ def _compare(
     config: SegmentConfig, task: Task, runs: Sequence[Rows], settings: dict[str, Any], baseline: Sequence[Rows]
 ) -> dict[str, Any]:
     """The difference to the baseline, with the settings that were others there: all alike, or no fair comparison."""
-    apart = (*NOT_IDENTITY, "seed")
-    ours, theirs = ({k: v for k, v in s.items() if k not in apart} for s in (identity_of(config, "segment"), settings))
+    apart = (*NOT_IN_FINGERPRINT, "seed")
+    ours, theirs = (
+        {k: v for k, v in s.items() if k not in apart} for s in (fingerprint_of(config, "segment"), settings)
+    )
     return {
         "baseline": str(config.baseline),
         "runs": [len(runs), len(baseline)],

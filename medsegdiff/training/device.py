@@ -46,7 +46,7 @@ def settle_precision(config: Config, device: torch.device | None = None) -> Conf
 
     auto is bf16 where the device has it, else fp16 on a GPU and fp32 on a CPU. bf16 on a GPU without it becomes fp16,
     which is said. Raises `UserError` for fp16 on a CPU. What was settled decides the numbers, so it stands in the
-    identity of a run: one that began in bf16 is not gone on with in fp32 unnoticed.
+    fingerprint of a run: one that began in bf16 is not gone on with in fp32 unnoticed.
     """
     device = device or choose_device(config.device)
     asked = config.precision

@@ -56,7 +56,7 @@ class LoopConfig:
     evals: int  # evaluations in the whole run; the last falls on the last step
     save_every: int  # steps between saved states
     images_per_step: int
-    identity: dict[str, Any]  # what a state must have been made with, to be resumed
+    fingerprint: dict[str, Any]  # what a state must have been made with, to be resumed
     bar: Sequence[str] = ("loss",)  # scalars that the progress bar shows
     evals_from: int = 0  # steps before the part of the run over which evaluations are spread
     read_every: int = 1  # steps between two readings of what steps returned; a GPU has to finish them for it
@@ -102,7 +102,7 @@ def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str
     was begun with other settings, or where its state is damaged.
     """
     processes = config.processes
-    processes.run_on_main(lambda: begin_run(config.output_dir, config.identity))
+    processes.run_on_main(lambda: begin_run(config.output_dir, config.fingerprint))
     progress = _resume(trainer, config.output_dir)
     _check_shared(config, progress.step)
     if progress.step:
@@ -125,7 +125,7 @@ def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str
             if saves and processes.is_main:
                 curves.flush()  # what a kill takes from its queue would not be drawn again after this state
                 state = {"trainer": trainer.state_dict(), "progress": dataclasses.asdict(progress)}
-                save_state(config.output_dir, done, config.identity, state)
+                save_state(config.output_dir, done, config.fingerprint, state)
     return {
         "steps": progress.step,
         "seconds": round(progress.seconds, 1),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from medsegdiff.checkpoint import BEST_FILE, ModelCard, build_denoiser, save_checkpoint
-from medsegdiff.config import DiffusionConfig, TrainConfig, identity_of, require
+from medsegdiff.config import DiffusionConfig, TrainConfig, fingerprint_of, require
 from medsegdiff.data.dataset import PairTensors, load_tensors
 from medsegdiff.data.records import PairSet, read_pairs
 from medsegdiff.data.transforms import GENERATIVE, augment, augment_told, generator, send
@@ -106,28 +106,28 @@ def _enter(
         size, parts = begun.get("batch_size", 0), begun.get("accumulate", 0)
         if size * parts == config.batch_size * config.accumulate:
             config, found = dataclasses.replace(config, batch_size=size, accumulate=parts), True
-    identity = run_identity(config, pairs)
-    summary = _finished(output, identity)
+    fingerprint = run_fingerprint(config, pairs)
+    summary = _finished(output, fingerprint)
     if summary is None and begun:
-        refuse_other_run(output, begun, identity)  # before the minutes that reading, building and trials may take
+        refuse_other_run(output, begun, fingerprint)  # before the minutes that reading, building and trials may take
     return config, found, summary
 
 
-def run_identity(config: TrainConfig, pairs: PairSet) -> dict[str, Any]:
+def run_fingerprint(config: TrainConfig, pairs: PairSet) -> dict[str, Any]:
     """What a run is known by: settings and data that decide the weights (but for the last bits of their numbers)."""
     places = ("data_dir", "output_dir", "device", "save_every")
-    identity = identity_of(config, "train", (*places, "compile", "checkpoint_gradients", "find_batch_size"))
-    return identity | {"data": data_digest(pairs), "augmented_at": FINER, "small_augmented_at": FINER}
+    fingerprint = fingerprint_of(config, "train", (*places, "compile", "checkpoint_gradients", "find_batch_size"))
+    return fingerprint | {"data": data_digest(pairs), "augmented_at": FINER, "small_augmented_at": FINER}
 
 
-def _finished(output: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+def _finished(output: Path, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
     """The summary of a finished run with the same settings; other settings are a `UserError`."""
     if not (output / SUMMARY_FILE).is_file():
         return None
     summary: dict[str, Any] = read_json(output / SUMMARY_FILE)
-    if "identity" not in summary:  # an older run; the state beside it tells
+    if "fingerprint" not in summary:  # an older run; the state beside it tells
         return None
-    refuse_other_run(output, summary["identity"], identity)
+    refuse_other_run(output, summary["fingerprint"], fingerprint)
     logger.info("%s holds this run, finished", output)
     return summary
 
@@ -138,7 +138,7 @@ def _train(config: TrainConfig, pairs: PairSet, processes: Distributed, found: b
         if not found:
             config = trainer.config = trainer.batch_size_finder.fitted(config)
         trainer.build_kernels()
-    output, identity = Path(config.output_dir), run_identity(config, pairs)
+    output, fingerprint = Path(config.output_dir), run_fingerprint(config, pairs)
     n = len(trainer.train_set)
     per_step = config.batch_size * config.accumulate
     total = config.num_epochs * max(1, math.ceil(n / per_step))
@@ -165,18 +165,18 @@ def _train(config: TrainConfig, pairs: PairSet, processes: Distributed, found: b
         evals_from=trainer.small_steps,
         save_every=config.save_every,
         images_per_step=per_step,
-        identity=identity,
+        fingerprint=fingerprint,
         bar=("image_loss", "mask_loss"),
         read_every=READ_EVERY.get(trainer.device.type, 1),
         drawn=trainer.drawn,
         processes=processes,
     )
     summary = run_loop(trainer, loop, "training")
-    return processes.run_on_main(lambda: _finish(trainer, summary, per_step, identity))
+    return processes.run_on_main(lambda: _finish(trainer, summary, per_step, fingerprint))
 
 
 def _finish(
-    trainer: DiffusionTrainer, summary: dict[str, Any], per_step: int, identity: dict[str, Any]
+    trainer: DiffusionTrainer, summary: dict[str, Any], per_step: int, fingerprint: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the last weights and the summary of `run_loop`, completed; returns it."""
     config, total, output = trainer.config, trainer.total_steps, Path(trainer.config.output_dir)
@@ -187,7 +187,7 @@ def _finish(
         "images_per_second": round(summary["steps"] * per_step / max(summary["seconds"], 1e-9), 1),
         "best": trainer.validator.best,
         "config": dataclasses.asdict(config),
-        "identity": identity,
+        "fingerprint": fingerprint,
     }
     write_json(output / SUMMARY_FILE, summary)  # last of all: it says that the run is finished
     logger.info(

@@ -112,7 +112,7 @@ def build_base(base: Path) -> Path:
         for n, label in enumerate(CLASSES * 2)
     ]  # fmt: skip
     info = {"checkpoint": {"train_hashes": hashes}}
-    write_pairs(base / "synthetic", records, classes=CLASSES, identity={"phase": "generate"}, **info)
+    write_pairs(base / "synthetic", records, classes=CLASSES, fingerprint={"phase": "generate"}, **info)
     random_checkpoint(base / "model.safetensors", train_hashes=hashes)
     return base
 

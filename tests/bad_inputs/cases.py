@@ -237,7 +237,7 @@ PAIRS = [
     Case("dataset.json of another version", DESCRIBE, ("schema version 99; expected version 1",),
          info(schema_version=99)),
     Case("dataset.json without classes", DESCRIBE, ("found no list of classes",), info(classes=None)),
-    Case("dataset.json without settings", DESCRIBE, ("no mapping under 'identity'",), info(identity=3)),
+    Case("dataset.json without settings", DESCRIBE, ("no mapping under 'fingerprint'",), info(fingerprint=3)),
     Case("metadata.csv is missing", DESCRIBE, ("real/metadata.csv: found No such file",), remove("real/metadata.csv")),
     Case("metadata.csv is empty", DESCRIBE, ("real/metadata.csv: found an empty file",), put("real/metadata.csv", "")),
     Case("metadata.csv is not UTF-8", DESCRIBE, ("found text that is not UTF-8",),

@@ -88,21 +88,21 @@ def test_the_end_of_another_run_is_waited_for(
 
 def test_two_runs_into_one_data_set(tmp_path: Path) -> None:
     """Damage: locking the folder that grows, or after it was cleared: the second run throws away the first one's."""
-    identity = {"phase": "test"}
+    fingerprint = {"phase": "test"}
     output = tmp_path / "out"
-    with staged_folder(output, identity, keep_partial=True) as folder:
+    with staged_folder(output, fingerprint, keep_partial=True) as folder:
         (folder / "half.txt").write_text("half")
         code = f"""
 from pathlib import Path
 from medsegdiff.files import staged_folder
-with staged_folder(Path({str(output)!r}), {identity!r}):
+with staged_folder(Path({str(output)!r}), {fingerprint!r}):
     pass
 """
         second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert f"another run that is writing here (process {os.getpid()})" in second.stderr
         assert (folder / "half.txt").read_text() == "half"
-        write_json(folder / DATASET_FILE, {"identity": identity})
+        write_json(folder / DATASET_FILE, {"fingerprint": fingerprint})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
     with pytest.raises(UserError, match=r"found a finished data set.*the same command again"):
-        staged_folder(output, identity).__enter__()
-    assert is_finished(output, identity)
+        staged_folder(output, fingerprint).__enter__()
+    assert is_finished(output, fingerprint)

@@ -23,7 +23,7 @@ from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
 from medsegdiff.cli import parse
-from medsegdiff.config import DiffusionConfig, ModelConfig, Precision, TrainConfig, identity_of
+from medsegdiff.config import DiffusionConfig, ModelConfig, Precision, TrainConfig, fingerprint_of
 from medsegdiff.data.combine import plan_counts
 from medsegdiff.data.hashing import content_hash
 from medsegdiff.data.records import METADATA_FILE, SPLITS, PairRecord, PairSet, read_pairs, write_pairs
@@ -82,7 +82,7 @@ def write_and_read(folder: Path, rows: list[PairRecord]) -> PairSet:
     """What is read of a folder that these rows were written to."""
     for name in ("a.png", "b, c.png"):
         write_png(folder / name, np.zeros((1, 1), np.uint8))
-    write_pairs(folder, rows, classes=LABELS, identity={})
+    write_pairs(folder, rows, classes=LABELS, fingerprint={})
     return read_pairs(folder)
 
 
@@ -279,7 +279,7 @@ def outer(lines: list[str]) -> set[str]:
 @given(config=TRAIN_CONFIGS, other=TRAIN_CONFIGS)
 def test_identities_differ_where_settings_do(config: TrainConfig, other: TrainConfig) -> None:
     """Damage: comparing the keys of one side only; telling 1 from 1.0 after JSON; a field left out by mistake."""
-    first, second = (identity_of(c, "train", ("data_dir", "output_dir")) for c in (config, other))
+    first, second = (fingerprint_of(c, "train", ("data_dir", "output_dir")) for c in (config, other))
     assert differing_keys(first, json.loads(json.dumps(first))) == []
     changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(other, f.name)}
     named = outer(differing_keys(first, second))

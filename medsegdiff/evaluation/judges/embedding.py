@@ -280,28 +280,28 @@ def load_embedding(path: Path) -> tuple[CrossEmbedding, dict[str, Any]]:
     return model.eval().requires_grad_(False), settings
 
 
-def _is_fitted(weights: Path, identity: dict[str, Any]) -> bool:
-    return weights.is_file() and bool(load_embedding(weights)[1].get("config") == identity)
+def _is_fitted(weights: Path, fingerprint: dict[str, Any]) -> bool:
+    return weights.is_file() and bool(load_embedding(weights)[1].get("config") == fingerprint)
 
 
 def fit_embedding(
-    config: EvaluateConfig, train: Pairs, held_out: Pairs, folder: Path, identity: dict[str, Any]
+    config: EvaluateConfig, train: Pairs, held_out: Pairs, folder: Path, fingerprint: dict[str, Any]
 ) -> ReferenceModel:
-    """The embedding of the real train pictures, trained in `folder` unless weights of this `identity` are there.
+    """The embedding of the real train pictures, trained in `folder` unless weights of this `fingerprint` are there.
 
     An interrupted training goes on, and one that another process is at is waited for. Raises `UserError` where one of
-    another identity was interrupted there.
+    another fingerprint was interrupted there.
     """
     device, weights = choose_device(config.device), folder / WEIGHTS_FILE
-    if not _is_fitted(weights, identity):  # asked before anything is written or locked: others may be using it
+    if not _is_fitted(weights, fingerprint):  # asked before anything is written or locked: others may be using it
         with locked(make_folder(folder), wait=True):
-            if not _is_fitted(weights, identity):
+            if not _is_fitted(weights, fingerprint):
                 clear_leftovers(folder, WEIGHTS_FILE)
                 trainer = EmbeddingTrainer(train, held_out, config.embedding_steps, config.seed, device)
                 steps = config.embedding_steps
-                loop = LoopConfig(folder, steps, EVALS, SAVE_EVERY, BATCH, identity, ("loss", "contrast"))
+                loop = LoopConfig(folder, steps, EVALS, SAVE_EVERY, BATCH, fingerprint, ("loss", "contrast"))
                 run_loop(trainer, loop, "training embedding")
-                save_weights(weights, trainer.model.state_dict(), {"config": identity, "side": SIDE})
+                save_weights(weights, trainer.model.state_dict(), {"config": fingerprint, "side": SIDE})
     clear_leftovers_of(folder)  # only now is there nothing left to resume
     model, settings = load_embedding(weights)
     found = copies_found(model.to(device), held_out, train, config.seed, device)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from medsegdiff.classification.scores import macro_auc
-from medsegdiff.config import EvaluateConfig, SegmentConfig, identity_of
+from medsegdiff.config import EvaluateConfig, SegmentConfig, fingerprint_of
 from medsegdiff.data.records import PairSet, content_digest
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.compare import mean_interval, statistic_interval
@@ -22,7 +22,7 @@ from medsegdiff.evaluation.judges.judge import ReferenceModel, ReferenceModels, 
 from medsegdiff.evaluation.judges.opinions import class_probabilities, found_masks, mask_agreement
 from medsegdiff.evaluation.sets import Sets
 from medsegdiff.protocol.checks import check_splits
-from medsegdiff.protocol.once import NOT_IDENTITY, WEIGHTS_FILE, Data, is_finished, run_identity, run_once
+from medsegdiff.protocol.once import NOT_IN_FINGERPRINT, WEIGHTS_FILE, Data, is_finished, run_fingerprint, run_once
 from medsegdiff.protocol.tasks import TASKS, settle_names
 from medsegdiff.training.device import choose_device
 
@@ -38,7 +38,7 @@ def fit_reference_models(config: EvaluateConfig, real: PairSet, sets: Sets) -> R
     They are trained once for a content, a size and a recipe, and found again in `reference_model_folder`. A reference
     model whose data are lacking (a class without val pictures, for example) is None; the others are still used.
     """
-    identity = {
+    fingerprint = {
         "data": content_digest(real.records),
         "img_size": sets.img_size,
         "precision": config.precision,
@@ -53,11 +53,11 @@ def fit_reference_models(config: EvaluateConfig, real: PairSet, sets: Sets) -> R
     except UserError as error:
         missing |= {name: f"no {name}: {error}" for name in ("segmenter", "classifier")}
     for name in ("segmenter", "classifier"):
-        found[name] = None if name in missing else _fit_network(name, config, real, sets, identity)
+        found[name] = None if name in missing else _fit_network(name, config, real, sets, fingerprint)
     for line in missing.values():
         logger.warning("%s", line)
     # Of what is compared, so that a class left out does not take part
-    own = {**identity, "steps": config.embedding_steps, "classes": list(sets.classes), "recipe": RECIPE}
+    own = {**fingerprint, "steps": config.embedding_steps, "classes": list(sets.classes), "recipe": RECIPE}
     found["embedding"] = fit_embedding(
         config, sets.train, sets.held_out, reference_model_folder(config, "embedding", own), own
     )
@@ -71,16 +71,16 @@ def fit_reference_models(config: EvaluateConfig, real: PairSet, sets: Sets) -> R
     return ReferenceModels(found["segmenter"], found["classifier"], found["embedding"], missing)
 
 
-def reference_model_folder(config: EvaluateConfig, name: str, identity: dict[str, Any]) -> Path:
-    """Where a reference model of this identity lies, or will lie."""
+def reference_model_folder(config: EvaluateConfig, name: str, fingerprint: dict[str, Any]) -> Path:
+    """Where a reference model of this fingerprint lies, or will lie."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medsegdiff" / "reference_models"
     base = cache if config.reference_models_dir is None else Path(config.reference_models_dir)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
     return base / f"{name}_{digest[:16]}"
 
 
 def _fit_network(
-    name: str, config: EvaluateConfig, real: PairSet, sets: Sets, identity: dict[str, Any]
+    name: str, config: EvaluateConfig, real: PairSet, sets: Sets, fingerprint: dict[str, Any]
 ) -> ReferenceModel:
     """A network of phase 5, trained by its recipe."""
     recipe = settle_names(
@@ -94,12 +94,12 @@ def _fit_network(
             seed=config.seed,
         )
     )
-    folder = reference_model_folder(config, name, identity_of(recipe, "segment", NOT_IDENTITY) | identity)
+    folder = reference_model_folder(config, name, fingerprint_of(recipe, "segment", NOT_IN_FINGERPRINT) | fingerprint)
     recipe = dataclasses.replace(recipe, output_dir=str(folder))
     task = TASKS[recipe.task]
     task.check(recipe, real.classes)
     # Looked for before anything is written or locked: others may be using it, or may have made it for all to read
-    if not is_finished(recipe, run_identity(recipe, real)):
+    if not is_finished(recipe, run_fingerprint(recipe, real)):
         run_once(recipe, task, Data(real, sets.img_size), wait=True)
     clear_leftovers_of(folder)
     model, settings = task.load(folder / WEIGHTS_FILE)

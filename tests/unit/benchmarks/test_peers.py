@@ -277,7 +277,7 @@ def test_the_page_tells_ratios_in_favour_of_ours(modules: Callable[[str], Any]) 
     value = {"value": 4.0, "low": 3.0, "high": 5.0}
     evaluated = {"frechet": value, "frechet_floor": value | {"value": 1.5}, "agreement": value, "privacy": "fail"}
     trained = {
-        "identity": {"minutes": 20, "threads": 2, "size": 128, "precision": "fp32"},
+        "fingerprint": {"minutes": 20, "threads": 2, "size": 128, "precision": "fp32"},
         "batch": 32, "steps": 100, "pairs_seen": 3200, "seconds": 1201.0,
     }  # fmt: skip
     drawing = {"benign": {"drawn": 10, "lesion_masks": 9}, "seconds": 3.0}

@@ -46,7 +46,7 @@ def write_real(root: Path) -> PairSet:
             for _ in range(count):
                 records.append(add(root, scene(seed), label, seed, split, f"busi:{seed}"))
                 seed += 1
-    return write_pairs(root, records, classes=CLASSES, identity={"phase": "prepare"})
+    return write_pairs(root, records, classes=CLASSES, fingerprint={"phase": "prepare"})
 
 
 def write_synthetic(
@@ -62,7 +62,7 @@ def write_synthetic(
         records.append(add(root, image, label, number, "train", "synthetic:abc"))
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in real.select("train").records]
     info = {"checkpoint": {"train_hashes": hashes}, **info}
-    return write_pairs(root, records, classes=CLASSES, identity={"phase": "generate"}, **info)
+    return write_pairs(root, records, classes=CLASSES, fingerprint={"phase": "generate"}, **info)
 
 
 @pytest.fixture
@@ -281,7 +281,7 @@ def write_given(root: Path, real: PairSet, split: str, groups: bool = True) -> P
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in real.select("train").records]
     given = sorted({r.mask_hash for r in real.select(split).records})
     return write_pairs(
-        root, records, classes=CLASSES, identity={}, checkpoint={"train_hashes": hashes}, conditioning_masks=given
+        root, records, classes=CLASSES, fingerprint={}, checkpoint={"train_hashes": hashes}, conditioning_masks=given
     )
 
 
@@ -293,7 +293,7 @@ def unlike_masks(real: PairSet) -> PairSet:
         mask[5:25, 2 * number : 2 * number + 12] = 255
         write_png(real.root / r.mask_file_name, mask)
         records.append(dataclasses.replace(r, mask_hash=content_hash(mask)))
-    return write_pairs(real.root, records, classes=CLASSES, identity=real.info["identity"])
+    return write_pairs(real.root, records, classes=CLASSES, fingerprint=real.info["fingerprint"])
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -340,6 +340,6 @@ def test_a_held_out_mask_at_another_size_is_recognised(mirrored: bool, real: Pai
         )  # fmt: skip
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in real.select("train").records]
     info: dict[str, Any] = {"checkpoint": {"train_hashes": hashes}, "conditioning_masks": ["0" * 64]}
-    synthetic = write_pairs(tmp_path / "synthetic", records, classes=CLASSES, identity={}, **info)
+    synthetic = write_pairs(tmp_path / "synthetic", records, classes=CLASSES, fingerprint={}, **info)
     with pytest.raises(UserError, match=r"found syn_1, whose mask is that of \w+ \(overlap"):
         combine(CombineConfig(str(real.root), str(synthetic.root), str(tmp_path / "out"), balance=False))

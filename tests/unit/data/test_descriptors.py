@@ -138,7 +138,7 @@ def shapes(root: Path, ratios: dict[str, float], count: int = 12) -> PairSet:
             group = f"{label}_{(number + 1) // 2}"
             split = "train" if number else "val"
             records.append(write_pair(root, mask, mask, id=name, label=label, split=split, group=group, source="t"))
-    return write_pairs(root, records, classes=list(ratios), identity={})
+    return write_pairs(root, records, classes=list(ratios), fingerprint={})
 
 
 def test_describe(tmp_path: Path) -> None:
@@ -169,7 +169,9 @@ def test_describe_tells_real_from_synthetic(tmp_path: Path) -> None:
     """Damage: synthetic pairs taken for real ones, or real ones of a combined set for synthetic ones."""
     real = shapes(tmp_path / "real", {"benign": 0.7, "malignant": 1.2})
     drawn = [dataclasses.replace(r, source="synthetic:abc", split="train") for r in real.records[:20]]
-    mixed = write_pairs(tmp_path / "real", [*drawn, *real.records[20:]], classes=["benign", "malignant"], identity={})
+    mixed = write_pairs(
+        tmp_path / "real", [*drawn, *real.records[20:]], classes=["benign", "malignant"], fingerprint={}
+    )
     with pytest.raises(UserError, match=r"found 20 synthetic pairs; expected real pairs alone"):
         describe(DescribeConfig(str(mixed.root), output_dir=str(tmp_path / "out")))
     shapes(tmp_path / "other", {"benign": 0.7, "malignant": 1.2})

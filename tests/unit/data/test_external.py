@@ -275,7 +275,7 @@ def test_synthetic_pairs_are_refused(tmp_path: Path) -> None:
     """Fails if a generated pair is scored as if it were a patient's."""
     source = "synthetic:0123"
     record = write_pair(tmp_path, picture(1), disc(), id="a", label="benign", split="train", group="a", source=source)
-    write_pairs(tmp_path, [record], classes=CLASSES, identity={})
+    write_pairs(tmp_path, [record], classes=CLASSES, fingerprint={})
     with pytest.raises(UserError, match="a: found a synthetic pair; expected real pairs"):
         read_external(tmp_path, 32, CLASSES, NOTHING)
 

@@ -123,13 +123,13 @@ def test_two_runs_give_the_same_bytes(raw: Path, config: PrepareConfig, pairs: P
 
 
 def test_other_settings_do_not_overwrite(config: PrepareConfig, pairs: PairSet) -> None:
-    """Damage: leaving the seed out of the identity."""
+    """Damage: leaving the seed out of the fingerprint."""
     with pytest.raises(UserError, match=r"made with other settings \(seed: 0 -> 1\)"):
         prepare(dataclasses.replace(config, seed=1))
 
 
 def test_other_input_does_not_overwrite(raw: Path, config: PrepareConfig, pairs: PairSet, tmp_path: Path) -> None:
-    """Damage: leaving the content of the input out of the identity."""
+    """Damage: leaving the content of the input out of the fingerprint."""
     shutil.copytree(raw, tmp_path / "more")
     add(tmp_path / "more", "benign", 30, scene(300))
     with pytest.raises(UserError, match="input_hash"):

@@ -38,7 +38,7 @@ def root(tmp_path: Path) -> Path:
                 tmp_path, image, mask, id=name, label=label, split=split, group=f"g{number}", source=f"s:{number}"
             )
         )
-    write_pairs(tmp_path, records, classes=["benign", "malignant"], identity={"phase": "test"}, note="kept")
+    write_pairs(tmp_path, records, classes=["benign", "malignant"], fingerprint={"phase": "test"}, note="kept")
     return tmp_path
 
 
@@ -78,7 +78,7 @@ def test_same_pairs_same_bytes(root: Path) -> None:
     """Damage: writing rows in the order in which they were made, or a date into the record."""
     before = (root / METADATA_FILE).read_bytes(), (root / "dataset.json").read_bytes()
     pairs = read_pairs(root)
-    write_pairs(root, pairs.records[::-1], classes=pairs.classes, identity={"phase": "test"}, note="kept")
+    write_pairs(root, pairs.records[::-1], classes=pairs.classes, fingerprint={"phase": "test"}, note="kept")
     assert before == ((root / METADATA_FILE).read_bytes(), (root / "dataset.json").read_bytes())
 
 

@@ -230,7 +230,7 @@ def test_a_copy_is_found_where_it_is_more_alike_than_strangers_are() -> None:
 
 
 def test_fitted_once_and_found_again(tmp_path: Path) -> None:
-    """Fails if weights of the same identity are trained again, or those of another one are taken for them."""
+    """Fails if weights of the same fingerprint are trained again, or those of another one are taken for them."""
     config = EvaluateConfig(real_data="", synthetic_data="", embedding_steps=2, bootstrap=10, device="cpu")
     train, held_out = textures(6, 1, "train"), textures(5, 2, "held")
     reference_model = fit_embedding(config, train, held_out, tmp_path, {"data": "one"})

@@ -33,7 +33,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> PairSet:
         )
         for i, (image, mask, r) in enumerate(zip(pairs.images, pairs.masks, pairs.records, strict=True))
     ]  # fmt: skip
-    return write_pairs(root, records, classes=list(CLASSES), identity={})
+    return write_pairs(root, records, classes=list(CLASSES), fingerprint={})
 
 
 def drawn_for(real: PairSet, images: np.ndarray, names: str = "syn_{}_000", groups: str = "g_{}") -> Pairs:

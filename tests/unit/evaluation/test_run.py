@@ -37,7 +37,7 @@ def copy_as_synthetic(source: PairSet, folder: Path) -> PairSet:
         image, mask = source.read_image(r), source.read_mask(r)
         new = {"id": f"s_{r.id}", "label": r.label, "split": "train", "group": r.group, "source": f"{SYNTHETIC}test"}
         records.append(write_pair(folder, image, mask, **new))
-    return write_pairs(folder, records, classes=source.classes, identity={"phase": "test"})
+    return write_pairs(folder, records, classes=source.classes, fingerprint={"phase": "test"})
 
 
 @pytest.fixture(subgroup="module")
@@ -206,7 +206,7 @@ def test_black_pictures_and_empty_masks_get_a_report(folders: Path, tmp_path: Pa
         )
         for number, r in enumerate(synthetic.records)
     ]
-    write_pairs(tmp_path / "black", records, classes=synthetic.classes, identity={"phase": "test"})
+    write_pairs(tmp_path / "black", records, classes=synthetic.classes, fingerprint={"phase": "test"})
     result = evaluate(settings(folders, tmp_path / "out", synthetic_data=str(tmp_path / "black")))
     assert json.dumps(result, allow_nan=False)
     assert result["compared"]["counts"]["synthetic"] == {"benign": 12, "malignant": 12}

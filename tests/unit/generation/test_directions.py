@@ -171,7 +171,7 @@ def test_mask_first_and_joint_differ(checkpoint: Path, tmp_path: Path, monkeypat
     ]
     assert [len(s) for s in sets] == [4, 4]
     assert not {r.image_hash for r in sets[0].records} & {r.image_hash for r in sets[1].records}
-    assert sets[1].info["identity"]["mode"] == "mask_first"
+    assert sets[1].info["fingerprint"]["mode"] == "mask_first"
 
 
 def test_plans_have_a_key_for_every_draw(real: PairSet) -> None:

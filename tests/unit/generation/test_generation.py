@@ -87,7 +87,7 @@ def test_counts_and_records(straight: PairSet, checkpoint: Path) -> None:
     assert len({r.group for r in pairs.records}) == len({r.image_hash for r in pairs.records}) == 12
     assert {r.pixel_aspect for r in pairs.select(label="benign").records} == {1.25, 1.5}
     assert pairs.info["checkpoint"]["train_hashes"] == [{"image_hash": "ab", "perceptual_hash": "cd"}]
-    assert (pairs.info["checkpoint"]["step"], pairs.info["identity"]["phase"]) == (7, "generate")
+    assert (pairs.info["checkpoint"]["step"], pairs.info["fingerprint"]["phase"]) == (7, "generate")
     balance = json.loads((pairs.root / "class_balance.json").read_text())
     assert balance["generated"] == {"benign": 6, "malignant": 6}
     assert (pairs.root / "contact_sheet.png").is_file()
@@ -131,7 +131,7 @@ def test_autoguidance_draws_with_the_guidance_model(checkpoint: Path, straight: 
     pairs = generate(settings(checkpoint, tmp_path / "auto", guidance_checkpoint=str(guidance_model), **chosen))
     plain = generate(settings(checkpoint, tmp_path / "plain", **chosen))
     assert not {r.image_hash for r in pairs.records} & {r.image_hash for r in plain.records}
-    told = json.loads((pairs.root / "dataset.json").read_text())["identity"]
+    told = json.loads((pairs.root / "dataset.json").read_text())["fingerprint"]
     assert told["guidance_sha256"] == load_checkpoint(guidance_model)[2]
 
 
@@ -143,7 +143,7 @@ def test_images_follow_their_masks_where_images_alone_were_learnt(checkpoint: Pa
     save_checkpoint(paired, denoiser.state_dict(), dataclasses.replace(card, diffusion=alone))
     for path, weight in ((checkpoint, 2.0), (paired, 1.0)):
         pairs = generate(settings(path, tmp_path / f"pairs_{weight:g}", num_samples_per_class=1))
-        assert pairs.info["identity"]["mask_guidance"] == weight
+        assert pairs.info["fingerprint"]["mask_guidance"] == weight
     with pytest.raises(UserError, match=r"--mask_guidance: found 2.0 with a checkpoint .*; expected 1: it knows"):
         generate(settings(paired, tmp_path / "pairs", mask_guidance=2.0))
 

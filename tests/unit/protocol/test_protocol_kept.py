@@ -52,7 +52,7 @@ def test_external_sets_are_added_up(config: SegmentConfig, ellipses: PairSet, tm
     first = segment(dataclasses.replace(config, test_data=[str(other)]))["external"]
     records = [dataclasses.replace(r, perceptual_hash=f"{n:064x}") for n, r in enumerate(ellipses.records)]
     shutil.copytree(ellipses.root, tmp_path / "elsewhere")  # the same pictures, said to be others
-    write_pairs(tmp_path / "elsewhere", records, classes=ellipses.classes, identity={})
+    write_pairs(tmp_path / "elsewhere", records, classes=ellipses.classes, fingerprint={})
     second = segment(dataclasses.replace(config, test_data=[str(tmp_path / "elsewhere")]))["external"]
     assert [list(first), list(second)] == [["stu_hospital"], ["elsewhere"]]
     segment(config)
@@ -94,12 +94,12 @@ def test_seeds_of_one_folder_share_their_settings(config: SegmentConfig) -> None
     """A seed more with another rate, beside finished or begun ones. Fails if the folder of that seed alone is seen."""
     with pytest.raises(UserError, match=r"seed_3: found a run with other settings \(lr: 0\.002 -> 0\.0001\)"):
         segment(dataclasses.replace(config, seeds=[7], lr=1e-4))
-    begun = told(config, "seed_3/scores.json")["identity"] | {"seed": 9, "dropout": 0.5}
+    begun = told(config, "seed_3/scores.json")["fingerprint"] | {"seed": 9, "dropout": 0.5}
     (Path(config.output_dir) / "seed_9" / "state").mkdir(parents=True)
-    write_json(Path(config.output_dir) / "seed_9" / "state" / "identity.json", begun)
+    write_json(Path(config.output_dir) / "seed_9" / "state" / "fingerprint.json", begun)
     with pytest.raises(UserError, match=r"seed_9: found a run with other settings \(dropout: 0\.5 -> 0\.0\)"):
         segment(config)
-    write_json(Path(config.output_dir) / "seed_9" / "state" / "identity.json", begun | {"dropout": 0.0})
+    write_json(Path(config.output_dir) / "seed_9" / "state" / "fingerprint.json", begun | {"dropout": 0.0})
     segment(config)
     write_json(Path(config.output_dir) / "seed_5" / "scores.json", {})
     with pytest.raises(UserError, match=r"seed_5/scores\.json: found no settings"):
@@ -123,7 +123,7 @@ def test_arms_are_scored_on_the_same_external_pictures(
     arms = {}
     for name, records, learnt in (("real", train, {}), ("alone", made, {LEARNT: [known]}), ("older", made, {})):
         shutil.copytree(ellipses.root, tmp_path / name)
-        write_pairs(tmp_path / name, [*held, *records], classes=ellipses.classes, identity={}, **learnt)
+        write_pairs(tmp_path / name, [*held, *records], classes=ellipses.classes, fingerprint={}, **learnt)
         config = settings(tmp_path / name, tmp_path / "out", test_data=[str(stu)])
         with caplog.at_level(logging.INFO):
             [arms[name]] = _read_external(config, read_pairs(tmp_path / name))

@@ -46,7 +46,7 @@ def make_pairs(root: Path, seed: int = 0, test_labels: tuple[str, ...] = ("benig
                 records.append(
                     write_pair(root, *pictures, id=name, label=label, split=split, group=name, source="test")
                 )
-    write_pairs(root, records, classes=CLASSES, identity={"phase": "test", "seed": seed})
+    write_pairs(root, records, classes=CLASSES, fingerprint={"phase": "test", "seed": seed})
     return root
 
 
@@ -121,7 +121,7 @@ def test_a_run_killed_at_its_very_end_is_cleared_up(
     """Scores are written, half of the state is deleted. Fails if a finished run keeps its state, or half a file."""
     output = shutil.copytree(finished[0].output_dir, tmp_path / "seg")
     (output / "state" / "step_00000020").mkdir(parents=True)
-    for name in ("comparison.json.tmp", "state/identity.json", ".lock"):
+    for name in ("comparison.json.tmp", "state/fingerprint.json", ".lock"):
         (output / name).write_text("{}")
     config = dataclasses.replace(finished[0], output_dir=str(output))
     assert segment(config)["test"] == finished[1]["test"]
@@ -160,7 +160,7 @@ def test_outputs(finished: tuple[SegmentConfig, dict[str, Any]]) -> None:
 def test_finished_run_is_not_trained_again(
     finished: tuple[SegmentConfig, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Same settings: same scores at once; others: refused. Fails if identity is not compared."""
+    """Same settings: same scores at once; others: refused. Fails if fingerprint is not compared."""
     stop_after(monkeypatch, 0)
     config, results = finished
     assert segment(config) == results

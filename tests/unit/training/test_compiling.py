@@ -67,7 +67,7 @@ def test_a_compiled_network_learns_the_same(
     built = train(dataclasses.replace(config, output_dir=str(tmp_path / "built"), compile=True))
     assert graphs
     assert built["best"]["val_loss"] == pytest.approx(plain["best"]["val_loss"], rel=1e-4)
-    assert built["identity"] == plain["identity"]
+    assert built["fingerprint"] == plain["fingerprint"]
     networks = [load_checkpoint(tmp_path / name / "last_model.safetensors")[0] for name in ("plain", "built")]
     assert list(networks[0].state_dict()) == list(networks[1].state_dict())
     learner = DiffusionTrainer(dataclasses.replace(config, compile=True), ellipses)

@@ -177,8 +177,8 @@ def test_a_batch_that_fits_is_found_and_kept(
     assert (summary["config"]["batch_size"], summary["config"]["accumulate"], summary["steps"]) == (4, 2, 4)
     same = settings(ellipses, tmp_path / "other", batch_size=4, accumulate=2)
     assert train(same)["best"] == summary["best"]
-    identity = json.loads((tmp_path / "run" / "state" / "identity.json").read_text())
-    assert identity == json.loads((tmp_path / "other" / "state" / "identity.json").read_text())
+    fingerprint = json.loads((tmp_path / "run" / "state" / "fingerprint.json").read_text())
+    assert fingerprint == json.loads((tmp_path / "other" / "state" / "fingerprint.json").read_text())
 
 
 def test_a_trial_changes_nothing(ellipses: PairSet, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_a_found_batch_that_cannot_be_shared(
         str(ellipses.root), str(tmp_path / "out"), img_size=16, device="cpu", batch_size=10, find_batch_size=True,
         precision="fp32",
     )  # fmt: skip
-    begun = train_module.run_identity(dataclasses.replace(config, batch_size=5, accumulate=2), ellipses)
+    begun = train_module.run_fingerprint(dataclasses.replace(config, batch_size=5, accumulate=2), ellipses)
     monkeypatch.setattr(train_module, "begun_run", lambda _: begun)
     with pytest.raises(UserError, match=r"--batch_size: found 5; .* Start as many processes as before\."):
         train_module.train(config)

@@ -73,7 +73,13 @@ class Learner:
 
 
 def loop(output: Path, **changes: Any) -> LoopConfig:
-    settings: dict[str, Any] = {"total_steps": 20, "evals": 1, "save_every": 100, "images_per_step": 4, "identity": {}}
+    settings: dict[str, Any] = {
+        "total_steps": 20,
+        "evals": 1,
+        "save_every": 100,
+        "images_per_step": 4,
+        "fingerprint": {},
+    }
     return LoopConfig(output_dir=output, **(settings | {"read_every": 5} | changes))
 
 

@@ -57,7 +57,7 @@ def finished(straight: Path, tmp_path: Path) -> Path:
         (train_module, "clip_gradients", 5),  # in the middle of a step, after backward
         (train_module, "save_checkpoint", 1),  # in the middle of an evaluation
         (state_module, "_drop_others", 2),  # a new state written, and the old one still there
-        (state_module, "write_json", 4),  # a new state half written (the first call is the identity of the run)
+        (state_module, "write_json", 4),  # a new state half written (the first call is the fingerprint of the run)
     ],
 )
 def test_resumes_to_the_bit(
@@ -94,7 +94,7 @@ def test_a_run_that_lacks_its_summary_is_finished_without_a_step(
 
 
 def test_a_run_is_known_before_its_first_step(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damage: writing the identity with the first state, so that until then other settings take over the folder."""
+    """Damage: writing the fingerprint with the first state, so that until then other settings take over the folder."""
     with monkeypatch.context() as patch:
         patch.setattr(DiffusionTrainer, "train_step", fail_at(1, DiffusionTrainer.train_step))
         with pytest.raises(KeyboardInterrupt):
@@ -116,7 +116,7 @@ def test_a_finished_run_without_states_keeps_its_settings(data: Path, finished: 
 def test_what_a_killed_run_left_is_cleared(data: Path, finished: Path, straight: Path) -> None:
     """Damage: looking for half-written files at the top alone, or taking an older state for the newest one."""
     (finished / "summary.json").unlink()
-    for name in ("best_model.safetensors.tmp", "samples/step_0000006.png.tmp", "state/identity.json.tmp", ".lock"):
+    for name in ("best_model.safetensors.tmp", "samples/step_0000006.png.tmp", "state/fingerprint.json.tmp", ".lock"):
         (finished / name).write_text("half")
     for name in ("step_00000004", "step_00000006.tmp"):
         shutil.copytree(finished / "state" / "step_00000006", finished / "state" / name)
@@ -204,7 +204,7 @@ def test_other_settings_do_not_resume(change: dict[str, Any], text: str, data: P
 
 
 def test_settings_that_do_not_matter_may_change(data: Path, finished: Path, tmp_path: Path) -> None:
-    """Damage: taking paths and save_every into the identity, so that a moved folder cannot be resumed."""
+    """Damage: taking paths and save_every into the fingerprint, so that a moved folder cannot be resumed."""
     moved = Path(shutil.copytree(data, tmp_path / "moved"))
     assert train(settings(moved, finished, save_every=5))["steps"] == STEPS
 
@@ -389,13 +389,13 @@ def test_states_replace_each_other(tmp_path: Path) -> None:
     assert latest_state(tmp_path) is None
     save_state(tmp_path, 4, {"a": 1}, {"x": torch.ones(2)})
     newest = save_state(tmp_path, 8, {"a": 1}, {"x": torch.zeros(2)})
-    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == ["identity.json", "step_00000008"]
+    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == ["fingerprint.json", "step_00000008"]
     found = latest_state(tmp_path)
     assert found is not None
     assert found[0] == newest
     assert torch.equal(found[1]["x"], torch.zeros(2))
     with pytest.raises(UserError, match=r"other settings \(a: 1 -> 2\)"):
         begin_run(tmp_path, {"a": 2})
-    (tmp_path / "state" / "identity.json").unlink()  # as runs had it before it was written at the start
+    (tmp_path / "state" / "fingerprint.json").unlink()  # as runs had it before it was written at the start
     with pytest.raises(UserError, match=r"other settings \(a: 1 -> 2\)"):
         begin_run(tmp_path, {"a": 2})

@@ -45,7 +45,7 @@ def trainer(data: Path, output: Path, **changes: Any) -> DiffusionTrainer:
 
 
 def final_state(output: Path) -> dict[str, Any]:
-    assert sorted(p.name for p in (output / "state").iterdir()) == ["identity.json", f"step_{STEPS:08d}"]
+    assert sorted(p.name for p in (output / "state").iterdir()) == ["fingerprint.json", f"step_{STEPS:08d}"]
     state: dict[str, Any] = torch.load(output / "state" / f"step_{STEPS:08d}" / "state.pt", weights_only=True)
     return state["trainer"]  # type: ignore[no-any-return]
 
