@@ -73,7 +73,7 @@ def total_steps(config: SegmentConfig) -> int:
     return config.steps or STEPS
 
 
-def run_once(config: SegmentConfig, task: Task, data: Data, wait: bool = False) -> tuple[dict[str, Any], Rows]:
+def train_and_test(config: SegmentConfig, task: Task, data: Data, wait: bool = False) -> tuple[dict[str, Any], Rows]:
     """Train and score into `config.output_dir`; returns scores.json's content and the rows of its test images.
 
     The same call goes on where an interrupted one stopped, and returns what a finished one wrote. Another process that

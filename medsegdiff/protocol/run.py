@@ -29,10 +29,10 @@ from medsegdiff.protocol.once import (
     Data,
     other_settings,
     run_fingerprint,
-    run_once,
     score_weights,
     sha256,
     total_steps,
+    train_and_test,
 )
 from medsegdiff.protocol.tasks import TASKS, Rows, Task, settle_names
 from medsegdiff.scoring.rows import PER_IMAGE_FILE, read_rows, read_run
@@ -69,7 +69,7 @@ def segment(config: SegmentConfig) -> dict[str, Any]:
     external = _read_external(config, pairs)
     _check_layout(config, pairs)
     data = Data(pairs, config.img_size)
-    done = [run_once(part, task, data) for part in parts]
+    done = [train_and_test(part, task, data) for part in parts]
     results = _together(config, task, done)
     weights = _weights(config, parts)
     if external:

@@ -22,7 +22,14 @@ from medsegdiff.evaluation.judges.judge import ReferenceModel, ReferenceModels, 
 from medsegdiff.evaluation.judges.opinions import class_probabilities, found_masks, mask_agreement
 from medsegdiff.evaluation.sets import Sets
 from medsegdiff.protocol.checks import check_splits
-from medsegdiff.protocol.once import NOT_IN_FINGERPRINT, WEIGHTS_FILE, Data, is_finished, run_fingerprint, run_once
+from medsegdiff.protocol.once import (
+    NOT_IN_FINGERPRINT,
+    WEIGHTS_FILE,
+    Data,
+    is_finished,
+    run_fingerprint,
+    train_and_test,
+)
 from medsegdiff.protocol.tasks import TASKS, settle_names
 from medsegdiff.training.device import choose_device
 
@@ -100,7 +107,7 @@ def _fit_network(
     task.check(recipe, real.classes)
     # Looked for before anything is written or locked: others may be using it, or may have made it for all to read
     if not is_finished(recipe, run_fingerprint(recipe, real)):
-        run_once(recipe, task, Data(real, sets.img_size), wait=True)
+        train_and_test(recipe, task, Data(real, sets.img_size), wait=True)
     clear_leftovers_of(folder)
     model, settings = task.load(folder / WEIGHTS_FILE)
     model = model.to(choose_device(config.device))

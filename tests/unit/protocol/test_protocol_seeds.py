@@ -1,4 +1,5 @@
-"""Repeated runs, external sets, gradual mixing, growing pictures: what the protocol adds to one training."""
+"""Repeated runs, external sets, gradual mixing, growing pictures: what the downstream benchmark adds to one
+training."""
 
 from __future__ import annotations
 
@@ -125,7 +126,7 @@ def test_external_set_is_scored_beside_test(
 
 
 def test_classification_is_the_same_family(ellipses: PairSet, tmp_path: Path) -> None:
-    """Seeds and all. Fails if a task skips part of the protocol, or takes settings that it does not use."""
+    """Seeds and all. Fails if a task skips part of the downstream benchmark, or takes settings that it does not use."""
     config = settings(
         ellipses.root, tmp_path / "out", task="classify", model="resnet10t", encoder=None, seeds=[0, 1], evals=1
     )
