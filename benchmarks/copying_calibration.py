@@ -1,6 +1,6 @@
 """How often does the copying test of `medsegdiff describe` raise an alarm where there is nothing to find?
 
-    python benchmarks/copying_calibration.py --real_data PAIRS --synthetic_data PAIRS
+    python benchmarks/copying_calibration.py --real_data samples --synthetic_data samples
 
 Real pictures are dealt to train and held-out anew, by groups of near-duplicates and with as many in train as before, so
 that no deal has anything to do with what the generator learnt: the share nearest to train is then chance alone. Told
@@ -20,7 +20,7 @@ from judging import ROOT
 from tqdm import tqdm
 
 from medsegdiff.data.copying import SUBSETS, nearest_share, similarity, verdict_of
-from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.files import write_bytes, write_json
 
 RESULTS = ROOT / "docs" / "results"
@@ -51,7 +51,7 @@ def synthetic_alone(to_train: np.ndarray, to_held_out: np.ndarray, random: np.ra
     }
 
 
-def calibrate(real: PairSet, synthetic: PairSet, deals: int, bootstrap: int) -> dict[str, Any]:
+def calibrate(real: SampleSet, synthetic: SampleSet, deals: int, bootstrap: int) -> dict[str, Any]:
     """The shares of the true deal and of chance ones, by both intervals."""
     found = similarity([synthetic.read_image(r) for r in synthetic.records], [real.read_image(r) for r in real.records])
     groups = np.unique([r.group for r in real.records], return_inverse=True)[1]
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--deals", type=int, default=200)
     parser.add_argument("--bootstrap", type=int, default=200, help="resamples of each interval")
     options = parser.parse_args()
-    real, synthetic = read_pairs(options.real_data), read_pairs(options.synthetic_data)
+    real, synthetic = read_samples(options.real_data), read_samples(options.synthetic_data)
     found = calibrate(real, synthetic, options.deals, options.bootstrap)
     write_json(RESULTS / "copying_calibration.json", found)
     given = f"--real_data {options.real_data} --synthetic_data {options.synthetic_data}"

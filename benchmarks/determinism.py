@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.data.records import SampleSet, read_samples
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "determinism.md"
@@ -35,16 +35,16 @@ RUNS: dict[str, tuple[str, dict[str, str], int]] = {
 }
 
 
-def draw(checkpoint: str, folder: Path, flags: dict[str, str], threads: int) -> PairSet:
+def draw(checkpoint: str, folder: Path, flags: dict[str, str], threads: int) -> SampleSet:
     """Draw in a process of its own with so many threads."""
     words = [w for flag in (BASE | flags).items() for w in flag]
     command = [sys.executable, str(ROOT / "generate_synthetic.py"), "--checkpoint_path", checkpoint]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     subprocess.run([*command, "--output_dir", str(folder), *words], env=environment, check=True)
-    return read_pairs(folder)
+    return read_samples(folder)
 
 
-def compare(one: PairSet, other: PairSet) -> dict[str, Any]:
+def compare(one: SampleSet, other: SampleSet) -> dict[str, Any]:
     """Shares of pixels over the pairs that both have."""
     ids = {r.id: r for r in one.records}
     couples = [(ids[r.id], r) for r in other.records if r.id in ids]

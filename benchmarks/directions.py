@@ -29,7 +29,7 @@ from scipy.stats import spearmanr
 
 from medsegdiff.config import SegmentConfig
 from medsegdiff.data.dataset import load_tensors
-from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.scoring import intervals
 from medsegdiff.segmentation.models import load_model
 from medsegdiff.segmentation.scores import overlaps
@@ -94,7 +94,7 @@ class ReferenceModel:
         self.model, self.settings = load_model(folder / "best_model.safetensors")
         self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def masks(self, pairs: PairSet, size: int) -> tuple[np.ndarray, np.ndarray]:
+    def masks(self, pairs: SampleSet, size: int) -> tuple[np.ndarray, np.ndarray]:
         """(N, S, S) boolean masks that it finds in the images of all pairs, and those that the pairs hold."""
         data = load_tensors(pairs, size, what="pairs")
         config = SegmentConfig(data_dir="", precision="fp32", tta_flip=False)
@@ -110,14 +110,14 @@ def images_follow_masks(reference_model: ReferenceModel, run: Path, size: int, s
 
     Shuffled: image i is drawn from the mask of another picture and evaluated against mask i.
     """
-    drawn = read_pairs(run / named("mode_mask_to_image", split))
+    drawn = read_samples(run / named("mode_mask_to_image", split))
     found, given = reference_model.masks(drawn, size)
     origin = np.array([r.id.rpartition("_")[0] for r in drawn.records])
     order = np.random.default_rng(0).permutation(len(found))
     partner = np.roll(order, 1)[np.argsort(order)]  # one cycle through all draws: none is its own partner
     other = origin[partner] != origin
     right, shuffled = np.array(dice(found, given)), np.array(dice(found[partner], given))
-    real_found, real_masks = reference_model.masks(read_pairs(run / "real").select(split), size)
+    real_found, real_masks = reference_model.masks(read_samples(run / "real").select(split), size)
 
     def by_mask(values: np.ndarray) -> list[float]:
         """Means over the images of each mask, which are no independent cases."""
@@ -135,7 +135,7 @@ def images_follow_masks(reference_model: ReferenceModel, run: Path, size: int, s
 def masks_follow_images(reference_model: ReferenceModel, run: Path, size: int, split: str) -> dict[str, Any]:
     """Dice against the true masks of a split: one draw, the consensus, the one-call estimate, and the reference
     model."""
-    real = read_pairs(run / "real").select(split)
+    real = read_samples(run / "real").select(split)
     data = load_tensors(real, size, what=f"{split} split")
     true = true_masks(data)
     folder = run / named("mode_image_to_mask", split)

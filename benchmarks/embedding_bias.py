@@ -1,6 +1,6 @@
 """Does the embedding of the audit favour the pictures that it learnt from?
 
-    python benchmarks/embedding_bias.py --real_data PAIRS --synthetic_data SHORTEST PAIRS ...
+    python benchmarks/embedding_bias.py --real_data samples --synthetic_data SHORTEST samples ...
 
 `medsegdiff evaluate` asks for which share of synthetic pictures the nearest real one is a train picture, by networks of
 which each reference models the half of the train pictures that it did not learn. Here they learn from all of them
@@ -29,7 +29,7 @@ from medsegdiff.config import EvaluateConfig, PrepareConfig
 from medsegdiff.data.copying import nearest_share
 from medsegdiff.data.phantom import PhantomConfig, write_phantom
 from medsegdiff.data.prepare import prepare
-from medsegdiff.data.records import SPLITS, read_pairs
+from medsegdiff.data.records import SPLITS, read_samples
 from medsegdiff.evaluation.judges.embedding import (
     PARTS,
     REPEATS,
@@ -148,14 +148,14 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="add to the rows that are there")
     options = parser.parse_args()
     kept = read_json(RESULTS / "embedding_bias.json") if options.keep else []
-    pairs = read_pairs(options.real_data)
+    pairs = read_samples(options.real_data)
     held_out = tuple(r for split in SPLITS if split != "train" for r in pairs.select(split).records)
     real = {
         "train": load_pairs(pairs.select("train"), SIZE, "train"),
         "held-out": load_pairs(replace(pairs, records=held_out), SIZE, "held-out"),
     }
     sets = {
-        title: load_pairs(read_pairs(folder), SIZE, title)
+        title: load_pairs(read_samples(folder), SIZE, title)
         for title, folder in zip(options.titles, options.synthetic_data, strict=True)
     }
     found = list(rows(real, sets, options.seeds, kept))

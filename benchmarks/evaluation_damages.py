@@ -1,8 +1,8 @@
 """Does `medsegdiff evaluate` see what is wrong with a set of pairs? Real pairs, damaged in one known way at a time.
 
-    python benchmarks/evaluation_damages.py --real_data PAIRS --run_dir runs/damages
+    python benchmarks/evaluation_damages.py --real_data samples --run_dir runs/damages
 
-The test split of a real PAIRS folder plays a perfect generator; the train split is what it "learnt", val is held out.
+The test split of a real sample folder plays a perfect generator; the train split is what it "learnt", val is held out.
 Every damage makes a set of its own from it, which `medsegdiff evaluate` reference models. Writes
 docs/results/evaluation_damages.md and .json. `--table_only` writes the tables of finished runs alone.
 """
@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from medsegdiff.data.dataset import resize_anisotropic
-from medsegdiff.data.records import SYNTHETIC, PairSet, read_pairs, write_pair, write_pairs
+from medsegdiff.data.records import SYNTHETIC, SampleSet, read_samples, write_sample, write_samples
 from medsegdiff.files import DATASET_FILE, REPORT_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,7 +125,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {  # name -> (title, damage)
 }
 
 
-def items_of(pairs: PairSet, split: str) -> list[Item]:
+def items_of(pairs: SampleSet, split: str) -> list[Item]:
     """The pairs of a split at SIZE x SIZE."""
     found = []
     for r in tqdm(pairs.select(split).records, f"reading {split}", unit="pair", leave=False):
@@ -135,20 +135,20 @@ def items_of(pairs: PairSet, split: str) -> list[Item]:
     return found
 
 
-def make_set(name: str, real: PairSet, folder: Path) -> None:
-    """Write the damaged set as PAIRS."""
+def make_set(name: str, real: SampleSet, folder: Path) -> None:
+    """Write the damaged set as samples."""
     if (folder / DATASET_FILE).exists():
         return
     random = np.random.default_rng([SEED, list(DAMAGES).index(name)])
     items = DAMAGES[name][1](items_of(real, "test"), items_of(real, "train"), random)
     records = [
-        write_pair(
+        write_sample(
             folder, i.image, i.mask, id=f"{i.label}_{n:04d}", label=i.label, split="train", group=f"d{n}",
             source=f"{SYNTHETIC}damage", pixel_aspect=i.aspect,
         )
         for n, i in enumerate(items)
     ]  # fmt: skip
-    write_pairs(folder, records, classes=real.classes, fingerprint={"damage": name})
+    write_samples(folder, records, classes=real.classes, fingerprint={"damage": name})
 
 
 def evaluate(args: argparse.Namespace, name: str) -> None:
@@ -257,7 +257,7 @@ def write_tables(reports: dict[str, dict[str, Any]]) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--real_data", default="data/busi_prepared", help="PAIRS folder of the real data")
+    parser.add_argument("--real_data", default="data/busi_prepared", help="sample folder of the real data")
     parser.add_argument("--run_dir", default="runs/damages", help="folder for everything that the run makes")
     parser.add_argument(
         "--reference_models_dir", help="where reference models are kept; default: the user's cache folder"
@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument("--table_only", action="store_true", help="only write the tables of finished runs")
     args = parser.parse_args()
     if not args.table_only:
-        real = read_pairs(Path(args.real_data))
+        real = read_samples(Path(args.real_data))
         for name in args.damages:
             make_set(name, real, Path(args.run_dir) / name)
             evaluate(args, name)

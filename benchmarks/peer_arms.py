@@ -18,8 +18,8 @@ from torch.nn.utils import clip_grad_norm_
 from medsegdiff.checkpoint import save_checkpoint
 from medsegdiff.cli import parse
 from medsegdiff.config import GenerateConfig, TrainConfig
-from medsegdiff.data.dataset import PairTensors, load_tensors
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.dataset import SampleTensors, load_tensors
+from medsegdiff.data.records import SampleSet
 from medsegdiff.data.transforms import augment, generator, send
 from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.diffusion.condition import Condition
@@ -86,7 +86,7 @@ class OurArm:
 
     flop_pairs = 64  # fewer operations are taken where noise is high
 
-    def __init__(self, setting: Setting, pairs: PairSet) -> None:
+    def __init__(self, setting: Setting, pairs: SampleSet) -> None:
         line = ["--config", str(setting.config), "--data_dir", str(pairs.root), "--img_size", str(setting.size)]
         line += ["--precision", setting.precision, "--device", setting.device, "--seed", str(setting.seed)]
         if setting.batch is not None:
@@ -172,10 +172,10 @@ class OurArm:
         self.trainer.ema.model.load_state_dict(load_file(path))
 
 
-_read: dict[tuple[Path, int], PairTensors] = {}
+_read: dict[tuple[Path, int], SampleTensors] = {}
 
 
-def train_set(pairs: PairSet, size: int) -> PairTensors:
+def train_set(pairs: SampleSet, size: int) -> SampleTensors:
     """The train split at `size` x `size`, read once for all peers."""
     if (pairs.root, size) not in _read:
         _read[pairs.root, size] = load_tensors(pairs.select("train"), size, what="train split")
@@ -187,7 +187,7 @@ class PeerArm:
 
     flop_pairs = 1
 
-    def __init__(self, name: str, setting: Setting, pairs: PairSet) -> None:
+    def __init__(self, name: str, setting: Setting, pairs: SampleSet) -> None:
         self.recipe, self.setting, self.total_steps = PEERS[name][0], setting, UNPLANNED
         self.device = choose_device(setting.device)
         self.train_set = train_set(pairs, setting.size).to(self.device)
@@ -274,7 +274,7 @@ class PeerArm:
         self.peer.network.load_state_dict(load_file(path))
 
 
-def build_arm(name: str, setting: Setting, pairs: PairSet) -> Arm:
+def build_arm(name: str, setting: Setting, pairs: SampleSet) -> Arm:
     """A fresh arm. Raises ImportError where a library is not installed."""
     return OurArm(setting, pairs) if name == OURS else PeerArm(name, setting, pairs)
 

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.diffusion.noise import ddpm_sigmas
 from medsegdiff.errors import UserError
 from medsegdiff.files import read_json, write_json
@@ -109,7 +109,7 @@ def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
     """Peak of two training steps in this process, above what it held before the network was made."""
     torch.set_num_threads(options.threads)
     device = choose_device(options.device)
-    pairs = read_pairs(Path(options.real_data))
+    pairs = read_samples(Path(options.real_data))
     size = options.sizes[0]
     setting = setting_of(options, size, options.precisions[0], batch_at(options, size))
     if device.type == "cpu":
@@ -154,7 +154,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Every arm at every size in every number type; kept in the run folder after each, and not measured again."""
     file = options.run_dir / SPEED_FILE
     found: dict[str, Any] = read_json(file) if file.is_file() else {"rows": {}, "peak": {}, "sweep": {}, "about": {}}
-    device, pairs = choose_device(options.device), read_pairs(Path(options.real_data))
+    device, pairs = choose_device(options.device), read_samples(Path(options.real_data))
     torch.set_num_threads(options.threads)
     for precision in options.precisions:
         for size in options.sizes:
@@ -173,7 +173,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def compare(options: argparse.Namespace, pairs: PairSet, size: int, precision: str) -> dict[str, Any]:
+def compare(options: argparse.Namespace, pairs: SampleSet, size: int, precision: str) -> dict[str, Any]:
     """Rows of all arms: memory in children, one after another; then times in this process, the arms in turn."""
     rows: dict[str, Any] = {}
     for name in tqdm(options.arms, desc=f"memory at {size} px, {precision}", unit="network"):
@@ -223,7 +223,7 @@ def sampling_times(arm: Arm, batch: int, device: torch.device) -> dict[str, floa
     return {"default": quick / batch, "ddpm_1000": long / batch, "timed_calls": TIMED_CALLS}
 
 
-def sweep(name: str, options: argparse.Namespace, pairs: PairSet, size: int, precision: str) -> dict[str, float]:
+def sweep(name: str, options: argparse.Namespace, pairs: SampleSet, size: int, precision: str) -> dict[str, float]:
     """Training images/s over batch size, until memory ends."""
     device, found = choose_device(options.device), {}
     for batch in SWEEP:

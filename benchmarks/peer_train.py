@@ -28,7 +28,15 @@ from tqdm import tqdm
 from medsegdiff.config import EvaluateConfig, GenerateConfig, SegmentConfig
 from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.pictures import contact_sheet
-from medsegdiff.data.records import SYNTHETIC, PairRecord, PairSet, content_digest, read_pairs, write_pair, write_pairs
+from medsegdiff.data.records import (
+    SYNTHETIC,
+    SampleRecord,
+    SampleSet,
+    content_digest,
+    read_samples,
+    write_sample,
+    write_samples,
+)
 from medsegdiff.data.transforms import generator
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.run import evaluate
@@ -68,7 +76,7 @@ def setting_of(name: str, options: argparse.Namespace, seed: int) -> Setting:
     return Setting(*where, batch, options.part, seed, compile=False)
 
 
-def fingerprint_of(name: str, setting: Setting, options: argparse.Namespace, pairs: PairSet) -> dict[str, Any]:
+def fingerprint_of(name: str, setting: Setting, options: argparse.Namespace, pairs: SampleSet) -> dict[str, Any]:
     """What decides how an arm turns out, as far as a wall-clock lets anything decide it."""
     known = [r for r in pairs.records if r.split != "test"]
     plain = {"compile": setting.compile} if name == OURS and choose_device(setting.device).type == "cuda" else {}
@@ -85,7 +93,7 @@ def fingerprint_of(name: str, setting: Setting, options: argparse.Namespace, pai
     }
 
 
-def trained_arm(name: str, folder: Path, options: argparse.Namespace, pairs: PairSet, seed: int) -> Arm | None:
+def trained_arm(name: str, folder: Path, options: argparse.Namespace, pairs: SampleSet, seed: int) -> Arm | None:
     """The arm with its trained weights; None where its loss was not finite.
 
     Raises `UserError` where the folder holds a run with other settings.
@@ -148,8 +156,10 @@ def draw_classes(draw: Draw, classes: int, count: int, chunk: int, give_up: int)
     return [draw_class(draw, number, count, chunk) for number in range(classes)]
 
 
-def drawn_pairs(arm: Arm, name: str, folder: Path, options: argparse.Namespace, real: PairSet, seed: int) -> PairSet:
-    """`options.pairs` of each class as PAIRS, or what `draw_classes` gave up with.
+def drawn_pairs(
+    arm: Arm, name: str, folder: Path, options: argparse.Namespace, real: SampleSet, seed: int
+) -> SampleSet:
+    """`options.pairs` of each class as samples, or what `draw_classes` gave up with.
 
     With what a checkpoint tells of the pictures that it learnt.
     """
@@ -161,10 +171,10 @@ def drawn_pairs(arm: Arm, name: str, folder: Path, options: argparse.Namespace, 
     target = folder / "pairs"
     if (target / DATASET_FILE).is_file():
         refuse_other_run(target, read_json(target / DATASET_FILE)["fingerprint"], fingerprint)
-        return read_pairs(target)
+        return read_samples(target)
     digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()[:12]
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in train]
-    records: list[PairRecord] = []
+    records: list[SampleRecord] = []
     told: dict[str, Any] = {}
     started = time.perf_counter()
     with staged_folder(target, fingerprint) as staging:
@@ -178,20 +188,20 @@ def drawn_pairs(arm: Arm, name: str, folder: Path, options: argparse.Namespace, 
                 choice = torch.randint(len(aspects), (1,), generator=generator(seed, number, index, ASPECT))
                 id = f"{name}_{label}_{index:05d}"
                 records.append(
-                    write_pair(
+                    write_sample(
                         staging, image, mask, id=id, label=label, split="train", group=id,
                         source=f"{SYNTHETIC}{digest}", pixel_aspect=aspects[int(choice)],
                     )
                 )  # fmt: skip
         told["seconds"] = time.perf_counter() - started
         provenance = {"sha256": digest, "step": trained["steps"], "train_hashes": hashes}
-        write_pairs(
+        write_samples(
             staging, records, classes=real.classes, fingerprint=fingerprint, checkpoint=provenance, drawing=told
         )
-    return read_pairs(target)
+    return read_samples(target)
 
 
-def show(pairs: PairSet, target: Path) -> None:
+def show(pairs: SampleSet, target: Path) -> None:
     """The first pairs of each class, not chosen, with the outline of the mask."""
     rows = [r for label in pairs.classes for r in pairs.select(label=label).records[:SHOWN]]
     pictures = [(pairs.read_image(r), pairs.read_mask(r)) for r in rows]
@@ -236,7 +246,7 @@ def figures_of(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def val_dice(pairs: PairSet, real: PairSet, folder: Path, options: argparse.Namespace, seed: int) -> dict[str, Any]:
+def val_dice(pairs: SampleSet, real: SampleSet, folder: Path, options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Dice on each val picture of a segmenter that learns the train split of `pairs`; val picks its weights.
 
     Every arm has the same number of steps; none stops early.
@@ -272,7 +282,7 @@ def val_dice(pairs: PairSet, real: PairSet, folder: Path, options: argparse.Name
     return found
 
 
-def run_arm(name: str, options: argparse.Namespace, real: PairSet, seed: int) -> None:
+def run_arm(name: str, options: argparse.Namespace, real: SampleSet, seed: int) -> None:
     """Train, draw, evaluate one arm with one seed, as far as that is not done; its figures go to `FIGURES_FILE`."""
     folder = options.run_dir / arm_folder(name, options) / f"seed_{seed}"
     arm = trained_arm(name, folder, options, real, seed)
@@ -307,7 +317,7 @@ def arm_folder(name: str, options: argparse.Namespace) -> str:
 def run_all(options: argparse.Namespace) -> None:
     """The real-only segmenter, then every arm with every seed."""
     torch.set_num_threads(options.train_threads or options.threads)
-    real = read_pairs(Path(options.real_data))
+    real = read_samples(Path(options.real_data))
     for seed in options.seeds:
         if options.dice_steps:
             val_dice(real, real, options.run_dir / REAL / f"seed_{seed}" / "dice", options, seed)

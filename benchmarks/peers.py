@@ -1,6 +1,6 @@
 """Our network beside those of diffusers, MONAI and denoising_diffusion_pytorch, each as its own documentation has it.
 
-    python benchmarks/peers.py --real_data PAIRS --run_dir runs/peers --reference_models_dir runs/reference models
+    python benchmarks/peers.py --real_data samples --run_dir runs/peers --reference_models_dir runs/reference models
 
 does all three parts, each of which can be had alone by its name:
 
@@ -28,7 +28,7 @@ from peer_speed import measure, measure_memory
 from peer_table import write_tables
 from peer_train import GIVE_UP, run_all
 
-from medsegdiff.data.records import read_pairs
+from medsegdiff.data.records import read_samples
 from medsegdiff.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     on_gpu = torch.cuda.is_available()
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; default: all of them")
-    made.add_argument("--real_data", required=True, help="PAIRS folder of real pairs")
+    made.add_argument("--real_data", required=True, help="sample folder of real pairs")
     made.add_argument("--run_dir", type=Path, required=True, help="folder for everything that the run makes")
     made.add_argument(
         "--reference_models_dir", help="where reference models are kept; default: the user's cache folder"
@@ -86,7 +86,7 @@ def command(options: argparse.Namespace) -> list[str]:
 
 def data_line(real_data: str) -> str:
     """How many real pairs there are, without where they lie."""
-    pairs = read_pairs(Path(real_data))
+    pairs = read_samples(Path(real_data))
     counts = ", ".join(f"{split} {len(pairs.select(split))}" for split in ("train", "val"))
     return f"real BUSI, split by groups of near-duplicates ({counts} pairs)"
 

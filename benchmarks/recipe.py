@@ -1,6 +1,6 @@
 """What pays in the generative model? One change at a time against the settings file, at equal compute, on val.
 
-    python benchmarks/recipe.py --real_data PAIRS --run_dir runs/recipe --reference_models_dir runs/reference models
+    python benchmarks/recipe.py --real_data samples --run_dir runs/recipe --reference_models_dir runs/reference models
 
 Every arm is the settings file with some flags changed. Arms whose step costs more or less get fewer or more steps: the
 time of a step is measured for all of them in turns, in one run, before anything is trained. What is told of an arm: the
@@ -25,7 +25,7 @@ from recipe_table import write_tables
 
 from medsegdiff.cli import parse
 from medsegdiff.config import TrainConfig
-from medsegdiff.data.records import read_pairs
+from medsegdiff.data.records import read_samples
 from medsegdiff.files import SUMMARY_FILE, read_json, write_json
 from medsegdiff.training.device import settle_precision
 from medsegdiff.training.train import DiffusionTrainer
@@ -118,7 +118,7 @@ def step_times(options: argparse.Namespace, names: list[str]) -> dict[str, float
 
     Every round is a step of its own, since what a pair costs depends on the noise levels that a step draws.
     """
-    pairs = read_pairs(Path(options.real_data))
+    pairs = read_samples(Path(options.real_data))
     trainers = {
         n: DiffusionTrainer(settings(options.real_data, options.run_dir / "speed", arms()[n]), pairs) for n in names
     }

@@ -1,6 +1,6 @@
 """Which sampler, how many network calls, how much guidance? Curves on val for one checkpoint.
 
-    python benchmarks/sampling.py --checkpoint_path FILE --real_data PAIRS --run_dir runs/sampling
+    python benchmarks/sampling.py --checkpoint_path FILE --real_data samples --run_dir runs/sampling
         [--reference_models_dir runs/reference models] [--guidance_checkpoint EARLIER_FILE]
 
 Every setting draws the same numbers of pairs from the same noise; `medsegdiff evaluate` compares them with val. The
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from medsegdiff.checkpoint import ModelCard, load_checkpoint
 from medsegdiff.config import DiffusionConfig, GenerateConfig
-from medsegdiff.data.records import content_digest, read_pairs
+from medsegdiff.data.records import content_digest, read_samples
 from medsegdiff.data.transforms import generator
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
@@ -141,7 +141,7 @@ def main() -> None:
     options = parser.parse_args()
     chosen = settings(options.guidance_checkpoint)
     denoiser, card, digest = load_checkpoint(options.checkpoint_path)
-    val = content_digest(read_pairs(Path(options.real_data)).select("val").records)
+    val = content_digest(read_samples(Path(options.real_data)).select("val").records)
     known_as = {name: known_by(digest, val, flags, options.pairs) for name, flags in chosen.items()}
     for name, flags in chosen.items():
         if options.only and name not in options.only:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from medsegdiff.data.records import read_pairs, write_pairs
+from medsegdiff.data.records import read_samples, write_samples
 from medsegdiff.files import DATASET_FILE
 from medsegdiff.scoring.intervals import mean_of
 from medsegdiff.scoring.rows import read_run
@@ -107,20 +107,20 @@ def take_out(run: Path) -> None:
     target = run / CLEANED
     if (target / DATASET_FILE).exists():
         return
-    groups = {record.id: record.group for record in read_pairs(run / GROUPED).records}
-    pairs = read_pairs(run / RANDOM)
+    groups = {record.id: record.group for record in read_samples(run / GROUPED).records}
+    pairs = read_samples(run / RANDOM)
     tested = {groups[r.id] for r in pairs.records if r.split == "test"}
     for folder in ("images", "masks"):
         shutil.copytree(run / RANDOM / folder, target / folder, dirs_exist_ok=True)
     kept = [r for r in pairs.records if r.split == "test" or groups[r.id] not in tested]
-    write_pairs(target, kept, classes=pairs.classes, fingerprint={"cleaned": pairs.info["fingerprint"]})
+    write_samples(target, kept, classes=pairs.classes, fingerprint={"cleaned": pairs.info["fingerprint"]})
 
 
 def leak(run: Path) -> dict[str, Any]:
     """Dice of the same U-Net on the same test pictures, with their near-duplicates in train and val and without."""
-    groups = {record.id: record.group for record in read_pairs(run / GROUPED).records}
-    learnt = {groups[r.id] for r in read_pairs(run / RANDOM).records if r.split == "train"}
-    picked = {groups[r.id] for r in read_pairs(run / RANDOM).records if r.split == "val"}
+    groups = {record.id: record.group for record in read_samples(run / GROUPED).records}
+    learnt = {groups[r.id] for r in read_samples(run / RANDOM).records if r.split == "train"}
+    picked = {groups[r.id] for r in read_samples(run / RANDOM).records if r.split == "val"}
     runs = {name: read_run(run / name, ImageScore)[1] for name in (LEAKY, CLEAN)}
     of = [groups[row.id] for row in runs[LEAKY][0]]
     known = np.array([group in learnt for group in of])

@@ -48,23 +48,27 @@ class Command:
 
 COMMANDS = {
     "prepare": Command(
-        "medsegdiff.config:PrepareConfig", "medsegdiff.data.prepare:prepare", "phase 1: raw BUSI folder -> PAIRS folder"
+        "medsegdiff.config:PrepareConfig",
+        "medsegdiff.data.prepare:prepare",
+        "phase 1: raw BUSI folder -> sample folder",
     ),
     "train": Command(
-        "medsegdiff.config:TrainConfig", "medsegdiff.training.train:train", "phase 2: PAIRS -> generative checkpoint"
+        "medsegdiff.config:TrainConfig", "medsegdiff.training.train:train", "phase 2: samples -> generative checkpoint"
     ),
     "generate": Command(
         "medsegdiff.config:GenerateConfig",
         "medsegdiff.generation.run:generate",
-        "phase 3: checkpoint -> new PAIRS, or masks of images",
+        "phase 3: checkpoint -> new samples, or masks of images",
     ),
     "combine": Command(
-        "medsegdiff.config:CombineConfig", "medsegdiff.data.combine:combine", "phase 4: real + synthetic PAIRS -> PAIRS"
+        "medsegdiff.config:CombineConfig",
+        "medsegdiff.data.combine:combine",
+        "phase 4: real + synthetic samples -> samples",
     ),
     "segment": Command(
         "medsegdiff.config:SegmentConfig",
         "medsegdiff.protocol.run:segment",
-        "phase 5: PAIRS -> segmentation model and its scores on real test pictures",
+        "phase 5: samples -> segmentation model and its scores on real test pictures",
     ),
     "evaluate": Command(
         "medsegdiff.config:EvaluateConfig",
@@ -79,7 +83,7 @@ COMMANDS = {
     "describe": Command(
         "medsegdiff.data.describe:DescribeConfig",
         "medsegdiff.data.describe:describe",
-        "shape of the lesions of a PAIRS folder, class by class",
+        "shape of the lesions of a sample folder, class by class",
     ),
     "export": Command(
         "medsegdiff.export:ExportConfig",

@@ -18,10 +18,10 @@ Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Phase 1: raw BUSI folder -> PAIRS."""
+    """Phase 1: raw BUSI folder -> samples."""
 
     input_dir: str  # folder that holds benign/, malignant/ (and normal/), directly or one level below
-    output_dir: str  # PAIRS folder to write
+    output_dir: str  # sample folder to write
     classes: list[str] = field(default_factory=lambda: ["benign", "malignant"])  # class folders to read, in this order
     val_fraction: float = 0.15  # share of the pictures of each class in val
     test_fraction: float = 0.2  # share of the pictures of each class in test
@@ -83,9 +83,9 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Phase 2: PAIRS -> generative checkpoint."""
+    """Phase 2: samples -> generative checkpoint."""
 
-    data_dir: str  # PAIRS folder; its train split is learnt, its val split watched, its test split not touched
+    data_dir: str  # sample folder; its train split is learnt, its val split watched, its test split not touched
     output_dir: str = "./checkpoints"  # checkpoints, sample grids, TensorBoard scalars
     backbone: str = "patch_unet"  # denoising network: patch_unet, or medsegdiff_v2 with its two streams
     img_size: int = 256  # side of the square that pictures are resized to, pixels; a multiple of what the model needs
@@ -121,14 +121,18 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """Phase 3: checkpoint -> PAIRS of synthetic pairs, or masks of conditioning images."""
+    """Phase 3: checkpoint -> samples of synthetic pairs, or masks of conditioning images."""
 
     checkpoint_path: str  # .safetensors file; a .pth name finds the .safetensors beside it
-    output_dir: str  # folder to write: PAIRS, or for image_to_mask masks with their doubt
+    output_dir: str  # folder to write: a sample folder, or for image_to_mask masks with their doubt
     mode: Mode | None = None  # default: mask_to_image with --masks, image_to_mask with --images, else joint
-    masks: str | None = None  # mask_to_image: folder with masks to draw images for (PAIRS, class folders, or pictures)
-    images: str | None = None  # image_to_mask: folder with images to find masks of (PAIRS, class folders, or pictures)
-    split: Literal["train", "val", "test"] | None = None  # of PAIRS given; default: train of masks, all of images
+    masks: str | None = (
+        None  # mask_to_image: folder with masks to draw images for (a sample folder, class folders, or pictures)
+    )
+    images: str | None = (
+        None  # image_to_mask: folder with images to find masks of (a sample folder, class folders, or pictures)
+    )
+    split: Literal["train", "val", "test"] | None = None  # of a sample folder; default: train of masks, all of images
     num_samples_per_input: int | None = None  # draws of each conditioning mask (default 1) or image (default 8)
     num_samples_per_class: int = 100  # pairs of each class (joint and mask_first)
     classes: list[str] | None = (
@@ -153,11 +157,11 @@ class GenerateConfig:
 
 @dataclass(frozen=True)
 class CombineConfig:
-    """Phase 4: real PAIRS + synthetic PAIRS -> PAIRS whose train split holds both."""
+    """Phase 4: real samples + synthetic samples -> samples whose train split holds both."""
 
-    real_data: str  # PAIRS folder of real pairs
-    synthetic_data: str  # PAIRS folder of synthetic pairs
-    output_dir: str  # PAIRS folder to write
+    real_data: str  # sample folder of real pairs
+    synthetic_data: str  # sample folder of synthetic pairs
+    output_dir: str  # sample folder to write
     ratio: float | None = None  # synthetic pairs for each real train pair; default: as many as there are
     balance: bool = True  # choose them so that the classes of the combined train split are equally frequent
     synthetic_only: bool = False  # leave the real pairs out of train (val and test stay real)
@@ -167,9 +171,9 @@ class CombineConfig:
 
 @dataclass(frozen=True)
 class SegmentConfig:
-    """Phase 5: PAIRS -> segmentation (or classification) model, and its scores on real test pictures."""
+    """Phase 5: samples -> segmentation (or classification) model, and its scores on real test pictures."""
 
-    data_dir: str  # PAIRS folder: train is learnt, val picks the weights, test is scored once at the end
+    data_dir: str  # sample folder: train is learnt, val picks the weights, test is scored once at the end
     output_dir: str = "./segmentation"  # weights, scores, overlays
     task: Literal["segment", "classify"] = "segment"  # segment: outline the lesion; classify: tell its class
     model: str | None = None  # architecture of smp, or madgnet (default unet); for classify one of timm (resnet18)
@@ -195,7 +199,9 @@ class SegmentConfig:
     balance_classes: bool = False  # draw every class equally often
     mixing: Literal["all", "gradual"] = "all"  # gradual: synthetic pairs first, the share of real ones rising to 1
     tta_flip: bool = True  # average predictions of the picture and its mirror image
-    test_data: list[str] | None = None  # external test sets, scored too: folders in their published layout, or PAIRS
+    test_data: list[str] | None = (
+        None  # external test sets, scored too: folders in their published layout, or a sample folder
+    )
     baseline: str | None = None  # output folder of an earlier run on the same test pairs, to compare with
     bootstrap: int = 2000  # resamples of the intervals
     precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
@@ -209,8 +215,8 @@ class SegmentConfig:
 class EvaluateConfig:
     """Subcommand evaluate: how realistic, varied, true to their masks and private synthetic pairs are."""
 
-    real_data: str  # PAIRS folder of real pairs: train is what the generator learnt
-    synthetic_data: str  # PAIRS folder of synthetic pairs
+    real_data: str  # sample folder of real pairs: train is what the generator learnt
+    synthetic_data: str  # sample folder of synthetic pairs
     output_dir: str = "./evaluation"  # folder for report.html, report.json and per_pair.csv
     checkpoint_path: str | None = None  # generative checkpoint, for membership inference
     held_out: list[str] = field(default_factory=lambda: ["val", "test"])  # splits that the generator never saw

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from medsegdiff.classification.models import DEFAULT_MODEL, build_classifier
 from medsegdiff.classification.scores import macro_auc, operating_threshold, positive_class
 from medsegdiff.config import SegmentConfig
-from medsegdiff.data.dataset import PairTensors
+from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.errors import UserError
 from medsegdiff.training.device import autocast
 from medsegdiff.training.sizes import output_shapes
@@ -45,7 +45,7 @@ class ClassificationTrainer(SupervisedTrainer):
     score_name = "auc"
 
     def __init__(
-        self, config: SegmentConfig, classes: list[str], train: PairTensors, val: PairTensors, steps: int
+        self, config: SegmentConfig, classes: list[str], train: SampleTensors, val: SampleTensors, steps: int
     ) -> None:
         torch.manual_seed(config.seed)
         super().__init__(config, build_network(config, classes), train, val, steps)
@@ -83,7 +83,7 @@ class ClassificationTrainer(SupervisedTrainer):
 
 @torch.no_grad()
 def predict_probabilities(
-    model: nn.Module, data: PairTensors, mean: float, std: float, config: SegmentConfig, device: torch.device
+    model: nn.Module, data: SampleTensors, mean: float, std: float, config: SegmentConfig, device: torch.device
 ) -> np.ndarray:
     """(N, K) float64 probabilities of the classes of all pictures, each row adding up to 1.
 

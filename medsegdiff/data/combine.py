@@ -1,4 +1,4 @@
-"""Phase 4: real PAIRS + synthetic PAIRS -> PAIRS whose train split holds both; val and test stay real, untouched.
+"""Phase 4: real samples + synthetic samples -> samples whose train split holds both; val and test stay real, untouched.
 
 Leakage is refused by content, never by file name: neither the pictures that the generating checkpoint was trained on
 nor the synthetic pictures themselves may be pictures of the real val or test split.
@@ -25,7 +25,15 @@ from medsegdiff.config import CombineConfig, PrepareConfig, fingerprint_of, requ
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS
 from medsegdiff.data.hashing import hash_distances
 from medsegdiff.data.pictures import balance_table
-from medsegdiff.data.records import LEARNT, METADATA_FILE, PairRecord, PairSet, class_counts, read_pairs, write_pairs
+from medsegdiff.data.records import (
+    LEARNT,
+    METADATA_FILE,
+    SampleRecord,
+    SampleSet,
+    class_counts,
+    read_samples,
+    write_samples,
+)
 from medsegdiff.errors import UserError
 from medsegdiff.files import DATASET_FILE, is_finished, make_folder, staged_folder, write_json
 
@@ -36,28 +44,28 @@ log = logging.getLogger(__name__)
 SAME_MASK = 0.92
 
 
-def combine(config: CombineConfig) -> PairSet:
+def combine(config: CombineConfig) -> SampleSet:
     """Add synthetic pairs to the train split of a real data set and write the result to `config.output_dir`.
 
     Files are hard links where the file system has them. Beside the pairs: class_balance.json (before, after).
     Raises `UserError` for bad settings, data sets that do not fit together, and leakage into val or test.
     """
     _check_settings(config)
-    real, synthetic = read_pairs(Path(config.real_data)), read_pairs(Path(config.synthetic_data))
+    real, synthetic = read_samples(Path(config.real_data)), read_samples(Path(config.synthetic_data))
     _check_roles(real, synthetic)
     fingerprint = fingerprint_of(config, "combine", leave_out=("real_data", "synthetic_data", "output_dir"))
     fingerprint |= {"real_hash": _metadata_hash(real), "synthetic_hash": _metadata_hash(synthetic)}
     output = Path(os.path.abspath(config.output_dir))
     if is_finished(output, fingerprint):  # before pictures are read
         log.info("%s holds this data set, finished", output)
-        return read_pairs(output)
+        return read_samples(output)
     _check_leakage(real, synthetic, _duplicate_bits(config, real))
     chosen = choose(real, synthetic, config)
     kept = [r for r in real.records if not (config.synthetic_only and r.split == "train")]
     with staged_folder(output, fingerprint) as folder:
         records = _link_all(folder, [(real, r, r) for r in kept] + _renamed(real, synthetic, chosen))
         balance = describe_balance(real, records)
-        write_pairs(
+        write_samples(
             folder,
             records,
             classes=real.classes,
@@ -72,7 +80,7 @@ def combine(config: CombineConfig) -> PairSet:
     log.info("before:\n%s", balance_table(class_counts(real.records)))
     log.info("after, in %s:\n%s", output, balance_table(class_counts(records)))
     log.info("%s; %d of %d synthetic pairs used", balance["text"], len(chosen), len(synthetic))
-    return read_pairs(output)
+    return read_samples(output)
 
 
 def _check_settings(config: CombineConfig) -> None:
@@ -90,14 +98,14 @@ def _check_settings(config: CombineConfig) -> None:
         folders[path] = name
 
 
-def _duplicate_bits(config: CombineConfig, real: PairSet) -> int:
+def _duplicate_bits(config: CombineConfig, real: SampleSet) -> int:
     """The distance within which pictures count as one: what the real data set was split by, unless told."""
     if config.duplicate_bits is not None:
         return config.duplicate_bits
     return int(real.info.get("duplicates", {}).get("bits", PrepareConfig.duplicate_bits))
 
 
-def _check_roles(real: PairSet, synthetic: PairSet) -> None:
+def _check_roles(real: SampleSet, synthetic: SampleSet) -> None:
     """Raise `UserError` unless one set is all real, the other all synthetic with provenance, and the classes fit."""
     generated = [r.id for r in real.records if r.is_synthetic]
     if generated:
@@ -117,10 +125,10 @@ def _check_roles(real: PairSet, synthetic: PairSet) -> None:
         raise UserError(real.root, "no pair in train", "at least one", "Prepare the data with a train split.")
 
 
-def _check_pictures(pairs: PairSet, what: str) -> None:
+def _check_pictures(pairs: SampleSet, what: str) -> None:
     """Read every picture and mask of a set, which refuses those that are not what their rows describe."""
 
-    def read(record: PairRecord) -> None:
+    def read(record: SampleRecord) -> None:
         pairs.read_image(record)
         pairs.read_mask(record)
 
@@ -129,7 +137,7 @@ def _check_pictures(pairs: PairSet, what: str) -> None:
             pass
 
 
-def _train_hashes(synthetic: PairSet) -> list[dict[str, str]]:
+def _train_hashes(synthetic: SampleSet) -> list[dict[str, str]]:
     """Hashes of the pictures that the generating checkpoint was trained on, as its dataset.json tells."""
     checkpoint = synthetic.info.get("checkpoint")
     hashes = checkpoint.get("train_hashes") if isinstance(checkpoint, Mapping) else None
@@ -140,13 +148,13 @@ def _train_hashes(synthetic: PairSet) -> list[dict[str, str]]:
     return list(hashes)
 
 
-def _learnt(real: PairSet, synthetic: PairSet) -> list[str]:
+def _learnt(real: SampleSet, synthetic: SampleSet) -> list[str]:
     """Perceptual hashes of the real pictures behind the combined train split, whether or not they stand in it."""
     shown = {r.perceptual_hash for r in real.select("train").records}
     return sorted(shown | {h["perceptual_hash"] for h in _train_hashes(synthetic)})
 
 
-def _check_leakage(real: PairSet, synthetic: PairSet, bits: int) -> None:
+def _check_leakage(real: SampleSet, synthetic: SampleSet, bits: int) -> None:
     """Raise `UserError` where a val or test picture was seen in training, or comes back as a synthetic picture."""
     held_out = dataclasses.replace(real, records=tuple(r for r in real.records if r.split != "train"))
     _check_pictures(real, "real pairs")
@@ -169,7 +177,7 @@ def _check_leakage(real: PairSet, synthetic: PairSet, bits: int) -> None:
         raise UserError(synthetic.root, found, f"none within {SAME_PICTURE_BITS} bits", "Leave these pairs out.")
 
 
-def _check_conditioning_masks(held_out: PairSet, synthetic: PairSet) -> None:
+def _check_conditioning_masks(held_out: SampleSet, synthetic: SampleSet) -> None:
     """Raise `UserError` where images were drawn for the mask of a val or test picture, or for one of its group.
 
     Masks are compared by group, by content, and resized to the size of the network: so one that was saved at another
@@ -199,7 +207,7 @@ def _check_conditioning_masks(held_out: PairSet, synthetic: PairSet) -> None:
         raise UserError(synthetic.root, found, f"no mask of val or test (overlap below {SAME_MASK})", hint)
 
 
-def _likest_masks(held_out: PairSet, synthetic: PairSet) -> tuple[str, str, float] | None:
+def _likest_masks(held_out: SampleSet, synthetic: SampleSet) -> tuple[str, str, float] | None:
     """Ids of a synthetic and a held-out pair whose lesion masks are one, and their intersection over union."""
     drawn = {r.mask_hash: r for r in synthetic.records}
     masks = [synthetic.read_mask(r) > 127 for r in drawn.values()]
@@ -223,7 +231,7 @@ def _resized(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(cv2.resize(mask, (shape[1], shape[0]), interpolation=how))
 
 
-def _near(pairs: PairSet, exact: list[str], looks: list[str], bits: int) -> dict[str, int]:
+def _near(pairs: SampleSet, exact: list[str], looks: list[str], bits: int) -> dict[str, int]:
     """Pairs whose picture is among the given exact hashes or near one of the perceptual ones: {id: distance, bits}."""
     if not len(pairs) or not looks:
         return {}
@@ -261,7 +269,7 @@ def plan_counts(
     return counts
 
 
-def choose(real: PairSet, synthetic: PairSet, config: CombineConfig) -> list[PairRecord]:
+def choose(real: SampleSet, synthetic: SampleSet, config: CombineConfig) -> list[SampleRecord]:
     """The synthetic pairs to add, drawn by seed; a larger ratio draws the same pairs and more.
 
     Raises `UserError` where none can be added; says in the log where fewer than wanted are there.
@@ -272,7 +280,7 @@ def choose(real: PairSet, synthetic: PairSet, config: CombineConfig) -> list[Pai
     available = {label: have[label] for label in real.classes}
     wanted = None if config.ratio is None else round(config.ratio * sum(before.values()))
     counts = plan_counts(kept, available, wanted, config.balance)
-    chosen: list[PairRecord] = []
+    chosen: list[SampleRecord] = []
     for index, (label, count) in enumerate(counts.items()):
         records = sorted(synthetic.select(label=label).records, key=lambda r: r.id)
         order = np.random.default_rng([config.seed, index]).permutation(len(records))[:count]
@@ -303,8 +311,8 @@ def _tell_shortage(
 
 
 def _renamed(
-    real: PairSet, synthetic: PairSet, chosen: list[PairRecord]
-) -> list[tuple[PairSet, PairRecord, PairRecord]]:
+    real: SampleSet, synthetic: SampleSet, chosen: list[SampleRecord]
+) -> list[tuple[SampleSet, SampleRecord, SampleRecord]]:
     """Chosen pairs as (set, record there, record here): in train, in no fold, with ids and groups of their own."""
     ids, groups = {r.id for r in real.records}, {r.group for r in real.records}
     conditioned = bool(
@@ -320,7 +328,7 @@ def _renamed(
     ]
 
 
-def _link_all(folder: Path, items: list[tuple[PairSet, PairRecord, PairRecord]]) -> list[PairRecord]:
+def _link_all(folder: Path, items: list[tuple[SampleSet, SampleRecord, SampleRecord]]) -> list[SampleRecord]:
     """Link or copy the files of all pairs into `folder`; returns their records there."""
     for name in ("images", "masks"):
         make_folder(folder / name)
@@ -341,7 +349,7 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def describe_balance(real: PairSet, records: list[PairRecord]) -> dict[str, Any]:
+def describe_balance(real: SampleSet, records: list[SampleRecord]) -> dict[str, Any]:
     """Classes of train before and after: counts, shares, and one line such as "68/32 -> 50/50"."""
 
     def shares(counts: Mapping[str, int]) -> dict[str, float]:
@@ -359,6 +367,6 @@ def describe_balance(real: PairSet, records: list[PairRecord]) -> dict[str, Any]
     }
 
 
-def _metadata_hash(pairs: PairSet) -> str:
+def _metadata_hash(pairs: SampleSet) -> str:
     """SHA-256 of metadata.csv, which holds the hash of every picture."""
     return hashlib.sha256((pairs.root / METADATA_FILE).read_bytes()).hexdigest()

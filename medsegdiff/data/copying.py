@@ -14,7 +14,7 @@ import numpy as np
 
 from medsegdiff.config import PrepareConfig, require
 from medsegdiff.data.duplicates import MAX_SHIFT, detail, detail_windows
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SampleSet
 
 SUBSETS = 20  # random choices of as many train pictures as there are held-out ones
 SAME_SCENE = PrepareConfig.duplicate_correlation  # similarity from which `prepare` takes two pictures for one scene
@@ -144,8 +144,8 @@ def nearer(first: np.ndarray, second: np.ndarray) -> float:
     return float((first > second).mean() + 0.5 * (first == second).mean())
 
 
-def copying_of(synthetic: PairSet, real: PairSet, *, bootstrap: int, seed: int) -> dict[str, Any]:
-    """`copying_test` of a synthetic PAIRS against train and against val + test of a real one."""
+def copying_of(synthetic: SampleSet, real: SampleSet, *, bootstrap: int, seed: int) -> dict[str, Any]:
+    """`copying_test` of a synthetic samples against train and against val + test of a real one."""
     rows = {
         split: [r for r in real.records if (r.split == "train") == (split == "train")]
         for split in ("train", "held_out")

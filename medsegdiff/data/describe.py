@@ -13,7 +13,7 @@ import numpy as np
 from medsegdiff.config import require, require_positive
 from medsegdiff.data.copying import copying_of
 from medsegdiff.data.descriptors import lesion_shape
-from medsegdiff.data.records import SPLITS, PairSet, read_pairs
+from medsegdiff.data.records import SPLITS, SampleSet, read_samples
 from medsegdiff.files import make_folder, write_json
 
 logger = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ MASK_HEIGHT = 128  # rows at which every mask is described, so that margins of a
 class DescribeConfig:
     """Subcommand describe: lesion shape by class, real beside synthetic, and a copying test."""
 
-    real_data: str  # PAIRS folder of real pairs
-    synthetic_data: str | None = None  # PAIRS folder of synthetic pairs to compare with
+    real_data: str  # sample folder of real pairs
+    synthetic_data: str | None = None  # sample folder of synthetic pairs to compare with
     output_dir: str = "./description"  # folder for description.json
     split: str = "train"  # split of the real pairs that is described
     bootstrap: int = 2000  # resamples of the intervals
@@ -42,17 +42,17 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
     over both sides.
 
     Other intervals are percentile bootstraps (95 %) over groups of real pictures (near-duplicates count as one) and
-    over synthetic pairs. Raises `UserError` for a folder that is no PAIRS or has fewer than two classes.
+    over synthetic pairs. Raises `UserError` for a folder that is no samples or has fewer than two classes.
     """
     require_positive(bootstrap=config.bootstrap)
     require(config.seed >= 0, "--seed", config.seed, "0 or more")
     require(config.split in SPLITS, "--split", repr(config.split), f"one of {', '.join(SPLITS)}")
-    real = read_pairs(Path(config.real_data))
+    real = read_samples(Path(config.real_data))
     drawn = sum(record.is_synthetic for record in real.records)
     require(not drawn, config.real_data, f"{drawn} synthetic pairs", "real pairs alone", "They go to --synthetic_data.")
     sets = {"real": real.select(config.split)}
     if config.synthetic_data is not None:
-        synthetic = read_pairs(Path(config.synthetic_data))
+        synthetic = read_samples(Path(config.synthetic_data))
         sets["synthetic"] = synthetic.drawn()
         if others := len(synthetic) - len(sets["synthetic"]):
             logger.info("%d real pairs of %s are left out", others, synthetic.root)
@@ -67,7 +67,7 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
     return result
 
 
-def describe_pairs(pairs: PairSet, bootstrap: int, seed: int) -> dict[str, Any]:
+def describe_pairs(pairs: SampleSet, bootstrap: int, seed: int) -> dict[str, Any]:
     """{descriptor: {class: {mean, low, high}, "difference": {...}}} of one set, and its counts."""
     values: dict[str, dict[str, list[tuple[str, float]]]] = {s: {c: [] for c in pairs.classes} for s in SHAPE}
     for record in pairs.records:

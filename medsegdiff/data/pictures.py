@@ -1,4 +1,4 @@
-"""Pictures and tables of PAIRS for people: contact sheets with outlines, an overview, class balance as text."""
+"""Pictures and tables of samples for people: contact sheets with outlines, an overview, class balance as text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from medsegdiff.data.records import SPLITS, PairRecord, PairSet, class_counts
+from medsegdiff.data.records import SPLITS, SampleRecord, SampleSet, class_counts
 from medsegdiff.files import write_bytes
 
 T = TypeVar("T")
@@ -94,9 +94,9 @@ def spread(items: Sequence[T], number: int) -> list[T]:
     return [items[i] for i in np.linspace(0, len(items) - 1, min(number, len(items))).round().astype(int)]
 
 
-def _examples(pairs: PairSet, number: int) -> list[PairRecord]:
+def _examples(pairs: SampleSet, number: int) -> list[SampleRecord]:
     """About `number` pairs, the same number of each class, evenly over the ids."""
-    chosen: list[PairRecord] = []
+    chosen: list[SampleRecord] = []
     each = max(1, number // len(pairs.classes))
     for label in pairs.classes:
         records = pairs.select(label=label).records
@@ -104,7 +104,7 @@ def _examples(pairs: PairSet, number: int) -> list[PairRecord]:
     return chosen
 
 
-def _draw_counts(axes: Axes, pairs: PairSet) -> None:
+def _draw_counts(axes: Axes, pairs: SampleSet) -> None:
     """Bars: pairs per split, one colour a class, with numbers and shares."""
     counts = class_counts(pairs.records)
     splits = [s for s in SPLITS if s in counts]
@@ -121,8 +121,8 @@ def _draw_counts(axes: Axes, pairs: PairSet) -> None:
     axes.legend(fontsize=8)
 
 
-def overview(pairs: PairSet, examples: int = 40, columns: int = 10) -> Figure:
-    """A figure of a PAIRS folder: class counts, picture sizes, share of the picture that is lesion, and examples."""
+def overview(pairs: SampleSet, examples: int = 40, columns: int = 10) -> Figure:
+    """A figure of a sample folder: class counts, picture sizes, share of the picture that is lesion, and examples."""
     figure = Figure(figsize=(14, 10.3), dpi=100, layout="constrained")
     grid = figure.add_gridspec(2, 3, height_ratios=(1, 2.2))
     _draw_counts(figure.add_subplot(grid[0, 0]), pairs)
@@ -154,7 +154,7 @@ def overview(pairs: PairSet, examples: int = 40, columns: int = 10) -> Figure:
     return figure
 
 
-def write_overview(path: Path, pairs: PairSet) -> None:
+def write_overview(path: Path, pairs: SampleSet) -> None:
     """Write `overview(pairs)` as PNG; the same pairs give the same bytes."""
     buffer = io.BytesIO()
     overview(pairs).savefig(buffer, format="png", metadata={"Software": None})

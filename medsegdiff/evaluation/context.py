@@ -17,7 +17,7 @@ from medsegdiff.evaluation.sets import Pairs, Sets
 
 if TYPE_CHECKING:
     from medsegdiff.config import EvaluateConfig
-    from medsegdiff.data.records import PairSet
+    from medsegdiff.data.records import SampleSet
     from medsegdiff.evaluation.judges.judge import ReferenceModels
 
 TITLES = {"train": "real train", "held_out": "real held-out", "synthetic": "synthetic"}  # what the page calls the sets
@@ -31,8 +31,8 @@ class Context:
     """The sets, the reference models and the settings; features are computed once and kept."""
 
     sets: Sets
-    real: PairSet  # the whole real PAIRS folder: masks to compare images drawn for them, for example
-    synthetic: PairSet  # the whole synthetic one: what its dataset.json tells of the generator
+    real: SampleSet  # the whole real sample folder: masks to compare images drawn for them, for example
+    synthetic: SampleSet  # the whole synthetic one: what its dataset.json tells of the generator
     reference_models: ReferenceModels
     config: EvaluateConfig
     _kept: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Metric:
     order: int  # place on the page
     run: Callable[[Context], Section | None]  # None: does not apply to what was given
     # Raises `UserError` for settings that cannot work, given the real set; called before anything is trained
-    check: Callable[[EvaluateConfig, PairSet], object] = lambda config, real: None
+    check: Callable[[EvaluateConfig, SampleSet], object] = lambda config, real: None
 
 
 def all_metrics() -> list[Metric]:

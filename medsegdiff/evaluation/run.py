@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from medsegdiff.config import EvaluateConfig, fingerprint_of, require, require_positive
-from medsegdiff.data.records import LEARNT, SPLITS, PairRecord, PairSet, content_digest, read_pairs
+from medsegdiff.data.records import LEARNT, SPLITS, SampleRecord, SampleSet, content_digest, read_samples
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.context import Context, all_metrics
 from medsegdiff.evaluation.judges.fit import fit_reference_models
@@ -42,7 +42,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     _check(config)
     output = Path(config.output_dir)
     refuse_other_phase(output, REPORT_FILE, "a folder for a report")
-    real, synthetic = read_pairs(Path(config.real_data)), read_pairs(Path(config.synthetic_data))
+    real, synthetic = read_samples(Path(config.real_data)), read_samples(Path(config.synthetic_data))
     metrics = all_metrics()
     for metric in metrics:
         metric.check(config, real)
@@ -93,7 +93,7 @@ def _check(config: EvaluateConfig) -> None:
         require(good, "--img_size", size, f"a multiple of {SIZE_FACTOR}, {SMALLEST_SIZE} or more")
 
 
-def _load(config: EvaluateConfig, real: PairSet, synthetic: PairSet) -> tuple[Sets, list[str]]:
+def _load(config: EvaluateConfig, real: SampleSet, synthetic: SampleSet) -> tuple[Sets, list[str]]:
     """The three sets at one size, and what the reader of the report has to know of how they were chosen."""
     size, notes = _size(config, synthetic)
     held_out = tuple(r for split in dict.fromkeys(config.held_out) for r in real.select(split).records)
@@ -111,9 +111,9 @@ def _load(config: EvaluateConfig, real: PairSet, synthetic: PairSet) -> tuple[Se
     return Sets(**loaded, classes=classes, img_size=size), [*notes, *more, *lost]
 
 
-def _check_held_out(real: PairSet, held_out: Sequence[PairRecord], synthetic: PairSet) -> None:
+def _check_held_out(real: SampleSet, held_out: Sequence[SampleRecord], synthetic: SampleSet) -> None:
     """Raise `UserError` where real pairs are not real, or held-out ones were learnt by the generator."""
-    hint = "Give the PAIRS folder that the generator was trained on."
+    hint = "Give the sample folder that the generator was trained on."
     for record in real.records:
         if record.is_synthetic:
             raise UserError(f"{real.root}, {record.id}", "a synthetic pair", "real pairs alone", hint)
@@ -126,7 +126,7 @@ def _check_held_out(real: PairSet, held_out: Sequence[PairRecord], synthetic: Pa
             raise UserError(f"{real.root}, {record.id}", found, "held-out pictures that it never saw", hint)
 
 
-def _size(config: EvaluateConfig, synthetic: PairSet) -> tuple[int, list[str]]:
+def _size(config: EvaluateConfig, synthetic: SampleSet) -> tuple[int, list[str]]:
     """The side of the squares that are compared; that of the synthetic pairs where they have one."""
     if config.img_size is not None:
         return config.img_size, []
@@ -138,7 +138,7 @@ def _size(config: EvaluateConfig, synthetic: PairSet) -> tuple[int, list[str]]:
     return DEFAULT_SIZE, [f"Synthetic pairs of {found} pixels were resampled to {DEFAULT_SIZE} x {DEFAULT_SIZE}."]
 
 
-def _choose(config: EvaluateConfig, synthetic: PairSet) -> tuple[tuple[PairRecord, ...], list[str]]:
+def _choose(config: EvaluateConfig, synthetic: SampleSet) -> tuple[tuple[SampleRecord, ...], list[str]]:
     """All synthetic pairs, or `max_pairs` of each class at random; real ones beside them are left out.
 
     A set without any synthetic pair is taken as it is: the audit has to say that it is real.
@@ -150,7 +150,7 @@ def _choose(config: EvaluateConfig, synthetic: PairSet) -> tuple[tuple[PairRecor
     if config.max_pairs is None:
         return synthetic.records, []
     random = np.random.default_rng(config.seed)
-    chosen: list[PairRecord] = []
+    chosen: list[SampleRecord] = []
     for label in synthetic.classes:
         records = synthetic.select(label=label).records
         rows = sorted(random.permutation(len(records))[: config.max_pairs])
@@ -160,7 +160,7 @@ def _choose(config: EvaluateConfig, synthetic: PairSet) -> tuple[tuple[PairRecor
     return tuple(chosen), [f"Of {len(synthetic)} synthetic pairs {len(chosen)} were chosen at random (--max_pairs)."]
 
 
-def _classes(real: PairSet, parts: Mapping[str, Sequence[PairRecord]]) -> tuple[tuple[str, ...], list[str]]:
+def _classes(real: SampleSet, parts: Mapping[str, Sequence[SampleRecord]]) -> tuple[tuple[str, ...], list[str]]:
     """Classes that all three sets have, and what is left out because a set lacks it."""
     present = {name: {r.label for r in records} for name, records in parts.items()}
     common = tuple(label for label in real.classes if all(label in labels for labels in present.values()))
@@ -178,7 +178,7 @@ def _classes(real: PairSet, parts: Mapping[str, Sequence[PairRecord]]) -> tuple[
 
 
 def _compared(
-    config: EvaluateConfig, real: PairSet, synthetic: PairSet, sets: Sets, notes: list[str]
+    config: EvaluateConfig, real: SampleSet, synthetic: SampleSet, sets: Sets, notes: list[str]
 ) -> dict[str, Any]:
     """What was compared with what."""
     counts = {

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from medsegdiff.data.dataset import resize_anisotropic
 from medsegdiff.data.hashing import content_hash
 from medsegdiff.data.readers.busi import MASK_NAME, MASK_THRESHOLD, SUFFIXES
-from medsegdiff.data.records import read_grey, read_pairs
+from medsegdiff.data.records import read_grey, read_samples
 from medsegdiff.errors import UserError
 from medsegdiff.files import DATASET_FILE, read_json, require_folder
 from medsegdiff.generation.gates import LARGEST_LESION
@@ -27,7 +27,7 @@ GREY_SHARE = 0.05  # least share of an ultrasound picture that is neither black 
 class ConditioningInput:
     """One picture that is given, resized to the size of the network."""
 
-    id: str  # of the pair in PAIRS, or the file's name
+    id: str  # of the pair in samples, or the file's name
     file: str  # relative to the folder
     label: str | None  # class, where the folder tells it
     group: str  # group of the pair, or one made from the content: a drawn image stays with the mask that it shows
@@ -44,7 +44,7 @@ class ConditioningInput:
 
 
 def read_inputs(folder: Path, kind: str, size: int, split: str | None, classes: list[str]) -> list[ConditioningInput]:
-    """The "masks" or "images" (`kind`) in a PAIRS folder (of `split`, or all), or in a folder of pictures.
+    """The "masks" or "images" (`kind`) in a sample folder (of `split`, or all), or in a folder of pictures.
 
     A folder of pictures may hold sub-folders named after `classes`, which tell the class. Raises `UserError` where
     there is none, where one cannot be read, or where a mask is none.
@@ -56,10 +56,10 @@ def read_inputs(folder: Path, kind: str, size: int, split: str | None, classes: 
         hint = f"Give {folder.resolve().parent.name}/ itself, so that splits and groups are known."
         if "kind" in read_json(folder.resolve().parent / DATASET_FILE):
             hint = "What image_to_mask wrote is nothing to draw for."
-        raise UserError(folder, "a part of a data set", "a PAIRS folder, or pictures of their own", hint)
+        raise UserError(folder, "a part of a data set", "a sample folder, or pictures of their own", hint)
     if split is not None:
         raise UserError(
-            "--split", split, f"--{kind} that is a PAIRS folder", f"{folder} has no splits; leave --split out."
+            "--split", split, f"--{kind} that is a sample folder", f"{folder} has no splits; leave --split out."
         )
     found: dict[str, ConditioningInput] = {}
     for label, stem, paths in tqdm(_picture_files(folder, kind, classes), f"reading {kind}", unit="file", leave=False):
@@ -83,7 +83,7 @@ def read_inputs(folder: Path, kind: str, size: int, split: str | None, classes: 
 
 
 def _from_pairs(folder: Path, kind: str, size: int, split: str | None) -> list[ConditioningInput]:
-    pairs = read_pairs(folder).select(split)
+    pairs = read_samples(folder).select(split)
     if not len(pairs):
         raise UserError(folder, f"no pair in the {split} split", "at least one", "Choose another --split.")
     result = []
@@ -128,7 +128,7 @@ def _picture_files(folder: Path, kind: str, classes: list[str]) -> list[tuple[st
         else:
             result += [(label, p.stem, [p]) for p in files if not MASK_NAME.fullmatch(p.stem)]
     if not result:
-        expected = f"a PAIRS folder, or pictures ({', '.join(SUFFIXES)}), or folders {', '.join(classes)} of them"
+        expected = f"a sample folder, or pictures ({', '.join(SUFFIXES)}), or folders {', '.join(classes)} of them"
         raise UserError(folder, f"no {kind}", expected, "Check the path.")
     return result
 

@@ -22,7 +22,7 @@ from medsegdiff.generation.plan import Chunk, Item, batched, record_file
 from medsegdiff.generation.source import Source, padded
 from medsegdiff.training.device import autocast
 
-KIND = "masks of images"  # in dataset.json, where PAIRS have their classes
+KIND = "masks of images"  # in dataset.json, where samples have their classes
 TABLE_FILE = "masks.csv"
 FOLDERS = ("masks", "draws", "mean", "uncertainty", "one_call")
 SHEET_IMAGES, SHEET_DRAWS = 12, 3

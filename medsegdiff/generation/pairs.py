@@ -1,4 +1,4 @@
-"""Drawing chunks of pairs, with degenerate masks drawn again, and gathering them into PAIRS."""
+"""Drawing chunks of pairs, with degenerate masks drawn again, and gathering them into samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from medsegdiff.data.pictures import contact_sheet, spread
-from medsegdiff.data.records import SYNTHETIC, PairRecord, PairSet, class_counts, write_pair, write_pairs
+from medsegdiff.data.records import SYNTHETIC, SampleRecord, SampleSet, class_counts, write_sample, write_samples
 from medsegdiff.data.transforms import generator
 from medsegdiff.errors import UserError
 from medsegdiff.files import read_json, write_json, write_png
@@ -34,7 +34,7 @@ def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
     records = []
     for item, image, mask in zip(task.items, images, masks, strict=True):
         records.append(
-            write_pair(
+            write_sample(
                 folder, image, mask, id=item.name, label=item.label, split="train",
                 group=item.name if item.conditioning_input is None else item.conditioning_input.group,
                 source=f"{SYNTHETIC}{source.digest}", pixel_aspect=_aspect(source, item),
@@ -124,16 +124,16 @@ def draw_batch(source: Source, items: list[Item], attempts: list[int], size: int
 
 def gather(
     source: Source, tasks: list[Chunk], folder: Path, classes: list[str], fingerprint: dict[str, Any]
-) -> PairSet:
+) -> SampleSet:
     """Turn the records of all chunks into metadata; also writes class_balance.json and contact_sheet.png."""
     chunks = [read_json(record_file(t, folder)) for t in tasks]
-    records = [PairRecord(**row) for chunk in chunks for row in chunk["records"]]
+    records = [SampleRecord(**row) for chunk in chunks for row in chunk["records"]]
     redrawn: dict[str, Counter[str]] = {c: Counter() for c in classes}
     for chunk in chunks:
         for label, counts in chunk["faults"].items():
             redrawn[label].update(counts)
     hashes = sorted({item.conditioning_input.hash for task in tasks for item in task.items if item.conditioning_input})
-    pairs = write_pairs(
+    pairs = write_samples(
         folder,
         records,
         classes=classes,
@@ -148,21 +148,21 @@ def gather(
     return pairs
 
 
-def _sheet(pairs: PairSet) -> np.ndarray:
+def _sheet(pairs: SampleSet) -> np.ndarray:
     """The first pairs of each class."""
     chosen = [r for label in pairs.classes for r in pairs.select(label=label).records[:SHEET_PER_CLASS]]
     images, masks = zip(*[_in_proportion(pairs, r) for r in chosen], strict=True)
     return contact_sheet(images, masks, [r.label for r in chosen])
 
 
-def _in_proportion(pairs: PairSet, record: PairRecord) -> tuple[np.ndarray, np.ndarray]:
+def _in_proportion(pairs: SampleSet, record: SampleRecord) -> tuple[np.ndarray, np.ndarray]:
     """Image and mask of a pair in their true proportions: resized to a square, a wide lesion looks tall."""
     size = (max(1, round(record.width * record.pixel_aspect)), record.height)
     image = cv2.resize(pairs.read_image(record), size, interpolation=cv2.INTER_LINEAR)
     return image, cv2.resize(pairs.read_mask(record), size, interpolation=cv2.INTER_LINEAR)
 
 
-def _input_sheet(tasks: list[Chunk], pairs: PairSet) -> np.ndarray:
+def _input_sheet(tasks: list[Chunk], pairs: SampleSet) -> np.ndarray:
     """Some conditioning masks, spread over all: each mask, then images drawn for it."""
     names: dict[str, list[str]] = {}
     for task in tasks:

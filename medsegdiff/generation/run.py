@@ -18,7 +18,7 @@ import numpy as np
 from medsegdiff.checkpoint import ModelCard, load_checkpoint
 from medsegdiff.config import GenerateConfig, fingerprint_of, require, require_positive
 from medsegdiff.data.pictures import balance_table
-from medsegdiff.data.records import PairSet, class_counts, read_pairs
+from medsegdiff.data.records import SampleSet, class_counts, read_samples
 from medsegdiff.errors import UserError
 from medsegdiff.files import DATASET_FILE, is_finished, staged_folder
 from medsegdiff.generation import masks, pairs
@@ -58,14 +58,15 @@ UNUSED = {
 }
 
 
-def generate(config: GenerateConfig) -> PairSet | list[dict[str, Any]]:
+def generate(config: GenerateConfig) -> SampleSet | list[dict[str, Any]]:
     """What `generate_pairs` or, in mode image_to_mask, `generate_masks` returns."""
     config = settle_mode(config)
     return generate_masks(config) if config.mode == "image_to_mask" else generate_pairs(config)
 
 
-def generate_pairs(config: GenerateConfig) -> PairSet:
-    """Draw pairs into a new PAIRS folder: `num_samples_per_class` of each class, or `draws` for each conditioning mask.
+def generate_pairs(config: GenerateConfig) -> SampleSet:
+    """Draw pairs into a new sample folder: `num_samples_per_class` of each class, or `draws` for each conditioning
+    mask.
 
     Also writes class_balance.json and contact_sheet.png there. Raises `UserError` for settings that do not fit the
     checkpoint, for masks that cannot be used, and where a lesion class keeps giving degenerate masks.
@@ -92,7 +93,7 @@ def generate_pairs(config: GenerateConfig) -> PairSet:
     output = Path(config.output_dir)
     if is_finished(output, fingerprint):
         logger.info("%s holds these pairs, finished", output)
-        return read_pairs(output)
+        return read_samples(output)
     with staged_folder(output, fingerprint, keep_partial=True) as folder:
         run_pending(tasks, folder, lambda task: pairs.run_chunk(source, task, folder), "pair")
         result = pairs.gather(source, tasks, folder, classes, fingerprint)
@@ -210,7 +211,7 @@ def _digest(inputs: list[ConditioningInput]) -> str:
 
 
 def _masks_to_use(config: GenerateConfig, card: ModelCard) -> list[ConditioningInput]:
-    """The conditioning masks; of a PAIRS folder those of the train split unless told, since images of held-out masks
+    """The conditioning masks; of a sample folder those of the train split unless told, since images of held-out masks
     leak."""
     folder = Path(str(config.masks))
     split = config.split

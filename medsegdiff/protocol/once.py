@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from medsegdiff.config import SegmentConfig, fingerprint_of
-from medsegdiff.data.dataset import PairTensors, load_tensors
-from medsegdiff.data.records import PairSet, content_digest
+from medsegdiff.data.dataset import SampleTensors, load_tensors
+from medsegdiff.data.records import SampleSet, content_digest
 from medsegdiff.errors import UserError
 from medsegdiff.files import (
     FINGERPRINT_FILE,
@@ -45,23 +45,23 @@ NOT_IN_FINGERPRINT = ("data_dir", "output_dir", "baseline", "bootstrap", "device
 
 @dataclass(frozen=True)
 class Data:
-    """The splits of a PAIRS folder, each read when it is first asked for: test only once training is over."""
+    """The splits of a sample folder, each read when it is first asked for: test only once training is over."""
 
-    pairs: PairSet
+    pairs: SampleSet
     img_size: int
 
     @cached_property
-    def train(self) -> PairTensors:
+    def train(self) -> SampleTensors:
         """Pairs to learn."""
         return load_tensors(self.pairs.select("train"), self.img_size, what="train split")
 
     @cached_property
-    def val(self) -> PairTensors:
+    def val(self) -> SampleTensors:
         """Pairs that pick the weights."""
         return load_tensors(self.pairs.select("val"), self.img_size, what="val split")
 
     @cached_property
-    def test(self) -> PairTensors:
+    def test(self) -> SampleTensors:
         """Pairs to score on."""
         return load_tensors(self.pairs.select("test"), self.img_size, what="test split")
 
@@ -92,7 +92,7 @@ def train_and_test(config: SegmentConfig, task: Task, data: Data, wait: bool = F
     return read_json(output / SCORES_FILE), read_rows(output / PER_IMAGE_FILE, task.row)
 
 
-def score_weights(run: Path, task: Task, data: PairTensors, config: SegmentConfig, folder: Path) -> Rows:
+def score_weights(run: Path, task: Task, data: SampleTensors, config: SegmentConfig, folder: Path) -> Rows:
     """Score the weights of a run on `data`; writes per_image.csv and pictures to `folder`, and returns the rows."""
     model, settings = task.load(run / WEIGHTS_FILE)
     model = model.to(choose_device(config.device))
@@ -107,7 +107,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def run_fingerprint(config: SegmentConfig, pairs: PairSet) -> dict[str, Any]:
+def run_fingerprint(config: SegmentConfig, pairs: SampleSet) -> dict[str, Any]:
     """What decides the weights: settings, pairs, and the content of a file with weights, wherever it lies."""
     fingerprint = {**fingerprint_of(config, "segment", NOT_IN_FINGERPRINT), "data": content_digest(pairs.records)}
     if config.encoder_weights is not None and Path(config.encoder_weights).is_file():

@@ -1,4 +1,4 @@
-"""Phase 5: train on PAIRS with one seed or several, score on test and on external sets, compare with another run."""
+"""Phase 5: train on samples with one seed or several, score on test and on external sets, compare with another run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from medsegdiff.config import SegmentConfig, fingerprint_of
 from medsegdiff.data.external import ExternalSet, read_external
-from medsegdiff.data.records import PairSet, content_digest, read_pairs
+from medsegdiff.data.records import SampleSet, content_digest, read_samples
 from medsegdiff.errors import UserError
 from medsegdiff.files import (
     SCORES_FILE,
@@ -58,7 +58,7 @@ def segment(config: SegmentConfig) -> dict[str, Any]:
     config = settle_names(settle_precision(config))
     check_settings(config)
     config = dataclasses.replace(config, steps=total_steps(config), epochs=None)
-    pairs = read_pairs(Path(config.data_dir))
+    pairs = read_samples(Path(config.data_dir))
     check_splits(pairs, config.mixing)
     task = TASKS[config.task]
     parts = _parts(config)
@@ -97,7 +97,7 @@ def _weights(config: SegmentConfig, parts: Sequence[SegmentConfig]) -> Weights:
     return {name: sha256(file) if file.is_file() else None for name, file in zip(names, files, strict=True)}
 
 
-def _check_layout(config: SegmentConfig, pairs: PairSet) -> None:
+def _check_layout(config: SegmentConfig, pairs: SampleSet) -> None:
     """Refuse a folder of one run for several, and the other way round, and seeds of other settings: they would mix."""
     output, repeated = Path(config.output_dir), config.seeds is not None
     refuse_other_phase(output, SCORES_FILE, "a folder for weights and scores")
@@ -177,7 +177,7 @@ def _of_runs(found: dict[str, Any], weights: Weights) -> dict[str, Any]:
     return {name: told for name, told in found.items() if same(told)}
 
 
-def _read_baseline(config: SegmentConfig, task: Task, test: PairSet) -> tuple[dict[str, Any], list[Any]] | None:
+def _read_baseline(config: SegmentConfig, task: Task, test: SampleSet) -> tuple[dict[str, Any], list[Any]] | None:
     """The settings and rows to compare with, checked before hours of training rather than after."""
     if config.baseline is None:
         return None
@@ -203,7 +203,7 @@ def _compare(
     }
 
 
-def _read_external(config: SegmentConfig, pairs: PairSet) -> list[ExternalSet]:
+def _read_external(config: SegmentConfig, pairs: SampleSet) -> list[ExternalSet]:
     """The external sets, without what training knew. Raises `UserError` for two of one name.
 
     Known are the real pictures of train and val, and those that the generator of synthetic pairs has learnt, so that

@@ -17,7 +17,7 @@ from medsegdiff.classification.models import DEFAULT_MODEL as DEFAULT_CLASSIFIER
 from medsegdiff.classification.models import load_classifier
 from medsegdiff.classification.scores import MEASURES as CLASS_MEASURES
 from medsegdiff.config import SegmentConfig
-from medsegdiff.data.dataset import PairTensors
+from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.scoring.intervals import Measure
 from medsegdiff.segmentation.models import DEFAULT_ENCODER, DEFAULT_ENCODERS, DEFAULT_MODEL, load_model
 from medsegdiff.segmentation.results import MEASURES, ImageScore, subgroups
@@ -33,9 +33,11 @@ class Task:
     """Segmentation or classification, as `protocol.run` sees it."""
 
     check: Callable[[SegmentConfig, list[str]], object]  # raises `UserError` for a network that cannot be had
-    trainer: Callable[[SegmentConfig, list[str], PairTensors, PairTensors, int], SupervisedTrainer]  # train, val, steps
+    trainer: Callable[
+        [SegmentConfig, list[str], SampleTensors, SampleTensors, int], SupervisedTrainer
+    ]  # train, val, steps
     load: Callable[[Path], tuple[nn.Module, dict[str, Any]]]  # network and settings of a weights file
-    score: Callable[[nn.Module, dict[str, Any], PairTensors, SegmentConfig, Path], Rows]  # draws a picture too
+    score: Callable[[nn.Module, dict[str, Any], SampleTensors, SegmentConfig, Path], Rows]  # draws a picture too
     picture: str  # file name of that picture
     row: type[Any]  # one line of per_image.csv
     measures: Mapping[str, Measure]

@@ -30,7 +30,7 @@ class ImageScore:
     """The scores of one test image; `hd95` in native pixels (heights)."""
 
     id: str
-    group: str  # cluster of near-duplicates or patient (`PairRecord.group`)
+    group: str  # cluster of near-duplicates or patient (`SampleRecord.group`)
     label: str  # class, or "" where it is not known
     area: float  # share of the picture that the true lesion covers
     dice: float

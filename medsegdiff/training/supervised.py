@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from medsegdiff.config import SegmentConfig
-from medsegdiff.data.dataset import PairTensors
+from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.data.transforms import SEGMENTATION_LEVELS, augment, generator, send
 from medsegdiff.training.device import choose_device, clip_gradients, gradient_scaler
 from medsegdiff.training.ema import EMA
@@ -53,7 +53,7 @@ class SupervisedTrainer:
     score_name = "score"
 
     def __init__(
-        self, config: SegmentConfig, model: nn.Module, train: PairTensors, val: PairTensors, steps: int
+        self, config: SegmentConfig, model: nn.Module, train: SampleTensors, val: SampleTensors, steps: int
     ) -> None:
         self.config, self.train, self.val, self.steps = config, train, val, steps
         self.device = choose_device(config.device)

@@ -1,4 +1,4 @@
-"""Phase 2: train the joint denoiser on the train split of PAIRS, watching val; the test split is not touched."""
+"""Phase 2: train the joint denoiser on the train split of samples, watching val; the test split is not touched."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from torch.nn.functional import avg_pool2d
 
 from medsegdiff.checkpoint import BEST_FILE, ModelCard, build_denoiser, save_checkpoint
 from medsegdiff.config import DiffusionConfig, TrainConfig, fingerprint_of, require
-from medsegdiff.data.dataset import PairTensors, load_tensors
-from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.data.dataset import SampleTensors, load_tensors
+from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.data.transforms import GENERATIVE, augment, augment_told, generator, send
 from medsegdiff.diffusion.codec import PairCodec, encode_sdf
 from medsegdiff.diffusion.condition import Condition
@@ -66,7 +66,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     if not config.find_batch_size:
         _check_shares(config, processes, "Change the setting.")
     compiles(config.compile, processes.device)
-    pairs = read_pairs(Path(config.data_dir))
+    pairs = read_samples(Path(config.data_dir))
     generated = [r.id for r in pairs.records if r.is_synthetic]
     if generated:
         raise UserError(
@@ -89,7 +89,7 @@ def _check_shares(config: TrainConfig, processes: Distributed, hint: str) -> Non
 
 
 def _enter(
-    config: TrainConfig, pairs: PairSet, stack: contextlib.ExitStack
+    config: TrainConfig, pairs: SampleSet, stack: contextlib.ExitStack
 ) -> tuple[TrainConfig, bool, dict[str, Any] | None]:
     """Lock the output folder and look what it holds, for as long as `stack` is open.
 
@@ -113,7 +113,7 @@ def _enter(
     return config, found, summary
 
 
-def run_fingerprint(config: TrainConfig, pairs: PairSet) -> dict[str, Any]:
+def run_fingerprint(config: TrainConfig, pairs: SampleSet) -> dict[str, Any]:
     """What a run is known by: settings and data that decide the weights (but for the last bits of their numbers)."""
     places = ("data_dir", "output_dir", "device", "save_every")
     fingerprint = fingerprint_of(config, "train", (*places, "compile", "checkpoint_gradients", "find_batch_size"))
@@ -132,7 +132,7 @@ def _finished(output: Path, fingerprint: dict[str, Any]) -> dict[str, Any] | Non
     return summary
 
 
-def _train(config: TrainConfig, pairs: PairSet, processes: Distributed, found: bool) -> dict[str, Any]:
+def _train(config: TrainConfig, pairs: SampleSet, processes: Distributed, found: bool) -> dict[str, Any]:
     trainer = DiffusionTrainer(config, pairs, processes)
     if config.find_batch_size:
         if not found:
@@ -196,7 +196,7 @@ def _finish(
     return summary
 
 
-def data_digest(pairs: PairSet) -> str:
+def data_digest(pairs: SampleSet) -> str:
     """A short digest of what train and val hold, so that a run is not resumed on other data."""
     rows = [r for r in pairs.records if r.split != "test"]
     text = " ".join(pairs.classes)
@@ -219,7 +219,7 @@ class Objective(nn.Module):
 class DiffusionTrainer:
     """Steps, evaluation and state of the joint denoiser, for `run_loop`."""
 
-    def __init__(self, config: TrainConfig, pairs: PairSet, processes: Distributed | None = None) -> None:
+    def __init__(self, config: TrainConfig, pairs: SampleSet, processes: Distributed | None = None) -> None:
         self.config = config
         self.total_steps = 1
         self.processes = processes or Distributed(config.device)
@@ -266,7 +266,7 @@ class DiffusionTrainer:
         elif self.config.compile == "auto" and self.device.type == "cuda":
             logger.info("training without torch.compile, for want of %s", missing_for_compile(self.device))
 
-    def _coded(self, size: int) -> PairTensors:
+    def _coded(self, size: int) -> SampleTensors:
         """The train split at `size` x `size` pixels, its masks coded as far from their edges as at full size."""
         read = self.train_set
         if size != self.config.img_size:

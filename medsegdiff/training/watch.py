@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medsegdiff.config import TrainConfig
-from medsegdiff.data.dataset import PairTensors
+from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.data.descriptors import feature_distance, feature_matrix
 from medsegdiff.data.pictures import contact_sheet
 from medsegdiff.data.transforms import generator
@@ -36,7 +36,7 @@ class Validator:
     """Evaluates averaged weights with the same noise every time, so that only the weights make a difference."""
 
     def __init__(
-        self, config: TrainConfig, codec: PairCodec, train: PairTensors, val: PairTensors, classes: list[str]
+        self, config: TrainConfig, codec: PairCodec, train: SampleTensors, val: SampleTensors, classes: list[str]
     ) -> None:
         self.config = config
         self.codec = codec
@@ -130,7 +130,7 @@ class Validator:
         return images, masks, labels
 
 
-def _features(pairs: PairTensors) -> np.ndarray[Any, Any]:
+def _features(pairs: SampleTensors) -> np.ndarray[Any, Any]:
     triples = (
         (image[0], np.where(mask[0] > 127, 255, 0), record.width * record.pixel_aspect / record.height)
         for image, mask, record in zip(pairs.images.numpy(), pairs.masks.numpy(), pairs.records, strict=True)

@@ -229,7 +229,7 @@ RAW = [
 ]  # fmt: skip
 
 PAIRS = [
-    Case("raw pictures where PAIRS are due", "describe --real_data raw --output_dir out",
+    Case("raw pictures where samples are due", "describe --real_data raw --output_dir out",
          ("no dataset.json", "prepare")),
     Case("dataset.json is broken", DESCRIBE, ("real/dataset.json: found text that is not JSON",),
          cut("real/dataset.json", 0.5)),
@@ -439,7 +439,7 @@ OUTPUTS = [
 
 CASES: dict[str, list[Case]] = {
     "Raw pictures": RAW,
-    "PAIRS folders": PAIRS,
+    "sample folders": PAIRS,
     "Checkpoints": CHECKPOINTS,
     "Conditioning masks and images": DIRECTIONS,
     "Segmentation and classification": SEGMENTATION,

@@ -41,8 +41,8 @@ def of_other_data(folder: Path) -> None:
 
 
 EVALUATION = [
-    Case("raw pictures where the synthetic PAIRS are due", EVALUATE.replace("data synthetic", "data raw"),
-         ("raw", "a PAIRS folder")),
+    Case("raw pictures where the synthetic samples are due", EVALUATE.replace("data synthetic", "data raw"),
+         ("raw", "a sample folder")),
     Case("no class in common", EVALUATE, ("classes: found", "cyst"), relabelled),
     Case("no synthetic pair", EVALUATE, ("synthetic",), emptied),
     Case("train as held-out split", f"{EVALUATE} --held_out train", ("--held_out: found train", "val, test")),

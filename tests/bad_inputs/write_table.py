@@ -37,7 +37,7 @@ finished. After a full disk, the same command goes on once there is room.
 
 **What is never trusted.** A pickle (`.pth`, `.pt`) can run code: checkpoints are none, and files with weights of
 encoders are read as tensors only, whatever else they hold. Paths in metadata.csv stay
-inside their folder, and ids that become file names hold no slashes. A picture of a PAIRS folder is compared with the
+inside their folder, and ids that become file names hold no slashes. A picture of a sample folder is compared with the
 hash in metadata.csv whenever it is read. Pictures above 10,000 pixels a side are refused by their headers, before they
 are decoded. Text for the terminal is escaped.
 

@@ -323,7 +323,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--job", nargs="+", choices=list(JOBS), default=["train"], help="which command(s) to kill")
     parser.add_argument(
-        "--data", nargs="+", help="PAIRS; prepare: raw folder; generate: checkpoint; combine: real and synthetic PAIRS"
+        "--data",
+        nargs="+",
+        help="samples; prepare: raw folder; generate: checkpoint; combine: real and synthetic samples",
     )
     parser.add_argument("--kills", nargs="+", type=int, default=[24], help="at least so many kills (one number a job)")
     parser.add_argument("--sample", action="store_true", help="exactly --kills, though not every place is hit then")

@@ -26,7 +26,7 @@ from medsegdiff.cli import parse
 from medsegdiff.config import DiffusionConfig, ModelConfig, Precision, TrainConfig, fingerprint_of
 from medsegdiff.data.combine import plan_counts
 from medsegdiff.data.hashing import content_hash
-from medsegdiff.data.records import METADATA_FILE, SPLITS, PairRecord, PairSet, read_pairs, write_pairs
+from medsegdiff.data.records import METADATA_FILE, SPLITS, SampleRecord, SampleSet, read_samples, write_samples
 from medsegdiff.data.splits import assign_folds, assign_splits
 from medsegdiff.diffusion.noise import loss_weight
 from medsegdiff.diffusion.samplers import SAMPLERS
@@ -51,14 +51,14 @@ SHARES = st.just(0.0) | st.floats(0.01, 0.45)
 
 
 @st.composite
-def records(draw: st.DrawFn) -> list[PairRecord]:
-    """Rows of PAIRS with unlike ids, each group in one split; the pictures are always the same two files."""
+def records(draw: st.DrawFn) -> list[SampleRecord]:
+    """Rows of samples with unlike ids, each group in one split; the pictures are always the same two files."""
     rows = []
     splits: dict[str, str] = {}
     for name in draw(st.lists(IDS, max_size=5, unique=True)):
         group = draw(PRINTABLE)
         row = st.builds(
-            PairRecord,
+            SampleRecord,
             id=st.just(name),
             image_file_name=st.just("a.png"),
             mask_file_name=st.just("b, c.png"),
@@ -78,17 +78,17 @@ def records(draw: st.DrawFn) -> list[PairRecord]:
     return rows
 
 
-def write_and_read(folder: Path, rows: list[PairRecord]) -> PairSet:
+def write_and_read(folder: Path, rows: list[SampleRecord]) -> SampleSet:
     """What is read of a folder that these rows were written to."""
     for name in ("a.png", "b, c.png"):
         write_png(folder / name, np.zeros((1, 1), np.uint8))
-    write_pairs(folder, rows, classes=LABELS, fingerprint={})
-    return read_pairs(folder)
+    write_samples(folder, rows, classes=LABELS, fingerprint={})
+    return read_samples(folder)
 
 
 @SETTINGS
 @given(rows=records())
-def test_metadata_comes_back_as_it_was_written(rows: list[PairRecord], tmp_path: Path) -> None:
+def test_metadata_comes_back_as_it_was_written(rows: list[SampleRecord], tmp_path: Path) -> None:
     """Damage: joining cells with commas; rounding floats; splitting the text at line ends before it is parsed."""
     found = write_and_read(tmp_path, rows)
     assert list(found.records) == sorted(rows, key=lambda r: r.id)
@@ -99,7 +99,7 @@ def test_metadata_comes_back_as_it_was_written(rows: list[PairRecord], tmp_path:
 
 def test_a_carriage_return_comes_back(tmp_path: Path) -> None:
     """Damage: a picture called `a\\r.png` (Linux allows it), whose row csv writes without quotes."""
-    row = PairRecord("a", "a.png", "a.png", LABELS[0], "train", 0, "g", "busi:a\r.png", 1.0, 1, 1, *["0" * 64] * 3)
+    row = SampleRecord("a", "a.png", "a.png", LABELS[0], "train", 0, "g", "busi:a\r.png", 1.0, 1, 1, *["0" * 64] * 3)
     assert write_and_read(tmp_path, [row]).records == (row,)
 
 

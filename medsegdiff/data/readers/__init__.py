@@ -1,4 +1,5 @@
-"""Readers of raw data sets: each turns one published layout into a list of `RawPair`; a new data set is a new file."""
+"""Readers of raw data sets: each turns one published layout into a list of `RawSample`; a new data set is a new
+file."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class RawPair:
+class RawSample:
     """One picture as it was found, with its masks merged."""
 
     name: str  # unique, usable as a file name; becomes the id: "benign_0003"

@@ -14,7 +14,7 @@ import numpy as np
 
 from medsegdiff.classification.scores import macro_auc
 from medsegdiff.config import EvaluateConfig, SegmentConfig, fingerprint_of
-from medsegdiff.data.records import PairSet, content_digest
+from medsegdiff.data.records import SampleSet, content_digest
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.compare import mean_interval, statistic_interval
 from medsegdiff.evaluation.judges.embedding import RECIPE, fit_embedding
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 MINIMUM_DICE, MINIMUM_AUC = 0.5, 0.7
 
 
-def fit_reference_models(config: EvaluateConfig, real: PairSet, sets: Sets) -> ReferenceModels:
+def fit_reference_models(config: EvaluateConfig, real: SampleSet, sets: Sets) -> ReferenceModels:
     """Segmenter, classifier and embedding of the real train split; val picks their weights, held-out ones rate them.
 
     They are trained once for a content, a size and a recipe, and found again in `reference_model_folder`. A reference
@@ -87,7 +87,7 @@ def reference_model_folder(config: EvaluateConfig, name: str, fingerprint: dict[
 
 
 def _fit_network(
-    name: str, config: EvaluateConfig, real: PairSet, sets: Sets, fingerprint: dict[str, Any]
+    name: str, config: EvaluateConfig, real: SampleSet, sets: Sets, fingerprint: dict[str, Any]
 ) -> ReferenceModel:
     """A network of phase 5, trained by its recipe."""
     recipe = settle_names(

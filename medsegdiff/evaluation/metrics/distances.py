@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure as Plot
 
 from medsegdiff.config import EvaluateConfig
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SampleSet
 from medsegdiff.evaluation.compare import Comparison, Sample
 from medsegdiff.evaluation.context import SETS, TITLES, Context, Metric, Space
 from medsegdiff.evaluation.drawing import png
@@ -275,7 +275,7 @@ def _bars(axes: Any, found: dict[str, Comparison]) -> None:
     axes.grid(axis="x", alpha=0.3)
 
 
-def _check(config: EvaluateConfig, _: PairSet) -> None:
+def _check(config: EvaluateConfig, _: SampleSet) -> None:
     check_inception(config)
 
 

@@ -16,7 +16,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.pictures import draw_outline
-from medsegdiff.data.records import PairRecord, PairSet
+from medsegdiff.data.records import SampleRecord, SampleSet
 from medsegdiff.evaluation.compare import mean_interval
 from medsegdiff.evaluation.context import Context, Metric
 from medsegdiff.evaluation.drawing import png, show
@@ -80,7 +80,7 @@ def match(context: Context) -> Matched | None:
     """
     known = {(r.id, r.group): r for r in context.real.records}
     by_mask = {f"m{r.mask_hash[:12]}": r for r in context.real.records}
-    found: dict[int, PairRecord] = {}
+    found: dict[int, SampleRecord] = {}
     for row, record in enumerate(context.sets.synthetic.records):
         name = DRAWN.fullmatch(record.id)
         real = known.get((name["id"], record.group)) if name else None
@@ -92,7 +92,7 @@ def match(context: Context) -> Matched | None:
     return Matched(rows, context.sets.synthetic.rows(rows), _load(context, list(found.values())))
 
 
-def _load(context: Context, records: list[PairRecord]) -> Pairs:
+def _load(context: Context, records: list[SampleRecord]) -> Pairs:
     """The pairs of these records, which may repeat."""
     unique = {r.id: r for r in records}
     loaded = load_pairs(
@@ -215,7 +215,7 @@ def _nearest(matched: Matched, ssim: np.ndarray) -> Figure:
     return Figure(png(plot), f"The {len(order)} images that are most like the real ones: {what}.")
 
 
-def _check(config: EvaluateConfig, _: PairSet) -> None:
+def _check(config: EvaluateConfig, _: SampleSet) -> None:
     check_lpips(config)
 
 

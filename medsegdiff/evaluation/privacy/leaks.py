@@ -9,7 +9,7 @@ import numpy as np
 
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS
 from medsegdiff.data.hashing import HASH_SIDE, content_hash, hash_distances, perceptual_hash
-from medsegdiff.data.records import PairRecord
+from medsegdiff.data.records import SampleRecord
 from medsegdiff.evaluation.sets import Pairs, Sets
 
 PLAIN = 2.0  # grey values: a picture of less standard deviation shows nobody, and all of them have one hash
@@ -30,7 +30,7 @@ class Leaks:
         return sum(a is not None or b is not None for a, b in zip(self.exact, self.same, strict=True))
 
 
-def find_leaks(sets: Sets, real: Iterable[PairRecord]) -> Leaks:
+def find_leaks(sets: Sets, real: Iterable[SampleRecord]) -> Leaks:
     """Real pictures among the synthetic ones; `real` are all records of the real folder, for exact copies.
 
     Two hashes are of one picture up to `SAME_PICTURE_BITS`, but never as far apart as some held-out picture is from

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from medsegdiff.checkpoint import ModelCard, find_checkpoint, load_checkpoint
 from medsegdiff.config import EvaluateConfig
-from medsegdiff.data.dataset import PairTensors, load_tensors
-from medsegdiff.data.records import SYNTHETIC, PairRecord, PairSet
+from medsegdiff.data.dataset import SampleTensors, load_tensors
+from medsegdiff.data.records import SYNTHETIC, SampleRecord, SampleSet
 from medsegdiff.data.transforms import generator
 from medsegdiff.diffusion.codec import encode_sdf
 from medsegdiff.diffusion.condition import Condition
@@ -51,24 +51,24 @@ class Membership:
     checkpoint: str = ""  # digest of the one that was asked
 
 
-def check_checkpoint(config: EvaluateConfig, real: PairSet) -> None:
+def check_checkpoint(config: EvaluateConfig, real: SampleSet) -> None:
     """Raise `UserError` where a checkpoint is given that did not learn exactly the train split of the real set."""
     if config.checkpoint_path is not None:
         path = find_checkpoint(Path(config.checkpoint_path))
         _check_card(path, load_checkpoint(path)[1], real)
 
 
-def _check_card(path: Path, card: ModelCard, real: PairSet) -> None:
+def _check_card(path: Path, card: ModelCard, real: SampleSet) -> None:
     learnt = {hashes["image_hash"] for hashes in card.train_hashes}
     train = {record.image_hash for record in real.select("train").records}
     if learnt != train:
         found = f"a model of {len(learnt)} pictures, of which {len(learnt & train)} are among the train split's"
         expected = f"a model of exactly the {len(train)} train pictures of {real.root}"
-        hint = "Give the PAIRS folder that it was trained on, or leave --checkpoint_path out."
+        hint = "Give the sample folder that it was trained on, or leave --checkpoint_path out."
         raise UserError(path, found, expected, hint)
 
 
-def membership(config: EvaluateConfig, real: PairSet) -> Membership | str:
+def membership(config: EvaluateConfig, real: SampleSet) -> Membership | str:
     """Membership inference for the checkpoint of the settings; a sentence where there are too few pictures.
 
     At most `LARGEST` pictures of each side are taken, at random. Raises `UserError` as `check_checkpoint` does.
@@ -90,13 +90,13 @@ def membership(config: EvaluateConfig, real: PairSet) -> Membership | str:
     return dataclasses.replace(inferred(losses, levels_of(card), learnt, groups, config), checkpoint=digest)
 
 
-def drawn_by_another(synthetic: Iterable[PairRecord], digest: str) -> int:
+def drawn_by_another(synthetic: Iterable[SampleRecord], digest: str) -> int:
     """How many synthetic pairs say that another checkpoint than that of this digest drew them."""
     makers = (record.source.removeprefix(SYNTHETIC) for record in synthetic if record.is_synthetic)
     return sum(maker not in ("", digest) for maker in makers)
 
 
-def _choose(records: list[PairRecord] | tuple[PairRecord, ...], card: ModelCard, seed: int) -> list[PairRecord]:
+def _choose(records: list[SampleRecord] | tuple[SampleRecord, ...], card: ModelCard, seed: int) -> list[SampleRecord]:
     known = [record for record in records if record.label in card.classes]
     rows = np.random.default_rng([seed, CHOICE]).permutation(len(known))[:LARGEST]
     return [known[i] for i in sorted(rows)]
@@ -115,7 +115,7 @@ def levels_of(card: ModelCard) -> tuple[float, ...]:
 
 @torch.no_grad()
 def denoising_losses(
-    denoiser: Denoiser, card: ModelCard, data: PairTensors, labels: Tensor, config: EvaluateConfig
+    denoiser: Denoiser, card: ModelCard, data: SampleTensors, labels: Tensor, config: EvaluateConfig
 ) -> np.ndarray:
     """(N, L) weighted errors, summed over image and mask, of N pairs at the L `levels_of` the card.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from medsegdiff.config import TrainConfig
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SampleSet
 from medsegdiff.errors import UserError
 from medsegdiff.training.train import DiffusionTrainer
 
@@ -158,7 +158,7 @@ def test_a_loss_that_is_not_finite_ends_an_arm(modules: Callable[[str], Any]) ->
 
 
 def test_parts_of_a_batch_add_up_to_it(
-    small: Callable[[str], Any], modules: Callable[[str], Any], ellipses: PairSet, tmp_path: Path
+    small: Callable[[str], Any], modules: Callable[[str], Any], ellipses: SampleSet, tmp_path: Path
 ) -> None:
     """Fails when gathering a batch over parts weighs them wrongly, or weights are not what was saved.
 
@@ -241,7 +241,7 @@ def test_giving_up_on_noise(modules: Callable[[str], Any]) -> None:
     assert [d[1:] for d in train.draw_classes(draw, 2, 10, 10, 5)] == [(20, 12), (10, 10)]
 
 
-def test_our_words_for_too_little_memory_are_known(modules: Callable[[str], Any], ellipses: PairSet) -> None:
+def test_our_words_for_too_little_memory_are_known(modules: Callable[[str], Any], ellipses: SampleSet) -> None:
     """Damage: ours running out of memory taken for a bug, which ends the whole comparison."""
     trainer = DiffusionTrainer(TrainConfig(str(ellipses.root), img_size=16, device="cpu", precision="fp32"), ellipses)
     trainer.batch_size_finder.try_batch = lambda *_: None  # type: ignore[method-assign]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from medsegdiff.config import DiffusionConfig, GenerateConfig, TrainConfig
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SampleSet
 from medsegdiff.models.backbones import build_backbone
 from medsegdiff.training.settings import check_settings
 
@@ -67,7 +67,7 @@ def test_tables_show_every_seed_and_what_it_is_beside_the_base(benchmark: Any, t
     assert "1.100 |" in (tmp_path / "ablation.md").read_text()
 
 
-def test_ours_among_the_peers_draws_within_the_calls(benchmark: Any, tmp_path: Path, ellipses: PairSet) -> None:
+def test_ours_among_the_peers_draws_within_the_calls(benchmark: Any, tmp_path: Path, ellipses: SampleSet) -> None:
     """Damage: more calls than the peers have; a warm-up of fewer calls than the default has refused."""
     arms = benchmark("peer_arms")
     (tmp_path / "tiny.yaml").write_text(TINY + "batch_size: 4\n")
@@ -83,7 +83,7 @@ def test_ours_among_the_peers_draws_within_the_calls(benchmark: Any, tmp_path: P
 
 
 def test_speed_is_measured_on_pictures_of_the_size_it_is_told_for(
-    benchmark: Any, tmp_path: Path, ellipses: PairSet
+    benchmark: Any, tmp_path: Path, ellipses: SampleSet
 ) -> None:
     """Damage: leave `small_first=False` out: the first steps of ours are on pictures of half the side."""
     arms, speed = benchmark("peer_arms"), benchmark("peer_speed")

@@ -14,8 +14,8 @@ from medsegdiff.classification.results import score_pairs
 from medsegdiff.classification.scores import rank_auc
 from medsegdiff.classification.training import ClassificationTrainer, build_network, predict_probabilities
 from medsegdiff.config import SegmentConfig
-from medsegdiff.data.dataset import PairTensors
-from medsegdiff.data.records import PairRecord
+from medsegdiff.data.dataset import SampleTensors
+from medsegdiff.data.records import SampleRecord
 from medsegdiff.errors import UserError
 
 CLASSES = ["benign", "malignant"]
@@ -23,14 +23,14 @@ SIDE = 32
 CPU = torch.device("cpu")
 
 
-def record(number: int, label: str) -> PairRecord:
+def record(number: int, label: str) -> SampleRecord:
     """A row of metadata for a picture that was never written."""
-    values = {f.name: 1 for f in dataclasses.fields(PairRecord)}
+    values = {f.name: 1 for f in dataclasses.fields(SampleRecord)}
     text = {"id": f"p{number}", "group": f"g{number}", "label": label, "split": "train", "source": "test"}
-    return PairRecord(**{**values, **text})  # type: ignore[arg-type]
+    return SampleRecord(**{**values, **text})  # type: ignore[arg-type]
 
 
-def blobs(count: int, seed: int, shuffled: bool = False) -> PairTensors:
+def blobs(count: int, seed: int, shuffled: bool = False) -> SampleTensors:
     """Round lesions on noise, malignant ones bright and benign ones dark; `shuffled`: labels drawn anew."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:SIDE, :SIDE]
@@ -42,7 +42,9 @@ def blobs(count: int, seed: int, shuffled: bool = False) -> PairTensors:
     if shuffled:
         labels = random.permutation(labels)
     pictures = [torch.from_numpy(part.astype(np.uint8))[:, None] for part in (images, masks * 255)]
-    return PairTensors(*pictures, torch.from_numpy(labels), tuple(record(i, CLASSES[k]) for i, k in enumerate(labels)))
+    return SampleTensors(
+        *pictures, torch.from_numpy(labels), tuple(record(i, CLASSES[k]) for i, k in enumerate(labels))
+    )
 
 
 def settings(**changes: object) -> SegmentConfig:

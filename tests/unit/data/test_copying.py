@@ -14,7 +14,7 @@ from medsegdiff.data import copying
 from medsegdiff.data.copying import copying_test, nearest_share, similarity
 
 if TYPE_CHECKING:
-    from conftest import WritePairs
+    from conftest import WriteSamples
 
 
 def textures(count: int, seed: int) -> list[np.ndarray]:
@@ -83,7 +83,7 @@ def test_near_duplicates_are_taken_together() -> None:
     assert alone > together + 0.1
 
 
-def test_groups_are_handed_on(tmp_path: Path, write_ellipses: WritePairs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_are_handed_on(tmp_path: Path, write_ellipses: WriteSamples, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage: the groups of another side, or none."""
     real = write_ellipses(tmp_path / "real", {"train": 4, "val": 1, "test": 2})
     seen: dict[str, Any] = {}

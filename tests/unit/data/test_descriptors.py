@@ -20,7 +20,7 @@ from medsegdiff.data.descriptors import (
     lesion_shape,
     pair_features,
 )
-from medsegdiff.data.records import PairRecord, PairSet, write_pair, write_pairs
+from medsegdiff.data.records import SampleRecord, SampleSet, write_sample, write_samples
 from medsegdiff.errors import UserError
 
 
@@ -126,10 +126,10 @@ def test_feature_distance() -> None:
     assert feature_matrix([]).shape == (0, len(PAIR_FEATURES))
 
 
-def shapes(root: Path, ratios: dict[str, float], count: int = 12) -> PairSet:
-    """PAIRS of ellipses whose depth-to-width ratio is the class's, within 5 %, and a val pair to compare with."""
+def shapes(root: Path, ratios: dict[str, float], count: int = 12) -> SampleSet:
+    """samples of ellipses whose depth-to-width ratio is the class's, within 5 %, and a val pair to compare with."""
     random = np.random.default_rng(0)
-    records: list[PairRecord] = []
+    records: list[SampleRecord] = []
     for label, ratio in ratios.items():
         for number in range(count):
             height = 20 * ratio * random.uniform(0.95, 1.05)
@@ -137,8 +137,8 @@ def shapes(root: Path, ratios: dict[str, float], count: int = 12) -> PairSet:
             name = f"{label}_{number}"
             group = f"{label}_{(number + 1) // 2}"
             split = "train" if number else "val"
-            records.append(write_pair(root, mask, mask, id=name, label=label, split=split, group=group, source="t"))
-    return write_pairs(root, records, classes=list(ratios), fingerprint={})
+            records.append(write_sample(root, mask, mask, id=name, label=label, split=split, group=group, source="t"))
+    return write_samples(root, records, classes=list(ratios), fingerprint={})
 
 
 def test_describe(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_describe_tells_real_from_synthetic(tmp_path: Path) -> None:
     """Damage: synthetic pairs taken for real ones, or real ones of a combined set for synthetic ones."""
     real = shapes(tmp_path / "real", {"benign": 0.7, "malignant": 1.2})
     drawn = [dataclasses.replace(r, source="synthetic:abc", split="train") for r in real.records[:20]]
-    mixed = write_pairs(
+    mixed = write_samples(
         tmp_path / "real", [*drawn, *real.records[20:]], classes=["benign", "malignant"], fingerprint={}
     )
     with pytest.raises(UserError, match=r"found 20 synthetic pairs; expected real pairs alone"):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medsegdiff.config import EvaluateConfig
-from medsegdiff.data.records import PairRecord, PairSet
+from medsegdiff.data.records import SampleRecord, SampleSet
 from medsegdiff.evaluation.context import Context
 from medsegdiff.evaluation.judges.judge import ReferenceModel, ReferenceModels
 from medsegdiff.evaluation.section import Interval
@@ -37,10 +37,10 @@ def drawn(count: int, seed: int, prefix: str, classes: tuple[str, ...] = CLASSES
     return Pairs(images.clip(0, 255).astype(np.uint8), masks, labels, np.array(names), pixels, records)
 
 
-def record(name: str, label: str) -> PairRecord:
+def record(name: str, label: str) -> SampleRecord:
     """A record with little in it."""
     files = (f"images/{name}.png", f"masks/{name}.png")
-    return PairRecord(name, *files, label, "train", -1, name, "drawn", 1.0, SIZE, SIZE, "0" * 64, "0" * 64, "0" * 64)
+    return SampleRecord(name, *files, label, "train", -1, name, "drawn", 1.0, SIZE, SIZE, "0" * 64, "0" * 64, "0" * 64)
 
 
 class DarkIsLesion(nn.Module):
@@ -77,7 +77,7 @@ def context(sets: Sets, *, quality: float = 0.9, info: dict[str, Any] | None = N
         {"embedding": "no embedding: not needed here"},
     )
     config = EvaluateConfig(**({"real_data": "", "synthetic_data": "", "bootstrap": 50, "precision": "fp32"} | changes))
-    real, synthetic = (PairSet(Path(), (), {"classes": list(sets.classes)} | more) for more in ({}, info or {}))
+    real, synthetic = (SampleSet(Path(), (), {"classes": list(sets.classes)} | more) for more in ({}, info or {}))
     return Context(sets, real, synthetic, reference_models, config)
 
 

@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import ortho_group
 from torch import Tensor, nn
 
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SampleSet
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.compare import Comparison, Sample
 from medsegdiff.evaluation.context import Context
@@ -336,7 +336,7 @@ def saved(content: object) -> bytes:
 def test_inception_features_come_from_the_file(weights: Path) -> None:
     """Fails if weights of a file are not what the network has, or logits stand where features belong."""
     c = context(three_sets(), inception_weights=str(weights), device="cpu")
-    METRIC.check(c.config, PairSet(Path(), (), {}))
+    METRIC.check(c.config, SampleSet(Path(), (), {}))
     network = inception.load_inception(c.config)
     stored = torch.load(weights, weights_only=True)
     assert all(torch.equal(value, stored[name]) for name, value in network.state_dict().items())
@@ -377,7 +377,7 @@ def test_weights_that_cannot_be_had_are_told_in_a_line(tmp_path: Path, monkeypat
     def check(value: str) -> str:
         inception._load.cache_clear()
         with pytest.raises(UserError) as error:
-            METRIC.check(context(three_sets(), inception_weights=value).config, PairSet(Path(), (), {}))
+            METRIC.check(context(three_sets(), inception_weights=value).config, SampleSet(Path(), (), {}))
         return str(error.value)
 
     assert "no such file" in check(str(tmp_path / "gone.pth"))

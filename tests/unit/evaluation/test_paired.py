@@ -11,7 +11,7 @@ import pytest
 import torch
 from evaluation_sets import CLASSES, SIZE, context, drawn
 
-from medsegdiff.data.records import SYNTHETIC, PairSet, write_pair, write_pairs
+from medsegdiff.data.records import SYNTHETIC, SampleSet, write_sample, write_samples
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.context import Context
 from medsegdiff.evaluation.features import lpips as network
@@ -23,20 +23,20 @@ COUNT = 24
 
 
 @pytest.fixture(subgroup="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> PairSet:
+def real(tmp_path_factory: pytest.TempPathFactory) -> SampleSet:
     """Drawn real pairs on disk, the last third held out."""
     root, pairs = tmp_path_factory.mktemp("real"), drawn(COUNT, 1, "real")
     records = [
-        write_pair(
+        write_sample(
             root, image, mask * np.uint8(255), id=r.id, label=r.label, group=f"g_{r.id}", source="drawn",
             split="train" if i < COUNT * 2 // 3 else "test",
         )
         for i, (image, mask, r) in enumerate(zip(pairs.images, pairs.masks, pairs.records, strict=True))
     ]  # fmt: skip
-    return write_pairs(root, records, classes=list(CLASSES), fingerprint={})
+    return write_samples(root, records, classes=list(CLASSES), fingerprint={})
 
 
-def drawn_for(real: PairSet, images: np.ndarray, names: str = "syn_{}_000", groups: str = "g_{}") -> Pairs:
+def drawn_for(real: SampleSet, images: np.ndarray, names: str = "syn_{}_000", groups: str = "g_{}") -> Pairs:
     """Pairs as mask_to_image writes them for the masks of `real`."""
     own = load_pairs(real, SIZE, "real")
     records = tuple(
@@ -53,7 +53,7 @@ def drawn_for(real: PairSet, images: np.ndarray, names: str = "syn_{}_000", grou
     return dataclasses.replace(own, images=images, groups=np.array([r.id for r in records]), records=records)
 
 
-def told(real: PairSet, synthetic: Pairs, **changes: object) -> tuple[Context, Section | None]:
+def told(real: SampleSet, synthetic: Pairs, **changes: object) -> tuple[Context, Section | None]:
     """The context and what the metric tells."""
     train, held_out = (load_pairs(real.select(split), SIZE, split) for split in ("train", "test"))
     sets = Sets(train, held_out, synthetic, CLASSES, SIZE)
@@ -64,7 +64,7 @@ def told(real: PairSet, synthetic: Pairs, **changes: object) -> tuple[Context, S
     return c, section
 
 
-def test_figures_are_those_of_the_real_image_of_the_mask(real: PairSet) -> None:
+def test_figures_are_those_of_the_real_image_of_the_mask(real: SampleSet) -> None:
     """Fails if an image is compared with another mask's picture, or a figure is not its formula.
 
     Every image is the real one plus 10 or minus 10 grey levels: RMSE 10, PSNR 20 log10(255 / 10).
@@ -84,7 +84,7 @@ def test_figures_are_those_of_the_real_image_of_the_mask(real: PairSet) -> None:
     assert section.skipped[0] == "LPIPS: needs --lpips_weights."
 
 
-def test_train_masks_and_held_out_masks_stand_apart(real: PairSet) -> None:
+def test_train_masks_and_held_out_masks_stand_apart(real: SampleSet) -> None:
     """Fails if copies of train pictures are hidden in the mean over all masks."""
     pairs = load_pairs(real, SIZE, "real")
     learnt = np.array([r.split == "train" for r in real.records])
@@ -102,7 +102,7 @@ def test_train_masks_and_held_out_masks_stand_apart(real: PairSet) -> None:
     assert section.per_pair["paired_psnr"][:1] == [None]
 
 
-def test_the_floor_is_another_picture_of_the_class(real: PairSet) -> None:
+def test_the_floor_is_another_picture_of_the_class(real: SampleSet) -> None:
     """Fails if the baseline compares a picture with itself or with one of another class."""
     pairs = load_pairs(real, SIZE, "real")
     grey = {"benign": 50, "malignant": 200}
@@ -117,7 +117,7 @@ def test_the_floor_is_another_picture_of_the_class(real: PairSet) -> None:
         assert section.values["subgroups"][label]["rmse"]["baseline"]["value"] == pytest.approx(expected)
 
 
-def test_a_class_of_one_patient_has_no_baseline(real: PairSet) -> None:
+def test_a_class_of_one_patient_has_no_baseline(real: SampleSet) -> None:
     """Fails if the baseline is taken against an empty picture where there is no other one of the class."""
     pairs = load_pairs(real, SIZE, "real")
     one = pairs.of("malignant")[:1]  # the only malignant picture of the real sets, drawn for twelve times
@@ -133,7 +133,7 @@ def test_a_class_of_one_patient_has_no_baseline(real: PairSet) -> None:
     assert any("Floor of 12 pairs" in line for line in section.skipped)
 
 
-def test_sets_that_were_not_drawn_for_masks_have_no_such_figures(real: PairSet) -> None:
+def test_sets_that_were_not_drawn_for_masks_have_no_such_figures(real: SampleSet) -> None:
     """Fails if a set of new pairs, or the real set itself, is taken for one drawn for masks."""
     pairs = load_pairs(real, SIZE, "real")
     assert told(real, pairs)[1] is None
@@ -141,7 +141,7 @@ def test_sets_that_were_not_drawn_for_masks_have_no_such_figures(real: PairSet) 
     assert told(real, drawn_for(real, pairs.images, names="syn_benign_{:0>6}"))[1] is None
 
 
-def test_masks_without_a_data_set_are_found_by_their_content(real: PairSet) -> None:
+def test_masks_without_a_data_set_are_found_by_their_content(real: SampleSet) -> None:
     """Fails if masks given as a folder of pictures, whose group is made from the mask, have no real image."""
     synthetic = drawn_for(real, load_pairs(real, SIZE, "real").images)
     groups = [f"m{r.mask_hash[:12]}" for r in real.records]
@@ -156,7 +156,7 @@ def test_masks_without_a_data_set_are_found_by_their_content(real: PairSet) -> N
     assert [r.id for r in matched.real.records] == [r.id for r in real.records]
 
 
-def test_pairs_of_other_masks_are_left_out_and_told(real: PairSet) -> None:
+def test_pairs_of_other_masks_are_left_out_and_told(real: SampleSet) -> None:
     """Fails if one pair of unknown origin ends the comparison of all, or shifts the column of per_pair.csv."""
     synthetic = drawn_for(real, load_pairs(real, SIZE, "real").images)
     stranger = dataclasses.replace(synthetic.records[0], id="syn_benign_000001", group="syn_benign_000001")
@@ -166,7 +166,7 @@ def test_pairs_of_other_masks_are_left_out_and_told(real: PairSet) -> None:
     assert section.per_pair["paired_ssim"] == [None, *[1.0] * (COUNT - 1)]
 
 
-def test_constant_pictures_and_empty_masks_have_finite_figures(real: PairSet) -> None:
+def test_constant_pictures_and_empty_masks_have_finite_figures(real: SampleSet) -> None:
     """Fails if a black picture divides by zero."""
     synthetic = drawn_for(real, np.zeros((COUNT, SIZE, SIZE), np.uint8))
     _, section = told(real, dataclasses.replace(synthetic, masks=np.zeros_like(synthetic.masks)))
@@ -186,7 +186,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_lpips_uses_the_weights_of_the_file(real: PairSet, weights: Path) -> None:
+def test_lpips_uses_the_weights_of_the_file(real: SampleSet, weights: Path) -> None:
     """Fails if layers are mixed up or stay random, or equal pictures are apart."""
     images = load_pairs(real, SIZE, "real").images
     c, section = told(real, drawn_for(real, images), lpips_weights=str(weights))
@@ -208,7 +208,7 @@ def test_lpips_weights_that_cannot_be_had_are_told_in_a_line(tmp_path: Path, mon
         with pytest.raises(UserError) as error:
             METRIC.check(
                 context(Sets(*[drawn(2, 1, "x")] * 3, CLASSES, SIZE), lpips_weights=value).config,
-                PairSet(Path(), (), {}),
+                SampleSet(Path(), (), {}),
             )
         assert str(error.value).startswith("--lpips_weights")
         return str(error.value)

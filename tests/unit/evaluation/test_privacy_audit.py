@@ -13,7 +13,7 @@ import pytest
 from evaluation_sets import context
 from test_privacy import HOW, texture_sets
 
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SampleSet
 from medsegdiff.evaluation.metrics import privacy
 from medsegdiff.evaluation.metrics.privacy import missed_kinds, run
 from medsegdiff.evaluation.privacy.audit import Audit, Found, alarm, audit
@@ -114,11 +114,11 @@ def test_what_one_measure_misses_another_may_find(quiet: Audit) -> None:
     assert verdict(embedding=first, detail=blind_to(quiet, "exact")).outcome == "too few pictures to tell"
 
 
-def real_set(sets: Sets) -> PairSet:
+def real_set(sets: Sets) -> SampleSet:
     """The real folder of the sets, every picture with hashes of its own."""
     records = [dataclasses.replace(r, image_hash=f"i{k}", perceptual_hash=f"p{k}") for k, r in
                enumerate(sets.train.records)]  # fmt: skip
-    return PairSet(Path(), tuple(records), {"classes": list(sets.classes)})
+    return SampleSet(Path(), tuple(records), {"classes": list(sets.classes)})
 
 
 def both_hashes(numbers: Iterable[int]) -> list[dict[str, str]]:

@@ -17,7 +17,7 @@ from conftest import random_checkpoint
 from medsegdiff.checkpoint import load_checkpoint, save_checkpoint
 from medsegdiff.config import GenerateConfig
 from medsegdiff.data.dataset import resize_anisotropic
-from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.errors import UserError
 from medsegdiff.generation.given import ConditioningInput, read_inputs
@@ -26,7 +26,7 @@ from medsegdiff.generation.plan import plan_images, plan_masks
 from medsegdiff.generation.run import generate, generate_masks, generate_pairs
 
 if TYPE_CHECKING:
-    from conftest import WritePairs
+    from conftest import WriteSamples
 
 SIDE = 16
 CLASSES = ["benign", "malignant"]
@@ -40,7 +40,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(subgroup="module")
-def real(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WritePairs) -> PairSet:
+def real(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WriteSamples) -> SampleSet:
     """Pairs of 40 x 40 pixels, larger than the network."""
     return write_ellipses(tmp_path_factory.mktemp("real") / "pairs", {"train": 2, "val": 1, "test": 1}, side=40)
 
@@ -50,7 +50,7 @@ def settings(checkpoint: Path, output: Path, **changes: Any) -> GenerateConfig:
     return dataclasses.replace(config, **changes)
 
 
-def pictures(folder: Path, real: PairSet, kind: str) -> Path:
+def pictures(folder: Path, real: SampleSet, kind: str) -> Path:
     """Masks or images of some pairs in class folders, without metadata."""
     for r in real.select("train").records:
         target = folder / r.label / f"{r.id}.png"
@@ -60,13 +60,13 @@ def pictures(folder: Path, real: PairSet, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("radius", [0.0, 4.0])
-def test_images_for_conditioning_masks(radius: float, real: PairSet, tmp_path: Path) -> None:
+def test_images_for_conditioning_masks(radius: float, real: SampleSet, tmp_path: Path) -> None:
     """Damage: the mask of the network's size read back from noise, or averaged; a class of its own for all; a new
     group, by which a test picture's mask could enter train."""
     codec = PairCodec((0.4, 0.2), (0.2, 0.4), 1, radius)
     checkpoint = random_checkpoint(tmp_path / "best_model.safetensors", 0.05, codec=codec)
     drawn = generate_pairs(settings(checkpoint, tmp_path / "pairs", masks=str(real.root), num_samples_per_input=3))
-    assert read_pairs(drawn.root).records == drawn.records
+    assert read_samples(drawn.root).records == drawn.records
     inputs = {r.id: r for r in real.select("train").records}
     assert len(drawn) == 3 * len(inputs) == 12
     for r in drawn.records:
@@ -81,7 +81,7 @@ def test_images_for_conditioning_masks(radius: float, real: PairSet, tmp_path: P
 
 
 def test_the_mask_matters_to_the_image(
-    real: PairSet, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    real: SampleSet, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Damage: the image of the noise alone, the conditioning mask laid over it afterwards."""
     monkeypatch.setattr(ConditioningInput, "number", 7)  # the same noise for all masks
@@ -95,7 +95,7 @@ def test_the_mask_matters_to_the_image(
     assert {r.id: r.image_hash for r in again.records} == {k: v for k, v in hashes.items() if k.endswith("_000")}
 
 
-def test_draws_do_not_depend_on_the_other_files(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+def test_draws_do_not_depend_on_the_other_files(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: noise by the place in the folder."""
     folder = pictures(tmp_path / "masks", real, "masks")
     every = generate_pairs(
@@ -110,7 +110,7 @@ def test_draws_do_not_depend_on_the_other_files(real: PairSet, checkpoint: Path,
     assert {r.id: r.image_hash for r in fewer.records} == {r.id: hashes[r.id] for r in fewer.records}
 
 
-def test_one_class_for_masks_without_one(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+def test_one_class_for_masks_without_one(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: --classes that is not handed on; the first class for all."""
     folder = pictures(tmp_path / "masks", real, "masks") / "benign"
     drawn = generate_pairs(settings(checkpoint, tmp_path / "a", masks=str(folder), classes=["malignant"]))
@@ -121,7 +121,7 @@ def test_one_class_for_masks_without_one(real: PairSet, checkpoint: Path, tmp_pa
     assert drawn.records[0].group == both.records[0].group
 
 
-def test_masks_of_images(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+def test_masks_of_images(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: the mean of one draw; maps of the network's size; the class told to the network."""
     config = settings(checkpoint, tmp_path / "out", images=str(real.root), split="test", num_samples_per_input=5)
     rows = generate_masks(config)
@@ -143,11 +143,11 @@ def test_masks_of_images(real: PairSet, checkpoint: Path, tmp_path: Path) -> Non
         assert read["uncertainty"].max() > 100
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["kind"] == "masks of images"
     assert generate(config) == rows
-    with pytest.raises(UserError, match="found masks of images; expected a PAIRS folder"):
-        read_pairs(tmp_path / "out")  # predicted masks are no data set to learn from
+    with pytest.raises(UserError, match="found masks of images; expected a sample folder"):
+        read_samples(tmp_path / "out")  # predicted masks are no data set to learn from
 
 
-def test_more_draws_than_a_chunk(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+def test_more_draws_than_a_chunk(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: one chunk one batch, whatever its size; noise that the batch decides."""
     few = generate_masks(
         settings(checkpoint, tmp_path / "few", images=str(real.root), split="val", num_samples_per_input=6)
@@ -174,7 +174,7 @@ def test_mask_first_and_joint_differ(checkpoint: Path, tmp_path: Path, monkeypat
     assert sets[1].info["fingerprint"]["mode"] == "mask_first"
 
 
-def test_plans_have_a_key_for_every_draw(real: PairSet) -> None:
+def test_plans_have_a_key_for_every_draw(real: SampleSet) -> None:
     """Damage: equal masks (as the empty ones of `normal` are) that get equal noise."""
     inputs = read_inputs(real.root, "masks", SIDE, None, CLASSES)
     inputs = [dataclasses.replace(g, hash="0" * 64) for g in inputs]
@@ -184,7 +184,7 @@ def test_plans_have_a_key_for_every_draw(real: PairSet) -> None:
     assert {len(t.items) for t in plan_masks(inputs, 9, 4)} == {9}
 
 
-def test_file_names_tell_masks_from_images(real: PairSet, tmp_path: Path) -> None:
+def test_file_names_tell_masks_from_images(real: SampleSet, tmp_path: Path) -> None:
     """Damage: the ultrasound picture beside `x_mask.png` taken for a mask."""
     record = real.records[0]
     for name, picture in (("x.png", real.read_image(record)), ("x_mask.png", real.read_mask(record))):
@@ -193,8 +193,8 @@ def test_file_names_tell_masks_from_images(real: PairSet, tmp_path: Path) -> Non
     assert [g.file for g in read_inputs(tmp_path, "images", SIDE, None, CLASSES)] == ["x.png"]
 
 
-def test_masks_of_one_picture_are_one(real: PairSet, tmp_path: Path) -> None:
-    """Damage: `x_mask_1.png` as a mask of its own, whose hash is not that of the merged one in PAIRS."""
+def test_masks_of_one_picture_are_one(real: SampleSet, tmp_path: Path) -> None:
+    """Damage: `x_mask_1.png` as a mask of its own, whose hash is not that of the merged one in samples."""
     whole = real.read_mask(real.records[0])
     parts = whole.copy(), whole.copy()
     parts[0][:, 20:], parts[1][:, :20] = 0, 0
@@ -204,7 +204,7 @@ def test_masks_of_one_picture_are_one(real: PairSet, tmp_path: Path) -> None:
     assert (inputs.id, inputs.hash) == ("x", real.records[0].mask_hash)
 
 
-def test_folders_of_images_need_not_be_classes(real: PairSet, tmp_path: Path) -> None:
+def test_folders_of_images_need_not_be_classes(real: SampleSet, tmp_path: Path) -> None:
     """Damage: leaving out the folders that are no class of the checkpoint, of which none is told."""
     folder = pictures(tmp_path / "images", real, "images")
     (folder / "benign").rename(folder / "normal")
@@ -212,7 +212,7 @@ def test_folders_of_images_need_not_be_classes(real: PairSet, tmp_path: Path) ->
     assert [g.id.split("_")[0] for g in inputs] == ["malignant"] * 2 + ["normal"] * 2
 
 
-def test_one_draw_has_no_doubt(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+def test_one_draw_has_no_doubt(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: entropy of an interpolated mask, which finds doubt along every outline."""
     config = settings(checkpoint, tmp_path / "out", images=str(real.root), split="test", num_samples_per_input=1)
     for row in generate_masks(config):
@@ -221,7 +221,7 @@ def test_one_draw_has_no_doubt(real: PairSet, checkpoint: Path, tmp_path: Path) 
         assert (row["agreement"], row["uncertainty"], row["area_std"]) == (None, 0, 0)
 
 
-def test_a_class_without_lesions_takes_no_lesion(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_class_without_lesions_takes_no_lesion(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: a normal picture with a lesion in its mask."""
     denoiser, card, _ = load_checkpoint(checkpoint)
     other = tmp_path / "other.safetensors"
@@ -230,11 +230,11 @@ def test_a_class_without_lesions_takes_no_lesion(real: PairSet, checkpoint: Path
         generate_pairs(settings(other, tmp_path / "out", masks=str(real.root)))
 
 
-def test_a_part_of_a_data_set_is_refused(real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_part_of_a_data_set_is_refused(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: masks of test pictures as masks of nobody, past their split and group."""
     for kind in ("masks", "images"):
         config = settings(checkpoint, tmp_path / "out", **{kind: str(real.root / kind)})
-        with pytest.raises(UserError, match="found a part of a data set; expected a PAIRS folder"):
+        with pytest.raises(UserError, match="found a part of a data set; expected a sample folder"):
             generate(config)
 
 
@@ -269,14 +269,14 @@ def test_entropy_and_agreement() -> None:
         ({"images": "REAL", "classes": ["benign"]}, "--classes: found mode image_to_mask; expected no class"),
         ({"images": "REAL", "num_samples_per_input": 0}, "--num_samples_per_input: found 0; expected a number above 0"),
         ({"masks": "nowhere"}, "nowhere: found nothing; expected a folder with masks"),
-        ({"masks": "EMPTY"}, "empty: found no masks; expected a PAIRS folder, or pictures .*, or folders benign"),
-        ({"masks": "EMPTY", "split": "val"}, "--split: found val; expected --masks that is a PAIRS folder"),
+        ({"masks": "EMPTY"}, "empty: found no masks; expected a sample folder, or pictures .*, or folders benign"),
+        ({"masks": "EMPTY", "split": "val"}, "--split: found val; expected --masks that is a sample folder"),
         ({"masks": "IMAGES"}, r"png: found a picture of which \d+% is neither black nor white; expected a mask"),
         ({"masks": "FLAT"}, "png: found a mask whose class nobody tells; expected one of benign, malignant"),
         ({"masks": "REAL", "classes": ["cyst"]}, "--classes: found 'cyst'; expected classes of the checkpoint"),
     ],
 )
-def test_refused(changes: dict[str, Any], message: str, real: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+def test_refused(changes: dict[str, Any], message: str, real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: dropping any one check."""
     (tmp_path / "empty").mkdir()
     folders = {

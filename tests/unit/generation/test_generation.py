@@ -15,7 +15,7 @@ from conftest import TWO_SIZES, random_checkpoint, refuse_to_draw
 
 from medsegdiff.checkpoint import load_checkpoint, save_checkpoint
 from medsegdiff.config import DiffusionConfig, GenerateConfig
-from medsegdiff.data.records import PairSet, class_counts, read_pairs
+from medsegdiff.data.records import SampleSet, class_counts, read_samples
 from medsegdiff.diffusion.guidance import Guidance
 from medsegdiff.errors import UserError
 from medsegdiff.generation import pairs as drawing
@@ -42,7 +42,7 @@ def settings(checkpoint: Path, output: Path, **changes: Any) -> GenerateConfig:
 
 
 @pytest.fixture(subgroup="module")
-def straight(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> PairSet:
+def straight(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> SampleSet:
     """What a run without any interruption draws."""
     return generate(settings(checkpoint, tmp_path_factory.mktemp("straight") / "pairs"))
 
@@ -52,7 +52,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def pictures(pairs: PairSet) -> dict[str, tuple[bytes, bytes, float]]:
+def pictures(pairs: SampleSet) -> dict[str, tuple[bytes, bytes, float]]:
     """Pixels and pixel aspect by id."""
     return {r.id: (pairs.read_image(r).tobytes(), pairs.read_mask(r).tobytes(), r.pixel_aspect) for r in pairs.records}
 
@@ -75,9 +75,9 @@ def corner(mask: np.ndarray, has_lesion: bool) -> str | None:
     return "corner" if mask[0, 0] else None
 
 
-def test_counts_and_records(straight: PairSet, checkpoint: Path) -> None:
+def test_counts_and_records(straight: SampleSet, checkpoint: Path) -> None:
     """Damage: keeping the padding of the last chunk; split test; aspects of another class."""
-    pairs = read_pairs(straight.root)
+    pairs = read_samples(straight.root)
     assert class_counts(pairs.records) == {"train": {"benign": 6, "malignant": 6}}
     digest = load_checkpoint(checkpoint)[2]
     for r in pairs.records:
@@ -94,7 +94,7 @@ def test_counts_and_records(straight: PairSet, checkpoint: Path) -> None:
     assert not pairs.root.with_name("pairs.partial").exists()
 
 
-def test_same_seed_same_bytes(straight: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+def test_same_seed_same_bytes(straight: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: noise from torch's global generator; the output folder or the time in the metadata."""
     torch.manual_seed(99)
     again = generate(settings(checkpoint, tmp_path / "elsewhere"))
@@ -105,7 +105,7 @@ LED = {"mask_guidance": 6.0, "guidance_low": 0.0, "guidance_high": 100.0}
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 3}, {"sampler": "ddpm"}, {"guidance": 4.0}, LED])
-def test_settings_matter(change: dict[str, Any], straight: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+def test_settings_matter(change: dict[str, Any], straight: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: a setting that is parsed and not handed on."""
     other = generate(settings(checkpoint, tmp_path / "pairs", num_samples_per_class=2, **change))
     assert not {r.image_hash for r in other.records} & {r.image_hash for r in straight.records}
@@ -121,7 +121,7 @@ def test_the_grain_is_what_is_told(tmp_path: Path) -> None:
     assert not {r.image_hash for r in found[0]} & {r.image_hash for r in found[1]}
 
 
-def test_autoguidance_draws_with_the_guidance_model(checkpoint: Path, straight: PairSet, tmp_path: Path) -> None:
+def test_autoguidance_draws_with_the_guidance_model(checkpoint: Path, straight: SampleSet, tmp_path: Path) -> None:
     """Damage: the guidance model loaded and not handed on, or left out of what a folder says it was made with."""
     denoiser, card, _ = load_checkpoint(checkpoint)
     weights = {name: 0.7 * value for name, value in denoiser.state_dict().items()}
@@ -190,16 +190,16 @@ def test_more_pairs_leave_the_first_ones_as_they_are(
     assert [len(d) for d in drawn] == [6, 20, 28]
 
 
-def test_a_class_alone_is_drawn_as_with_the_others(straight: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_class_alone_is_drawn_as_with_the_others(straight: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: numbering the class by its place in --classes, which gives malignant the embedding of benign."""
     alone = generate(settings(checkpoint, tmp_path / "pairs", classes=["malignant"]))
     assert alone.classes == ["malignant"]
     assert pictures(alone) == pictures(straight.select(label="malignant"))
 
 
-@pytest.mark.parametrize(("name", "call", "left"), [("write_pair", 6, 3), ("write_json", 3, 2), ("gather", 1, 0)])
+@pytest.mark.parametrize(("name", "call", "left"), [("write_sample", 6, 3), ("write_json", 3, 2), ("gather", 1, 0)])
 def test_resumes_to_the_same_bytes(
-    name: str, call: int, left: int, straight: PairSet, checkpoint: Path, tmp_path: Path,
+    name: str, call: int, left: int, straight: SampleSet, checkpoint: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Damage: writing the record of a chunk before its pairs; drawing finished chunks again."""
@@ -239,7 +239,7 @@ def test_leftovers_of_other_settings_are_neither_used_nor_lost(
 
 
 def test_a_finished_set_is_not_drawn_again(
-    straight: PairSet, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    straight: SampleSet, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Damage: drawing for hours what lies there."""
     draws = count_draws(monkeypatch)
@@ -247,7 +247,7 @@ def test_a_finished_set_is_not_drawn_again(
     assert draws == []
 
 
-def test_other_settings_do_not_overwrite(straight: PairSet, checkpoint: Path) -> None:
+def test_other_settings_do_not_overwrite(straight: SampleSet, checkpoint: Path) -> None:
     """Damage: replacing a finished data set without a word."""
     with pytest.raises(UserError, match=r"other settings \(num_samples_per_class: 6 -> 7\); expected the same"):
         generate(settings(checkpoint, straight.root, num_samples_per_class=7))
@@ -317,7 +317,7 @@ def test_plan() -> None:
 
 @pytest.mark.parametrize("gate", [None, corner])
 def test_the_chunk_size_changes_nothing_that_can_be_seen(
-    gate: Callable[..., str | None] | None, straight: PairSet, checkpoint: Path, tmp_path: Path,
+    gate: Callable[..., str | None] | None, straight: SampleSet, checkpoint: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Damage: noise of a chunk instead of an item; redraws that fill gaps in the order of the chunk."""
@@ -396,7 +396,7 @@ def test_bad_settings(change: dict[str, Any], message: str, checkpoint: Path, tm
     refuse(message, checkpoint, tmp_path, **change)
 
 
-def test_pth_name_finds_the_safetensors_beside(checkpoint: Path, straight: PairSet, tmp_path: Path) -> None:
+def test_pth_name_finds_the_safetensors_beside(checkpoint: Path, straight: SampleSet, tmp_path: Path) -> None:
     """Damage: taking the user's own command line `--checkpoint_path best_model.pth` at its word."""
     pairs = generate(settings(checkpoint.with_suffix(".pth"), tmp_path / "pairs"))
     assert pictures(pairs) == pictures(straight)

@@ -14,7 +14,7 @@ from small_runs import settings, write_stu
 
 from medsegdiff.config import SegmentConfig
 from medsegdiff.data.external import read_external
-from medsegdiff.data.records import LEARNT, PairSet, read_pairs, write_pairs
+from medsegdiff.data.records import LEARNT, SampleSet, read_samples, write_samples
 from medsegdiff.errors import UserError
 from medsegdiff.files import write_json
 from medsegdiff.protocol.once import WEIGHTS_FILE
@@ -23,7 +23,7 @@ from medsegdiff.segmentation.training import SegmentationTrainer
 
 
 @pytest.fixture(subgroup="module")
-def trained(ellipses: PairSet, tmp_path_factory: pytest.TempPathFactory) -> SegmentConfig:
+def trained(ellipses: SampleSet, tmp_path_factory: pytest.TempPathFactory) -> SegmentConfig:
     """The settings of two finished seeds."""
     config = settings(ellipses.root, tmp_path_factory.mktemp("kept") / "out", seeds=[3, 5])
     segment(config)
@@ -46,13 +46,13 @@ def told(config: SegmentConfig, name: str) -> Any:
     return json.loads((Path(config.output_dir) / name).read_text())
 
 
-def test_external_sets_are_added_up(config: SegmentConfig, ellipses: PairSet, tmp_path: Path) -> None:
+def test_external_sets_are_added_up(config: SegmentConfig, ellipses: SampleSet, tmp_path: Path) -> None:
     """One, then another. Fails if the file holds those of the last call alone, or a call without any takes them out."""
     other = write_stu(tmp_path / "stu", 1)
     first = segment(dataclasses.replace(config, test_data=[str(other)]))["external"]
     records = [dataclasses.replace(r, perceptual_hash=f"{n:064x}") for n, r in enumerate(ellipses.records)]
     shutil.copytree(ellipses.root, tmp_path / "elsewhere")  # the same pictures, said to be others
-    write_pairs(tmp_path / "elsewhere", records, classes=ellipses.classes, fingerprint={})
+    write_samples(tmp_path / "elsewhere", records, classes=ellipses.classes, fingerprint={})
     second = segment(dataclasses.replace(config, test_data=[str(tmp_path / "elsewhere")]))["external"]
     assert [list(first), list(second)] == [["stu_hospital"], ["elsewhere"]]
     segment(config)
@@ -107,7 +107,7 @@ def test_seeds_of_one_folder_share_their_settings(config: SegmentConfig) -> None
 
 
 def test_arms_are_scored_on_the_same_external_pictures(
-    ellipses: PairSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ellipses: SampleSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Real pairs, and synthetic ones that were made from them.
 
@@ -123,10 +123,10 @@ def test_arms_are_scored_on_the_same_external_pictures(
     arms = {}
     for name, records, learnt in (("real", train, {}), ("alone", made, {LEARNT: [known]}), ("older", made, {})):
         shutil.copytree(ellipses.root, tmp_path / name)
-        write_pairs(tmp_path / name, [*held, *records], classes=ellipses.classes, fingerprint={}, **learnt)
+        write_samples(tmp_path / name, [*held, *records], classes=ellipses.classes, fingerprint={}, **learnt)
         config = settings(tmp_path / name, tmp_path / "out", test_data=[str(stu)])
         with caplog.at_level(logging.INFO):
-            [arms[name]] = _read_external(config, read_pairs(tmp_path / name))
+            [arms[name]] = _read_external(config, read_samples(tmp_path / name))
     assert arms["alone"].digest == arms["real"].digest
     assert [(arm.left_out, arm.near_synthetic) for arm in arms.values()] == [(1, 0), (1, 1), (0, 1)]
     assert "4 pictures, 1 of them near a synthetic one; 1 that training knew left out" in caplog.text

@@ -15,7 +15,7 @@ from small_runs import settings, write_stu
 
 from medsegdiff.config import SegmentConfig
 from medsegdiff.data.dataset import load_tensors
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SampleSet
 from medsegdiff.errors import UserError
 from medsegdiff.protocol.once import total_steps
 from medsegdiff.protocol.run import format_results, segment
@@ -28,7 +28,7 @@ CLASSES = ["benign", "malignant"]
 
 
 @pytest.fixture(subgroup="module")
-def repeated(ellipses: PairSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentConfig, dict[str, Any]]:
+def repeated(ellipses: SampleSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentConfig, dict[str, Any]]:
     """Two seeds, with what they returned."""
     config = settings(ellipses.root, tmp_path_factory.mktemp("seeds") / "out", seeds=[3, 5])
     return config, segment(config)
@@ -125,7 +125,7 @@ def test_external_set_is_scored_beside_test(
     assert again["external"] == other["external"]
 
 
-def test_classification_is_the_same_family(ellipses: PairSet, tmp_path: Path) -> None:
+def test_classification_is_the_same_family(ellipses: SampleSet, tmp_path: Path) -> None:
     """Seeds and all. Fails if a task skips part of the downstream benchmark, or takes settings that it does not use."""
     config = settings(
         ellipses.root, tmp_path / "out", task="classify", model="resnet10t", encoder=None, seeds=[0, 1], evals=1
@@ -157,7 +157,7 @@ def test_real_share_rises_to_one() -> None:
     assert sorted(whole.tolist()) == sorted(rows.tolist())
 
 
-def test_gradual_mixing_needs_both_kinds(ellipses: PairSet, tmp_path: Path) -> None:
+def test_gradual_mixing_needs_both_kinds(ellipses: SampleSet, tmp_path: Path) -> None:
     """Fails if real pairs alone are taken without a word."""
     with pytest.raises(UserError, match=r"--mixing gradual: found real pairs only"):
         segment(settings(ellipses.root, tmp_path / "out", mixing="gradual"))
@@ -170,7 +170,7 @@ def test_steps_are_a_matter_of_the_recipe() -> None:
     assert total_steps(SegmentConfig("d", epochs=50, batch_size=8)) == 2400
 
 
-def test_pictures_grow(ellipses: PairSet) -> None:
+def test_pictures_grow(ellipses: SampleSet) -> None:
     """Sizes in steps of 32, each for as long as the others. Fails if the last part is not at full size."""
     assert training_sizes(128) == [64, 96, 128]
     assert training_sizes(256) == [128, 160, 192, 224, 256]
@@ -183,7 +183,7 @@ def test_pictures_grow(ellipses: PairSet) -> None:
     assert SegmentationTrainer(whole, CLASSES, train, val, 10).batch(0)[0].shape == (4, 1, 128, 128)
 
 
-def test_epochs_and_steps_are_not_both_given(ellipses: PairSet, tmp_path: Path) -> None:
+def test_epochs_and_steps_are_not_both_given(ellipses: SampleSet, tmp_path: Path) -> None:
     """Fails if one of the two silently wins."""
     with pytest.raises(UserError, match="--epochs and --steps: found both"):
         segment(settings(ellipses.root, tmp_path / "out", epochs=2))
@@ -203,7 +203,7 @@ def without_config(results: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in results.items() if key != "config"}
 
 
-def test_a_file_of_weights_counts_by_its_content(ellipses: PairSet, tmp_path: Path) -> None:
+def test_a_file_of_weights_counts_by_its_content(ellipses: SampleSet, tmp_path: Path) -> None:
     """Moved: the same run; changed: another one; gone: no matter to a finished run.
 
     Fails if the path of the file is what counts, or a finished run needs a file that it has no use for any more.
@@ -230,7 +230,7 @@ def test_a_file_of_weights_counts_by_its_content(ellipses: PairSet, tmp_path: Pa
     assert not (tmp_path / "not begun").exists()
 
 
-def test_the_best_weights_on_val_are_kept(ellipses: PairSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_weights_on_val_are_kept(ellipses: SampleSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second of three evaluations is the best. Fails if the last weights are kept, or patience never ends."""
     train, val = (load_tensors(ellipses.select(split), 32, what=split) for split in ("train", "val"))
     config = settings(ellipses.root, Path("o"), patience=1)
@@ -248,7 +248,7 @@ def test_the_best_weights_on_val_are_kept(ellipses: PairSet, monkeypatch: pytest
     assert any(not torch.equal(kept[0][name], kept[1][name]) for name in kept[1])
 
 
-def test_mirrored_pictures_get_mirrored_masks(ellipses: PairSet) -> None:
+def test_mirrored_pictures_get_mirrored_masks(ellipses: SampleSet) -> None:
     """With `flip`. Fails if the mirror image's prediction is not mirrored back, or is left out."""
     torch.manual_seed(0)
     model = build_model("unet", "mobilenet_v2").eval()

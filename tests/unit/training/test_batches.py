@@ -23,11 +23,11 @@ from medsegdiff.training.sampling import draw_indices
 from medsegdiff.training.train import train
 
 if TYPE_CHECKING:
-    from conftest import WritePairs
+    from conftest import WriteSamples
 
 
 @pytest.fixture(subgroup="module")
-def data(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WritePairs) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WriteSamples) -> Path:
     return write_data(tmp_path_factory.mktemp("batches") / "pairs", write_ellipses)
 
 

@@ -14,7 +14,7 @@ import torch
 from conftest import TWO_SIZES
 
 from medsegdiff.config import ModelConfig, TrainConfig
-from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.errors import UserError
 from medsegdiff.training import train as train_module
 from medsegdiff.training.loop import Scalars
@@ -72,7 +72,7 @@ def test_micro_batches_keep_the_pairs_of_a_step() -> None:
     assert micro_batches(8, 0, 1) is None
 
 
-def settings(pairs: PairSet, output: Path, **changes: Any) -> TrainConfig:
+def settings(pairs: SampleSet, output: Path, **changes: Any) -> TrainConfig:
     """3 steps of 8 pairs."""
     config = TrainConfig(
         data_dir=str(pairs.root), output_dir=str(output), img_size=16, batch_size=8, num_epochs=2, precision="fp32",
@@ -95,7 +95,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_module, "denoising_loss", limited_loss)
 
 
-def test_a_batch_that_failed_is_not_advised(ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_failed_is_not_advised(
+    ellipses: SampleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Damage: trying the batch of the failed step as well, which may fit into a trial."""
     learner = DiffusionTrainer(settings(ellipses, tmp_path), ellipses)
     monkeypatch.setattr(learner.batch_size_finder, "try_batch", lambda *_: None)
@@ -105,7 +107,7 @@ def test_a_batch_that_failed_is_not_advised(ellipses: PairSet, tmp_path: Path, m
 
 
 @pytest.mark.usefixtures("small")
-def test_running_out_of_memory_is_told_in_one_line(ellipses: PairSet, tmp_path: Path) -> None:
+def test_running_out_of_memory_is_told_in_one_line(ellipses: SampleSet, tmp_path: Path) -> None:
     """Damage: a traceback of torch; naming a size without trying it; forgetting the pairs a step in the advice."""
     expected = (
         r"--batch_size: found 8, too many for the memory of cpu; expected at most 5\. "
@@ -117,7 +119,7 @@ def test_running_out_of_memory_is_told_in_one_line(ellipses: PairSet, tmp_path: 
 
 
 def test_memory_for_full_size_pictures_is_asked_for_first(
-    ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ellipses: SampleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Damage: finding out where the small pictures end, which may be hours later."""
     loss, seen = train_module.denoising_loss, []
@@ -136,7 +138,7 @@ def test_memory_for_full_size_pictures_is_asked_for_first(
 
 
 def test_the_trial_is_of_full_size_pictures(
-    ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ellipses: SampleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Damage: a trial at high noise, where pictures are seen smaller: a step of low noise runs out of memory later."""
     caplog.set_level(logging.INFO, "medsegdiff")
@@ -154,7 +156,7 @@ def test_the_trial_is_of_full_size_pictures(
 
 @pytest.mark.usefixtures("small")
 def test_a_batch_that_fits_is_found_and_kept(
-    ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ellipses: SampleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Damage: finding it anew where a run goes on, which may find another; other pairs a step; telling nobody."""
     caplog.set_level(logging.INFO, "medsegdiff")
@@ -181,10 +183,10 @@ def test_a_batch_that_fits_is_found_and_kept(
     assert fingerprint == json.loads((tmp_path / "other" / "state" / "fingerprint.json").read_text())
 
 
-def test_a_trial_changes_nothing(ellipses: PairSet, tmp_path: Path) -> None:
+def test_a_trial_changes_nothing(ellipses: SampleSet, tmp_path: Path) -> None:
     """Damage: gradients of the trial left for the first step; weights moved by it."""
     config = settings(ellipses, tmp_path)
-    learner = DiffusionTrainer(config, read_pairs(ellipses.root))
+    learner = DiffusionTrainer(config, read_samples(ellipses.root))
     before = {name: w.clone() for name, w in learner.denoiser.state_dict().items()}
     assert learner.batch_size_finder.largest(8, config) == 8
     assert all(p.grad is None for p in learner.denoiser.parameters())

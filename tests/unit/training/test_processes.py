@@ -16,13 +16,13 @@ import torch
 
 from medsegdiff.checkpoint import load_checkpoint
 from medsegdiff.config import TrainConfig
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SampleSet
 from medsegdiff.errors import UserError
 from medsegdiff.training import train as train_module
 from medsegdiff.training.processes import Distributed, SingleProcess
 
 if TYPE_CHECKING:
-    from conftest import WritePairs
+    from conftest import WriteSamples
 
 ROOT = Path(__file__).parents[3]
 FLAGS = (
@@ -46,7 +46,7 @@ def train(data: Path, output: Path, *launcher: str) -> subprocess.CompletedProce
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
 
 
-def test_two_processes_follow_the_curve_of_one(tmp_path: Path, write_ellipses: WritePairs) -> None:
+def test_two_processes_follow_the_curve_of_one(tmp_path: Path, write_ellipses: WriteSamples) -> None:
     """Damage: gradients not averaged, or added up; each process drawing a batch of its own; both taking one half."""
     write_ellipses(tmp_path / "pairs", {"train": 6, "val": 3})
     alone = train(tmp_path / "pairs", tmp_path / "alone")
@@ -109,7 +109,7 @@ def test_a_batch_that_cannot_be_shared(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_found_batch_that_cannot_be_shared(
-    ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ellipses: SampleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Damage: a run that found parts of five pairs, gone on with by two processes, which leave the fifth out."""
 

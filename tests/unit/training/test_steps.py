@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medsegdiff.config import ModelConfig, TrainConfig
-from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.errors import UserError
 from medsegdiff.training import train as train_module
 from medsegdiff.training.loop import LoopConfig, Scalars, run_loop
@@ -85,7 +85,7 @@ def loop(output: Path, **changes: Any) -> LoopConfig:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_step_reads_nothing(
-    accumulate: int, ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    accumulate: int, ellipses: SampleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Damage: float(norm), total.cpu() or .tolist() within a step; asking whether the norm is finite."""
     config = TrainConfig(
@@ -93,7 +93,7 @@ def test_a_step_reads_nothing(
         precision="fp32", device="cpu", eval_samples=4,
         model=ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2),
     )  # fmt: skip
-    learner = DiffusionTrainer(config, read_pairs(ellipses.root))
+    learner = DiffusionTrainer(config, read_samples(ellipses.root))
     drawn = {first: draw_indices(learner.train_set.labels, first, 4, 0, True) for first in range(0, 8 * accumulate, 4)}
     # Draws count on the CPU, where nobody is waited for
     monkeypatch.setattr(train_module, "draw_indices", lambda _, first, *rest: drawn[first])

@@ -17,7 +17,7 @@ from trainer_runs import STEPS, assert_same_run, fail_at, final_state, same, set
 
 from medsegdiff.checkpoint import load_checkpoint
 from medsegdiff.config import DiffusionConfig
-from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.noise import sigma_table
 from medsegdiff.errors import UserError
@@ -29,11 +29,11 @@ from medsegdiff.training.state import begin_run, latest_state, save_state
 from medsegdiff.training.train import DiffusionTrainer, train
 
 if TYPE_CHECKING:
-    from conftest import WritePairs
+    from conftest import WriteSamples
 
 
 @pytest.fixture(subgroup="module")
-def data(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WritePairs) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WriteSamples) -> Path:
     return write_data(tmp_path_factory.mktemp("trainer") / "pairs", write_ellipses)
 
 
@@ -209,7 +209,7 @@ def test_settings_that_do_not_matter_may_change(data: Path, finished: Path, tmp_
     assert train(settings(moved, finished, save_every=5))["steps"] == STEPS
 
 
-def test_other_data_do_not_resume(finished: Path, tmp_path: Path, write_ellipses: WritePairs) -> None:
+def test_other_data_do_not_resume(finished: Path, tmp_path: Path, write_ellipses: WriteSamples) -> None:
     """Damage: a digest of ids without the content of the pictures."""
     write_ellipses(tmp_path / "pairs", {"train": 6, "val": 3, "test": 1}, seed=1)
     with pytest.raises(UserError, match=r"found a run with other settings \(data: '\w+' -> '\w+'\)"):
@@ -323,7 +323,7 @@ def test_label_dropout(
 
 def test_checkpoints_tell_what_they_are(straight: Path, data: Path) -> None:
     """Damage: raw weights instead of averaged ones; hashes of all splits; best by the highest loss."""
-    pairs = read_pairs(data)
+    pairs = read_samples(data)
     denoiser, card, _ = load_checkpoint(straight / "last_model.safetensors")
     state = final_state(straight)
     average = state["ema"]["averages"][state["ema"]["chosen"]]
@@ -360,9 +360,9 @@ def test_classes_with_lesions(data: Path, tmp_path: Path) -> None:
     assert learner.card(0).lesion_classes == ["benign"]
 
 
-def test_train_and_val_are_needed(tmp_path: Path, write_ellipses: WritePairs) -> None:
+def test_train_and_val_are_needed(tmp_path: Path, write_ellipses: WriteSamples) -> None:
     """Damage: an empty batch that fails somewhere in torch."""
-    pairs: PairSet = write_ellipses(tmp_path / "pairs", {"train": 2, "val": 0})
+    pairs: SampleSet = write_ellipses(tmp_path / "pairs", {"train": 2, "val": 0})
     with pytest.raises(UserError, match="found no pair in the val split; expected at least one"):
         train(settings(pairs.root, tmp_path / "run"))
 
