@@ -70,17 +70,17 @@ def mix_commands(run: str, name: str, seeds: list[int]) -> dict[str, str]:
 def commands(input_dir: str, run: str, seeds: list[int], num_epochs: int | None = None) -> dict[str, str]:
     """Name -> command line, in order; paths relative to the project. `num_epochs`: passes; None: as configured."""
     passes = "" if num_epochs is None else f"--num_epochs {num_epochs} "
-    real, drawn = f"--real_data {run}/real", f"--synthetic_data {run}/synthetic"
+    real, sampled = f"--real_data {run}/real", f"--synthetic_data {run}/synthetic"
     lines = {
         "prepare": f"prepare_busi_dataset.py --input_dir {input_dir} --output_dir {run}/real",
         "train": f"train_medsegdiff.py --config configs/busi_128.yaml {passes}--data_dir {run}/real "
         f"--output_dir {run}/checkpoints",
         "generate": f"generate_synthetic.py --checkpoint_path {run}/checkpoints/best_model.pth "
         f"--num_samples_per_class {PER_CLASS} --output_dir {run}/synthetic",
-        "describe": f"-m medsegdiff describe {real} {drawn} --output_dir {run}/description",
-        "combine_synthetic_only": f"create_combined_dataset.py {real} {drawn} --synthetic_only true "
+        "describe": f"-m medsegdiff describe {real} {sampled} --output_dir {run}/description",
+        "combine_synthetic_only": f"create_combined_dataset.py {real} {sampled} --synthetic_only true "
         f"--output_dir {run}/data_synthetic",
-        "evaluate": f"-m medsegdiff evaluate {real} {drawn} --output_dir {run}/evaluation --reference_models_dir {run}/reference models "
+        "evaluate": f"-m medsegdiff evaluate {real} {sampled} --output_dir {run}/evaluation --reference_models_dir {run}/reference models "
         f"--checkpoint_path {run}/checkpoints/best_model.safetensors --real_pictures false",
     }
     for arm, data in (("real", "real"), ("synthetic", "data_synthetic")):
@@ -161,7 +161,7 @@ def balance_lines(run: Path) -> list[str]:
     ):
         rows.append(f"| {title} | {counts['benign']} | {counts['malignant']} |")
     redrawn = ", ".join(f"{k}: {sum(v.values())}" for k, v in generated["masks_redrawn"].items())
-    return [*rows, "", f"{balance['text']}. Masks drawn again because they were no lesion masks: {redrawn}."]
+    return [*rows, "", f"{balance['text']}. Masks sampled again because they were no lesion masks: {redrawn}."]
 
 
 def picture(run: Path, target: Path) -> None:
@@ -171,11 +171,11 @@ def picture(run: Path, target: Path) -> None:
         images = [cv2.imread(str(p), 0) for p in sorted((run / "synthetic/images").glob(f"syn_{label}_*.png"))[:8]]
         masks = [cv2.imread(str(p), 0) for p in sorted((run / "synthetic/masks").glob(f"syn_{label}_*.png"))[:8]]
         plain = [cv2.cvtColor(i, cv2.COLOR_GRAY2BGR) for i in images]
-        drawn = [i.copy() for i in plain]
-        for image, mask in zip(drawn, masks, strict=True):
+        sampled = [i.copy() for i in plain]
+        for image, mask in zip(sampled, masks, strict=True):
             outline, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(image, outline, -1, (0, 200, 255), 1)
-        rows += [np.hstack([cv2.copyMakeBorder(i, 1, 1, 1, 1, 0) for i in line]) for line in (plain, drawn)]
+        rows += [np.hstack([cv2.copyMakeBorder(i, 1, 1, 1, 1, 0) for i in line]) for line in (plain, sampled)]
     cv2.imwrite(str(target), np.vstack(rows), [cv2.IMWRITE_PNG_COMPRESSION, 9])
 
 

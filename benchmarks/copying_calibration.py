@@ -37,13 +37,15 @@ def deal(groups: np.ndarray, count: int, random: np.random.Generator) -> np.ndar
     return in_train
 
 
-def synthetic_alone(to_train: np.ndarray, to_held_out: np.ndarray, random: np.random.Generator, draws: int) -> Share:
+def synthetic_alone(
+    to_train: np.ndarray, to_held_out: np.ndarray, random: np.random.Generator, resampled: int
+) -> Share:
     """The interval that takes the real pictures as given: as many of both, and synthetic ones resampled."""
     count, share = min(to_train.shape[1], to_held_out.shape[1]), np.zeros(len(to_train))
     for _ in range(SUBSETS):
         some, other = (random.permutation(side.shape[1])[:count] for side in (to_train, to_held_out))
         share += (to_train[:, some].max(axis=1) > to_held_out[:, other].max(axis=1)) / SUBSETS
-    means = share[random.integers(len(share), size=(draws, len(share)))].mean(axis=1)
+    means = share[random.integers(len(share), size=(resampled, len(share)))].mean(axis=1)
     return {
         "mean": float(share.mean()),
         "low": float(np.percentile(means, 2.5)),

@@ -1,8 +1,8 @@
-"""What stays the same: one set of pairs drawn again in other ways, compared pixel by pixel.
+"""What stays the same: one set of pairs sampled again in other ways, compared pixel by pixel.
 
     python benchmarks/determinism.py --checkpoint_path runs/x/checkpoints/best_model.pth --run_dir runs/determinism
 
-Writes docs/determinism.md between its two marks. Masks are compared as they are drawn, so a pair whose first mask was
+Writes docs/determinism.md between its two marks. Masks are compared as they are sampled, so a pair whose first mask was
 refused in one run alone would show up as a whole different pair.
 """
 
@@ -35,8 +35,8 @@ RUNS: dict[str, tuple[str, dict[str, str], int]] = {
 }
 
 
-def draw(checkpoint: str, folder: Path, flags: dict[str, str], threads: int) -> SampleSet:
-    """Draw in a process of its own with so many threads."""
+def sample(checkpoint: str, folder: Path, flags: dict[str, str], threads: int) -> SampleSet:
+    """Sample in a process of its own with so many threads."""
     words = [w for flag in (BASE | flags).items() for w in flag]
     command = [sys.executable, str(ROOT / "generate_synthetic.py"), "--checkpoint_path", checkpoint]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--leave_out", nargs="*", default=[], choices=list(RUNS), help="runs to leave out")
     options = parser.parse_args()
     run = Path(options.run_dir)
-    base = draw(options.checkpoint_path, run / "base", {}, 2)
+    base = sample(options.checkpoint_path, run / "base", {}, 2)
     flags = " ".join(f"{k} {v}" for k, v in BASE.items())
     lines = [
         "`python benchmarks/determinism.py --checkpoint_path FILE --run_dir runs/determinism`,",
@@ -76,13 +76,13 @@ def main() -> None:
         f"checkpoint {base.info['fingerprint']['checkpoint_sha256']}, {base.records[0].width} px. "
         "Grey levels are 0 to 255.",
         "",
-        "| drawn again with | pairs | pixels identical | within one level | largest difference | mask pixels alike |",
+        "| sampled again with | pairs | pixels identical | within one level | largest difference | mask pixels alike |",
         "|---|---|---|---|---|---|",
     ]
     for name, (title, changed, threads) in RUNS.items():
         if name in options.leave_out:
             continue
-        found = compare(base, draw(options.checkpoint_path, run / name, changed, threads))
+        found = compare(base, sample(options.checkpoint_path, run / name, changed, threads))
         shares = [f"{100 * found[key]:.4f} %" for key in ("identical", "one level", "masks")]
         lines.append(f"| {title} | {found['pairs']} | {shares[0]} | {shares[1]} | {found['largest']} | {shares[2]} |")
     before, _, rest = PAGE.read_text().partition(MARKS[0])

@@ -3,10 +3,10 @@
     python benchmarks/directions.py --run_dir runs/busi_128 [--split val]
 
 `run_dir` holds `real/` (phase 1), `checkpoints/` (phase 2) and `segmentation_real/seed_0/` (phase 5 on `real/`), as
-benchmarks/busi_128_cpu.py leaves them. Draws in all four modes, scores, and writes docs/results/directions.md with one
-sheet a mode and directions.json beside the draws. With `--table_only` it writes page and sheets from the JSON alone.
-Nothing here is learnt or chosen: test pictures are only scored. While something is still to be chosen, `--split val`
-asks the same of val, in folders and a page of its own (directions_val.md).
+benchmarks/busi_128_cpu.py leaves them. Samples in all four modes, scores, and writes docs/results/directions.md with
+one sheet a mode and directions.json beside the samples. With `--table_only` it writes page and sheets from the JSON
+alone. Nothing here is learnt or chosen: test pictures are only scored. While something is still to be chosen, `--split
+val` asks the same of val, in folders and a page of its own (directions_val.md).
 """
 
 from __future__ import annotations
@@ -108,13 +108,13 @@ def images_follow_masks(reference_model: ReferenceModel, run: Path, size: int, s
     """Agreement of the reference model with the given masks, with shuffled ones, and with those of real images of the
     split.
 
-    Shuffled: image i is drawn from the mask of another picture and evaluated against mask i.
+    Shuffled: image i is sampled from the mask of another picture and evaluated against mask i.
     """
-    drawn = read_samples(run / named("mode_mask_to_image", split))
-    found, given = reference_model.masks(drawn, size)
-    origin = np.array([r.id.rpartition("_")[0] for r in drawn.records])
+    sampled = read_samples(run / named("mode_mask_to_image", split))
+    found, given = reference_model.masks(sampled, size)
+    origin = np.array([r.id.rpartition("_")[0] for r in sampled.records])
     order = np.random.default_rng(0).permutation(len(found))
-    partner = np.roll(order, 1)[np.argsort(order)]  # one cycle through all draws: none is its own partner
+    partner = np.roll(order, 1)[np.argsort(order)]  # one cycle through all samples: none is its own partner
     other = origin[partner] != origin
     right, shuffled = np.array(dice(found, given)), np.array(dice(found[partner], given))
     real_found, real_masks = reference_model.masks(read_samples(run / "real").select(split), size)
@@ -133,7 +133,7 @@ def images_follow_masks(reference_model: ReferenceModel, run: Path, size: int, s
 
 
 def masks_follow_images(reference_model: ReferenceModel, run: Path, size: int, split: str) -> dict[str, Any]:
-    """Dice against the true masks of a split: one draw, the consensus, the one-call estimate, and the reference
+    """Dice against the true masks of a split: one sample, the consensus, the one-call estimate, and the reference
     model."""
     real = read_samples(run / "real").select(split)
     data = load_tensors(real, size, what=f"{split} split")
@@ -144,9 +144,9 @@ def masks_follow_images(reference_model: ReferenceModel, run: Path, size: int, s
         pictures = [cv2.imread(str(folder / pattern.format(r.id)), cv2.IMREAD_GRAYSCALE) for r in real.records]
         return np.stack([cv2.resize(p, (size, size), interpolation=cv2.INTER_AREA) for p in pictures]) >= 128
 
-    draws = len(list((folder / "draws").glob(f"{real.records[0].id}_*.png")))
+    samples = len(list((folder / "samples").glob(f"{real.records[0].id}_*.png")))
     values = {
-        "one draw": dice(read("draws/{}_000.png"), true),
+        "one sample": dice(read("samples/{}_000.png"), true),
         "consensus": dice(read("masks/{}.png"), true),
         "one call": dice(read("one_call/{}.png"), true),
         "segmentation network": dice(reference_model.masks(real, size)[0], true),
@@ -156,7 +156,7 @@ def masks_follow_images(reference_model: ReferenceModel, run: Path, size: int, s
     doubt = spearmanr(agreement, values["consensus"])
     return {
         "images": len(true),
-        "draws": draws,
+        "samples": samples,
         "dice": {name: interval(some) for name, some in values.items()},
         "agreement": interval(agreement),
         "rank_correlation_of_agreement_and_dice": {"rho": float(doubt.statistic), "p": float(doubt.pvalue)},
@@ -209,26 +209,26 @@ def page(found: dict[str, Any]) -> str:
         "",
         "## Does the image follow the mask?",
         "",
-        f"{follow['images']} images drawn for the masks of the {split} split, which neither network was trained on. "
+        f"{follow['images']} images sampled for the masks of the {split} split, which neither network was trained on. "
         "Shuffled: each image",
-        "is drawn from the mask of another picture. A model that ignores the mask would score alike in both rows.",
+        "is sampled from the mask of another picture. A model that ignores the mask would score alike in both rows.",
         "",
         "| images | Dice of what the reference model finds with the mask |",
         "|---|---|",
-        f"| drawn for this mask | {cell(follow['right'])} |",
-        f"| drawn for another mask (shuffled) | {cell(follow['shuffled'])} |",
+        f"| sampled for this mask | {cell(follow['right'])} |",
+        f"| sampled for another mask (shuffled) | {cell(follow['shuffled'])} |",
         f"| drop | {cell(follow['drop'])}: {verdict} (at least {REQUIRED_DROP} required, by the lower end) |",
         f"| real {split} images | {cell(follow['real'])} |",
         "",
         "## Does the mask follow the image?",
         "",
-        f"Masks of the {back['images']} {split} images, {back['draws']} draws each; no class is told.",
+        f"Masks of the {back['images']} {split} images, {back['samples']} samples each; no class is told.",
         "",
         "| mask | Dice with the true mask |",
         "|---|---|",
         *[f"| {name} | {cell(value)} |" for name, value in back["dice"].items()],
         "",
-        f"Dice between draws of one image: {cell(back['agreement'])}.",
+        f"Dice between samples of one image: {cell(back['agreement'])}.",
         f"Rank correlation of agreement and Dice of the consensus: {doubt['rho']:.2f} (p = {doubt['p']:.1g}).",
         "",
         "## The commands, and a sheet of each",
@@ -238,7 +238,7 @@ def page(found: dict[str, Any]) -> str:
         command = found["commands"][mode]
         lines += [f"### {mode}", "", f"`python {command}` ({found['seconds'][mode]:.0f} s with start-up)", ""]
         if mode in found["redrawn"]:
-            lines += [f"Masks drawn again: {json.dumps(found['redrawn'][mode]['masks_redrawn'])}.", ""]
+            lines += [f"Masks sampled again: {json.dumps(found['redrawn'][mode]['masks_redrawn'])}.", ""]
         lines += [f"![{mode}]({named(f'directions_{mode}.png', split)})", ""]
     return "\n".join(lines)
 

@@ -87,17 +87,17 @@ def rows(
     real: dict[str, Pairs], sets: dict[str, Pairs], seeds: list[int], kept: list[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """What each embedding finds of planted copies, and its share for each set; rows that are kept are not made anew."""
-    first, drawn = next(iter(sets.items()))
-    half, other = (np.arange(start, len(drawn), 2) for start in (0, 1))
+    first, sampled = next(iter(sets.items()))
+    half, other = (np.arange(start, len(sampled), 2) for start in (0, 1))
     count = min(len(real["train"]), len(half))
     learners = {
         "train pictures, in halves (the audit)": (real["train"], True, STEPS),
         "train pictures, all of them": (real["train"], False, STEPS),
         "phantom pictures": (phantom_pictures(count), False, STEPS),
-        f"every other picture of {first}": (drawn.rows(half), False, STEPS),
+        f"every other picture of {first}": (sampled.rows(half), False, STEPS),
         "nothing": (real["train"], False, 0),
     }
-    rest = sets | {first: drawn.rows(other)}
+    rest = sets | {first: sampled.rows(other)}
     for name, (pairs, halves, steps) in learners.items():
         for seed in seeds:
             if old := [row for row in kept if (row["learnt from"], row["seed"]) == (name, seed)]:

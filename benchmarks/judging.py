@@ -1,4 +1,4 @@
-"""Drawing from a checkpoint, and what `medsegdiff evaluate` says of it against val."""
+"""Sampling from a checkpoint, and what `medsegdiff evaluate` says of it against val."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def medsegdiff(*words: str) -> None:
 def sampled_and_evaluated(
     folder: Path, checkpoint: Path, real: str, reference_models: Path | None, flags: list[str]
 ) -> dict[str, Any]:
-    """Draw pairs with `flags` into folder/synthetic, evaluate them against val, and tell `figures`; goes on."""
-    drawn, report = folder / "synthetic", folder / "report"
-    medsegdiff("generate", "--checkpoint_path", str(checkpoint), "--output_dir", str(drawn), *flags)
+    """Sample pairs with `flags` into folder/synthetic, evaluate them against val, and tell `figures`; goes on."""
+    sampled, report = folder / "synthetic", folder / "report"
+    medsegdiff("generate", "--checkpoint_path", str(checkpoint), "--output_dir", str(sampled), *flags)
     reference_model = [] if reference_models is None else ["--reference_models_dir", str(reference_models)]
     medsegdiff(
-        "evaluate", "--real_data", real, "--synthetic_data", str(drawn), "--output_dir", str(report),
+        "evaluate", "--real_data", real, "--synthetic_data", str(sampled), "--output_dir", str(report),
         "--held_out", "val", "--bootstrap", "50", *reference_model,
     )  # fmt: skip
     return figures(read_json(report / REPORT_FILE))

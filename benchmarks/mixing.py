@@ -2,7 +2,7 @@
 
     python benchmarks/mixing.py --run_dir runs/busi_128
 
-After benchmarks/busi_128_cpu.py has drawn its pairs: combines them with the real ones in every way of `MIXES`, trains
+After benchmarks/busi_128_cpu.py has sampled its pairs: combines them with the real ones in every way of `MIXES`, trains
 the U-Net of phase 5 on each at equal steps (finished runs are not trained again), and writes docs/results/mixing.md and
 mixing.json. Phase 5 scores test at its end; these scores are not read here. `--arms` names the ways to train, so that
 two processes may share the work; `--table_only` writes the table alone.

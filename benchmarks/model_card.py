@@ -26,7 +26,7 @@ def interval(value: Interval, digits: int = 3) -> str:
 
 
 def pair_rows(report: dict[str, Any]) -> list[str]:
-    """What `medsegdiff evaluate` says of drawn pairs, beside real held-out ones."""
+    """What `medsegdiff evaluate` says of sampled pairs, beside real held-out ones."""
     metrics = report["metrics"]
     frechet = metrics["distances"]["spaces"]["radiomics"]["all"]["frechet"]
     masks = metrics["agreement"]["masks"]["all"]
@@ -42,7 +42,7 @@ def pair_rows(report: dict[str, Any]) -> list[str]:
     }
     if "membership" in privacy:
         rows["membership inference from these weights, AUC"] = ["0.5: none", interval(privacy["membership"]["auc"])]
-    return ["| figure | real | drawn |", "|---|---|---|", *(f"| {k} | {' | '.join(v)} |" for k, v in rows.items())]
+    return ["| figure | real | sampled |", "|---|---|---|", *(f"| {k} | {' | '.join(v)} |" for k, v in rows.items())]
 
 
 def dice_rows(run: Path) -> list[str]:

@@ -25,11 +25,11 @@ from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.guidance import NONE
-from medsegdiff.diffusion.noise import draw_sigma, sigma_table
-from medsegdiff.generation.draw import draw_pairs
+from medsegdiff.diffusion.noise import sample_sigma, sigma_table
+from medsegdiff.generation.draw import sample_pairs
 from medsegdiff.generation.leading import default_guidance
 from medsegdiff.training.device import autocast, choose_device
-from medsegdiff.training.sampling import draw_indices
+from medsegdiff.training.sampling import sample_indices
 from medsegdiff.training.train import DiffusionTrainer
 
 OURS = "medsegdiff"
@@ -74,7 +74,7 @@ class Arm(Protocol):
     def call(self, count: int) -> None:
         """One network call for `count` pairs, without gradients."""
 
-    def draw(self, labels: Tensor, key: tuple[int, ...], calls: int) -> tuple[Tensor, Tensor]:
+    def sample(self, labels: Tensor, key: tuple[int, ...], calls: int) -> tuple[Tensor, Tensor]:
         """Images (B, 1, S, S) and masks {0, 255}, uint8, of the weights that were loaded; `key` is its own chance."""
 
     def save(self, path: Path, step: int) -> None: ...
@@ -131,13 +131,13 @@ class OurArm:
     def call(self, count: int) -> None:
         device, size = self.trainer.device, self.setting.size
         x = torch.zeros(count, 2, size, size, device=device)
-        # Levels as training draws them: at high noise a pair costs less
-        sigma = draw_sigma(count, self.trainer.config.diffusion, generator(self.setting.seed, SAMPLE)).to(device)
+        # Levels as training samples them: at high noise a pair costs less
+        sigma = sample_sigma(count, self.trainer.config.diffusion, generator(self.setting.seed, SAMPLE)).to(device)
         cond = Condition(torch.zeros(count, dtype=torch.long, device=device))
         with torch.inference_mode(), autocast(device, self.setting.precision):
             self.trainer.ema.model(x, sigma, cond)
 
-    def draw(
+    def sample(
         self, labels: Tensor, key: tuple[int, ...], calls: int, sampler: str | None = None, sigmas: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """As `generate` does by default, in at most `calls`; or by `sampler` at the levels `sigmas` (T + 1, 2)."""
@@ -156,7 +156,7 @@ class OurArm:
             return torch.randn(shape, generator=generator(self.setting.seed, *key, step, SAMPLE))
 
         with autocast(self.trainer.device, self.setting.precision):
-            return draw_pairs(
+            return sample_pairs(
                 model, self.codec, labels, sigmas, noise, sampler=sampler or defaults.sampler, guidance=guidance,
                 sigma_scale=told,
             )  # fmt: skip
@@ -183,7 +183,7 @@ def train_set(pairs: SampleSet, size: int) -> SampleTensors:
 
 
 class PeerArm:
-    """A peer, trained as its documentation does, on the draws that our trainer would see."""
+    """A peer, trained as its documentation does, on the samples that our trainer would see."""
 
     flop_pairs = 1
 
@@ -191,7 +191,7 @@ class PeerArm:
         self.recipe, self.setting, self.total_steps = PEERS[name][0], setting, UNPLANNED
         self.device = choose_device(setting.device)
         self.train_set = train_set(pairs, setting.size).to(self.device)
-        self.labels = self.train_set.labels.cpu()  # by which rows are drawn
+        self.labels = self.train_set.labels.cpu()  # by which rows are sampled
         self.batch = setting.batch or self.recipe.batch_at(setting.size)
         self.part = min(setting.part, self.batch)
         torch.manual_seed(generator(setting.seed, WEIGHTS).initial_seed())
@@ -219,7 +219,7 @@ class PeerArm:
         return self.recipe.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
     def _channels(self, step: int, first: int, count: int) -> tuple[Tensor, Tensor]:
-        rows = draw_indices(self.labels, step * self.batch + first, count, self.setting.seed, True)
+        rows = sample_indices(self.labels, step * self.batch + first, count, self.setting.seed, True)
         images, masks, labels = self.train_set.batch(send(rows, self.device))
         images, masks = augment(images, masks, self.recipe.augment, generator(self.setting.seed, step, first, AUGMENT))
         return torch.cat([images, masks], dim=1) * 2 - 1, labels
@@ -255,12 +255,12 @@ class PeerArm:
         with torch.inference_mode(), autocast(self.device, self.setting.precision):
             self.peer.eval().call(x, t, torch.zeros(count, dtype=torch.long, device=self.device))
 
-    def draw(self, labels: Tensor, key: tuple[int, ...], calls: int) -> tuple[Tensor, Tensor]:
+    def sample(self, labels: Tensor, key: tuple[int, ...], calls: int) -> tuple[Tensor, Tensor]:
         """With the library's quick sampler."""
         torch.manual_seed(generator(self.setting.seed, *key, SAMPLE).initial_seed())
         self.peer.eval()
         with torch.inference_mode(), autocast(self.device, self.setting.precision):
-            x = self.peer.draw(labels.to(self.device), self.setting.size, calls).float().cpu()
+            x = self.peer.sample(labels.to(self.device), self.setting.size, calls).float().cpu()
         image, mask = ((x + 1) / 2).clamp(0, 1).split(1, dim=1)
         return (image * 255).round().to(torch.uint8), (mask > 0.5).to(torch.uint8) * 255
 

@@ -71,7 +71,7 @@ def matrix_peak(device: torch.device, precision: str) -> float:
 
 
 def forward_flops(arm: Arm) -> float:
-    """GFLOP of one network call for one pair, at noise levels as training draws them.
+    """GFLOP of one network call for one pair, at noise levels as training samples them.
 
     As `torch.utils.flop_counter` counts them, 2 a multiplication-addition. Attention is computed the plain way
     meanwhile, since not every fused kernel is counted; Fourier transforms are not.
@@ -210,16 +210,17 @@ def compare(options: argparse.Namespace, pairs: SampleSet, size: int, precision:
 
 
 def sampling_times(arm: Arm, batch: int, device: torch.device) -> dict[str, float]:
-    """Seconds a pair of a whole draw with the default sampler, and of 1000 steps of ddpm, of which a few are timed."""
+    """Seconds a pair of a whole sample with the default sampler, and of 1000 steps of ddpm, of which a few are
+    timed."""
     assert isinstance(arm, OurArm)
     labels = torch.arange(batch) % 2
-    arm.draw(labels, (0,), 2)  # warms up
-    quick = timed(device, lambda: arm.draw(labels, (1,), CALLS))
+    arm.sample(labels, (0,), 2)  # warms up
+    quick = timed(device, lambda: arm.sample(labels, (1,), CALLS))
     table = ddpm_sigmas(arm.trainer.config.diffusion).flip(0).float()
     # The middles of as many equal parts of the walk, and where it ends: calls at high noise are cheaper
     middles = [round((k + 0.5) * len(table) / TIMED_CALLS) for k in range(TIMED_CALLS)]
     rows = torch.cat([table[middles], torch.zeros(1)]).unsqueeze(1).expand(-1, 2)
-    long = timed(device, lambda: arm.draw(labels, (2,), TIMED_CALLS, "ddpm", rows)) * LONG_CALLS / TIMED_CALLS
+    long = timed(device, lambda: arm.sample(labels, (2,), TIMED_CALLS, "ddpm", rows)) * LONG_CALLS / TIMED_CALLS
     return {"default": quick / batch, "ddpm_1000": long / batch, "timed_calls": TIMED_CALLS}
 
 

@@ -127,7 +127,7 @@ def speed_lines(speed: dict[str, Any]) -> list[str]:
         "settings take first), medians of the rounds. "
         "FLOPs of the forward pass by torch.utils.flop_counter, 2 a multiplication-addition, without Fourier "
         f"transforms; a training image counts {TRAIN_FACTOR} forward passes. Seconds a pair: one measured network call "
-        "times their number; of ours, which sees pictures smaller where noise is high, as drawn. "
+        "times their number; of ours, which sees pictures smaller where noise is high, as sampled. "
         "Memory: two training steps in a process of its own, above what it held before.",
     ]
     for key in sorted(speed["rows"], key=lambda key: (int(key.split()[0]), key.split()[1] != "fp32")):
@@ -144,7 +144,7 @@ def speed_lines(speed: dict[str, Any]) -> list[str]:
             faster = ratio(sampling["ddpm_1000"], sampling["default"])
             lines += [
                 "",
-                f"A pair by our default sampler (at most {CALLS} calls, drawn whole): {told(sampling['default'])} s; "
+                f"A pair by our default sampler (at most {CALLS} calls, sampled whole): {told(sampling['default'])} s; "
                 f"by 1000 steps of ddpm {told(sampling['ddpm_1000'])} s ({sampling['timed_calls']} timed and "
                 f"multiplied): {faster}.",
             ]
@@ -171,12 +171,12 @@ def train_table(found: dict[str, Any]) -> list[str]:
     for f in found["arms"]:
         trained, evaluated = f["trained"], f.get("evaluated", {})
         drawing = {k: v for k, v in f.get("drawing", {}).items() if k != "seconds"}.values()
-        drawn, passed = (sum(d[key] for d in drawing) for key in ("drawn", "lesion_masks"))
+        sampled, passed = (sum(d[key] for d in drawing) for key in ("sampled", "lesion_masks"))
         frechet = evaluated.get("frechet")
         lines.append([
             title_of(f["arm"]), str(f["seed"]), f"{trained['batch']}{'' if f['documented_batch'] else ' (chosen)'}",
             str(trained["steps"]), str(trained["pairs_seen"]), f"{trained['seconds'] / 60:.1f}",
-            f"{100 * passed / drawn:.0f} %" if drawn else "the loss was not finite",
+            f"{100 * passed / sampled:.0f} %" if sampled else "the loss was not finite",
             evaluated.get("refused", interval(frechet)),
             ratio((frechet or {}).get("value"), ours.get(f["seed"], {}).get("value")),
             interval(evaluated.get("agreement")), evaluated.get("privacy") or NONE,
@@ -194,7 +194,7 @@ def train_lines(found: dict[str, Any]) -> list[str]:
         f"{fingerprint['minutes']:g} minutes of training steps each, threads: {fingerprint['threads']}, "
         f"{fingerprint['size']} px, {fingerprint['precision']}; the number of steps comes from the time that they take, and "
         "schedules end with the budget. "
-        f"Pairs are drawn with {CALLS} network calls by each library's quick sampler, ours with as many at most, "
+        f"Pairs are sampled with {CALLS} network calls by each library's quick sampler, ours with as many at most, "
         "those of its mask guidance counted, the masks held to the same rule "
         "(`generation/gates.py`). Distances and agreement: `medsegdiff evaluate --held_out val`. Relative Dice: val "
         "Dice of a segmenter that learnt these pairs over that of one that learnt the real train split, the same "
@@ -207,7 +207,7 @@ def train_lines(found: dict[str, Any]) -> list[str]:
         f"{interval(first.get('agreement_real'))}. Real only, val Dice: {real or NONE}.",
     ]
     if any(f["arm"] != OURS for f in found["arms"]):
-        lines += ["", "![drawn pairs](benchmarks_pairs.png)", "", "The first pairs of each class, not chosen: "]
+        lines += ["", "![sampled pairs](benchmarks_pairs.png)", "", "The first pairs of each class, not chosen: "]
         lines[-1] += "; ".join(dict.fromkeys(label_of(f) for f in found["arms"] if "drawing" in f)) + "."
     return lines
 

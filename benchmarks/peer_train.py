@@ -1,6 +1,6 @@
-"""The same wall-clock for every network on real pairs; then what evaluation and a segmenter say of what it draws.
+"""The same wall-clock for every network on real pairs; then what evaluation and a segmenter say of what it samples.
 
-Everything is kept in the run folder as soon as it is there: a finished arm is not trained, drawn or evaluated again.
+Everything is kept in the run folder as soon as it is there: a finished arm is not trained, sampled or evaluated again.
 No figure is taken on the test split.
 """
 
@@ -53,13 +53,13 @@ logger = logging.getLogger(__name__)
 TRAINED_FILE, DICE_FILE, FIGURES_FILE = "trained.json", "dice.json", "figures.json"
 WEIGHTS_FILE = "weights.safetensors"
 REAL = "real"  # the arm of the segmenter that learns real pairs
-DRAW, ASPECT = 41, 42  # purpose numbers of the random streams
-GIVE_UP = 5  # draws of each class; an arm whose masks of a class hold no lesion then draws no further ones
-MOST_DRAWS = 2  # times the pairs asked for: so many masks are drawn where some are no lesions
+SAMPLE_STREAM, ASPECT = 41, 42  # purpose numbers of the random streams
+GIVE_UP = 5  # samples of each class; an arm whose masks of a class hold no lesion then samples no further ones
+MOST_SAMPLES = 2  # times the pairs asked for: so many masks are sampled where some are no lesions
 SHOWN = 8  # pairs of each class on the picture, the first ones
 
-Draw = Callable[[Tensor, tuple[int, ...]], tuple[Tensor, Tensor]]
-Drawn = tuple[list[tuple[np.ndarray, np.ndarray]], int, int]  # pairs, draws, lesion masks
+Sampler = Callable[[Tensor, tuple[int, ...]], tuple[Tensor, Tensor]]
+Sampled = tuple[list[tuple[np.ndarray, np.ndarray]], int, int]  # pairs, samples, lesion masks
 
 
 def trainable(names: list[str]) -> list[str]:
@@ -112,7 +112,7 @@ def trained_arm(name: str, folder: Path, options: argparse.Namespace, pairs: Sam
         write_json(
             file, {"fingerprint": fingerprint, "batch": arm.batch, **done, "finite": bool(np.isfinite(done["loss"]))}
         )
-        del arm  # drawn from what was written, whether it was trained now or earlier
+        del arm  # sampled from what was written, whether it was trained now or earlier
     if not read_json(file)["finite"]:
         return None
     arm = build_arm(name, setting, pairs)
@@ -120,21 +120,21 @@ def trained_arm(name: str, folder: Path, options: argparse.Namespace, pairs: Sam
     return arm
 
 
-def draw_class(draw: Draw, number: int, count: int, chunk: int, most: int = MOST_DRAWS) -> Drawn:
+def sample_class(sample: Sampler, number: int, count: int, chunk: int, most: int = MOST_SAMPLES) -> Sampled:
     """`count` pairs of class `number`: first those whose masks are lesion masks, as our own generation lets through.
 
-    Up to `most` times as many are drawn; where that does not do, refused ones fill the rest. Also returns how
-    many were drawn and how many passed.
+    Up to `most` times as many are sampled; where that does not do, refused ones fill the rest. Also returns how
+    many were sampled and how many passed.
     """
     good: list[tuple[np.ndarray, np.ndarray]] = []
     bad: list[tuple[np.ndarray, np.ndarray]] = []
     bar = tqdm(total=count, desc="drawing", unit="pair", leave=False)
     while len(good) < count:
-        drawn = len(good) + len(bad)
-        if drawn >= most * count:
+        sampled = len(good) + len(bad)
+        if sampled >= most * count:
             break
-        size = min(chunk, most * count - drawn)
-        images, masks = draw(torch.full((size,), number), (number, drawn, DRAW))
+        size = min(chunk, most * count - sampled)
+        images, masks = sample(torch.full((size,), number), (number, sampled, SAMPLE_STREAM))
         for image, mask in zip(images[:, 0].numpy(), masks[:, 0].numpy(), strict=True):
             (good if mask_fault(mask, True) is None else bad).append((image, mask))
         bar.update(min(len(good), count) - bar.n)
@@ -142,24 +142,24 @@ def draw_class(draw: Draw, number: int, count: int, chunk: int, most: int = MOST
     return (good + bad)[:count], len(good) + len(bad), len(good)
 
 
-def draw_classes(draw: Draw, classes: int, count: int, chunk: int, give_up: int) -> list[Drawn]:
-    """`draw_class` of each class; where the first `give_up` masks of any class hold no lesion, those pairs alone.
+def sample_classes(sample: Sampler, classes: int, count: int, chunk: int, give_up: int) -> list[Sampled]:
+    """`sample_class` of each class; where the first `give_up` masks of any class hold no lesion, those pairs alone.
 
-    A network that has learnt nothing yet would go on drawing noise for hours. 0: never.
+    A network that has learnt nothing yet would go on sampling noise for hours. 0: never.
     """
     if not give_up:
-        return [draw_class(draw, number, count, chunk) for number in range(classes)]
+        return [sample_class(sample, number, count, chunk) for number in range(classes)]
     few = min(give_up, count)
-    first = [draw_class(draw, number, few, few, most=1) for number in range(classes)]
+    first = [sample_class(sample, number, few, few, most=1) for number in range(classes)]
     if few == count or any(passed == 0 for _, _, passed in first):
         return first
-    return [draw_class(draw, number, count, chunk) for number in range(classes)]
+    return [sample_class(sample, number, count, chunk) for number in range(classes)]
 
 
-def drawn_pairs(
+def sampled_pairs(
     arm: Arm, name: str, folder: Path, options: argparse.Namespace, real: SampleSet, seed: int
 ) -> SampleSet:
-    """`options.pairs` of each class as samples, or what `draw_classes` gave up with.
+    """`options.pairs` of each class as samples, or what `sample_classes` gave up with.
 
     With what a checkpoint tells of the pictures that it learnt.
     """
@@ -178,12 +178,12 @@ def drawn_pairs(
     told: dict[str, Any] = {}
     started = time.perf_counter()
     with staged_folder(target, fingerprint) as staging:
-        draw = functools.partial(arm.draw, calls=CALLS)
-        everything = draw_classes(draw, len(real.classes), options.pairs, options.chunk, options.give_up)
+        sample = functools.partial(arm.sample, calls=CALLS)
+        everything = sample_classes(sample, len(real.classes), options.pairs, options.chunk, options.give_up)
         for number, label in enumerate(real.classes):
             aspects = [r.width * r.pixel_aspect / r.height for r in train if r.label == label]
-            found, drawn, passed = everything[number]
-            told[label] = {"drawn": drawn, "lesion_masks": passed}
+            found, sampled, passed = everything[number]
+            told[label] = {"sampled": sampled, "lesion_masks": passed}
             for index, (image, mask) in enumerate(found):
                 choice = torch.randint(len(aspects), (1,), generator=generator(seed, number, index, ASPECT))
                 id = f"{name}_{label}_{index:05d}"
@@ -283,7 +283,7 @@ def val_dice(pairs: SampleSet, real: SampleSet, folder: Path, options: argparse.
 
 
 def run_arm(name: str, options: argparse.Namespace, real: SampleSet, seed: int) -> None:
-    """Train, draw, evaluate one arm with one seed, as far as that is not done; its figures go to `FIGURES_FILE`."""
+    """Train, sample, evaluate one arm with one seed, as far as that is not done; its figures go to `FIGURES_FILE`."""
     folder = options.run_dir / arm_folder(name, options) / f"seed_{seed}"
     arm = trained_arm(name, folder, options, real, seed)
     trained = read_json(folder / TRAINED_FILE)
@@ -294,14 +294,14 @@ def run_arm(name: str, options: argparse.Namespace, real: SampleSet, seed: int) 
         "trained": trained,
     }
     if arm is not None:
-        pairs = drawn_pairs(arm, name, folder, options, real, seed)
+        pairs = sampled_pairs(arm, name, folder, options, real, seed)
         del arm
         show(pairs, folder / "pairs.png")
         found["drawing"] = pairs.info["drawing"]
         nothing = [label for label in pairs.classes if not found["drawing"][label]["lesion_masks"]]
         if nothing:  # to reference model, nor for a segmenter to learn
-            draws = sum(found["drawing"][label]["drawn"] for label in nothing)
-            found["evaluated"] = {"refused": f"no lesion mask among {draws} draws ({', '.join(nothing)})"}
+            samples = sum(found["drawing"][label]["sampled"] for label in nothing)
+            found["evaluated"] = {"refused": f"no lesion mask among {samples} samples ({', '.join(nothing)})"}
         if options.judge and not nothing:
             found["evaluated"] = evaluated(folder, options)
         if options.dice_steps and not nothing:

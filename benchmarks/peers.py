@@ -7,7 +7,7 @@ does all three parts, each of which can be had alone by its name:
     speed   parameters, FLOPs, training images/s, peak memory, seconds a pair, share of the measured matrix-product
             peak; on a GPU images/s over batch size as well
     train   the same wall-clock for each (20 minutes, 3 on a GPU), then distance, agreement, privacy and relative Dice
-            of what it draws, all on val; no figure is taken on test
+            of what it samples, all on val; no figure is taken on test
     table   docs/results/benchmarks.md, .json and the picture, from what the other two left in --run_dir
 
 What is finished is kept in --run_dir and not done again. Measure on a machine that does nothing else.
@@ -61,9 +61,11 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     train.add_argument("--batch", type=int, help="pairs a step of the peers; default: as their documentation has it")
     train.add_argument("--part", type=int, default=64 if on_gpu else 4, help="pairs that a peer computes at once")
-    train.add_argument("--pairs", type=int, default=250, help="pairs of each class to draw")
-    train.add_argument("--chunk", type=int, default=250 if on_gpu else 25, help="pairs drawn together")
-    train.add_argument("--give_up", type=int, default=GIVE_UP, help="first draws of a class without a lesion; 0: never")
+    train.add_argument("--pairs", type=int, default=250, help="pairs of each class to sample")
+    train.add_argument("--chunk", type=int, default=250 if on_gpu else 25, help="pairs sampled together")
+    train.add_argument(
+        "--give_up", type=int, default=GIVE_UP, help="first samples of a class without a lesion; 0: never"
+    )
     train.add_argument("--bootstrap", type=int, default=200, help="resamples of the evaluation's intervals")
     train.add_argument("--no_judge", dest="judge", action="store_false", help="leave the evaluation out")
     train.add_argument("--dice_steps", type=int, default=600, help="steps of the segmenters; 0: no relative Dice")

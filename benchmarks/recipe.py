@@ -4,7 +4,7 @@
 
 Every arm is the settings file with some flags changed. Arms whose step costs more or less get fewer or more steps: the
 time of a step is measured for all of them in turns, in one run, before anything is trained. What is told of an arm: the
-loss on val (always with the same weights), and how pairs drawn as `generate` does by default (without --mask_guidance
+loss on val (always with the same weights), and how pairs sampled as `generate` does by default (without --mask_guidance
 where images alone were not learnt) compare with val pictures in `medsegdiff evaluate`. The test split is not looked at.
 Finished runs are kept in --run_dir; the same command goes on. Writes docs/results/recipe.md and .json, for the
 questions in QUESTIONS, and ablation.md for those in ABLATION.
@@ -53,7 +53,7 @@ QUESTIONS: dict[str, dict[str, Flags]] = {
         "distance up to 4": {"diffusion.sdf_truncation": 4},
     },
     "augmentation told to the network": {"a fifth": {"augment_prob": 0.2}, "two fifths": {"augment_prob": 0.4}},
-    "conditional draws": {
+    "conditional samples": {
         "none": {
             "diffusion.share_independent": 0, "diffusion.share_mask_clean": 0,
             "diffusion.share_image_clean": 0, "diffusion.share_marginal": 0,
@@ -116,7 +116,7 @@ def settings(data: str, output: Path, flags: Flags) -> TrainConfig:
 def step_times(options: argparse.Namespace, names: list[str]) -> dict[str, float]:
     """Seconds a pair of each arm's training steps, small pictures and large: medians of rounds, the arms in turns.
 
-    Every round is a step of its own, since what a pair costs depends on the noise levels that a step draws.
+    Every round is a step of its own, since what a pair costs depends on the noise levels that a step samples.
     """
     pairs = read_samples(Path(options.real_data))
     trainers = {
@@ -181,9 +181,9 @@ def run_arm(options: argparse.Namespace, name: str, seed: int, cost: float) -> d
         found[f"val_{part}"] = statistics.mean(v for k, v in best.items() if k.startswith(f"val_{part}/"))
     found["averages"] = {k.removeprefix(AVERAGE): v for k, v in best.items() if k.startswith(AVERAGE)}
     if options.pairs:
-        drawn = ["--num_samples_per_class", str(options.pairs), "--seed", str(seed)]
+        sampled = ["--num_samples_per_class", str(options.pairs), "--seed", str(seed)]
         checkpoint = folder / "model" / "last_model.safetensors"
-        found |= sampled_and_evaluated(folder, checkpoint, options.real_data, options.reference_models_dir, drawn)
+        found |= sampled_and_evaluated(folder, checkpoint, options.real_data, options.reference_models_dir, sampled)
     write_json(folder / "figures.json", found)
     return found
 

@@ -3,7 +3,7 @@
     python benchmarks/sampling.py --checkpoint_path FILE --real_data samples --run_dir runs/sampling
         [--reference_models_dir runs/reference models] [--guidance_checkpoint EARLIER_FILE]
 
-Every setting draws the same numbers of pairs from the same noise; `medsegdiff evaluate` compares them with val. The
+Every setting samples the same numbers of pairs from the same noise; `medsegdiff evaluate` compares them with val. The
 test split is not looked at. Finished settings are kept in --run_dir. Writes docs/results/sampling.md and .json.
 """
 
@@ -61,7 +61,7 @@ def calls(flags: dict[str, Any], diffusion: DiffusionConfig) -> int:
 
 
 def seconds_a_level(denoiser: Denoiser, card: ModelCard, batch: int = 25, rounds: int = 5) -> dict[str, float]:
-    """Median seconds of a network call for one pair, in batches as they are drawn: at high noise, and at low.
+    """Median seconds of a network call for one pair, in batches as they are sampled: at high noise, and at low.
 
     In the number type that `generate` chooses on this machine.
     """

@@ -2,7 +2,7 @@
 
     python benchmarks/training_time.py --run_dirs runs/busi_128 runs/busi_128_long
 
-Nothing is trained or drawn: figures come from the JSON files that the phases left. Writes training_time.md, .json and
+Nothing is trained or sampled: figures come from the JSON files that the phases left. Writes training_time.md, .json and
 .png in docs/results; remarks come from training_time_notes.md beside them.
 """
 
@@ -24,15 +24,15 @@ RESULTS = ROOT / "docs" / "results"
 
 
 def told(run: Path) -> dict[str, Any]:
-    """What a run says of its training, of the pairs drawn, and of U-Nets that learnt those pairs alone."""
+    """What a run says of its training, of the pairs sampled, and of U-Nets that learnt those pairs alone."""
     train = read_json(run / "checkpoints" / SUMMARY_FILE)
     report = read_json(run / "evaluation" / REPORT_FILE)
     metrics, verdicts = report["metrics"], {verdict["metric"]: verdict for verdict in report["verdicts"]}
     frechet = metrics["distances"]["spaces"]["radiomics"]["all"]["frechet"]
     segment = run / "segmentation_synthetic"
-    drawn = read_json(run / "synthetic" / "class_balance.json")
-    pairs = sum(drawn["generated"].values())
-    redrawn = sum(sum(count.values()) for count in drawn["masks_redrawn"].values())
+    sampled = read_json(run / "synthetic" / "class_balance.json")
+    pairs = sum(sampled["generated"].values())
+    redrawn = sum(sum(count.values()) for count in sampled["masks_redrawn"].values())
     return {
         "minutes": train["seconds"] / 60,
         "steps": train["steps"],
@@ -57,7 +57,7 @@ def table(found: list[dict[str, Any]]) -> list[str]:
         "val loss": [f"{row['val_loss']:.4f}" for row in found],
         "Fréchet distance, radiomic features": [interval(row["frechet"], 1) for row in found],
         "agreement of masks with a segmenter, Dice": [interval(row["agreement"]) for row in found],
-        "share of draws whose masks were no lesion masks": [f"{row['redrawn']:.3f}" for row in found],
+        "share of samples whose masks were no lesion masks": [f"{row['redrawn']:.3f}" for row in found],
         "val Dice of U-Nets that learnt these pairs alone": [
             f"{statistics.mean(row['val_dice']):.3f} ({', '.join(f'{v:.3f}' for v in row['val_dice'])})"
             for row in found
@@ -90,11 +90,11 @@ def picture(found: list[dict[str, Any]], target: Path) -> None:
     """Texture, utility and copying, a panel each, with what real pictures have."""
     plot = Figure(figsize=(11, 3.4), layout="constrained")
     texture, utility, copying = plot.subplots(1, 3)
-    line(texture, found, {"frechet": "drawn pairs"})
+    line(texture, found, {"frechet": "sampled pairs"})
     baseline = found[0]["frechet_floor"]
     texture.axhspan(baseline["low"], baseline["high"], color="0.9", label="real pictures")
     texture.set_title("Fréchet distance, radiomic features")
-    line(utility, found, {"ratio": "U-Net of drawn pairs alone"})
+    line(utility, found, {"ratio": "U-Net of sampled pairs alone"})
     utility.axhline(1, color="0.5", linestyle="--", label="... of real pairs")
     utility.set_title("relative Dice on test")
     line(copying, found, {"fine_detail": "fine detail", "embedding": "embedding"})

@@ -1,4 +1,4 @@
-"""The generative checkpoint: one safetensors file with everything that drawing from it needs. Never pickle."""
+"""The generative checkpoint: one safetensors file with everything that sampling from it needs. Never pickle."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The noise process: how training draws noise levels, weighs the loss, and which levels sampling walks."""
+    """The noise process: how training samples noise levels, weighs the loss, and which levels sampling walks."""
 
     process: Literal["edm", "ddpm"] = "edm"  # edm: log-normal levels (Karras 2022); ddpm: levels of the table below
     timesteps: int = 1000  # T of the DDPM table
@@ -72,10 +72,10 @@ class DiffusionConfig:
     image_p_std: float = 1.7  # its standard deviation
     mask_p_mean: float = 0.0  # mean of ln(sigma) of the mask in training (edm)
     mask_p_std: float = 1.7  # its standard deviation
-    share_independent: float = 0.25  # share of draws with independent levels of image and mask
-    share_mask_clean: float = 0.12  # share of draws with the mask clean (learns mask -> image)
-    share_image_clean: float = 0.08  # share of draws with the image clean (learns image -> mask)
-    share_marginal: float = 0.05  # share of draws with one modality at the highest level (learns the other alone)
+    share_independent: float = 0.25  # share of samples with independent levels of image and mask
+    share_mask_clean: float = 0.12  # share of samples with the mask clean (learns mask -> image)
+    share_image_clean: float = 0.08  # share of samples with the image clean (learns image -> mask)
+    share_marginal: float = 0.05  # share of samples with one modality at the highest level (learns the other alone)
     mask_weight: float = 1.0  # weight of the mask loss beside the image loss
     sdf_truncation: float = 0.0  # masks as distances to the lesion's edge, cut at so many pixels; 0: binary
     min_snr: float = 5.0  # cap of the ddpm loss weight min(1 / sigma^2, cap); edm weighs by its own formula
@@ -104,7 +104,7 @@ class TrainConfig:
     label_dropout: float = 0.1  # share of pairs whose class is hidden, for classifier-free guidance
     augment: bool = True  # joint augmentation: mirroring, zoom, gain
     augment_prob: float = 0.0  # share of pairs turned, moved and stretched further, of which the network is told
-    balance_classes: bool = True  # draw every class equally often
+    balance_classes: bool = True  # sample every class equally often
     precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
     device: Device = "auto"  # auto: a GPU where there is one
     compile: Literal["auto", True, False] = "auto"  # build kernels for this network (torch.compile); auto: on a GPU
@@ -112,7 +112,7 @@ class TrainConfig:
     find_batch_size: bool = False  # try which batch fits into memory; cut the step's pairs into parts that do
     evals: int = 10  # evaluations in the whole run: val loss, sample quality, sample grid, checkpoint
     save_every: int = 200  # optimiser steps between two states to resume from
-    eval_samples: int = 64  # pairs drawn at each evaluation for the sample-quality figure
+    eval_samples: int = 64  # pairs sampled at each evaluation for the sample-quality figure
     eval_steps: int = 16  # noise levels that a pair goes through there
     seed: int = 0  # of everything random
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -127,13 +127,13 @@ class GenerateConfig:
     output_dir: str  # folder to write: a sample folder, or for image_to_mask masks with their doubt
     mode: Mode | None = None  # default: mask_to_image with --masks, image_to_mask with --images, else joint
     masks: str | None = (
-        None  # mask_to_image: folder with masks to draw images for (a sample folder, class folders, or pictures)
+        None  # mask_to_image: folder with masks to sample images for (a sample folder, class folders, or pictures)
     )
     images: str | None = (
         None  # image_to_mask: folder with images to find masks of (a sample folder, class folders, or pictures)
     )
     split: Literal["train", "val", "test"] | None = None  # of a sample folder; default: train of masks, all of images
-    num_samples_per_input: int | None = None  # draws of each conditioning mask (default 1) or image (default 8)
+    num_samples_per_input: int | None = None  # samples of each conditioning mask (default 1) or image (default 8)
     num_samples_per_class: int = 100  # pairs of each class (joint and mask_first)
     classes: list[str] | None = (
         None  # which ones; default: all that the checkpoint knows, or as conditioning masks tell
@@ -148,8 +148,8 @@ class GenerateConfig:
     guidance_low: float = 0.3  # guidance acts where the image's noise level is above this ...
     guidance_high: float = 5.0  # ... and up to this
     sigma_scale: float = 1.0  # share of the image's noise level below 0.3 that the network is told; less: finer grain
-    chunk_size: int = 50  # pairs drawn together; decides memory and speed, and pixels only in their last bits
-    max_redraws: int = 20  # further draws of a pair whose lesion mask is empty or degenerate before giving up
+    chunk_size: int = 50  # pairs sampled together; decides memory and speed, and pixels only in their last bits
+    max_redraws: int = 20  # further samples of a pair whose lesion mask is empty or degenerate before giving up
     precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
     device: Device = "auto"  # auto: a GPU where there is one
     seed: int = 0  # of everything random
@@ -196,7 +196,7 @@ class SegmentConfig:
     label_smoothing: float = 0.0  # targets run from half of it to 1 minus half of it
     augment: Literal["none", "standard", "strong"] = "standard"  # geometry, gain, speckle, shadow, blur
     img_size: int = 128  # side of the square that pictures are resized to, pixels; Dice is computed at this size
-    balance_classes: bool = False  # draw every class equally often
+    balance_classes: bool = False  # sample every class equally often
     mixing: Literal["all", "gradual"] = "all"  # gradual: synthetic pairs first, the share of real ones rising to 1
     tta_flip: bool = True  # average predictions of the picture and its mirror image
     test_data: list[str] | None = (

@@ -63,8 +63,8 @@ TWO_SIZES = ModelConfig(
 )
 
 
-def refuse_to_draw(message: str, config: GenerateConfig) -> None:
-    """Assert that nothing is drawn with `config`, and that nothing half-written stays."""
+def refuse_to_sample(message: str, config: GenerateConfig) -> None:
+    """Assert that nothing is sampled with `config`, and that nothing half-written stays."""
     with pytest.raises(UserError, match=message):
         generate_pairs(config)
     assert not Path(config.output_dir).exists()

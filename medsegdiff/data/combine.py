@@ -178,10 +178,10 @@ def _check_leakage(real: SampleSet, synthetic: SampleSet, bits: int) -> None:
 
 
 def _check_conditioning_masks(held_out: SampleSet, synthetic: SampleSet) -> None:
-    """Raise `UserError` where images were drawn for the mask of a val or test picture, or for one of its group.
+    """Raise `UserError` where images were sampled for the mask of a val or test picture, or for one of its group.
 
     Masks are compared by group, by content, and resized to the size of the network: so one that was saved at another
-    size, mirrored, or drawn for once already, is recognised. One that was edited beyond `SAME_MASK` is not.
+    size, mirrored, or sampled for once already, is recognised. One that was edited beyond `SAME_MASK` is not.
     """
     entry = synthetic.info.get("conditioning_masks", [])
     if not isinstance(entry, list) or not all(isinstance(value, str) for value in entry):
@@ -190,16 +190,16 @@ def _check_conditioning_masks(held_out: SampleSet, synthetic: SampleSet) -> None
     hashes = set(entry)
     if not hashes:
         return
-    hint = "Draw images for masks of the train split."
+    hint = "Sample images for masks of the train split."
     groups = {r.group: r for r in held_out.records}
     shared = [r for r in synthetic.records if r.group in groups]
     if shared:
         other = groups[shared[0].group]
-        found = f"{shared[0].id}, drawn for a mask in the group of {other.id} ({other.split})"
-        raise UserError(synthetic.root, found, "pairs drawn for masks of train alone", hint)
+        found = f"{shared[0].id}, sampled for a mask in the group of {other.id} ({other.split})"
+        raise UserError(synthetic.root, found, "pairs sampled for masks of train alone", hint)
     leaked = [r for r in held_out.records if r.mask_hash in hashes and held_out.read_mask(r).any()]
     if leaked:
-        found = f"images drawn for the masks of {len(leaked)} val or test pictures, the first of {leaked[0].id}"
+        found = f"images sampled for the masks of {len(leaked)} val or test pictures, the first of {leaked[0].id}"
         raise UserError(synthetic.root, found, "masks of train alone", hint)
     likest = _likest_masks(held_out, synthetic)
     if likest is not None:
@@ -209,10 +209,10 @@ def _check_conditioning_masks(held_out: SampleSet, synthetic: SampleSet) -> None
 
 def _likest_masks(held_out: SampleSet, synthetic: SampleSet) -> tuple[str, str, float] | None:
     """Ids of a synthetic and a held-out pair whose lesion masks are one, and their intersection over union."""
-    drawn = {r.mask_hash: r for r in synthetic.records}
-    masks = [synthetic.read_mask(r) > 127 for r in drawn.values()]
+    sampled = {r.mask_hash: r for r in synthetic.records}
+    masks = [synthetic.read_mask(r) > 127 for r in sampled.values()]
     for shape in sorted({mask.shape for mask in masks}):
-        rows = [(r, m) for r, m in zip(drawn.values(), masks, strict=True) if m.shape == shape]
+        rows = [(r, m) for r, m in zip(sampled.values(), masks, strict=True) if m.shape == shape]
         plain = [(r, _resized(held_out.read_mask(r), shape) > 127) for r in held_out.records]
         theirs = plain + [(r, mask[:, ::-1]) for r, mask in plain]  # mirrored, as augmentation does
         ours, others = (np.stack([m.ravel() for _, m in some]).astype(np.float32) for some in (rows, theirs))
@@ -270,7 +270,7 @@ def plan_counts(
 
 
 def choose(real: SampleSet, synthetic: SampleSet, config: CombineConfig) -> list[SampleRecord]:
-    """The synthetic pairs to add, drawn by seed; a larger ratio draws the same pairs and more.
+    """The synthetic pairs to add, sampled by seed; a larger ratio samples the same pairs and more.
 
     Raises `UserError` where none can be added; says in the log where fewer than wanted are there.
     """

@@ -96,9 +96,9 @@ def nearest_share(
         return nearer(train[some_train].max(axis=0)[rows], held[some_held].max(axis=0)[rows])
 
     value = float(np.mean([share(everything, *equally_many(*groups[1:], random)) for _ in range(SUBSETS)]))
-    draws = np.array([share(*drawn_again(groups, random)) for _ in range(bootstrap)])
-    # Drawing again loses pictures on both sides alike, and moves the level
-    low, high = (float(v) for v in np.percentile(draws - draws.mean() + value, [2.5, 97.5]).clip(0, 1))
+    resampled = np.array([share(*resampled(groups, random)) for _ in range(bootstrap)])
+    # Sampling again loses pictures on both sides alike, and moves the level
+    low, high = (float(v) for v in np.percentile(resampled - resampled.mean() + value, [2.5, 97.5]).clip(0, 1))
     return {"mean": value, "low": low, "high": high}
 
 
@@ -113,14 +113,14 @@ def whole_groups(
     _, number = np.unique(groups[rows], return_inverse=True)
     sizes = np.bincount(number)
     first = np.cumsum(sizes) - sizes  # of each group, in the order of groups
-    drawn = random.integers(len(sizes), size=count) if again else random.permutation(len(sizes))
-    drawn = drawn[: int(np.searchsorted(np.cumsum(sizes[drawn]), count)) + 1]  # no more than are kept
-    before = np.cumsum(sizes[drawn]) - sizes[drawn]
-    places = np.repeat(first[drawn] - before, sizes[drawn])
+    resampled = random.integers(len(sizes), size=count) if again else random.permutation(len(sizes))
+    resampled = resampled[: int(np.searchsorted(np.cumsum(sizes[resampled]), count)) + 1]  # no more than are kept
+    before = np.cumsum(sizes[resampled]) - sizes[resampled]
+    places = np.repeat(first[resampled] - before, sizes[resampled])
     return rows[np.argsort(number, kind="stable")][places + np.arange(len(places))][:count]
 
 
-def drawn_again(groups: Groups, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def resampled(groups: Groups, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row numbers of one resample of synthetic, train and held-out pictures: of the real ones, a new choice of each."""
     rows = (np.arange(len(groups[0])), *equally_many(groups[1], groups[2], random))
     synthetic, train, held_out = (

@@ -48,12 +48,14 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
     require(config.seed >= 0, "--seed", config.seed, "0 or more")
     require(config.split in SPLITS, "--split", repr(config.split), f"one of {', '.join(SPLITS)}")
     real = read_samples(Path(config.real_data))
-    drawn = sum(record.is_synthetic for record in real.records)
-    require(not drawn, config.real_data, f"{drawn} synthetic pairs", "real pairs alone", "They go to --synthetic_data.")
+    sampled = sum(record.is_synthetic for record in real.records)
+    require(
+        not sampled, config.real_data, f"{sampled} synthetic pairs", "real pairs alone", "They go to --synthetic_data."
+    )
     sets = {"real": real.select(config.split)}
     if config.synthetic_data is not None:
         synthetic = read_samples(Path(config.synthetic_data))
-        sets["synthetic"] = synthetic.drawn()
+        sets["synthetic"] = synthetic.synthetic_only()
         if others := len(synthetic) - len(sets["synthetic"]):
             logger.info("%d real pairs of %s are left out", others, synthetic.root)
     result: dict[str, Any] = {"split": config.split, "bootstrap": config.bootstrap, "seed": config.seed}
@@ -85,12 +87,12 @@ def describe_pairs(pairs: SampleSet, bootstrap: int, seed: int) -> dict[str, Any
     result: dict[str, Any] = {"pairs": {c: len(values["area"][c]) for c in classes}}
     for name in SHAPE:
         rng = np.random.default_rng(seed)
-        draws = {c: _group_bootstrap(values[name][c], bootstrap, rng) for c in classes}
+        resampled = {c: _group_bootstrap(values[name][c], bootstrap, rng) for c in classes}
         means = {c: float(np.mean([v for _, v in values[name][c]])) for c in classes}
-        result[name] = {c: _interval(means[c], draws[c]) for c in classes}
+        result[name] = {c: _interval(means[c], resampled[c]) for c in classes}
         result[name]["difference"] = {
             "classes": f"{last} - {first}",
-            **_interval(means[last] - means[first], draws[last] - draws[first]),
+            **_interval(means[last] - means[first], resampled[last] - resampled[first]),
         }
     return result
 
@@ -106,8 +108,8 @@ def _group_bootstrap(rows: list[tuple[str, float]], count: int, rng: np.random.G
     return np.asarray(sums[index].sum(axis=1) / sizes[index].sum(axis=1))
 
 
-def _interval(mean: float, draws: np.ndarray) -> dict[str, float]:
-    low, high = np.percentile(draws, [2.5, 97.5])
+def _interval(mean: float, resampled: np.ndarray) -> dict[str, float]:
+    low, high = np.percentile(resampled, [2.5, 97.5])
     return {"mean": round(mean, 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 

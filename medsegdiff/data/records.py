@@ -106,7 +106,7 @@ class SampleSet:
         )
         return dataclasses.replace(self, records=kept)
 
-    def drawn(self) -> SampleSet:
+    def synthetic_only(self) -> SampleSet:
         """The synthetic pairs; all where there are none, as tests for copies have to say that such a set is real."""
         kept = tuple(record for record in self.records if record.is_synthetic)
         return dataclasses.replace(self, records=kept) if kept else self

@@ -100,7 +100,7 @@ def augment_told(
     """Augment (B, 1, S, S) images and masks as `config` says, a `share` of them as `TOLD` does; tell how, (B, 6).
 
     What is told is in `MOVE_UNITS`, and 0 for pictures that lie as pictures may: a network that learnt with it and
-    draws with 0 draws such, and shows no turned or stretched picture (non-leaking augmentation, Karras et al. 2022,
+    samples with 0 samples such, and shows no turned or stretched picture (non-leaking augmentation, Karras et al. 2022,
     "Elucidating the design space of diffusion-based generative models", appendix F.2).
     """
     n = len(images)

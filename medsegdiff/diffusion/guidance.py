@@ -4,7 +4,7 @@ Guidance steers away from what a worse network says: the network without the cla
 Salimans 2022), a less trained network with it (autoguidance, Karras et al. 2024, "Guiding a diffusion model with a
 bad version of itself", which keeps variety better), or, of the image, the network that does not see the mask. The last
 one is the same idea between the two modalities of one network (Bao et al. 2023, UniDiffuser, section 3.3, where a text
-takes the mask's place): what a network that underfits draws too faintly, the lesion within the mask, it draws out.
+takes the mask's place): what a network that underfits samples too faintly, the lesion within the mask, it samples out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Noise levels: the DDPM table, how training draws levels, how the loss weighs them, which levels sampling walks.
+"""Noise levels: the DDPM table, how training samples levels, how the loss weighs them, which levels sampling walks.
 
 Levels are per modality, (B, M) or (T + 1, M), with column 0 the image and column 1 the mask.
 """
@@ -98,7 +98,7 @@ def _quantile_to_sigma(u: Tensor, column: int, config: NoiseConfig) -> Tensor:
     return (mean + std * torch.special.ndtri(u)).exp().clamp(max=config.sigma_max)
 
 
-def draw_sigma(n: int, config: NoiseConfig, generator: torch.Generator) -> Tensor:
+def sample_sigma(n: int, config: NoiseConfig, generator: torch.Generator) -> Tensor:
     """(n, 2) training noise levels: a mixture that holds the corners of the square as well as its middle.
 
     Most pairs get equal quantiles for both modalities; shares of `config` get independent levels, a clean mask, a

@@ -31,7 +31,7 @@ class Context:
     """The sets, the reference models and the settings; features are computed once and kept."""
 
     sets: Sets
-    real: SampleSet  # the whole real sample folder: masks to compare images drawn for them, for example
+    real: SampleSet  # the whole real sample folder: masks to compare images sampled for them, for example
     synthetic: SampleSet  # the whole synthetic one: what its dataset.json tells of the generator
     reference_models: ReferenceModels
     config: EvaluateConfig
@@ -45,7 +45,7 @@ class Context:
 
     @property
     def resampling(self) -> dict[str, int]:
-        """How intervals are drawn: keywords of the functions that make them."""
+        """How intervals are sampled: keywords of the functions that make them."""
         return {"resamples": self.config.bootstrap, "seed": self.config.seed}
 
     def features(self, name: str, space: Space, which: str) -> np.ndarray:

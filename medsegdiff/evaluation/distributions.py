@@ -29,7 +29,7 @@ def column_distances(
     covariance. A picture without a value (NaN) is left out of the columns that it does not have. Columns that
     `missing` names a reason for are left out.
     """
-    alike: dict[tuple[bytes, ...], list[int]] = {}  # columns that the same pictures have are drawn together
+    alike: dict[tuple[bytes, ...], list[int]] = {}  # columns that the same pictures have are sampled together
     for number in range(len(names)):
         if missing(sets, number, scale) is None:
             alike.setdefault(tuple(np.isnan(s.features[:, number]).tobytes() for s in sets), []).append(number)
@@ -109,16 +109,17 @@ def holm(p: Sequence[float]) -> list[float]:
 def difference_of_means(first: Sample, second: Sample, resamples: int, seed: int) -> Interval:
     """Mean of (N,) values minus that of (K,) others, with a 95 % percentile interval over groups of both.
 
-    As many whole groups are drawn as there are, independently on both sides.
+    As many whole groups are sampled as there are, independently on both sides.
     """
     low, high = np.percentile(
-        _mean_draws(first, resamples, [seed, FIRST]) - _mean_draws(second, resamples, [seed, SECOND]), [2.5, 97.5]
+        _resampled_means(first, resamples, [seed, FIRST]) - _resampled_means(second, resamples, [seed, SECOND]),
+        [2.5, 97.5],
     )
     return Interval(float(first.features.mean() - second.features.mean()), float(low), float(high))
 
 
-def _mean_draws(sample: Sample, resamples: int, seed: Sequence[int]) -> np.ndarray:
-    """(resamples,) means over drawn groups."""
+def _resampled_means(sample: Sample, resamples: int, seed: Sequence[int]) -> np.ndarray:
+    """(resamples,) means over sampled groups."""
     _, number = np.unique(sample.groups, return_inverse=True)
     sums, sizes = np.bincount(number, weights=sample.features), np.bincount(number)
     times = np.random.default_rng(seed).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=resamples)

@@ -143,10 +143,10 @@ def _choose(config: EvaluateConfig, synthetic: SampleSet) -> tuple[tuple[SampleR
 
     A set without any synthetic pair is taken as it is: the audit has to say that it is real.
     """
-    drawn = synthetic.drawn()
-    if len(drawn) < len(synthetic):
-        records, notes = _choose(config, drawn)
-        return records, [f"{len(synthetic) - len(drawn)} real pairs of the synthetic set were left out.", *notes]
+    sampled = synthetic.synthetic_only()
+    if len(sampled) < len(synthetic):
+        records, notes = _choose(config, sampled)
+        return records, [f"{len(synthetic) - len(sampled)} real pairs of the synthetic set were left out.", *notes]
     if config.max_pairs is None:
         return synthetic.records, []
     random = np.random.default_rng(config.seed)

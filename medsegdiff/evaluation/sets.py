@@ -19,7 +19,7 @@ class Pairs:
     images: np.ndarray  # (N, S, S) uint8
     masks: np.ndarray  # (N, S, S) bool: pixels of which the lesion covers at least half
     labels: np.ndarray  # (N,) class names
-    groups: np.ndarray  # (N,) cluster of near-duplicates, or patient; of synthetic pairs: drawn for one mask
+    groups: np.ndarray  # (N,) cluster of near-duplicates, or patient; of synthetic pairs: sampled for one mask
     pixels: np.ndarray  # (N, 2) width and height of a pixel in heights of a native one, true geometry
     records: tuple[SampleRecord, ...]
 

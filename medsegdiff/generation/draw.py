@@ -1,4 +1,4 @@
-"""Drawing a batch of pairs from a denoiser, whole or one modality given; all chance comes from counters."""
+"""Sampling a batch of pairs from a denoiser, whole or one modality given; all chance comes from counters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medsegdiff.diffusion.samplers import SAMPLERS, Denoise
 Noise = Callable[[int], Tensor]
 
 
-def draw_channels(
+def sample_channels(
     denoise: Denoise, codec: PairCodec, sigmas: Tensor, noise: Noise, *, sampler: str, known: Tensor | None = None
 ) -> Tensor:
     """Channels (B, C, S, S) at the last row of the table `sigmas` (T + 1, M), on its device.
@@ -39,7 +39,7 @@ def _start(codec: PairCodec, sigmas: Tensor, noise: Noise, known: Tensor | None)
     return x if known is None else torch.where(start == 0, known, x)
 
 
-def draw_pairs(
+def sample_pairs(
     denoiser: Denoiser,
     codec: PairCodec,
     labels: Tensor,
@@ -53,24 +53,25 @@ def draw_pairs(
 ) -> tuple[Tensor, Tensor]:
     """Images (B, 1, S, S) uint8 and masks (B, 1, S, S) uint8 {0, 255} of classes `labels` (B,).
 
-    `sigmas`, `noise` and `known` as in `draw_channels`. Where `guidance` hides the mask, it does so with the noise that
-    the walk starts from. `sigma_scale`: share of the image's lowest levels that the network is told (`told_levels`).
+    `sigmas`, `noise` and `known` as in `sample_channels`. Where `guidance` hides the mask, it does so with the noise
+    that the walk starts from. `sigma_scale`: share of the image's lowest levels that the network is told
+    (`told_levels`).
     """
     device = denoiser.modality.device
     hidden = (noise(0).to(device), float(sigmas.max())) if guidance.mask_weight != 1 else None
     denoise = guided_denoise(denoiser, labels.to(device), guidance, hidden, sigma_scale)
-    x = draw_channels(denoise, codec, sigmas.to(device), noise, sampler=sampler, known=known)
+    x = sample_channels(denoise, codec, sigmas.to(device), noise, sampler=sampler, known=known)
     image, mask = codec.decode(x.float().cpu(), known=bool(sigmas[0, MASK] == 0))
     return (image * 255).round().to(torch.uint8), mask.to(torch.uint8) * 255
 
 
-def draw_masks(
+def sample_masks(
     denoiser: Denoiser, codec: PairCodec, known: Tensor, sigmas: Tensor, noise: Noise, *, sampler: str = "dpmpp_2m"
 ) -> Tensor:
-    """(B, 1, S, S) boolean masks of the images in `known` (B, C, S, S), drawn from p(mask | image), no class told."""
+    """(B, 1, S, S) boolean masks of the images in `known` (B, C, S, S), sampled from p(mask | image), no class told."""
     denoise = classless_denoise(denoiser, len(known))
     device = denoiser.modality.device
-    x = draw_channels(denoise, codec, sigmas.to(device), noise, sampler=sampler, known=known)
+    x = sample_channels(denoise, codec, sigmas.to(device), noise, sampler=sampler, known=known)
     return codec.decode(x.float().cpu())[1]
 
 

@@ -1,4 +1,4 @@
-"""Masks or images that a user gives, to draw the other modality for."""
+"""Masks or images that a user gives, to sample the other modality for."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ConditioningInput:
     id: str  # of the pair in samples, or the file's name
     file: str  # relative to the folder
     label: str | None  # class, where the folder tells it
-    group: str  # group of the pair, or one made from the content: a drawn image stays with the mask that it shows
+    group: str  # group of the pair, or one made from the content: a sampled image stays with the mask that it shows
     width: int  # pixels, native
     height: int  # pixels, native
     pixel_aspect: float  # native pixel width / height
@@ -55,7 +55,7 @@ def read_inputs(folder: Path, kind: str, size: int, split: str | None, classes: 
     if (folder.resolve().parent / DATASET_FILE).is_file():  # its split and groups would be lost, and leaks unnoticed
         hint = f"Give {folder.resolve().parent.name}/ itself, so that splits and groups are known."
         if "kind" in read_json(folder.resolve().parent / DATASET_FILE):
-            hint = "What image_to_mask wrote is nothing to draw for."
+            hint = "What image_to_mask wrote is nothing to sample for."
         raise UserError(folder, "a part of a data set", "a sample folder, or pictures of their own", hint)
     if split is not None:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Masks of conditioning images: several draws each, and what they say together about the lesion and the doubt about
+"""Masks of conditioning images: several samples each, and what they say together about the lesion and the doubt about
 it."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from medsegdiff.data.pictures import contact_sheet, spread
 from medsegdiff.data.records import read_grey
 from medsegdiff.files import DATASET_FILE, make_folder, read_json, write_bytes, write_json, write_png
-from medsegdiff.generation.draw import Noise, draw_masks, expected_masks
+from medsegdiff.generation.draw import Noise, expected_masks, sample_masks
 from medsegdiff.generation.given import ConditioningInput
 from medsegdiff.generation.plan import Chunk, Item, batched, record_file
 from medsegdiff.generation.source import Source, padded
@@ -24,12 +24,13 @@ from medsegdiff.training.device import autocast
 
 KIND = "masks of images"  # in dataset.json, where samples have their classes
 TABLE_FILE = "masks.csv"
-FOLDERS = ("masks", "draws", "mean", "uncertainty", "one_call")
-SHEET_IMAGES, SHEET_DRAWS = 12, 3
+FOLDERS = ("masks", "samples", "mean", "uncertainty", "one_call")
+SHEET_IMAGES, SHEET_SAMPLES = 12, 3
 
 
 def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
-    """Draw the masks of a chunk's images, write all pictures and then, as the sign that it is finished, its record."""
+    """Sample the masks of a chunk's images, write all pictures and then, as the sign that it is finished, its
+    record."""
     for name in FOLDERS:
         make_folder(folder / name)
     images = list(
@@ -37,23 +38,23 @@ def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
             id(i.conditioning_input): i.conditioning_input for i in task.items if i.conditioning_input is not None
         }.values()
     )
-    draws = len(task.items) // len(images)
-    drawn, expected = draw_all(source, task)
+    samples = len(task.items) // len(images)
+    sampled, expected = sample_all(source, task)
     rows = []
     for number, image in enumerate(images):
-        part = slice(number * draws, (number + 1) * draws)
-        rows.append(_write(folder, image, drawn[part], expected[number]))
+        part = slice(number * samples, (number + 1) * samples)
+        rows.append(_write(folder, image, sampled[part], expected[number]))
     write_json(record_file(task, folder), {"rows": rows})
 
 
-def draw_all(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray]:
+def sample_all(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray]:
     """(n, S, S) boolean masks of a chunk, and (images, S, S) expected masks in [0, 1], in batches of `chunk_size`."""
     denoiser, codec, sigmas = source.denoiser, source.card.codec, source.sigmas
     masks, expected = [], []
     for some, known, noise in _batches(source, task.items):
         with autocast(source.device, source.config.precision):
-            drawn = draw_masks(denoiser, codec, known, sigmas, noise, sampler=source.config.sampler)
-        masks.append(drawn[:some, 0].numpy())
+            sampled = sample_masks(denoiser, codec, known, sigmas, noise, sampler=source.config.sampler)
+        masks.append(sampled[:some, 0].numpy())
     firsts = {item.conditioning_input.id: item for item in reversed(task.items) if item.conditioning_input is not None}
     for some, known, noise in _batches(source, tuple(reversed(firsts.values()))):
         with autocast(source.device, source.config.precision):
@@ -87,15 +88,15 @@ def agreement(masks: np.ndarray) -> float:
     return float(dice[np.triu_indices(len(masks), k=1)].mean())
 
 
-def _write(folder: Path, image: ConditioningInput, drawn: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
+def _write(folder: Path, image: ConditioningInput, sampled: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
     """Write the pictures of one image at its native size; returns its row of the table."""
     size = (image.width, image.height)
 
     def native(share: np.ndarray) -> np.ndarray:
         return np.clip(cv2.resize(share.astype(np.float32), size, interpolation=cv2.INTER_LINEAR), 0, 1)
 
-    draws = np.stack([native(mask) > 0.5 for mask in drawn])
-    mean = draws.mean(axis=0)
+    samples = np.stack([native(mask) > 0.5 for mask in sampled])
+    mean = samples.mean(axis=0)
     consensus = mean > 0.5
     pictures = {
         "masks": consensus * 255.0,
@@ -105,11 +106,11 @@ def _write(folder: Path, image: ConditioningInput, drawn: np.ndarray, expected: 
     }
     for name, picture in pictures.items():
         write_png(folder / name / f"{image.id}.png", picture.round().astype(np.uint8))
-    for number, mask in enumerate(draws):
-        write_png(folder / "draws" / f"{image.id}_{number:03d}.png", (mask * 255).astype(np.uint8))
-    areas = draws.mean(axis=(1, 2))
+    for number, mask in enumerate(samples):
+        write_png(folder / "samples" / f"{image.id}_{number:03d}.png", (mask * 255).astype(np.uint8))
+    areas = samples.mean(axis=(1, 2))
     values = {
-        "agreement": agreement(draws) if len(draws) > 1 else None,
+        "agreement": agreement(samples) if len(samples) > 1 else None,
         "area": float(areas.mean()),
         "area_std": float(areas.std()),
         "area_consensus": float(consensus.mean()),
@@ -118,7 +119,7 @@ def _write(folder: Path, image: ConditioningInput, drawn: np.ndarray, expected: 
     }
     return {
         "id": image.id, "image_file_name": image.file, "width": image.width, "height": image.height,
-        "draws": len(drawn), **{name: None if value is None else round(value, 5) for name, value in values.items()},
+        "samples": len(sampled), **{name: None if value is None else round(value, 5) for name, value in values.items()},
     }  # fmt: skip
 
 
@@ -143,17 +144,17 @@ def gather(source: Source, tasks: list[Chunk], folder: Path, fingerprint: dict[s
             if i.conditioning_input is not None
         }.values()
     )
-    write_png(folder / "contact_sheet.png", _sheet(folder, inputs, rows[0]["draws"]))
+    write_png(folder / "contact_sheet.png", _sheet(folder, inputs, rows[0]["samples"]))
     write_json(folder / DATASET_FILE, {"kind": KIND, "fingerprint": fingerprint, "checkpoint": source.provenance})
     return rows
 
 
-def _sheet(folder: Path, inputs: list[ConditioningInput], draws: int) -> np.ndarray:
-    """A row for each of some images, spread over all: image, some draws, mean, uncertainty, consensus, one call."""
+def _sheet(folder: Path, inputs: list[ConditioningInput], samples: int) -> np.ndarray:
+    """A row for each of some images, spread over all: image, some samples, mean, uncertainty, consensus, one call."""
     images: list[np.ndarray] = []
     masks: list[np.ndarray | None] = []
     titles: list[str] = []
-    shown = min(SHEET_DRAWS, draws)
+    shown = min(SHEET_SAMPLES, samples)
     for image in spread(inputs, SHEET_IMAGES):
         picture = cv2.resize(image.picture, (image.width, image.height), interpolation=cv2.INTER_LINEAR)
 
@@ -161,8 +162,8 @@ def _sheet(folder: Path, inputs: list[ConditioningInput], draws: int) -> np.ndar
             return read_grey(folder / name)
 
         images += [picture] * (1 + shown)
-        masks += [None, *[read(f"draws/{image.id}_{n:03d}.png") for n in range(shown)]]
-        titles += [image.id, *[f"draw {n}" for n in range(shown)]]
+        masks += [None, *[read(f"samples/{image.id}_{n:03d}.png") for n in range(shown)]]
+        titles += [image.id, *[f"sample {n}" for n in range(shown)]]
         images += [read(f"mean/{image.id}.png"), read(f"uncertainty/{image.id}.png"), picture]
         masks += [None, None, read(f"masks/{image.id}.png")]
         titles += ["mean", "uncertainty", "consensus"]

@@ -1,4 +1,4 @@
-"""Drawing chunks of pairs, with degenerate masks drawn again, and gathering them into samples."""
+"""Sampling chunks of pairs, with degenerate masks sampled again, and gathering them into samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medsegdiff.data.records import SYNTHETIC, SampleRecord, SampleSet, class_co
 from medsegdiff.data.transforms import generator
 from medsegdiff.errors import UserError
 from medsegdiff.files import read_json, write_json, write_png
-from medsegdiff.generation.draw import draw_pairs
+from medsegdiff.generation.draw import sample_pairs
 from medsegdiff.generation.gates import mask_fault
 from medsegdiff.generation.plan import Chunk, Item, record_file
 from medsegdiff.generation.source import ASPECT, Source, padded
@@ -25,12 +25,16 @@ from medsegdiff.training.device import autocast
 
 REDRAWN = 8  # redraws go in batches of the chunk size by this: few masks are refused, and a whole chunk costs minutes
 SHEET_PER_CLASS = 32
-SHEET_MASKS, SHEET_DRAWS, SHEET_COLUMNS = 12, 7, 8  # conditioning masks on a sheet, images beside each, pictures a row
+SHEET_MASKS, SHEET_SAMPLES, SHEET_COLUMNS = (
+    12,
+    7,
+    8,
+)  # conditioning masks on a sheet, images beside each, pictures a row
 
 
 def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
-    """Draw a chunk, write its pairs and then, as the sign that it is finished, its record."""
-    images, masks, faults = draw_chunk(source, task)
+    """Sample a chunk, write its pairs and then, as the sign that it is finished, its record."""
+    images, masks, faults = sample_chunk(source, task)
     records = []
     for item, image, mask in zip(task.items, images, masks, strict=True):
         records.append(
@@ -53,7 +57,7 @@ def _aspect(source: Source, item: Item) -> float:
     return aspects[int(choice)]
 
 
-def draw_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, dict[str, Counter[str]]]:
+def sample_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, dict[str, Counter[str]]]:
     """(n, S, S) images and masks of a chunk, and by class how many masks were refused, by reason.
 
     An item keeps the first of its attempts 0, 1, ... whose mask passes, so what it becomes does not depend on the chunk
@@ -68,8 +72,8 @@ def draw_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, dic
     tries, batch = [(gap, 0) for gap in gaps], config.chunk_size
     tried = [1] * len(gaps)  # attempts that each item has had
     while tries:
-        drawn = draw_batch(source, [task.items[g] for g, _ in tries], [a for _, a in tries], batch)
-        for (gap, _), image, mask in zip(tries, *drawn, strict=True):
+        sampled = sample_batch(source, [task.items[g] for g, _ in tries], [a for _, a in tries], batch)
+        for (gap, _), image, mask in zip(tries, *sampled, strict=True):
             if gap not in gaps:  # an earlier attempt has passed
                 continue
             item = task.items[gap]
@@ -102,13 +106,13 @@ def _next_tries(gaps: list[int], tried: list[int], count: int, max_redraws: int)
     return tries
 
 
-def draw_batch(source: Source, items: list[Item], attempts: list[int], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, S, S) uint8 images and masks of the given attempts, drawn in a batch that is padded to `size`."""
+def sample_batch(source: Source, items: list[Item], attempts: list[int], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n, S, S) uint8 images and masks of the given attempts, sampled in a batch that is padded to `size`."""
     config, card = source.config, source.card
     batch = padded(items, size)
     numbers = [*attempts, *[attempts[-1]] * (size - len(items))]
     with autocast(source.device, config.precision):
-        images, masks = draw_pairs(
+        images, masks = sample_pairs(
             source.denoiser,
             card.codec,
             torch.tensor([card.classes.index(i.label) for i in batch]),
@@ -163,7 +167,7 @@ def _in_proportion(pairs: SampleSet, record: SampleRecord) -> tuple[np.ndarray, 
 
 
 def _input_sheet(tasks: list[Chunk], pairs: SampleSet) -> np.ndarray:
-    """Some conditioning masks, spread over all: each mask, then images drawn for it."""
+    """Some conditioning masks, spread over all: each mask, then images sampled for it."""
     names: dict[str, list[str]] = {}
     for task in tasks:
         for item in task.items:
@@ -171,15 +175,15 @@ def _input_sheet(tasks: list[Chunk], pairs: SampleSet) -> np.ndarray:
             names.setdefault(f"{item.conditioning_input.id} {item.label}", []).append(item.name)
     rows = spread(list(names.items()), SHEET_MASKS)
     by_id = {r.id: r for r in pairs.records}
-    width = min(SHEET_DRAWS, max(len(drawn) for _, drawn in rows))
+    width = min(SHEET_SAMPLES, max(len(sampled) for _, sampled in rows))
     images: list[np.ndarray] = []
     masks: list[np.ndarray | None] = []
     titles: list[str] = []
-    for title, drawn in rows:
-        records = [by_id[name] for name in drawn[:width]]
+    for title, sampled in rows:
+        records = [by_id[name] for name in sampled[:width]]
         shown = [_in_proportion(pairs, r) for r in records]
         images += [np.maximum(shown[0][1], 48), *[image for image, _ in shown]]  # its edge shows on black
         masks += [None, *[mask for _, mask in shown]]
-        titles += [title, *[f"draw {n}" for n in range(len(records))]]
+        titles += [title, *[f"sample {n}" for n in range(len(records))]]
     masks_a_row = max(1, SHEET_COLUMNS // (width + 1))
     return contact_sheet(images, masks, titles, columns=masks_a_row * (width + 1))

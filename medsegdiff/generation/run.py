@@ -1,8 +1,8 @@
-"""Phase 3: draw from a checkpoint in chunks of fixed size; what an interrupted run finished is kept.
+"""Phase 3: sample from a checkpoint in chunks of fixed size; what an interrupted run finished is kept.
 
-What is drawn is the mode: new pairs, images for conditioning masks, or masks for conditioning images. A draw depends on
-the settings, the seed, its class and its number (or the picture that it is given), not on how many are drawn, in what
-chunks, or on how often the run was stopped.
+What is sampled is the mode: new pairs, images for conditioning masks, or masks for conditioning images. A sample
+depends on the settings, the seed, its class and its number (or the picture that it is given), not on how many are
+sampled, in what chunks, or on how often the run was stopped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from medsegdiff.training.device import choose_device, settle_precision
 
 logger = logging.getLogger(__name__)
 
-# What does not decide what is drawn: where things lie (what was given counts by its content), and when to give up.
+# What does not decide what is sampled: where things lie (what was given counts by its content), and when to give up.
 NOT_IN_FINGERPRINT = (
     "checkpoint_path",
     "guidance_checkpoint",
@@ -65,14 +65,14 @@ def generate(config: GenerateConfig) -> SampleSet | list[dict[str, Any]]:
 
 
 def generate_pairs(config: GenerateConfig) -> SampleSet:
-    """Draw pairs into a new sample folder: `num_samples_per_class` of each class, or `draws` for each conditioning
+    """Sample pairs into a new sample folder: `num_samples_per_class` of each class, or `samples` for each conditioning
     mask.
 
     Also writes class_balance.json and contact_sheet.png there. Raises `UserError` for settings that do not fit the
     checkpoint, for masks that cannot be used, and where a lesion class keeps giving degenerate masks.
     """
     config = settle_mode(config)
-    require(config.mode != "image_to_mask", "--mode", config.mode, "a mode that draws images", "Call generate_masks.")
+    require(config.mode != "image_to_mask", "--mode", config.mode, "a mode that samples images", "Call generate_masks.")
     _check_settings(config)
     source = _load(config)
     card, classes = source.card, config.classes or source.card.classes
@@ -82,8 +82,8 @@ def generate_pairs(config: GenerateConfig) -> SampleSet:
     fingerprint = _fingerprint(source)
     if config.mode == "mask_to_image":
         inputs = _masks_to_use(config, card)
-        drawn = {g.label for g in inputs}
-        classes = classes if None in drawn else [c for c in card.classes if c in drawn]
+        sampled = {g.label for g in inputs}
+        classes = classes if None in sampled else [c for c in card.classes if c in sampled]
         tasks = plan_images(inputs, classes, card.classes, config.num_samples_per_input or 1, config.chunk_size)
         fingerprint |= {"classes": classes, "inputs": _digest(inputs)}
     else:
@@ -100,13 +100,13 @@ def generate_pairs(config: GenerateConfig) -> SampleSet:
     logger.info("%s", balance_table(class_counts(result.records)))
     for label, counts in result.info["masks_redrawn"].items():
         if counts:
-            logger.info("%s: masks drawn again: %s", label, ", ".join(f"{n} {fault}" for fault, n in counts.items()))
+            logger.info("%s: masks sampled again: %s", label, ", ".join(f"{n} {fault}" for fault, n in counts.items()))
     logger.info("pictures: %s", output / "contact_sheet.png")
     return dataclasses.replace(result, root=output)
 
 
 def generate_masks(config: GenerateConfig) -> list[dict[str, Any]]:
-    """Draw `draws` masks of each image in `images`; writes their mean, consensus, doubt, and the one-call estimate.
+    """Sample `samples` masks of each image in `images`; writes their mean, consensus, doubt, and the one-call estimate.
 
     Returns the rows of masks.csv. Raises `UserError` for settings that do not fit and images that cannot be read.
     """
@@ -123,15 +123,15 @@ def generate_masks(config: GenerateConfig) -> list[dict[str, Any]]:
     with staged_folder(output, fingerprint, keep_partial=True) as folder:
         run_pending(tasks, folder, lambda task: masks.run_chunk(source, task, folder), "mask")
         rows = masks.gather(source, tasks, folder, fingerprint)
-    logger.info("images: %d; draws of each: %d", len(rows), rows[0]["draws"])
-    if rows[0]["draws"] > 1:
-        logger.info("Dice between draws of one image: %.3f", float(np.mean([row["agreement"] for row in rows])))
+    logger.info("images: %d; samples of each: %d", len(rows), rows[0]["samples"])
+    if rows[0]["samples"] > 1:
+        logger.info("Dice between samples of one image: %.3f", float(np.mean([row["agreement"] for row in rows])))
     logger.info("masks: %s; pictures: %s", output / "masks", output / "contact_sheet.png")
     return rows
 
 
 def settle_mode(config: GenerateConfig) -> GenerateConfig:
-    """`config` with mode, draws, split and precision settled. Raises `UserError` where they contradict each other."""
+    """`config` with mode, samples, split and precision settled. Raises `UserError` where they contradict each other."""
     mode = config.mode
     if config.masks and config.images:
         raise UserError("--masks", "--images beside it", "one of them", "Leave one of them out.")
@@ -142,17 +142,17 @@ def settle_mode(config: GenerateConfig) -> GenerateConfig:
         if mode == owner and not folder:
             raise UserError(f"--mode {mode}", f"no --{name}", f"--{name} FOLDER", f"Give the {name}.")
         require(mode == owner or folder is None, f"--{name}", f"mode {mode}", f"mode {owner}", "Leave one of them out.")
-    split, draws = config.split, config.num_samples_per_input
+    split, samples = config.split, config.num_samples_per_input
     if mode in ("joint", "mask_first"):
-        hint = f"Leave it out; --num_samples_per_class says how many {mode} draws."
-        require(draws is None, "--num_samples_per_input", f"mode {mode}", "conditioning masks or images", hint)
+        hint = f"Leave it out; --num_samples_per_class says how many {mode} samples."
+        require(samples is None, "--num_samples_per_input", f"mode {mode}", "conditioning masks or images", hint)
         require(split is None, "--split", f"mode {mode}", "conditioning masks or images", "Leave it out.")
     if mode == "image_to_mask":
         require(config.classes is None, "--classes", "mode image_to_mask", "no class: it is not told", "Leave it out.")
-        draws = 8 if draws is None else draws
+        samples = 8 if samples is None else samples
     if mode == "mask_to_image":
-        draws = 1 if draws is None else draws
-    return settle_precision(dataclasses.replace(config, mode=mode, num_samples_per_input=draws, split=split))
+        samples = 1 if samples is None else samples
+    return settle_precision(dataclasses.replace(config, mode=mode, num_samples_per_input=samples, split=split))
 
 
 def _load(config: GenerateConfig) -> Source:
@@ -266,7 +266,7 @@ def _check_settings(config: GenerateConfig) -> None:
             config.mode != "image_to_mask",
             "--guidance_checkpoint",
             f"mode {config.mode}",
-            "a mode that draws images",
+            "a mode that samples images",
             hint,
         )
     require(

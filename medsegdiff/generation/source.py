@@ -1,4 +1,4 @@
-"""What is drawn from: network, settings, noise of each item, and the conditioning pictures as channels."""
+"""What is sampled from: network, settings, noise of each item, and the conditioning pictures as channels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SAMPLE, ASPECT = 21, 22  # purpose numbers of the random streams
 
 @dataclass(frozen=True)
 class Source:
-    """A loaded checkpoint and how to draw from it; `config.mode` is settled."""
+    """A loaded checkpoint and how to sample from it; `config.mode` is settled."""
 
     config: GenerateConfig
     denoiser: Denoiser

@@ -3,8 +3,8 @@
 Wu et al., "MedSegDiff-V2: Diffusion-based medical image segmentation with transformer", AAAI 2024 (arXiv 2301.11798),
 has a condition network on the clean image and a diffusion network on the noisy mask; the first informs the second
 through an anchor (U-SA) in the encoder and through SS-Former, with its neural band-pass filter, at the bottleneck.
-Here both streams are noisy and each informs the other by the same two ways, so that one network draws pairs, images of
-masks and masks of images. The published code never held these modules; they are built from the paper. What differs
+Here both streams are noisy and each informs the other by the same two ways, so that one network samples pairs, images
+of masks and masks of images. The published code never held these modules; they are built from the paper. What differs
 from it: the anchor is the other stream's feature of the same stage, as its decoder comes too late to inform an encoder
 that it depends on itself; the network works on patches; a small output stage sees both streams at full resolution.
 """

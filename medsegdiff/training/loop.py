@@ -60,7 +60,7 @@ class LoopConfig:
     bar: Sequence[str] = ("loss",)  # scalars that the progress bar shows
     evals_from: int = 0  # steps before the part of the run over which evaluations are spread
     read_every: int = 1  # steps between two readings of what steps returned; a GPU has to finish them for it
-    drawn: Callable[[int], Sequence[str]] = lambda step: ()  # ids of the pairs that a step saw, for messages
+    sample_ids: Callable[[int], Sequence[str]] = lambda step: ()  # ids of the pairs that a step saw, for messages
     processes: SingleProcess = field(
         default_factory=SingleProcess
     )  # those that train together; the main one alone writes
@@ -123,7 +123,7 @@ def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str
                 progress.done = trainer.finished()
             progress.seconds += time.perf_counter() - started
             if saves and processes.is_main:
-                curves.flush()  # what a kill takes from its queue would not be drawn again after this state
+                curves.flush()  # what a kill takes from its queue would not be sampled again after this state
                 state = {"trainer": trainer.state_dict(), "progress": dataclasses.asdict(progress)}
                 save_state(config.output_dir, done, config.fingerprint, state)
     return {
@@ -220,11 +220,13 @@ def _numbers(rows: Sequence[Scalars], processes: SingleProcess) -> list[dict[str
 
 def _check(scalars: dict[str, float], step: int, config: LoopConfig) -> None:
     if not all(math.isfinite(v) for v in scalars.values()):
-        drawn = config.drawn(step)
-        pairs = ", ".join(drawn[:NAMED]) + (f" and {len(drawn) - NAMED} more" if len(drawn) > NAMED else "")
+        sample_ids = config.sample_ids(step)
+        pairs = ", ".join(sample_ids[:NAMED]) + (
+            f" and {len(sample_ids) - NAMED} more" if len(sample_ids) > NAMED else ""
+        )
         raise UserError(
             f"training step {step}",
-            f"loss {scalars}" + (f" of the pairs {pairs}" if drawn else ""),
+            f"loss {scalars}" + (f" of the pairs {pairs}" if sample_ids else ""),
             "finite numbers",
             "Lower --lr or use --precision fp32, in a new --output_dir; unchanged, the command goes on from the last "
             "saved state.",

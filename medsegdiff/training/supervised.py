@@ -14,7 +14,7 @@ from medsegdiff.data.transforms import SEGMENTATION_LEVELS, augment, generator, 
 from medsegdiff.training.device import choose_device, clip_gradients, gradient_scaler
 from medsegdiff.training.ema import EMA
 from medsegdiff.training.loop import Scalars, lr_factor
-from medsegdiff.training.sampling import draw_gradual, draw_indices
+from medsegdiff.training.sampling import sample_gradual, sample_indices
 
 AUGMENT, DROPOUT = 1, 2  # purposes of random numbers
 SIZE_FACTOR = 32  # encoders halve the picture five times
@@ -99,9 +99,9 @@ class SupervisedTrainer:
         first, count = step * config.batch_size, config.batch_size
         if config.mixing == "gradual":
             total = self.steps * config.batch_size
-            index = draw_gradual(labels, self.synthetic, first, count, total, config.seed, config.balance_classes)
+            index = sample_gradual(labels, self.synthetic, first, count, total, config.seed, config.balance_classes)
         else:
-            index = draw_indices(labels, first, count, config.seed, config.balance_classes)
+            index = sample_indices(labels, first, count, config.seed, config.balance_classes)
         images, masks, labels = self.resident.batch(send(index, self.device))
         if config.augment != "none":
             level = SEGMENTATION_LEVELS[config.augment]
@@ -116,7 +116,7 @@ class SupervisedTrainer:
         """One optimiser step on an augmented batch; step counts from 0."""
         config = self.config
         batch = self.batch(step)
-        torch.manual_seed(generator(config.seed, step, DROPOUT).initial_seed())  # dropout draws from the global one
+        torch.manual_seed(generator(config.seed, step, DROPOUT).initial_seed())  # dropout samples from the global one
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * lr_factor(step, config.warmup_steps, self.steps)
         self.model.train()

@@ -24,7 +24,7 @@ from medsegdiff.diffusion.codec import PairCodec, encode_sdf
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.loss import denoising_loss
-from medsegdiff.diffusion.noise import IMAGE, MASK, draw_sigma
+from medsegdiff.diffusion.noise import IMAGE, MASK, sample_sigma
 from medsegdiff.errors import UserError
 from medsegdiff.files import SUMMARY_FILE, clear_leftovers, make_folder, read_json, refuse_other_phase, write_json
 from medsegdiff.locks import locked
@@ -41,7 +41,7 @@ from medsegdiff.training.ema import Averages
 from medsegdiff.training.loop import LoopConfig, Scalars, lr_factor, run_loop
 from medsegdiff.training.memory import BatchSizeFinder, out_of_memory
 from medsegdiff.training.processes import Distributed
-from medsegdiff.training.sampling import draw_indices
+from medsegdiff.training.sampling import sample_indices
 from medsegdiff.training.settings import check_settings, first_size
 from medsegdiff.training.state import begun_run, refuse_other_run
 from medsegdiff.training.watch import Validator
@@ -168,7 +168,7 @@ def _train(config: TrainConfig, pairs: SampleSet, processes: Distributed, found:
         fingerprint=fingerprint,
         bar=("image_loss", "mask_loss"),
         read_every=READ_EVERY.get(trainer.device.type, 1),
-        drawn=trainer.drawn,
+        sample_ids=trainer.sample_ids,
         processes=processes,
     )
     summary = run_loop(trainer, loop, "training")
@@ -287,7 +287,7 @@ class DiffusionTrainer:
     def small_price(self) -> float:
         """Work of a step on small pictures, share of one at full size: by the pixels that the network sees."""
         low_res, sample = self.denoiser.low_res, 4096
-        sigma = draw_sigma(sample, self.config.diffusion, generator(self.config.seed, PRICE))
+        sigma = sample_sigma(sample, self.config.diffusion, generator(self.config.seed, PRICE))
         high = self.denoiser.by_size(sigma)[1] / sample
         full = 1.0 if low_res is None else 1 - high + high / low_res.factor**2
         return float(first_size(self.config) / self.config.img_size) ** 2 / full
@@ -318,21 +318,22 @@ class DiffusionTrainer:
             backbone=self.config.backbone,
         )
 
-    def drawn(self, step: int) -> list[str]:
+    def sample_ids(self, step: int) -> list[str]:
         """Ids of the pairs that `step` sees."""
         config, labels = self.config, self.train_set.labels
         count = config.batch_size * config.accumulate
-        rows = draw_indices(labels, step * count, count, config.seed, config.balance_classes)
+        rows = sample_indices(labels, step * count, count, config.seed, config.balance_classes)
         return [self.train_set.records[row].id for row in rows.tolist()]
 
-    def _batch(self, draw: int, seed_step: int) -> tuple[Tensor, Condition, Tensor, Tensor, int]:
-        """x0, condition, sigma, noise and `high` of this process's share of the batch of draws draw, draw + 1, ...
+    def _batch(self, sample: int, seed_step: int) -> tuple[Tensor, Condition, Tensor, Tensor, int]:
+        """x0, condition, sigma, noise and `high` of this process's share of the batch of samples sample, sample + 1,
+        ...
 
-        Random numbers are drawn for the whole batch, so that it is the same one for any number of processes. Pictures
+        Random numbers are sampled for the whole batch, so that it is the same one for any number of processes. Pictures
         that are small already are not made smaller where noise is high.
         """
         config = self.config
-        rows = draw_indices(self.train_set.labels, draw, config.batch_size, config.seed, config.balance_classes)
+        rows = sample_indices(self.train_set.labels, sample, config.batch_size, config.seed, config.balance_classes)
         small = seed_step < self.small_steps * config.accumulate
         size = self.finer * (first_size(config) if small else config.img_size)
         images, masks, labels = self.resident[size].batch(send(rows, self.device))
@@ -344,7 +345,7 @@ class DiffusionTrainer:
         images, masks = avg_pool2d(images, self.finer), avg_pool2d(masks, self.finer)
         random = generator(config.seed, seed_step, NOISE)
         x0 = self.codec.encode(images, masks)
-        sigma = draw_sigma(len(x0), config.diffusion, random)
+        sigma = sample_sigma(len(x0), config.diffusion, random)
         noise = torch.randn(x0.shape, generator=random)
         keep = torch.rand(len(x0), generator=random) >= config.label_dropout
         own, high = torch.arange(len(x0))[self.processes.share(len(x0))], 0
@@ -356,9 +357,9 @@ class DiffusionTrainer:
         own = send(own, self.device)
         return x0[own], Condition(labels[own], keep, moves), sigma, noise, high
 
-    def _loss(self, draw: int, seed_step: int) -> Tensor:
-        """(M,) mean loss of each modality over this process's share of the batch of draws draw, draw + 1, ..."""
-        batch = self._batch(draw, seed_step)
+    def _loss(self, sample: int, seed_step: int) -> Tensor:
+        """(M,) mean loss of each modality over this process's share of the batch of samples sample, sample + 1, ..."""
+        batch = self._batch(sample, seed_step)
         seed = generator(self.config.seed, seed_step, DROPOUT).initial_seed()  # dropout uses the global generator
         torch.manual_seed((seed + self.processes.rank) % 2**63)
         with autocast(self.device, self.config.precision):

@@ -23,7 +23,7 @@ from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.loss import denoising_loss
 from medsegdiff.diffusion.noise import IMAGE, MASK, sigma_table
 from medsegdiff.files import make_folder, write_bytes, write_png
-from medsegdiff.generation.draw import draw_pairs
+from medsegdiff.generation.draw import sample_pairs
 from medsegdiff.generation.leading import default_guidance
 from medsegdiff.training.device import autocast
 
@@ -46,7 +46,7 @@ class Validator:
         self.history: list[dict[str, float]] = []
         train_features, self.val_features = _features(train), _features(val)
         self.scale = np.nanstd(train_features, axis=0)
-        # Equal class shares on both sides: samples are drawn with the classes balanced
+        # Equal class shares on both sides: samples are sampled with the classes balanced
         self.val_rows = _balanced_rows(val.labels, config.eval_samples, config.seed)
         baseline_rows = _balanced_rows(train.labels, config.eval_samples, config.seed)
         self.baseline = feature_distance(train_features[baseline_rows], self.val_features[self.val_rows], self.scale)
@@ -54,7 +54,7 @@ class Validator:
     def validate(self, model: Denoiser, step: int, output: Path, known: dict[str, float]) -> dict[str, float]:
         """Scores of `model` beside those `known` already; also writes samples/step_<step>.png and history.jsonl."""
         scores = self.val_losses(model) | known
-        images, masks, labels = self.draw(model)
+        images, masks, labels = self.sample(model)
         aspects = [r.width * r.pixel_aspect / r.height for r in self.val.records]
         median = float(np.median(aspects))
         features = feature_matrix((i[0], m[0], median) for i, m in zip(images.numpy(), masks.numpy(), strict=True))
@@ -107,7 +107,7 @@ class Validator:
         total = sum(weights[name.split("/")[0]] * value for name, value in result.items())
         return {"val_loss": total / len(BANDS), **result}
 
-    def draw(self, model: Denoiser) -> tuple[Tensor, Tensor, Tensor]:
+    def sample(self, model: Denoiser) -> tuple[Tensor, Tensor, Tensor]:
         """`eval_samples` pairs, the classes in turn: images, masks (N, 1, S, S) uint8 and labels (N,).
 
         Guided as `generate` leads by default: what is looked at is what a user will get.
@@ -125,7 +125,7 @@ class Validator:
                 return torch.randn(shape, generator=generator(config.seed, start, step, EVAL_SAMPLES))
 
             with autocast(model.modality.device, config.precision):
-                parts.append(draw_pairs(model, self.codec, chunk, sigmas, noise, guidance=guidance))
+                parts.append(sample_pairs(model, self.codec, chunk, sigmas, noise, guidance=guidance))
         images, masks = (torch.cat(column) for column in zip(*parts, strict=True))
         return images, masks, labels
 

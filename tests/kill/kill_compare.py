@@ -56,7 +56,7 @@ def _digest(path: Path) -> str:
 
 
 def _scalars(folder: Path) -> str:
-    """What TensorBoard would draw, apart from speed: steps and values of every curve."""
+    """What TensorBoard would sample, apart from speed: steps and values of every curve."""
     from tensorboard.backend.event_processing import event_accumulator as events
 
     reader = events.EventAccumulator(str(folder), size_guidance={events.SCALARS: 0}).Reload()

@@ -1,4 +1,5 @@
-"""Small inputs for every job: ellipses of 32 pixels, a checkpoint of a tiny network, pairs drawn from it, a phantom."""
+"""Small inputs for every job: ellipses of 32 pixels, a checkpoint of a tiny network, pairs sampled from it, a
+phantom."""
 
 from __future__ import annotations
 

@@ -81,8 +81,8 @@ def test_imported_parts_sees_every_way_to_import() -> None:
     """Fails if `imported_parts` looks at the top of a file only, or at `from` imports only."""
     source = "import medsegdiff.models.x\ndef f():\n    from medsegdiff import data, __version__\n    import torch\n"
     assert imported_parts(source) == {"models", "data"}
-    assert imported_parts("from medsegdiff.generation import draw, run") == {"generation.draw", "generation"}
-    assert imported_parts("from medsegdiff.generation.draw import draw_pairs") == {"generation.draw"}
+    assert imported_parts("from medsegdiff.generation import sample, run") == {"generation.draw", "generation"}
+    assert imported_parts("from medsegdiff.generation.draw import sample_pairs") == {"generation.draw"}
 
 
 def test_imports_run_one_way() -> None:

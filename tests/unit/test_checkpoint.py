@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_checkpoint, refuse_to_draw
+from conftest import random_checkpoint, refuse_to_sample
 from safetensors.torch import save_file
 
 from medsegdiff.checkpoint import VERSION, load_checkpoint, save_checkpoint
@@ -23,7 +23,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refuse(message: str, path: Path) -> None:
-    refuse_to_draw(message, GenerateConfig(str(path), str(path.parent / "pairs"), precision="fp32", device="cpu"))
+    refuse_to_sample(message, GenerateConfig(str(path), str(path.parent / "pairs"), precision="fp32", device="cpu"))
 
 
 class Bomb:

@@ -23,7 +23,7 @@ def test_exported_checkpoint_is_half_as_large_and_denoises_alike(factor: int, le
     assert found.stat().st_size < 0.7 * source.stat().st_size  # the card is as long as before
     (whole, card, digest), (small, other, other_digest) = load_checkpoint(source), load_checkpoint(found)
     assert other == card
-    assert other_digest != digest  # pairs drawn from it are told apart
+    assert other_digest != digest  # pairs sampled from it are told apart
     for (name, a), (_, b) in zip(whole.named_buffers(), small.named_buffers(), strict=True):
         assert torch.equal(a, b), name
     assert any(not torch.equal(a, b) for a, b in zip(whole.parameters(), small.parameters(), strict=True))

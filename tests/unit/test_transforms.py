@@ -146,8 +146,8 @@ def test_counters_give_streams_of_their_own() -> None:
     numbers = [*itertools.product(range(6), repeat=2), *itertools.product(range(4), repeat=3), (0,), (1,), (-1,)]
     seeds = [generator(*n).initial_seed() for n in numbers]
     assert len(set(seeds)) == len(numbers)
-    draws = torch.stack([torch.randn(400, generator=generator(*n)) for n in numbers])
-    correlation = torch.corrcoef(draws).fill_diagonal_(0)
+    samples = torch.stack([torch.randn(400, generator=generator(*n)) for n in numbers])
+    correlation = torch.corrcoef(samples).fill_diagonal_(0)
     assert float(correlation.abs().max()) < 0.25  # 5 standard deviations
 
 

@@ -38,7 +38,7 @@ from medsegdiff.files import clear_leftovers, make_folder
 from medsegdiff.locks import locked
 from medsegdiff.training.device import choose_device
 from medsegdiff.training.loop import LoopConfig, lr_factor, run_loop
-from medsegdiff.training.sampling import draw_indices
+from medsegdiff.training.sampling import sample_indices
 from medsegdiff.training.weights import load_weights, save_weights
 
 logger = logging.getLogger(__name__)
@@ -183,7 +183,7 @@ class EmbeddingTrainer:
     def _learn(self, number: int, step: int) -> dict[str, float]:
         """Gradients of network `number`, from pictures of the parts that it does not score; means over the batch."""
         learnt = self.learnt[number]
-        rows = learnt[draw_indices(torch.zeros(len(learnt)), step * BATCH, BATCH, self.seed, balanced=False)]
+        rows = learnt[sample_indices(torch.zeros(len(learnt)), step * BATCH, BATCH, self.seed, balanced=False)]
         batch = torch.cat([self.views(rows, step, 2 * number + view) for view in (0, 1)])
         first, second = self.model.nets[number](batch.contiguous(memory_format=torch.channels_last)).chunk(2)
         groups = self.groups[rows].to(self.device)

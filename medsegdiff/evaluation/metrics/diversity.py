@@ -1,4 +1,4 @@
-"""Are pictures of one class as unlike each other as real ones are, or is one picture drawn again and again?"""
+"""Are pictures of one class as unlike each other as real ones are, or is one picture sampled again and again?"""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(context: Context) -> Section:
     """MS-SSIM of random pairs of each class, synthetic beside real, and repeated pictures."""
     section = Section("As varied as real pictures?")
     section.text.append(
-        "Two pictures of the same class were drawn at random, several hundred times, and compared by MS-SSIM on grey "
+        "Two pictures of the same class were sampled at random, several hundred times, and compared by MS-SSIM on grey "
         "values: 1 for the same picture, near 0 for pictures that share nothing. Synthetic pairs that are more alike "
         "than real pairs mean less variety than in real patients. Two real pictures of one patient were never paired."
     )
@@ -153,7 +153,7 @@ def _tell(section: Section, told: dict[str, dict[str, Similarity]]) -> None:
 
 
 def _verdict(told: dict[str, dict[str, Any]]) -> Verdict:
-    """Whether the model draws the same again and again; the worst class decides."""
+    """Whether the model samples the same again and again; the worst class decides."""
     collapsed, less, unclear = [], [], []
     for label, v in told.items():
         synthetic, real = v["synthetic"], max((v[w] for w in ("train", "held_out")), key=lambda i: i["value"])
@@ -166,7 +166,9 @@ def _verdict(told: dict[str, dict[str, Any]]) -> Verdict:
         elif synthetic["high"] > real["value"] + MARGIN or v["very_alike"]["high"] > ALIKE_SHARE:
             unclear.append(size)
     if collapsed:
-        return Verdict("fail", f"MODE COLLAPSE: the same pictures are drawn again and again ({'; '.join(collapsed)}).")
+        return Verdict(
+            "fail", f"MODE COLLAPSE: the same pictures are sampled again and again ({'; '.join(collapsed)})."
+        )
     if less:
         return Verdict("fail", f"Synthetic pictures are less varied than real ones ({'; '.join(less)}).")
     if unclear:

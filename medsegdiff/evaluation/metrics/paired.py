@@ -1,4 +1,4 @@
-"""Images drawn for real masks against the real images of these masks, pixel by pixel."""
+"""Images sampled for real masks against the real images of these masks, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ MIN_PAIRS = 10  # of a subgroup
 BATCH = 64
 SHOWN = 6
 PARTNERS = 5  # purpose of random numbers
-DRAWN = re.compile(r"syn_(?P<id>.+)_\d+")  # id of a pair that was drawn for a mask (`generation.plan.plan_images`)
+SAMPLED = re.compile(r"syn_(?P<id>.+)_\d+")  # id of a pair that was sampled for a mask (`generation.plan.plan_images`)
 FIGURES = {"ssim": "SSIM", "psnr": "PSNR (dB)", "rmse": "RMSE (grey levels)", "lpips": "LPIPS (AlexNet)"}
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Synthetic pairs and the real ones of whose masks they were drawn; row i of one belongs to row i of the other."""
+    """Synthetic pairs and the real ones of whose masks they were sampled; row i of one belongs to row i of the
+    other."""
 
     rows: np.ndarray  # (N,) rows in the synthetic set
     synthetic: Pairs
@@ -46,9 +47,9 @@ def run(context: Context) -> Section | None:
     matched = match(context)
     if matched is None:
         return None
-    section = Section("Images drawn for real masks, against the real images")
+    section = Section("Images sampled for real masks, against the real images")
     section.text.append(
-        "Every image was drawn for the mask of a real picture, and is compared here with that picture. Beside it "
+        "Every image was sampled for the mask of a real picture, and is compared here with that picture. Beside it "
         "stands another real picture of the same class. A mask leaves much of a picture open, so such figures are no "
         "measure of quality: they are highest for a model that copies its train pictures. Far better figures for masks "
         "of train pictures than for masks of held-out ones are a sign of that."
@@ -73,7 +74,7 @@ def run(context: Context) -> Section | None:
 
 
 def match(context: Context) -> Matched | None:
-    """The synthetic pairs that were drawn for masks of the real set (mode mask_to_image); None where there is none.
+    """The synthetic pairs that were sampled for masks of the real set (mode mask_to_image); None where there is none.
 
     Such a pair bears the id of the mask in its own, and the group of the real pair; that of a mask without a data set
     is made from the mask's content (`generation.given`).
@@ -82,7 +83,7 @@ def match(context: Context) -> Matched | None:
     by_mask = {f"m{r.mask_hash[:12]}": r for r in context.real.records}
     found: dict[int, SampleRecord] = {}
     for row, record in enumerate(context.sets.synthetic.records):
-        name = DRAWN.fullmatch(record.id)
+        name = SAMPLED.fullmatch(record.id)
         real = known.get((name["id"], record.group)) if name else None
         if real is not None or (name and (real := by_mask.get(record.group))):
             found[row] = real
@@ -96,7 +97,7 @@ def _load(context: Context, records: list[SampleRecord]) -> Pairs:
     """The pairs of these records, which may repeat."""
     unique = {r.id: r for r in records}
     loaded = load_pairs(
-        dataclasses.replace(context.real, records=tuple(unique.values())), context.sets.img_size, "masks drawn for"
+        dataclasses.replace(context.real, records=tuple(unique.values())), context.sets.img_size, "masks sampled for"
     )
     number = {name: i for i, name in enumerate(unique)}
     return loaded.rows([number[r.id] for r in records])

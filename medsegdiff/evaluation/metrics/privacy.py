@@ -16,7 +16,7 @@ from medsegdiff.evaluation.judges.embedding import CrossEmbedding, similarities
 from medsegdiff.evaluation.privacy.audit import PLANTED, Audit, Similarity, audit
 from medsegdiff.evaluation.privacy.leaks import Leaks, find_leaks
 from medsegdiff.evaluation.privacy.learnt import Learnt, compare_learnt
-from medsegdiff.evaluation.privacy.membership import check_checkpoint, drawn_by_another, membership
+from medsegdiff.evaluation.privacy.membership import check_checkpoint, made_by_another, membership
 from medsegdiff.evaluation.privacy.neighbours import ALLOWED, COPYING, EXPECTED
 from medsegdiff.evaluation.privacy.planted import KINDS
 from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
@@ -25,7 +25,7 @@ from medsegdiff.training.device import choose_device
 
 FEWEST_SYNTHETIC, FEWEST_REAL = 10, 20  # pictures below which nothing is told of neighbours
 FINER = 10  # times as many resamples as elsewhere: ends of 200 wander by 0.01, and a verdict hangs on them
-FEWEST_GROUPS = 5  # an interval over few of them (all draws for one mask are one) says nothing
+FEWEST_GROUPS = 5  # an interval over few of them (all samples for one mask are one) says nothing
 SHOWN = 10  # nearest pairs in the figure
 MISSED = 0.8  # share of planted copies of a kind below which they may go unnoticed
 EMBEDDING, DETAIL = "embedding", "fine detail"
@@ -304,7 +304,7 @@ def _tell_membership(section: Section, context: Context) -> None:
         "at random where there are more; 0.5 is not at all, 1 is always). This concerns handing on the checkpoint; "
         "the synthetic images are evaluated above."
     )
-    total, others = len(context.sets.synthetic), drawn_by_another(context.sets.synthetic.records, found.checkpoint)
+    total, others = len(context.sets.synthetic), made_by_another(context.sets.synthetic.records, found.checkpoint)
     if others:
         which = "these pairs" if others == total else f"{others} of these {total} pairs"
         section.text.append(

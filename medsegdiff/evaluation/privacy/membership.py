@@ -90,7 +90,7 @@ def membership(config: EvaluateConfig, real: SampleSet) -> Membership | str:
     return dataclasses.replace(inferred(losses, levels_of(card), learnt, groups, config), checkpoint=digest)
 
 
-def drawn_by_another(synthetic: Iterable[SampleRecord], digest: str) -> int:
+def made_by_another(synthetic: Iterable[SampleRecord], digest: str) -> int:
     """How many synthetic pairs say that another checkpoint than that of this digest drew them."""
     makers = (record.source.removeprefix(SYNTHETIC) for record in synthetic if record.is_synthetic)
     return sum(maker not in ("", digest) for maker in makers)

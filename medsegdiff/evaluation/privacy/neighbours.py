@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medsegdiff.data.copying import ALLOWED, COPYING, SUBSETS, drawn_again, equally_many, nearer
+from medsegdiff.data.copying import ALLOWED, COPYING, SUBSETS, equally_many, nearer, resampled
 from medsegdiff.evaluation.compare import centred_interval
 from medsegdiff.evaluation.section import Interval
 
 PERCENTILE = 95  # of held-out -> train similarity, beyond which a synthetic picture counts as a copy
 EXPECTED = 0.05  # share of pictures beyond it without copying
-SUBSET, DRAW = 1, 2  # purposes of random numbers
+SUBSET, SAMPLE_STREAM = 1, 2  # purposes of random numbers
 
 
 def limit_of(baseline: np.ndarray) -> float:
@@ -37,7 +37,7 @@ class Alike:
     within: np.ndarray  # (H, H) of held-out pictures to each other
     train_groups: np.ndarray  # (T,)
     held_out_groups: np.ndarray  # (H,)
-    synthetic_groups: np.ndarray  # (N,) pictures drawn for one mask have one
+    synthetic_groups: np.ndarray  # (N,) pictures sampled for one mask have one
 
     @property
     def limit(self) -> float:
@@ -82,9 +82,9 @@ class _Rows:
 def statistics(alike: Alike, *, resamples: int, seed: int) -> Statistics:
     """All statistics, averaged over random choices of equally many real pictures, with 95 % bootstrap intervals.
 
-    A resample draws whole groups: of synthetic pictures, as those of one mask are alike, and of real ones from a new
-    choice on both sides. Draws with replacement lose pictures on both sides alike; what that does to the level is taken
-    out by shifting the draws.
+    A resample samples whole groups: of synthetic pictures, as those of one mask are alike, and of real ones from a new
+    choice on both sides. Samples with replacement lose pictures on both sides alike; what that does to the level is
+    taken out by shifting the samples.
     """
     count = min(alike.baseline.shape)
     everything = np.arange(len(alike.to_train))
@@ -93,11 +93,11 @@ def statistics(alike: Alike, *, resamples: int, seed: int) -> Statistics:
         _shares(alike, _Rows(everything, *equally_many(alike.train_groups, alike.held_out_groups, random)))
         for _ in range(SUBSETS)
     ]
-    random = np.random.default_rng([seed, DRAW])
+    random = np.random.default_rng([seed, SAMPLE_STREAM])
     groups = (alike.synthetic_groups, alike.train_groups, alike.held_out_groups)
-    draws = [_shares(alike, _Rows(*drawn_again(groups, random))) for _ in range(resamples)]
+    resampled = [_shares(alike, _Rows(*resampled(groups, random))) for _ in range(resamples)]
     told = [
-        centred_interval(np.mean([p[k] for p in plain]), np.array([d[k] for d in draws])).within(lowest, 1.0)
+        centred_interval(np.mean([p[k] for p in plain]), np.array([d[k] for d in resampled])).within(lowest, 1.0)
         for k, lowest in enumerate((0.0, 0.0, 0.0, -1.0))
     ]
     limit = alike.limit

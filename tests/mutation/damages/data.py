@@ -51,7 +51,7 @@ DATA = (
     ),
     Damage(
         "leak_of_given_masks",
-        "combine takes images that were drawn for held-out masks",
+        "combine takes images that were sampled for held-out masks",
         "data/combine.py",
         "    if not known:\n        return\n",
         "    return\n",

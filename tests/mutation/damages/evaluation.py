@@ -33,8 +33,8 @@ EVALUATION = (
         "biased_interval",
         "intervals of distances stay where repeated pictures push them",
         "evaluation/compare.py",
-        "np.percentile(draws - draws.mean() + value, [2.5, 97.5])",
-        "np.percentile(draws, [2.5, 97.5])",
+        "np.percentile(resampled - resampled.mean() + value, [2.5, 97.5])",
+        "np.percentile(resampled, [2.5, 97.5])",
         ("tests/unit/evaluation/test_compare.py",),
     ),
     Damage(
@@ -87,7 +87,7 @@ EVALUATION = (
     ),
     Damage(
         "pairs_of_unlike_pictures",
-        "pairs are drawn as if no picture stood in two of them",
+        "pairs are sampled as if no picture stood in two of them",
         "evaluation/metrics/diversity.py",
         "return pairs_interval(values, similarity.groups, ",
         "return pairs_interval(values, np.arange(2 * len(values)).reshape(-1, 2), ",

@@ -15,7 +15,7 @@ GENERATING = (
     ),
     Damage(
         "global_noise_in_drawing",
-        "noise of drawing comes from the global generator",
+        "noise of sampling comes from the global generator",
         "generation/source.py",
         "torch.randn(shape, generator=generator(seed, *i.key, a, step, SAMPLE))",
         "torch.randn(shape)",
@@ -25,9 +25,9 @@ GENERATING = (
         "record_before_pictures",
         "the record of a chunk is written before its pictures",
         "generation/pairs.py",
-        "    images, masks, faults = draw_chunk(source, task)\n    records = []",
+        "    images, masks, faults = sample_chunk(source, task)\n    records = []",
         '    write_json(folder / CHUNKS / f"{task.name}.json", {"records": [], "faults": {}})\n'
-        "    images, masks, faults = draw_chunk(source, task)\n    records = []",
+        "    images, masks, faults = sample_chunk(source, task)\n    records = []",
         ("test_resumes_to_the_same_bytes",),
     ),
     Damage(

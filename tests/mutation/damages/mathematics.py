@@ -66,7 +66,7 @@ MATHEMATICS = (
     ),
     Damage(
         "table_columns_swapped",
-        "mask_to_image keeps the image and draws the mask",
+        "mask_to_image keeps the image and samples the mask",
         "diffusion/noise.py",
         "return torch.stack([levels, clean], dim=1)",
         "return torch.stack([clean, levels], dim=1)",
@@ -74,7 +74,7 @@ MATHEMATICS = (
     ),
     Damage(
         "mask_first_image_first",
-        "mask_first draws the image first",
+        "mask_first samples the image first",
         "diffusion/noise.py",
         "image, mask = torch.cat([hidden, levels])",
         "mask, image = torch.cat([hidden, levels])",

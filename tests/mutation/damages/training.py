@@ -112,10 +112,10 @@ TRAINING = (
     ),
     Damage(
         "grids_unled",
-        "training shows pairs that no user gets: drawn without the mask's guidance",
+        "training shows pairs that no user gets: sampled without the mask's guidance",
         "training/watch.py",
-        "draw_pairs(model, self.codec, chunk, sigmas, noise, guidance=guidance)",
-        "draw_pairs(model, self.codec, chunk, sigmas, noise)",
+        "sample_pairs(model, self.codec, chunk, sigmas, noise, guidance=guidance)",
+        "sample_pairs(model, self.codec, chunk, sigmas, noise)",
         ("test_sample_grids_are_guided_as_pairs_are",),
     ),
     Damage(

@@ -65,9 +65,10 @@ def small(modules: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Cal
 
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_a_peer_trains_and_draws(small: Callable[[str], Any], name: str) -> None:
-    """Fails when an adapter gives its library channels of another range, or takes another thing for the picture drawn.
+    """Fails when an adapter gives its library channels of another range, or takes another thing for the picture
+    sampled.
 
-    Damage: leave `* 2 - 1` out of what `PhilPeer.draw` returns, or `clip_sample` out of MONAI's scheduler.
+    Damage: leave `* 2 - 1` out of what `PhilPeer.sample` returns, or `clip_sample` out of MONAI's scheduler.
     """
     peer = small(name)
     x0, labels = torch.rand(2, 2, SIZE, SIZE) * 2 - 1, torch.tensor([0, 1])
@@ -77,10 +78,10 @@ def test_a_peer_trains_and_draws(small: Callable[[str], Any], name: str) -> None
     assert any(p.grad is not None and bool(p.grad.any()) for p in peer.network.parameters())
     assert peer.call(x0, torch.tensor([3, 700]), labels).shape == x0.shape
     with torch.inference_mode():
-        drawn = peer.eval().draw(labels, SIZE, 10)
-    assert drawn.shape == x0.shape
-    assert float(drawn.min()) < -0.5
-    assert float(drawn.abs().max()) < 1.5
+        sampled = peer.eval().sample(labels, SIZE, 10)
+    assert sampled.shape == x0.shape
+    assert float(sampled.min()) < -0.5
+    assert float(sampled.abs().max()) < 1.5
 
 
 @pytest.mark.parametrize("name", ["diffusers", "diffusers_small", "monai", "ddp"])
@@ -95,13 +96,13 @@ def test_the_class_reaches_the_network(small: Callable[[str], Any], name: str) -
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_draws_take_as_many_calls_as_asked_for(small: Callable[[str], Any], name: str) -> None:
-    """Damage: draw `ddp` with the library's default guidance, which calls the network twice for once."""
+def test_samples_take_as_many_calls_as_asked_for(small: Callable[[str], Any], name: str) -> None:
+    """Damage: sample `ddp` with the library's default guidance, which calls the network twice for once."""
     peer = small(name).eval()
     calls = []
     peer.network.register_forward_hook(lambda *_: calls.append(1))
     with torch.inference_mode():
-        peer.draw(torch.tensor([0, 1]), SIZE, 5)
+        peer.sample(torch.tensor([0, 1]), SIZE, 5)
     assert len(calls) == 5
 
 
@@ -200,20 +201,20 @@ def test_parts_of_a_batch_add_up_to_it(
     assert torch.allclose(grads[0], grads[1], atol=1e-4 * float(grads[0].abs().max()))
 
 
-def test_draws_that_are_no_lesions_come_last_and_are_counted(modules: Callable[[str], Any]) -> None:
-    """Damage: return `bad + good` in `draw_class`, or stop after the first `count` draws."""
+def test_samples_that_are_no_lesions_come_last_and_are_counted(modules: Callable[[str], Any]) -> None:
+    """Damage: return `bad + good` in `sample_class`, or stop after the first `count` samples."""
     train = modules("peer_train")
     lesion = np.zeros((1, 64, 64), np.uint8)
     lesion[:, 20:40, 20:40] = 255
 
-    def draw(labels: Tensor, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def sample(labels: Tensor, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         number = torch.arange(len(labels)) + key[1]
         masks = torch.stack([torch.from_numpy(lesion) * int(n % 3 == 0) for n in number])
         return torch.zeros_like(masks), masks
 
-    pairs, drawn, passed = train.draw_class(draw, 1, 9, 4)
+    pairs, sampled, passed = train.sample_class(sample, 1, 9, 4)
     filled = [bool(mask.any()) for _, mask in pairs]
-    assert (len(pairs), drawn, passed) == (9, 18, 6)
+    assert (len(pairs), sampled, passed) == (9, 18, 6)
     assert filled == [True] * 6 + [False] * 3
 
 
@@ -226,19 +227,19 @@ def test_figures_of_few_pairs(modules: Callable[[str], Any]) -> None:
 
 
 def test_giving_up_on_noise(modules: Callable[[str], Any]) -> None:
-    """Damage: draw on where no mask of a class is a lesion, which takes hours; or give up where some are."""
+    """Damage: sample on where no mask of a class is a lesion, which takes hours; or give up where some are."""
     train = modules("peer_train")
 
-    def draw(labels: Tensor, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def sample(labels: Tensor, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         masks = torch.zeros(len(labels), 1, 64, 64, dtype=torch.uint8)
         masks[lesions[key[0]] :, :, 20:40, 20:40] = 255
         return torch.zeros_like(masks), masks
 
     lesions = {0: 99, 1: 0}  # from which pair of a batch on
-    assert [d[1:] for d in train.draw_classes(draw, 2, 100, 50, 5)] == [(5, 0), (5, 5)]
-    assert [d[1:] for d in train.draw_classes(draw, 2, 100, 50, 0)] == [(200, 0), (100, 100)]
+    assert [d[1:] for d in train.sample_classes(sample, 2, 100, 50, 5)] == [(5, 0), (5, 5)]
+    assert [d[1:] for d in train.sample_classes(sample, 2, 100, 50, 0)] == [(200, 0), (100, 100)]
     lesions = {0: 4, 1: 0}
-    assert [d[1:] for d in train.draw_classes(draw, 2, 10, 10, 5)] == [(20, 12), (10, 10)]
+    assert [d[1:] for d in train.sample_classes(sample, 2, 10, 10, 5)] == [(20, 12), (10, 10)]
 
 
 def test_our_words_for_too_little_memory_are_known(modules: Callable[[str], Any], ellipses: SampleSet) -> None:
@@ -280,7 +281,7 @@ def test_the_page_tells_ratios_in_favour_of_ours(modules: Callable[[str], Any]) 
         "fingerprint": {"minutes": 20, "threads": 2, "size": 128, "precision": "fp32"},
         "batch": 32, "steps": 100, "pairs_seen": 3200, "seconds": 1201.0,
     }  # fmt: skip
-    drawing = {"benign": {"drawn": 10, "lesion_masks": 9}, "seconds": 3.0}
+    drawing = {"benign": {"sampled": 10, "lesion_masks": 9}, "seconds": 3.0}
     arm = {"arm": "medsegdiff", "seed": 0, "documented_batch": True, "trained": trained, "evaluated": evaluated}
     arm |= {"drawing": drawing, "dice": {"dice": [0.5, 0.7]}, "relative": table.relative_dice([0.5, 0.7], [1.0, 1.0])}
     peer = arm | {"arm": "diffusers", "evaluated": evaluated | {"frechet": value | {"value": 8.0}}}

@@ -67,7 +67,7 @@ def test_tables_show_every_seed_and_what_it_is_beside_the_base(benchmark: Any, t
     assert "1.100 |" in (tmp_path / "ablation.md").read_text()
 
 
-def test_ours_among_the_peers_draws_within_the_calls(benchmark: Any, tmp_path: Path, ellipses: SampleSet) -> None:
+def test_ours_among_the_peers_samples_within_the_calls(benchmark: Any, tmp_path: Path, ellipses: SampleSet) -> None:
     """Damage: more calls than the peers have; a warm-up of fewer calls than the default has refused."""
     arms = benchmark("peer_arms")
     (tmp_path / "tiny.yaml").write_text(TINY + "batch_size: 4\n")
@@ -77,7 +77,7 @@ def test_ours_among_the_peers_draws_within_the_calls(benchmark: Any, tmp_path: P
     model.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0])))
     for calls in (2, 20):
         asked.clear()
-        images, masks = arm.draw(torch.tensor([0, 1]), (0,), calls)
+        images, masks = arm.sample(torch.tensor([0, 1]), (0,), calls)
         assert images.shape == masks.shape == (2, 1, 16, 16)
         assert sum(asked) // 2 in range(calls - 2, calls + 1)
 

@@ -41,7 +41,7 @@ def left_by_phases(run: Path, minutes: float, share: float) -> Path:
 def test_every_run_is_told_by_its_training_time(
     benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Damage: columns in the order given; draws that were refused counted as pairs; a figure of another run."""
+    """Damage: columns in the order given; samples that were refused counted as pairs; a figure of another run."""
     page = benchmark("training_time")
     monkeypatch.setattr(page, "RESULTS", tmp_path)
     runs = [
@@ -52,7 +52,7 @@ def test_every_run_is_told_by_its_training_time(
     text = (tmp_path / "training_time.md").read_text()
     assert "| figure | 4 minutes | 9 minutes |" in text
     assert "| ... embedding | 0.510 [0.400, 0.600] | 0.530 [0.400, 0.600] |" in text
-    assert "| share of draws whose masks were no lesion masks | 0.250 | 0.250 |" in text
+    assert "| share of samples whose masks were no lesion masks | 0.250 | 0.250 |" in text
     assert "| val Dice of U-Nets that learnt these pairs alone | 0.700 (0.600, 0.800) |" in text
     assert "| verdict on privacy | pass | pass |" in text
     assert (tmp_path / "training_time.png").stat().st_size > 1000

@@ -31,7 +31,7 @@ def record(number: int, label: str) -> SampleRecord:
 
 
 def blobs(count: int, seed: int, shuffled: bool = False) -> SampleTensors:
-    """Round lesions on noise, malignant ones bright and benign ones dark; `shuffled`: labels drawn anew."""
+    """Round lesions on noise, malignant ones bright and benign ones dark; `shuffled`: labels sampled anew."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:SIDE, :SIDE]
     labels = np.arange(count) % 2

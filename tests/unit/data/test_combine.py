@@ -273,11 +273,11 @@ def test_unknown_class(config: CombineConfig, tmp_path: Path) -> None:
 
 
 def write_given(root: Path, real: SampleSet, split: str, groups: bool = True) -> SampleSet:
-    """Images drawn for the masks of a split, each in the group of its mask (or, damaged, in one of its own)."""
+    """Images sampled for the masks of a split, each in the group of its mask (or, damaged, in one of its own)."""
     records = []
     for number, r in enumerate(real.select(split).records):
-        drawn = add(root, scene(3000 + number), r.label, 100 + number, "train", "synthetic:abc")
-        records.append(dataclasses.replace(drawn, group=r.group if groups else drawn.group))
+        sampled = add(root, scene(3000 + number), r.label, 100 + number, "train", "synthetic:abc")
+        records.append(dataclasses.replace(sampled, group=r.group if groups else sampled.group))
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in real.select("train").records]
     given = sorted({r.mask_hash for r in real.select(split).records})
     return write_samples(
@@ -298,7 +298,7 @@ def unlike_masks(real: SampleSet) -> SampleSet:
 
 @pytest.mark.parametrize("split", ["val", "test"])
 @pytest.mark.parametrize(
-    ("groups", "message"), [(True, "drawn for a mask in the group of"), (False, "for the masks of")]
+    ("groups", "message"), [(True, "sampled for a mask in the group of"), (False, "for the masks of")]
 )
 def test_images_for_held_out_masks_are_refused(
     groups: bool, message: str, split: str, real: SampleSet, tmp_path: Path
@@ -312,18 +312,18 @@ def test_images_for_held_out_masks_are_refused(
 
 
 def test_images_for_train_masks_stay_in_their_groups(real: SampleSet, tmp_path: Path) -> None:
-    """Damage: renaming groups of one name, which cuts the tie between a mask and what was drawn for it."""
+    """Damage: renaming groups of one name, which cuts the tie between a mask and what was sampled for it."""
     real = unlike_masks(real)
     synthetic = write_given(tmp_path / "synthetic", real, "train")
     out = combine(CombineConfig(str(real.root), str(synthetic.root), str(tmp_path / "out"), balance=False))
-    drawn = [r for r in out.records if r.is_synthetic]
-    assert len(drawn) == 12
-    assert {r.group for r in drawn} == {r.group for r in real.select("train").records}
+    sampled = [r for r in out.records if r.is_synthetic]
+    assert len(sampled) == 12
+    assert {r.group for r in sampled} == {r.group for r in real.select("train").records}
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_held_out_mask_at_another_size_is_recognised(mirrored: bool, real: SampleSet, tmp_path: Path) -> None:
-    """Damage: comparing hashes alone, which differ when a mask was saved at another size, mirrored, or drawn for."""
+    """Damage: comparing hashes alone, which differ when a mask was saved at another size, mirrored, or sampled for."""
     real = unlike_masks(real)
     record = real.select("test").records[0]
     mask = cv2.resize(real.read_mask(record), (32, 32), interpolation=cv2.INTER_AREA)

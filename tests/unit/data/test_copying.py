@@ -36,9 +36,9 @@ def test_planted_copies_fail() -> None:
 
 def test_one_copy_among_many_fails() -> None:
     """Damage: a verdict by the shares alone, which one copy among many hardly moves; a copy of a stranger's scene."""
-    train, held_out, drawn = textures(60, 21), textures(60, 22), textures(79, 23)
-    quiet = copying_test([*drawn, held_out[0]], train, held_out, bootstrap=200, seed=0)
-    told = copying_test([*drawn, np.ascontiguousarray(train[0][:, ::-1])], train, held_out, bootstrap=200, seed=0)
+    train, held_out, sampled = textures(60, 21), textures(60, 22), textures(79, 23)
+    quiet = copying_test([*sampled, held_out[0]], train, held_out, bootstrap=200, seed=0)
+    told = copying_test([*sampled, np.ascontiguousarray(train[0][:, ::-1])], train, held_out, bootstrap=200, seed=0)
     assert (quiet["copies"], told["copies"]) == (0, 1)
     assert quiet["verdict"] != "fail"
     assert told["verdict"] == "fail"
@@ -67,8 +67,8 @@ def test_many_pictures_of_a_few_kinds_tell_little() -> None:
     Damage: an interval over synthetic pictures alone, which are many: chance looks like a finding.
     """
     rng, kinds = np.random.default_rng(3), textures(12, 10)
-    drawn = [np.clip(p + rng.normal(0, 3, p.shape), 0, 255).astype(np.uint8) for p in kinds for _ in range(8)]
-    share = copying_test(drawn, textures(20, 11), textures(20, 12), bootstrap=200, seed=0)["nearest_to_train"]
+    sampled = [np.clip(p + rng.normal(0, 3, p.shape), 0, 255).astype(np.uint8) for p in kinds for _ in range(8)]
+    share = copying_test(sampled, textures(20, 11), textures(20, 12), bootstrap=200, seed=0)["nearest_to_train"]
     assert share["high"] - share["low"] > 0.3  # of 96 coins: 0.2
 
 

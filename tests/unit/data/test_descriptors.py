@@ -1,4 +1,4 @@
-"""Shape of drawn lesions, and what `describe` says of two classes with a known difference."""
+"""Shape of sampled lesions, and what `describe` says of two classes with a known difference."""
 
 from __future__ import annotations
 
@@ -144,16 +144,16 @@ def shapes(root: Path, ratios: dict[str, float], count: int = 12) -> SampleSet:
 def test_describe(tmp_path: Path) -> None:
     """Damage: first - last instead of last - first; intervals of single pictures instead of means."""
     shapes(tmp_path / "real", {"benign": 0.7, "malignant": 1.2})
-    shapes(tmp_path / "drawn", {"benign": 0.7, "malignant": 0.7}, 8)
-    config = DescribeConfig(str(tmp_path / "real"), str(tmp_path / "drawn"), str(tmp_path / "out"), bootstrap=300)
+    shapes(tmp_path / "sampled", {"benign": 0.7, "malignant": 0.7}, 8)
+    config = DescribeConfig(str(tmp_path / "real"), str(tmp_path / "sampled"), str(tmp_path / "out"), bootstrap=300)
     result = describe(config)
     assert json.loads((tmp_path / "out" / "description.json").read_text()) == result
-    real, drawn = result["real"]["depth_to_width"], result["synthetic"]["depth_to_width"]
+    real, sampled = result["real"]["depth_to_width"], result["synthetic"]["depth_to_width"]
     assert real["benign"]["mean"] == pytest.approx(0.7, rel=0.05)
     assert real["malignant"]["mean"] == pytest.approx(1.2, rel=0.05)
     assert real["difference"]["classes"] == "malignant - benign"
     assert 0.4 < real["difference"]["low"] < real["difference"]["mean"] < real["difference"]["high"] < 0.6
-    assert drawn["difference"]["low"] <= 0 <= drawn["difference"]["high"]
+    assert sampled["difference"]["low"] <= 0 <= sampled["difference"]["high"]
     assert result["real"]["pairs"] == {"benign": 11, "malignant": 11}  # train only
     assert result["synthetic"]["pairs"] == {"benign": 8, "malignant": 8}
 
@@ -168,9 +168,9 @@ def test_describe_needs_two_classes(tmp_path: Path) -> None:
 def test_describe_tells_real_from_synthetic(tmp_path: Path) -> None:
     """Damage: synthetic pairs taken for real ones, or real ones of a combined set for synthetic ones."""
     real = shapes(tmp_path / "real", {"benign": 0.7, "malignant": 1.2})
-    drawn = [dataclasses.replace(r, source="synthetic:abc", split="train") for r in real.records[:20]]
+    sampled = [dataclasses.replace(r, source="synthetic:abc", split="train") for r in real.records[:20]]
     mixed = write_samples(
-        tmp_path / "real", [*drawn, *real.records[20:]], classes=["benign", "malignant"], fingerprint={}
+        tmp_path / "real", [*sampled, *real.records[20:]], classes=["benign", "malignant"], fingerprint={}
     )
     with pytest.raises(UserError, match=r"found 20 synthetic pairs; expected real pairs alone"):
         describe(DescribeConfig(str(mixed.root), output_dir=str(tmp_path / "out")))

@@ -157,7 +157,7 @@ def test_bad_settings(config: PrepareConfig, change: dict[str, object], text: st
 
 
 def test_contact_sheet_outlines_the_mask() -> None:
-    """Damage: drawing the outline on the input picture, or in BGR."""
+    """Damage: sampling the outline on the input picture, or in BGR."""
     image, mask = np.full((40, 80), 90, np.uint8), np.zeros((40, 80), np.uint8)
     mask[10:30, 20:60] = 255
     sheet = contact_sheet([image] * 3, [mask, None, mask], ["a", "b", "c"], columns=2, cell=80)

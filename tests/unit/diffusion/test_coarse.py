@@ -12,7 +12,7 @@ from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser, LowRes
 from medsegdiff.diffusion.guidance import classless_denoise
 from medsegdiff.diffusion.noise import MODES, sigma_table
-from medsegdiff.generation.draw import draw_channels
+from medsegdiff.generation.draw import sample_channels
 from medsegdiff.models.backbones import build_backbone
 
 MODALITY = torch.tensor([0, 1])
@@ -99,9 +99,9 @@ def test_every_direction_goes_through_both_sizes(mode: str, denoiser: Denoiser) 
         return classless_denoise(denoiser, len(x))(x, sigma)
 
     noise = [torch.randn(2, 2, 32, 32, generator=random) for _ in range(len(table) + 1)]
-    drawn = draw_channels(denoise, codec, table, noise.__getitem__, sampler="dpmpp_2m", known=known)
-    assert bool(torch.isfinite(drawn).all())
+    sampled = sample_channels(denoise, codec, table, noise.__getitem__, sampler="dpmpp_2m", known=known)
+    assert bool(torch.isfinite(sampled).all())
     assert set(seen) == {0, 2}
     for column in range(2):
-        kept = torch.equal(drawn[:, column], known[:, column])
+        kept = torch.equal(sampled[:, column], known[:, column])
         assert kept == (float(table[0, column]) == 0)

@@ -20,7 +20,7 @@ SIZE = 64
 CLASSES = ("benign", "malignant")
 
 
-def drawn(count: int, seed: int, prefix: str, classes: tuple[str, ...] = CLASSES) -> Pairs:
+def sampled(count: int, seed: int, prefix: str, classes: tuple[str, ...] = CLASSES) -> Pairs:
     """`count` pictures with a dark disc each, larger in the second class; groups of their own."""
     random = np.random.default_rng(seed)
     labels = np.array([classes[i % len(classes)] for i in range(count)])
@@ -40,7 +40,9 @@ def drawn(count: int, seed: int, prefix: str, classes: tuple[str, ...] = CLASSES
 def record(name: str, label: str) -> SampleRecord:
     """A record with little in it."""
     files = (f"images/{name}.png", f"masks/{name}.png")
-    return SampleRecord(name, *files, label, "train", -1, name, "drawn", 1.0, SIZE, SIZE, "0" * 64, "0" * 64, "0" * 64)
+    return SampleRecord(
+        name, *files, label, "train", -1, name, "sampled", 1.0, SIZE, SIZE, "0" * 64, "0" * 64, "0" * 64
+    )
 
 
 class DarkIsLesion(nn.Module):
@@ -83,5 +85,5 @@ def context(sets: Sets, *, quality: float = 0.9, info: dict[str, Any] | None = N
 
 def three_sets(synthetic: Pairs | None = None, classes: tuple[str, ...] = CLASSES) -> Sets:
     """Drawn train, held-out and, where none is given, synthetic pairs of one kind."""
-    own = drawn(40, 3, "synthetic", classes) if synthetic is None else synthetic
-    return Sets(drawn(60, 1, "train", classes), drawn(40, 2, "held", classes), own, classes, SIZE)
+    own = sampled(40, 3, "synthetic", classes) if synthetic is None else synthetic
+    return Sets(sampled(60, 1, "train", classes), sampled(40, 2, "held", classes), own, classes, SIZE)

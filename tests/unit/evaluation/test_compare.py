@@ -71,13 +71,13 @@ def test_one_seed_gives_one_result() -> None:
 
 
 def test_centred_interval_takes_the_width_and_leaves_the_bias() -> None:
-    """Fails if draws that lie above the value move the interval with them."""
+    """Fails if samples that lie above the value move the interval with them."""
     found = centred_interval(1.0, np.linspace(4, 6, 201))
     assert (found.low, found.high) == pytest.approx((0.05, 1.95))
 
 
 def test_groups_are_drawn_whole() -> None:
-    """Fails if pictures of one group are drawn one by one: the interval would be as narrow as of forty pictures."""
+    """Fails if pictures of one group are sampled one by one: the interval would be as narrow as of forty pictures."""
     values = np.repeat([0.0, 1.0, 0.0, 1.0], 10)
     whole = mean_interval(values, np.repeat(["a", "b", "c", "d"], 10), 500, 0)
     single = mean_interval(values, np.arange(40).astype(str), 500, 0)
@@ -91,7 +91,8 @@ def pairs_of(count: int) -> np.ndarray:
 
 
 def test_pictures_stand_in_several_pairs() -> None:
-    """Fails if pairs are drawn on their own: of 100 sets of 15 pictures, half of the intervals would miss the mean."""
+    """Fails if pairs are sampled on their own: of 100 sets of 15 pictures, half of the intervals would miss the
+    mean."""
     random, pairs = np.random.default_rng(0), pairs_of(15)
     held, alone = 0, 0
     for _ in range(100):
@@ -105,7 +106,7 @@ def test_pictures_stand_in_several_pairs() -> None:
 
 
 def test_groups_of_pairs_are_drawn_whole() -> None:
-    """Fails if pictures of a group are drawn one by one: the interval would be that of thrice as many pictures."""
+    """Fails if pictures of a group are sampled one by one: the interval would be that of thrice as many pictures."""
     pairs, worth = pairs_of(36), np.repeat(np.random.default_rng(0).normal(size=12), 3)
     pairs = pairs[pairs[:, 0] // 3 != pairs[:, 1] // 3]
     whole = pairs_interval(worth[pairs].mean(axis=1), pairs // 3, 500, 0)
@@ -115,7 +116,7 @@ def test_groups_of_pairs_are_drawn_whole() -> None:
 
 
 def test_resamples_without_a_pair_are_left_out() -> None:
-    """Fails if a resample of one picture of two, drawn twice, divides by zero."""
+    """Fails if a resample of one picture of two, sampled twice, divides by zero."""
     assert pairs_interval(np.array([0.25]), np.array([["a", "b"]]), 30, 0) == Interval(0.25, 0.25, 0.25)
     with pytest.raises(ValueError, match="no resample"):
         pairs_interval(np.array([0.25]), np.array([["a", "b"]]), 0, 0)

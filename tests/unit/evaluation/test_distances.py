@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from evaluation_sets import SIZE, DarkIsLesion, context, drawn, reference_model, three_sets
+from evaluation_sets import SIZE, DarkIsLesion, context, reference_model, sampled, three_sets
 from scipy.ndimage import gaussian_filter
 from scipy.stats import ortho_group
 from torch import Tensor, nn
@@ -232,7 +232,7 @@ def repeated(own: Pairs) -> Pairs:
 @pytest.mark.parametrize("damage", [blurred, noisy, repeated])
 def test_damage_raises_the_distance_on_radiomics(told: Tell, damage: Callable[[Pairs], Pairs]) -> None:
     """Fails if the radiomic distance does not see blur, noise or one picture repeated, each beyond its baseline."""
-    _, figures = told(damage(drawn(40, 3, "synthetic")))
+    _, figures = told(damage(sampled(40, 3, "synthetic")))
     assert figures["frechet"]["reading"] == "farther than real pictures"
     assert figures["frechet"]["synthetic"]["value"] > 3 * figures["frechet"]["baseline"]["value"]
     assert figures["recall"]["synthetic"]["high"] < 0.5
@@ -240,7 +240,7 @@ def test_damage_raises_the_distance_on_radiomics(told: Tell, damage: Callable[[P
 
 def test_undamaged_pictures_are_told_as_real_in_every_space(told: Tell) -> None:
     """Fails if drawings of the same kind are told apart, or a space has no table of its own."""
-    section, figures = told(drawn(40, 3, "synthetic"))
+    section, figures = told(sampled(40, 3, "synthetic"))
     for space in ("radiomics", "encoder"):
         every = section.values["spaces"][space]["all"]
         assert {c["reading"] for c in every.values()} == {"no clear difference from real pictures"}
@@ -258,7 +258,7 @@ def test_undamaged_pictures_are_told_as_real_in_every_space(told: Tell) -> None:
 
 def test_swapped_masks_move_radiomics_of_the_lesion_only(told: Tell) -> None:
     """Fails if the lesion's features do not follow the mask; the encoder sees images alone."""
-    own = drawn(40, 3, "synthetic")
+    own = sampled(40, 3, "synthetic")
     section, figures = told(dataclasses.replace(own, masks=np.roll(own.masks, 20, axis=2)))
     assert figures["frechet"]["reading"] == "farther than real pictures"
     assert all(name.startswith("lesion") for name in section.values["radiomic_shift"])
@@ -268,12 +268,12 @@ def test_swapped_masks_move_radiomics_of_the_lesion_only(told: Tell) -> None:
 
 def test_few_pictures_and_empty_masks_are_told(told: Tell) -> None:
     """Fails if nineteen pictures get a figure, or an empty mask goes without a word."""
-    own = drawn(38, 3, "synthetic")
+    own = sampled(38, 3, "synthetic")
     section, _ = told(dataclasses.replace(own, masks=np.zeros_like(own.masks)))
     assert set(section.values["spaces"]["radiomics"]) == {"features", "all"}
     assert sum("benign: " in line and "19 synthetic" in line for line in section.skipped) == 2
     assert any("38 of 38 synthetic pictures" in line for line in section.skipped)
-    section, figures = told(drawn(3, 3, "synthetic"))
+    section, figures = told(sampled(3, 3, "synthetic"))
     assert figures == {}
     assert section.tables == []
     assert section.figures == []
@@ -281,12 +281,12 @@ def test_few_pictures_and_empty_masks_are_told(told: Tell) -> None:
 
 def test_constant_pictures_of_one_class_do_not_crash(told: Tell) -> None:
     """Fails if a set without spread has no figures, or one that is not finite."""
-    own = drawn(30, 3, "synthetic")
+    own = sampled(30, 3, "synthetic")
     _, figures = told(dataclasses.replace(own, images=np.zeros_like(own.images)))
     assert figures["frechet"]["synthetic"]["value"] > 10
-    flat = drawn(20, 1, "flat", ("benign",))
+    flat = sampled(20, 1, "flat", ("benign",))
     flat = dataclasses.replace(flat, images=np.full_like(flat.images, 9))
-    sets = Sets(flat, flat, drawn(20, 3, "synthetic", ("benign",)), ("benign",), SIZE)
+    sets = Sets(flat, flat, sampled(20, 3, "synthetic", ("benign",)), ("benign",), SIZE)
     section = run(with_encoder(context(sets, bootstrap=5)))
     assert list(section.values["spaces"]["radiomics"]) == ["features", "all"]
     assert any("all real train pictures have the same" in line for line in section.skipped)
@@ -295,7 +295,7 @@ def test_constant_pictures_of_one_class_do_not_crash(told: Tell) -> None:
 
 def test_components_of_the_encoder_are_those_of_train() -> None:
     """Fails if components are found on each set of its own, or are not in units of train."""
-    c = with_encoder(context(three_sets(drawn(40, 3, "synthetic"))))
+    c = with_encoder(context(three_sets(sampled(40, 3, "synthetic"))))
     train, other = (c.features("encoder", encoder_features, which) for which in ("train", "synthetic"))
     assert train.shape == (60, COMPONENTS)
     assert train.T @ train / 60 == pytest.approx(np.eye(COMPONENTS), abs=1e-6)
@@ -306,7 +306,7 @@ def test_components_of_the_encoder_are_those_of_train() -> None:
 
 def test_a_reference_model_that_is_not_trusted_gives_no_features() -> None:
     """Fails if features of a bad segmenter are used, or are left out without a word."""
-    few = drawn(20, 1, "few")
+    few = sampled(20, 1, "few")
     section = run(with_encoder(context(Sets(few, few, few, ("benign", "malignant"), SIZE), bootstrap=5), quality=0.4))
     assert list(section.values["spaces"]) == ["radiomics"]
     assert any("encoder" in line and "below the 0.500" in line for line in section.skipped)
@@ -360,7 +360,7 @@ def test_fid_kid_and_inception_score_bear_their_names(monkeypatch: pytest.Monkey
         return np.concatenate([random.normal(size=(len(pairs), 2048)), logits], axis=1)
 
     monkeypatch.setattr("medsegdiff.evaluation.metrics.distances.inception_features", features)
-    few = drawn(20, 1, "few", ("benign",))
+    few = sampled(20, 1, "few", ("benign",))
     section = run(context(Sets(few, few, few, ("benign",), SIZE), inception_weights="file", bootstrap=3))
     table = section.tables[-2]
     assert "Inception" in table.title

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from evaluation_sets import context, drawn, three_sets
+from evaluation_sets import context, sampled, three_sets
 from scipy.ndimage import gaussian_filter
 
 from medsegdiff.evaluation.compare import mean_interval
@@ -27,7 +27,7 @@ def _few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
 def scenes(count: int, seed: int, prefix: str) -> Pairs:
     """Pairs whose pictures are smooth clouds, each unlike the others, with little noise."""
     random = np.random.default_rng(seed)
-    own = drawn(count, seed, prefix)
+    own = sampled(count, seed, prefix)
     clouds = np.stack([gaussian_filter(random.normal(size=i.shape), 5) for i in own.images])
     images = 128 + 60 * clouds / clouds.std(axis=(1, 2), keepdims=True) + random.normal(0, 4, clouds.shape)
     return dataclasses.replace(own, images=images.clip(0, 255).astype(np.uint8))
@@ -161,7 +161,7 @@ def test_too_few_pictures_are_told() -> None:
 
 
 def test_the_interval_is_over_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if pairs are drawn as if no picture stood in two of them: two thirds of the width are lost here."""
+    """Fails if pairs are sampled as if no picture stood in two of them: two thirds of the width are lost here."""
     monkeypatch.setattr(diversity, "PAIRS", 250)
     own = scenes(48, 3, "synthetic")
     rows = own.of("benign")[:8]  # a third of a class is dark, and dark pictures are alike

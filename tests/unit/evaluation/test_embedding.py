@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from evaluation_sets import drawn
+from evaluation_sets import sampled
 from torch import Tensor, nn
 
 from medsegdiff import locks
@@ -51,7 +51,7 @@ def textures(count: int, seed: int, prefix: str) -> Pairs:
     random = np.random.default_rng(seed)
     smooth = np.stack([cv2.GaussianBlur(random.normal(size=(SIDE, SIDE)), (0, 0), 3) for _ in range(count)])
     grey = 120 + 40 * smooth / smooth.std(axis=(1, 2), keepdims=True)
-    return dataclasses.replace(drawn(count, seed, prefix), images=grey.clip(0, 255).astype(np.uint8))
+    return dataclasses.replace(sampled(count, seed, prefix), images=grey.clip(0, 255).astype(np.uint8))
 
 
 class Pixels(nn.Module):

@@ -9,7 +9,7 @@ import math
 import cv2
 import numpy as np
 import pytest
-from evaluation_sets import CLASSES, context, drawn, three_sets
+from evaluation_sets import CLASSES, context, sampled, three_sets
 from scipy.ndimage import binary_erosion, gaussian_filter
 
 from medsegdiff.evaluation.lesions import NAMES, lesion_descriptors
@@ -153,7 +153,7 @@ def shrunk(pairs: Pairs) -> Pairs:
 
 def test_shrunk_masks_are_found_and_named() -> None:
     """Fails if the comparison sees neither the size of masks nor the rim left in their surroundings."""
-    section = run(context(three_sets(shrunk(drawn(40, 3, "synthetic")))))
+    section = run(context(three_sets(shrunk(sampled(40, 3, "synthetic")))))
     for label in CLASSES:
         told = section.values["per_class"][label]
         assert told["area"]["synthetic_mean"] < told["area"]["real_mean"]
@@ -165,7 +165,7 @@ def test_shrunk_masks_are_found_and_named() -> None:
 
 def test_shuffled_labels_lose_the_difference_of_classes() -> None:
     """Fails if the difference is taken over anything but the synthetic labels."""
-    own = drawn(80, 3, "synthetic")
+    own = sampled(80, 3, "synthetic")
     labels = np.array([CLASSES[i // 2 % 2] for i in range(80)])  # half of each class under either label
     section = run(context(three_sets(dataclasses.replace(own, labels=labels))))
     told = section.values["class_difference"]["malignant - benign"]["area"]
@@ -176,7 +176,7 @@ def test_shuffled_labels_lose_the_difference_of_classes() -> None:
 
 def test_bad_sets_are_told_and_do_not_crash() -> None:
     """Empty masks on black pictures; three pictures; one class alone. Fails if NaN gets out, or nothing is said."""
-    own = drawn(40, 3, "synthetic")
+    own = sampled(40, 3, "synthetic")
     nothing = dataclasses.replace(own, masks=np.zeros_like(own.masks), images=np.zeros_like(own.images))
     sections = [run(context(three_sets(synthetic))) for synthetic in (nothing, own.rows([0, 1, 2]))]
     sections.append(run(context(three_sets(classes=("benign",)))))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TWO_SIZES, WriteSamples, random_checkpoint
-from evaluation_sets import context, drawn, three_sets
+from evaluation_sets import context, sampled, three_sets
 
 from medsegdiff.checkpoint import load_checkpoint
 from medsegdiff.config import EvaluateConfig
@@ -70,7 +70,7 @@ def test_low_losses_mean_learnt_and_levels_count_alike() -> None:
 
 
 def test_near_duplicates_widen_the_interval() -> None:
-    """Fails if the bootstrap draws pictures instead of groups."""
+    """Fails if the bootstrap samples pictures instead of groups."""
     random = np.random.default_rng(0)
     learnt = np.arange(60) < 30
     scores = np.repeat(random.normal(size=(12, 1)), 5, axis=0) - 0.5 * learnt[:, None]
@@ -144,7 +144,7 @@ NOTE = "Take care: membership was inferred for another checkpoint than the one t
 
 def told_of(path: Path, pairs: SampleSet, makers: list[str | None]) -> list[str]:
     """What the section says of the checkpoint where the pairs name these as theirs."""
-    synthetic = drawn(len(makers), 3, "synthetic")
+    synthetic = sampled(len(makers), 3, "synthetic")
     sources = ["a folder" if maker is None else f"{SYNTHETIC}{maker}" for maker in makers]
     records = [dataclasses.replace(r, source=s) for r, s in zip(synthetic.records, sources, strict=True)]
     sets = three_sets(dataclasses.replace(synthetic, records=tuple(records)))

@@ -1,4 +1,4 @@
-"""Images drawn for real masks: which real image belongs to which, and how like they are."""
+"""Images sampled for real masks: which real image belongs to which, and how like they are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluation_sets import CLASSES, SIZE, context, drawn
+from evaluation_sets import CLASSES, SIZE, context, sampled
 
 from medsegdiff.data.records import SYNTHETIC, SampleSet, write_sample, write_samples
 from medsegdiff.errors import UserError
@@ -24,11 +24,11 @@ COUNT = 24
 
 @pytest.fixture(subgroup="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> SampleSet:
-    """Drawn real pairs on disk, the last third held out."""
-    root, pairs = tmp_path_factory.mktemp("real"), drawn(COUNT, 1, "real")
+    """Sampled real pairs on disk, the last third held out."""
+    root, pairs = tmp_path_factory.mktemp("real"), sampled(COUNT, 1, "real")
     records = [
         write_sample(
-            root, image, mask * np.uint8(255), id=r.id, label=r.label, group=f"g_{r.id}", source="drawn",
+            root, image, mask * np.uint8(255), id=r.id, label=r.label, group=f"g_{r.id}", source="sampled",
             split="train" if i < COUNT * 2 // 3 else "test",
         )
         for i, (image, mask, r) in enumerate(zip(pairs.images, pairs.masks, pairs.records, strict=True))
@@ -36,7 +36,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> SampleSet:
     return write_samples(root, records, classes=list(CLASSES), fingerprint={})
 
 
-def drawn_for(real: SampleSet, images: np.ndarray, names: str = "syn_{}_000", groups: str = "g_{}") -> Pairs:
+def sampled_for(real: SampleSet, images: np.ndarray, names: str = "syn_{}_000", groups: str = "g_{}") -> Pairs:
     """Pairs as mask_to_image writes them for the masks of `real`."""
     own = load_pairs(real, SIZE, "real")
     records = tuple(
@@ -72,8 +72,8 @@ def test_figures_are_those_of_the_real_image_of_the_mask(real: SampleSet) -> Non
     images = load_pairs(real, SIZE, "real").images.astype(int)
     shifted = np.where(images > 127, images - 10, images + 10).astype(np.uint8)
     random = np.random.default_rng(0)
-    order = np.concatenate([random.permutation(COUNT), random.permutation(COUNT)])  # two draws for each mask
-    _, section = told(real, drawn_for(real, shifted).rows(order))
+    order = np.concatenate([random.permutation(COUNT), random.permutation(COUNT)])  # two samples for each mask
+    _, section = told(real, sampled_for(real, shifted).rows(order))
     assert section is not None
     every = section.values["subgroups"]["all"]
     assert every["rmse"]["synthetic"]["value"] == pytest.approx(10)
@@ -88,8 +88,8 @@ def test_train_masks_and_held_out_masks_stand_apart(real: SampleSet) -> None:
     """Fails if copies of train pictures are hidden in the mean over all masks."""
     pairs = load_pairs(real, SIZE, "real")
     learnt = np.array([r.split == "train" for r in real.records])
-    images = np.where(learnt[:, None, None], pairs.images, drawn(COUNT, 5, "other").images)
-    _, section = told(real, drawn_for(real, images))
+    images = np.where(learnt[:, None, None], pairs.images, sampled(COUNT, 5, "other").images)
+    _, section = told(real, sampled_for(real, images))
     assert section is not None
     subgroups = section.values["subgroups"]
     assert subgroups["all"]["pairs"] == COUNT
@@ -107,7 +107,7 @@ def test_the_floor_is_another_picture_of_the_class(real: SampleSet) -> None:
     pairs = load_pairs(real, SIZE, "real")
     grey = {"benign": 50, "malignant": 200}
     flat = dataclasses.replace(pairs, images=np.stack([np.full((SIZE, SIZE), grey[v], np.uint8) for v in pairs.labels]))
-    synthetic = drawn_for(real, pairs.images)
+    synthetic = sampled_for(real, pairs.images)
     c = context(Sets(flat, flat, synthetic, CLASSES, SIZE))
     section = run(dataclasses.replace(c, real=real))
     assert section is not None
@@ -120,10 +120,10 @@ def test_the_floor_is_another_picture_of_the_class(real: SampleSet) -> None:
 def test_a_class_of_one_patient_has_no_baseline(real: SampleSet) -> None:
     """Fails if the baseline is taken against an empty picture where there is no other one of the class."""
     pairs = load_pairs(real, SIZE, "real")
-    one = pairs.of("malignant")[:1]  # the only malignant picture of the real sets, drawn for twelve times
+    one = pairs.of("malignant")[:1]  # the only malignant picture of the real sets, sampled for twelve times
     train, held_out = pairs.rows(pairs.of("benign")), pairs.rows(one)
     rows = np.concatenate([pairs.of("benign"), np.repeat(one, 12)])
-    sets = Sets(train, held_out, drawn_for(real, pairs.images[::-1]).rows(rows), CLASSES, SIZE)
+    sets = Sets(train, held_out, sampled_for(real, pairs.images[::-1]).rows(rows), CLASSES, SIZE)
     section = run(dataclasses.replace(context(sets), real=real))
     assert section is not None
     subgroups = section.values["subgroups"]
@@ -134,16 +134,16 @@ def test_a_class_of_one_patient_has_no_baseline(real: SampleSet) -> None:
 
 
 def test_sets_that_were_not_drawn_for_masks_have_no_such_figures(real: SampleSet) -> None:
-    """Fails if a set of new pairs, or the real set itself, is taken for one drawn for masks."""
+    """Fails if a set of new pairs, or the real set itself, is taken for one sampled for masks."""
     pairs = load_pairs(real, SIZE, "real")
     assert told(real, pairs)[1] is None
-    assert told(real, drawn_for(real, pairs.images, groups="syn_{}_000"))[1] is None
-    assert told(real, drawn_for(real, pairs.images, names="syn_benign_{:0>6}"))[1] is None
+    assert told(real, sampled_for(real, pairs.images, groups="syn_{}_000"))[1] is None
+    assert told(real, sampled_for(real, pairs.images, names="syn_benign_{:0>6}"))[1] is None
 
 
 def test_masks_without_a_data_set_are_found_by_their_content(real: SampleSet) -> None:
     """Fails if masks given as a folder of pictures, whose group is made from the mask, have no real image."""
-    synthetic = drawn_for(real, load_pairs(real, SIZE, "real").images)
+    synthetic = sampled_for(real, load_pairs(real, SIZE, "real").images)
     groups = [f"m{r.mask_hash[:12]}" for r in real.records]
     records = tuple(
         dataclasses.replace(r, id=f"syn_picture-{i}_{r.label}_003", group=group)
@@ -158,7 +158,7 @@ def test_masks_without_a_data_set_are_found_by_their_content(real: SampleSet) ->
 
 def test_pairs_of_other_masks_are_left_out_and_told(real: SampleSet) -> None:
     """Fails if one pair of unknown origin ends the comparison of all, or shifts the column of per_pair.csv."""
-    synthetic = drawn_for(real, load_pairs(real, SIZE, "real").images)
+    synthetic = sampled_for(real, load_pairs(real, SIZE, "real").images)
     stranger = dataclasses.replace(synthetic.records[0], id="syn_benign_000001", group="syn_benign_000001")
     _, section = told(real, dataclasses.replace(synthetic, records=(stranger, *synthetic.records[1:])))
     assert section is not None
@@ -168,7 +168,7 @@ def test_pairs_of_other_masks_are_left_out_and_told(real: SampleSet) -> None:
 
 def test_constant_pictures_and_empty_masks_have_finite_figures(real: SampleSet) -> None:
     """Fails if a black picture divides by zero."""
-    synthetic = drawn_for(real, np.zeros((COUNT, SIZE, SIZE), np.uint8))
+    synthetic = sampled_for(real, np.zeros((COUNT, SIZE, SIZE), np.uint8))
     _, section = told(real, dataclasses.replace(synthetic, masks=np.zeros_like(synthetic.masks)))
     assert section is not None
     assert np.isfinite(np.array(section.per_pair["paired_ssim"], dtype=float)).all()
@@ -189,7 +189,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_lpips_uses_the_weights_of_the_file(real: SampleSet, weights: Path) -> None:
     """Fails if layers are mixed up or stay random, or equal pictures are apart."""
     images = load_pairs(real, SIZE, "real").images
-    c, section = told(real, drawn_for(real, images), lpips_weights=str(weights))
+    c, section = told(real, sampled_for(real, images), lpips_weights=str(weights))
     assert section is not None
     figure = section.values["subgroups"]["all"]["lpips"]
     assert figure["synthetic"]["value"] == pytest.approx(0, abs=1e-6)
@@ -207,7 +207,7 @@ def test_lpips_weights_that_cannot_be_had_are_told_in_a_line(tmp_path: Path, mon
         network._load.cache_clear()
         with pytest.raises(UserError) as error:
             METRIC.check(
-                context(Sets(*[drawn(2, 1, "x")] * 3, CLASSES, SIZE), lpips_weights=value).config,
+                context(Sets(*[sampled(2, 1, "x")] * 3, CLASSES, SIZE), lpips_weights=value).config,
                 SampleSet(Path(), (), {}),
             )
         assert str(error.value).startswith("--lpips_weights")

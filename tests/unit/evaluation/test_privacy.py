@@ -99,17 +99,17 @@ def test_equally_many_real_pictures_are_compared() -> None:
 
 
 def test_whole_groups_are_drawn() -> None:
-    """Fails if single pictures are drawn, which thins near-duplicates out on one side only."""
+    """Fails if single pictures are sampled, which thins near-duplicates out on one side only."""
     groups = np.repeat(np.arange(10), 4)
     for again in (False, True):
-        drawn = whole_groups(np.arange(40), groups, 20, np.random.default_rng(0), again=again)
-        blocks = groups[drawn].reshape(5, 4)
+        sampled = whole_groups(np.arange(40), groups, 20, np.random.default_rng(0), again=again)
+        blocks = groups[sampled].reshape(5, 4)
         assert np.all(blocks == blocks[:, :1])
-        assert len(drawn) == 20
+        assert len(sampled) == 20
     assert len(np.unique(whole_groups(np.arange(40), groups, 40, np.random.default_rng(0), again=False))) == 40
 
 
-def test_draws_for_one_mask_are_drawn_together() -> None:
+def test_samples_for_one_mask_are_drawn_together() -> None:
     """Fails if eight images of one mask count as eight that have nothing to do with each other."""
     random = np.random.default_rng(0)
     masks = np.arange(160) // 8
@@ -129,8 +129,8 @@ def test_the_audit_hands_on_which_pictures_were_drawn_for_one_mask(monkeypatch: 
     monkeypatch.setattr(audit_module, "statistics", lambda found, **how: seen.append(found))
     sets = texture_sets()
     masks = np.repeat([f"mask_{i}" for i in range(10)], 4)
-    drawn = dataclasses.replace(sets.synthetic, groups=masks)
-    audit(dataclasses.replace(sets, synthetic=drawn), lambda images, real: np.zeros((len(images), len(real))), **HOW)
+    sampled = dataclasses.replace(sets.synthetic, groups=masks)
+    audit(dataclasses.replace(sets, synthetic=sampled), lambda images, real: np.zeros((len(images), len(real))), **HOW)
     assert list(seen[0].synthetic_groups) == list(masks)
 
 

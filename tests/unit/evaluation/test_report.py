@@ -40,7 +40,7 @@ def section() -> Section:
 
 
 def report(folder: Path) -> dict[str, object]:
-    """Write a report of drawn pairs with that section."""
+    """Write a report of sampled pairs with that section."""
     told = context(three_sets())
     counts = {name: {"benign": 20, "malignant": 20} for name in ("train", "held_out", "synthetic")}
     compared = {

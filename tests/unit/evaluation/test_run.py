@@ -42,11 +42,11 @@ def copy_as_synthetic(source: SampleSet, folder: Path) -> SampleSet:
 
 @pytest.fixture(subgroup="module")
 def folders(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WriteSamples) -> Path:
-    """real/ and synthetic/, drawn alike, and a folder for reference models that all tests share."""
+    """real/ and synthetic/, sampled alike, and a folder for reference models that all tests share."""
     root = tmp_path_factory.mktemp("evaluate")
     write_ellipses(root / "real", {"train": 14, "val": 6, "test": 6}, side=SIDE)
-    drawn = write_ellipses(root / "drawn", {"train": 12}, side=SIDE, seed=1)
-    copy_as_synthetic(drawn, root / "synthetic")
+    sampled = write_ellipses(root / "sampled", {"train": 12}, side=SIDE, seed=1)
+    copy_as_synthetic(sampled, root / "synthetic")
     return root
 
 

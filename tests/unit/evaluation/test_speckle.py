@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pytest
-from evaluation_sets import context, drawn, three_sets
+from evaluation_sets import context, sampled, three_sets
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import brentq
 
@@ -138,8 +138,8 @@ def test_autocovariance_by_hand() -> None:
 
 
 def textured(count: int, seed: int, prefix: str, grain: float = 1.0) -> Pairs:
-    """Drawn pictures whose noise has grains."""
-    pairs = drawn(count, seed, prefix)
+    """Sampled pictures whose noise has grains."""
+    pairs = sampled(count, seed, prefix)
     noise = np.random.default_rng(seed).normal(size=pairs.images.shape)
     grains = gaussian_filter(noise, (0, grain, grain)) * 2 * math.sqrt(math.pi) * grain
     return dataclasses.replace(
@@ -188,7 +188,7 @@ def test_flat_pictures_have_no_grain(grey: int) -> None:
 
 def test_bad_sets_are_told_and_do_not_crash() -> None:
     """Black pictures, masks that fill the picture, three pictures. Fails if NaN gets out, or nothing is said."""
-    own = drawn(40, 3, "synthetic")
+    own = sampled(40, 3, "synthetic")
     black = dataclasses.replace(own, images=np.zeros_like(own.images))
     full = dataclasses.replace(own, masks=np.ones_like(own.masks))
     for synthetic in (black, full, own.rows([0, 1, 2])):

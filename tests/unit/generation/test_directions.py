@@ -1,4 +1,4 @@
-"""Conditioning masks and conditioning images: what is read, drawn, written and refused. The network is tiny, with
+"""Conditioning masks and conditioning images: what is read, sampled, written and refused. The network is tiny, with
 random weights."""
 
 from __future__ import annotations
@@ -65,19 +65,19 @@ def test_images_for_conditioning_masks(radius: float, real: SampleSet, tmp_path:
     group, by which a test picture's mask could enter train."""
     codec = PairCodec((0.4, 0.2), (0.2, 0.4), 1, radius)
     checkpoint = random_checkpoint(tmp_path / "best_model.safetensors", 0.05, codec=codec)
-    drawn = generate_pairs(settings(checkpoint, tmp_path / "pairs", masks=str(real.root), num_samples_per_input=3))
-    assert read_samples(drawn.root).records == drawn.records
+    sampled = generate_pairs(settings(checkpoint, tmp_path / "pairs", masks=str(real.root), num_samples_per_input=3))
+    assert read_samples(sampled.root).records == sampled.records
     inputs = {r.id: r for r in real.select("train").records}
-    assert len(drawn) == 3 * len(inputs) == 12
-    for r in drawn.records:
+    assert len(sampled) == 3 * len(inputs) == 12
+    for r in sampled.records:
         source = inputs[r.id.removeprefix("syn_").rpartition("_")[0]]
         assert (r.label, r.group, r.split, r.pixel_aspect) == (source.label, source.group, "train", 1.0)
         assert r.is_synthetic
         expected = np.where(resize_anisotropic(real.read_mask(source), SIDE) > 127, 255, 0)
-        assert (drawn.read_mask(r) == expected).all()
-    assert len({r.image_hash for r in drawn.records}) == 12
-    assert drawn.info["conditioning_masks"] == sorted({r.mask_hash for r in inputs.values()})
-    assert (drawn.root / "contact_sheet.png").is_file()
+        assert (sampled.read_mask(r) == expected).all()
+    assert len({r.image_hash for r in sampled.records}) == 12
+    assert sampled.info["conditioning_masks"] == sorted({r.mask_hash for r in inputs.values()})
+    assert (sampled.root / "contact_sheet.png").is_file()
 
 
 def test_the_mask_matters_to_the_image(
@@ -85,17 +85,17 @@ def test_the_mask_matters_to_the_image(
 ) -> None:
     """Damage: the image of the noise alone, the conditioning mask laid over it afterwards."""
     monkeypatch.setattr(ConditioningInput, "number", 7)  # the same noise for all masks
-    drawn = generate_pairs(
+    sampled = generate_pairs(
         settings(checkpoint, tmp_path / "pairs", masks=str(real.root), classes=["benign"], num_samples_per_input=2)
     )
-    hashes = {r.id: r.image_hash for r in drawn.records}
+    hashes = {r.id: r.image_hash for r in sampled.records}
     assert len(hashes) == 4
     assert hashes["syn_train_benign_0_000"] != hashes["syn_train_benign_1_000"]
     again = generate_pairs(settings(checkpoint, tmp_path / "again", masks=str(real.root), classes=["benign"]))
     assert {r.id: r.image_hash for r in again.records} == {k: v for k, v in hashes.items() if k.endswith("_000")}
 
 
-def test_draws_do_not_depend_on_the_other_files(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
+def test_samples_do_not_depend_on_the_other_files(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: noise by the place in the folder."""
     folder = pictures(tmp_path / "masks", real, "masks")
     every = generate_pairs(
@@ -113,16 +113,16 @@ def test_draws_do_not_depend_on_the_other_files(real: SampleSet, checkpoint: Pat
 def test_one_class_for_masks_without_one(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: --classes that is not handed on; the first class for all."""
     folder = pictures(tmp_path / "masks", real, "masks") / "benign"
-    drawn = generate_pairs(settings(checkpoint, tmp_path / "a", masks=str(folder), classes=["malignant"]))
-    assert {r.label for r in drawn.records} == {"malignant"}
+    sampled = generate_pairs(settings(checkpoint, tmp_path / "a", masks=str(folder), classes=["malignant"]))
+    assert {r.label for r in sampled.records} == {"malignant"}
     both = generate_pairs(settings(checkpoint, tmp_path / "b", masks=str(folder), classes=CLASSES))
     assert sorted(r.label for r in both.records) == ["benign"] * 2 + ["malignant"] * 2
     assert all(r.id.startswith("syn_train_benign_") and r.label in r.id for r in both.records)
-    assert drawn.records[0].group == both.records[0].group
+    assert sampled.records[0].group == both.records[0].group
 
 
 def test_masks_of_images(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
-    """Damage: the mean of one draw; maps of the network's size; the class told to the network."""
+    """Damage: the mean of one sample; maps of the network's size; the class told to the network."""
     config = settings(checkpoint, tmp_path / "out", images=str(real.root), split="test", num_samples_per_input=5)
     rows = generate_masks(config)
     with (tmp_path / "out" / "masks.csv").open() as file:
@@ -134,8 +134,8 @@ def test_masks_of_images(real: SampleSet, checkpoint: Path, tmp_path: Path) -> N
             for name in ("masks", "mean", "uncertainty", "one_call")
         }
         assert all(p.shape == (40, 40) and p.dtype == np.uint8 for p in read.values())
-        drawn = sorted((tmp_path / "out" / "draws").glob(f"{row['id']}_*.png"))
-        assert len(drawn) == row["draws"] == 5
+        sampled = sorted((tmp_path / "out" / "samples").glob(f"{row['id']}_*.png"))
+        assert len(sampled) == row["samples"] == 5
         assert set(np.unique(read["masks"])) <= {0, 255}
         assert ((read["mean"] > 128) <= (read["masks"] == 255)).all()
         assert 0 < row["agreement"] < 1
@@ -147,7 +147,7 @@ def test_masks_of_images(real: SampleSet, checkpoint: Path, tmp_path: Path) -> N
         read_samples(tmp_path / "out")  # predicted masks are no data set to learn from
 
 
-def test_more_draws_than_a_chunk(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
+def test_more_samples_than_a_chunk(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: one chunk one batch, whatever its size; noise that the batch decides."""
     few = generate_masks(
         settings(checkpoint, tmp_path / "few", images=str(real.root), split="val", num_samples_per_input=6)
@@ -212,7 +212,7 @@ def test_folders_of_images_need_not_be_classes(real: SampleSet, tmp_path: Path) 
     assert [g.id.split("_")[0] for g in inputs] == ["malignant"] * 2 + ["normal"] * 2
 
 
-def test_one_draw_has_no_doubt(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
+def test_one_sample_has_no_doubt(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: entropy of an interpolated mask, which finds doubt along every outline."""
     config = settings(checkpoint, tmp_path / "out", images=str(real.root), split="test", num_samples_per_input=1)
     for row in generate_masks(config):

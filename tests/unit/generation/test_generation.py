@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TWO_SIZES, random_checkpoint, refuse_to_draw
+from conftest import TWO_SIZES, random_checkpoint, refuse_to_sample
 
 from medsegdiff.checkpoint import load_checkpoint, save_checkpoint
 from medsegdiff.config import DiffusionConfig, GenerateConfig
@@ -43,7 +43,7 @@ def settings(checkpoint: Path, output: Path, **changes: Any) -> GenerateConfig:
 
 @pytest.fixture(subgroup="module")
 def straight(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> SampleSet:
-    """What a run without any interruption draws."""
+    """What a run without any interruption samples."""
     return generate(settings(checkpoint, tmp_path_factory.mktemp("straight") / "pairs"))
 
 
@@ -57,16 +57,16 @@ def pictures(pairs: SampleSet) -> dict[str, tuple[bytes, bytes, float]]:
     return {r.id: (pairs.read_image(r).tobytes(), pairs.read_mask(r).tobytes(), r.pixel_aspect) for r in pairs.records}
 
 
-def count_draws(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Record every call of `draw_pairs`."""
+def count_samples(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Record every call of `sample_pairs`."""
     calls: list[dict[str, Any]] = []
-    original = drawing.draw_pairs
+    original = drawing.sample_pairs
 
     def spy(denoiser: Any, codec: Any, labels: Any, sigmas: Any, noise: Any, **options: Any) -> Any:
         calls.append({"labels": labels.tolist(), "sigmas": sigmas, **options})
         return original(denoiser, codec, labels, sigmas, noise, **options)
 
-    monkeypatch.setattr(drawing, "draw_pairs", spy)
+    monkeypatch.setattr(drawing, "sample_pairs", spy)
     return calls
 
 
@@ -112,7 +112,7 @@ def test_settings_matter(change: dict[str, Any], straight: SampleSet, checkpoint
 
 
 def test_the_grain_is_what_is_told(tmp_path: Path) -> None:
-    """Damage: a share that draw_pairs takes and drops."""
+    """Damage: a share that sample_pairs takes and drops."""
     fine = random_checkpoint(tmp_path / "fine.safetensors", diffusion=DiffusionConfig(sigma_max=2.0, sigma_min=0.1))
     found = [
         generate(settings(fine, tmp_path / f"{told}", num_samples_per_class=2, steps=3, sigma_scale=told)).records
@@ -121,7 +121,7 @@ def test_the_grain_is_what_is_told(tmp_path: Path) -> None:
     assert not {r.image_hash for r in found[0]} & {r.image_hash for r in found[1]}
 
 
-def test_autoguidance_draws_with_the_guidance_model(checkpoint: Path, straight: SampleSet, tmp_path: Path) -> None:
+def test_autoguidance_samples_with_the_guidance_model(checkpoint: Path, straight: SampleSet, tmp_path: Path) -> None:
     """Damage: the guidance model loaded and not handed on, or left out of what a folder says it was made with."""
     denoiser, card, _ = load_checkpoint(checkpoint)
     weights = {name: 0.7 * value for name, value in denoiser.state_dict().items()}
@@ -171,7 +171,7 @@ def test_a_guidance_model_that_sees_other_sizes_is_refused(checkpoint: Path, tmp
 
 
 @pytest.mark.parametrize("sampler", ["heun", "ddim"])
-def test_every_sampler_draws(sampler: Any, checkpoint: Path, tmp_path: Path) -> None:
+def test_every_sampler_samples(sampler: Any, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: a name in GenerateConfig that SAMPLERS does not know."""
     pairs = generate(settings(checkpoint, tmp_path / "pairs", num_samples_per_class=1, sampler=sampler))
     assert len(pairs) == 2
@@ -184,10 +184,12 @@ def test_more_pairs_leave_the_first_ones_as_they_are(
     """Damage: the number of items of a chunk among the counters of the noise."""
     if gate is not None:
         monkeypatch.setattr(drawing, "mask_fault", gate)
-    drawn = [pictures(generate(settings(checkpoint, tmp_path / f"{n}", num_samples_per_class=n))) for n in (3, 10, 14)]
-    for few, many in zip(drawn[:-1], drawn[1:], strict=True):
+    sampled = [
+        pictures(generate(settings(checkpoint, tmp_path / f"{n}", num_samples_per_class=n))) for n in (3, 10, 14)
+    ]
+    for few, many in zip(sampled[:-1], sampled[1:], strict=True):
         assert few == {name: many[name] for name in few}
-    assert [len(d) for d in drawn] == [6, 20, 28]
+    assert [len(d) for d in sampled] == [6, 20, 28]
 
 
 def test_a_class_alone_is_drawn_as_with_the_others(straight: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
@@ -202,7 +204,7 @@ def test_resumes_to_the_same_bytes(
     name: str, call: int, left: int, straight: SampleSet, checkpoint: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Damage: writing the record of a chunk before its pairs; drawing finished chunks again."""
+    """Damage: writing the record of a chunk before its pairs; sampling finished chunks again."""
     config, calls = settings(checkpoint, tmp_path / "pairs"), []
     original = getattr(drawing, name)
 
@@ -217,9 +219,9 @@ def test_resumes_to_the_same_bytes(
         with pytest.raises(KeyboardInterrupt):
             generate(config)
     assert not (tmp_path / "pairs").exists()
-    draws = count_draws(monkeypatch)
+    samples = count_samples(monkeypatch)
     generate(config)
-    assert len(draws) == left
+    assert len(samples) == left
     assert files(tmp_path / "pairs") == files(straight.root)
 
 
@@ -241,10 +243,10 @@ def test_leftovers_of_other_settings_are_neither_used_nor_lost(
 def test_a_finished_set_is_not_drawn_again(
     straight: SampleSet, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Damage: drawing for hours what lies there."""
-    draws = count_draws(monkeypatch)
+    """Damage: sampling for hours what lies there."""
+    samples = count_samples(monkeypatch)
     assert generate(settings(checkpoint, straight.root)).records == straight.records
-    assert draws == []
+    assert samples == []
 
 
 def test_other_settings_do_not_overwrite(straight: SampleSet, checkpoint: Path) -> None:
@@ -257,7 +259,7 @@ def test_the_network_is_told_the_class_and_the_options(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Damage: labels of one class for all; guidance bounds swapped."""
-    calls = count_draws(monkeypatch)
+    calls = count_samples(monkeypatch)
     monkeypatch.setattr(drawing, "mask_fault", lambda *_: None)
     chosen = {"guidance": 2.0, "guidance_low": 0.4, "guidance_high": 3.0, "sampler": "ddim", "mask_guidance": 1.5}
     generate(settings(checkpoint, tmp_path / "pairs", sigma_scale=0.6, **chosen))
@@ -271,22 +273,22 @@ def test_the_network_is_told_the_class_and_the_options(
 def test_refused_masks_are_drawn_again_and_counted(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Damage: keeping a refused mask; the image of one draw with the mask of another; no count."""
+    """Damage: keeping a refused mask; the image of one sample with the mask of another; no count."""
     monkeypatch.setattr(drawing, "mask_fault", corner)
-    drawn: dict[bytes, bytes] = {}
-    original = drawing.draw_batch
+    sampled: dict[bytes, bytes] = {}
+    original = drawing.sample_batch
 
     def remember(*args: Any) -> tuple[np.ndarray, np.ndarray]:
         images, masks = original(*args)
-        drawn.update({m.tobytes(): i.tobytes() for i, m in zip(images, masks, strict=True)})
+        sampled.update({m.tobytes(): i.tobytes() for i, m in zip(images, masks, strict=True)})
         return images, masks
 
-    monkeypatch.setattr(drawing, "draw_batch", remember)
+    monkeypatch.setattr(drawing, "sample_batch", remember)
     pairs = generate(settings(checkpoint, tmp_path / "pairs", num_samples_per_class=12))
     assert class_counts(pairs.records)["train"] == {"benign": 12, "malignant": 12}
     for r in pairs.records:
         assert not pairs.read_mask(r)[0, 0]
-        assert drawn[pairs.read_mask(r).tobytes()] == pairs.read_image(r).tobytes()
+        assert sampled[pairs.read_mask(r).tobytes()] == pairs.read_image(r).tobytes()
     counts = pairs.info["masks_redrawn"]
     assert set(counts) == set(CLASSES)
     assert all(c["corner"] > 0 for c in counts.values())
@@ -294,7 +296,7 @@ def test_refused_masks_are_drawn_again_and_counted(
 
 
 def test_gives_up_after_max_redraws(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damage: letting degenerate masks through in the end, or drawing for ever."""
+    """Damage: letting degenerate masks through in the end, or sampling for ever."""
     monkeypatch.setattr(drawing, "mask_fault", lambda *_: "empty")
     message = (
         r"^chunk benign_00000: found 4 of 4 masks degenerate after 2 redraws \(benign: 12 empty\); "
@@ -366,7 +368,7 @@ def test_gates(mask: np.ndarray, has_lesion: bool, fault: str | None) -> None:
 
 
 def refuse(message: str, path: Path | str, tmp_path: Path, **changes: Any) -> None:
-    refuse_to_draw(message, settings(Path(path), tmp_path / "pairs", **changes))
+    refuse_to_sample(message, settings(Path(path), tmp_path / "pairs", **changes))
 
 
 def test_unknown_class(checkpoint: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from medsegdiff.protocol.once import total_steps
 from medsegdiff.protocol.run import format_results, segment
 from medsegdiff.segmentation.models import build_model
 from medsegdiff.segmentation.training import SegmentationTrainer, predict
-from medsegdiff.training.sampling import draw_gradual, real_draws
+from medsegdiff.training.sampling import real_samples, sample_gradual
 from medsegdiff.training.supervised import training_sizes
 
 CLASSES = ["benign", "malignant"]
@@ -143,17 +143,18 @@ def test_classification_is_the_same_family(ellipses: SampleSet, tmp_path: Path) 
 
 
 def test_real_share_rises_to_one() -> None:
-    """A hundred draws. Fails if real pairs come first, if none are drawn in the end, or a draw depends on the batch."""
+    """A hundred samples. Fails if real pairs come first, if none are sampled in the end, or a sample depends on the
+    batch."""
     synthetic = torch.arange(20) < 12
     labels = torch.arange(20) % 2
-    rows = torch.cat([draw_gradual(labels, synthetic, start, 5, 100, 0, False) for start in range(0, 100, 5)])
+    rows = torch.cat([sample_gradual(labels, synthetic, start, 5, 100, 0, False) for start in range(0, 100, 5)])
     share = [float((~synthetic[part]).float().mean()) for part in rows.split(10)]
     assert share[0] <= 0.1
     assert share == sorted(share)
     assert share[-3:] == [1, 1, 1]
     assert len(rows) == 100
-    assert [real_draws(n, 100) for n in (0, 70, 100)] == [0, 35, 65]
-    whole = draw_gradual(labels, synthetic, 0, 100, 100, 0, False)
+    assert [real_samples(n, 100) for n in (0, 70, 100)] == [0, 35, 65]
+    whole = sample_gradual(labels, synthetic, 0, 100, 100, 0, False)
     assert sorted(whole.tolist()) == sorted(rows.tolist())
 
 

@@ -68,7 +68,7 @@ def test_summary_by_hand() -> None:
 
 
 def test_groups_are_the_clusters() -> None:
-    """One group of all pictures: nothing to draw. Fails if ids are taken for clusters."""
+    """One group of all pictures: nothing to sample. Fails if ids are taken for clusters."""
     together = [Picture(row.id, "one", row.label, row.dice, row.hd95) for row in FIRST]
     cell = summarise([together], MEASURES, SUBGROUPS, 50, seed=0)["all"]["dice"]
     assert [cell["low"], cell["high"]] == pytest.approx([0.5, 0.5])

@@ -19,7 +19,7 @@ from medsegdiff.diffusion.denoiser import LowRes
 from medsegdiff.errors import UserError
 from medsegdiff.training import train as train_module
 from medsegdiff.training.loop import lr_factor
-from medsegdiff.training.sampling import draw_indices
+from medsegdiff.training.sampling import sample_indices
 from medsegdiff.training.train import train
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def test_batches_of_two_sizes_hold_the_same_pairs(data: Path, tmp_path: Path, mo
         order, expected = one.denoiser.by_size(plain[2])
         assert high == expected
         mixed += 0 < high < len(x0)
-        for found, drawn in ((x0, plain[0]), (sigma, plain[2]), (noise, plain[3])):
-            assert torch.equal(found, drawn[order])
+        for found, sampled in ((x0, plain[0]), (sigma, plain[2]), (noise, plain[3])):
+            assert torch.equal(found, sampled[order])
         for name in ("label", "keep_label", "moves"):
             assert torch.equal(getattr(cond, name), getattr(plain[1], name)[order]), name
     assert mixed
@@ -80,12 +80,12 @@ def test_batches_of_two_sizes_hold_the_same_pairs(data: Path, tmp_path: Path, mo
     assert [small._batch(4 * step, step)[4] for step in range(9)] == [0] * 9
     assert 0.25 < small.small_price < 0.5  # full-size steps hold pairs that are seen small, and cost less than full
     high = (0.25 / small.small_price - 1) / (0.25 - 1)  # share of such pairs, from the price
-    drawn = [int(one._batch(4 * step, step)[4]) for step in range(400)]
-    assert high == pytest.approx(sum(drawn) / 1600, abs=0.05)
+    sampled = [int(one._batch(4 * step, step)[4]) for step in range(400)]
+    assert high == pytest.approx(sum(sampled) / 1600, abs=0.05)
 
 
 def test_two_sizes_resume_and_load(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damage: sizes left out of what a run is known by, or of the checkpoint's card: it would draw with one size."""
+    """Damage: sizes left out of what a run is known by, or of the checkpoint's card: it would sample with one size."""
     config = settings(data, tmp_path / "run", model=TWO_SIZES)
     with monkeypatch.context() as patch:
         patch.setattr(train_module, "clip_gradients", fail_at(4, train_module.clip_gradients))
@@ -104,7 +104,7 @@ def test_told_augmentation_reaches_the_network(data: Path, tmp_path: Path) -> No
     """Damage: what is told lost on the way, or told of other pictures; checkpoints that do not load."""
     one = trainer(data, tmp_path / "one", augment_prob=0.5)
     x0, cond, *_ = one._batch(0, 0)
-    images, masks, labels = one.resident[32].batch(draw_indices(one.train_set.labels, 0, 4, 0, True))
+    images, masks, labels = one.resident[32].batch(sample_indices(one.train_set.labels, 0, 4, 0, True))
     images, masks, told = augment_told(
         images, masks, train_module.GENERATIVE, 0.5, generator(0, 0, train_module.AUGMENT)
     )

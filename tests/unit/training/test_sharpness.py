@@ -46,7 +46,7 @@ def detail(images: torch.Tensor) -> float:
 def test_moving_pictures_does_not_blur_them(
     pairs: SampleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progressive_resizing: float
 ) -> None:
-    """Damage: pictures moved at the size that the network sees: their finest detail is gone, and is never drawn."""
+    """Damage: pictures moved at the size that the network sees: their finest detail is gone, and is never sampled."""
     monkeypatch.setattr("medsegdiff.training.settings.SMALLEST", SIDE // 2)
     still = AugmentConfig(mirror=0, zoom_in=0, gamma=0, gain=0)
     shifted = dataclasses.replace(train_module.GENERATIVE, mirror=0, gamma=0, gain=0)

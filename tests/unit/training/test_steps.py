@@ -18,7 +18,7 @@ from medsegdiff.errors import UserError
 from medsegdiff.training import train as train_module
 from medsegdiff.training.loop import LoopConfig, Scalars, run_loop
 from medsegdiff.training.processes import SingleProcess
-from medsegdiff.training.sampling import draw_indices
+from medsegdiff.training.sampling import sample_indices
 from medsegdiff.training.train import DiffusionTrainer
 
 WAITS = {"aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal"}  # what hands a number to the host
@@ -94,9 +94,11 @@ def test_a_step_reads_nothing(
         model=ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2),
     )  # fmt: skip
     learner = DiffusionTrainer(config, read_samples(ellipses.root))
-    drawn = {first: draw_indices(learner.train_set.labels, first, 4, 0, True) for first in range(0, 8 * accumulate, 4)}
-    # Draws count on the CPU, where nobody is waited for
-    monkeypatch.setattr(train_module, "draw_indices", lambda _, first, *rest: drawn[first])
+    sample_ids = {
+        first: sample_indices(learner.train_set.labels, first, 4, 0, True) for first in range(0, 8 * accumulate, 4)
+    }
+    # Samples count on the CPU, where nobody is waited for
+    monkeypatch.setattr(train_module, "sample_indices", lambda _, first, *rest: sample_ids[first])
     with Watched() as watched:
         scalars = learner.train_step(0)
         learner.train_step(1)
@@ -107,8 +109,8 @@ def test_a_step_reads_nothing(
     numbers = {name: float(value) for name, value in scalars.items()}
     assert numbers["loss"] == pytest.approx(numbers["image_loss"] + numbers["mask_loss"])
     monkeypatch.undo()
-    rows = [row for first in range(4 * accumulate, 8 * accumulate, 4) for row in drawn[first].tolist()]
-    assert learner.drawn(1) == [learner.train_set.records[row].id for row in rows]
+    rows = [row for first in range(4 * accumulate, 8 * accumulate, 4) for row in sample_ids[first].tolist()]
+    assert learner.sample_ids(1) == [learner.train_set.records[row].id for row in rows]
 
 
 def test_numbers_are_read_many_at_a_time(tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_numbers_are_read_many_at_a_time(tmp_path: Path) -> None:
 def test_a_spoilt_step_is_found_among_those_read_together(tmp_path: Path) -> None:
     """Damage: naming the step at which the loss was read; checking the last of them only; naming other pairs."""
     learner = Learner(spoilt=6)
-    config = loop(tmp_path, drawn=lambda step: [f"pair_{step}_{n}" for n in range(20)])
+    config = loop(tmp_path, sample_ids=lambda step: [f"pair_{step}_{n}" for n in range(20)])
     with pytest.raises(UserError, match=r"^training step 6: found loss .*nan.* of the pairs pair_6_0, .*") as caught:
         run_loop(learner, config, "training")
     assert "pair_6_15 and 4 more; expected finite numbers. Lower --lr" in str(caught.value)

@@ -176,7 +176,7 @@ def test_curves_are_written_before_the_state(data: Path, tmp_path: Path, monkeyp
 def test_curves_go_on_without_gap_and_without_doubles(
     data: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Damage: no purge_step, which draws the steps after the last state twice."""
+    """Damage: no purge_step, which samples the steps after the last state twice."""
     config = settings(data, tmp_path / "run", evals=6)
     with monkeypatch.context() as patch:
         # As SIGKILL, which closes nothing: after the evaluation of step 5 (last state: 4)
@@ -250,13 +250,13 @@ def test_learns(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("alone", "led"), [(0.25, True), (0.0, False)])
 def test_sample_grids_are_guided_as_pairs_are(data: Path, tmp_path: Path, alone: float, led: bool) -> None:
-    """Damage: grids of what no user gets, drawn without the mask's guidance, or steered away from what was never
+    """Damage: grids of what no user gets, sampled without the mask's guidance, or steered away from what was never
     learnt."""
     diffusion = DiffusionConfig(share_marginal=alone)
     learner = trainer(data, tmp_path, diffusion=diffusion, eval_samples=2, eval_steps=4)
     calls: list[int] = []
     learner.ema.model.register_forward_pre_hook(lambda *_: calls.append(1))
-    learner.validator.draw(learner.ema.model)
+    learner.validator.sample(learner.ema.model)
     guidance, sigmas = default_guidance(diffusion), sigma_table("joint", diffusion, 4)
     assert len(calls) == guidance.calls(sigmas)
     assert (len(calls) > 4) == led
@@ -280,14 +280,14 @@ def test_steps_depend_on_their_number_only(data: Path, tmp_path: Path) -> None:
 def test_accumulation_takes_the_next_draws(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage: the same pairs in every part of a step."""
     learner, seen = trainer(data, tmp_path, accumulate=2), []
-    monkeypatch.setattr(learner, "_loss", lambda draw, number: (seen.append((draw, number)), torch.zeros(2))[1])
+    monkeypatch.setattr(learner, "_loss", lambda sample, number: (seen.append((sample, number)), torch.zeros(2))[1])
     for step in range(2):
         with pytest.raises(RuntimeError, match="does not require grad"):
             learner.train_step(step)
     assert seen == [(0, 0), (8, 2)]
     parameter = next(learner.denoiser.parameters())
     monkeypatch.setattr(
-        learner, "_loss", lambda draw, number: (seen.append((draw, number)), parameter.sum() * torch.ones(2))[1]
+        learner, "_loss", lambda sample, number: (seen.append((sample, number)), parameter.sum() * torch.ones(2))[1]
     )
     seen.clear()
     for step in range(2):
