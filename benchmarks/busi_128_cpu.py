@@ -1,4 +1,4 @@
-"""Real BUSI at 128 px on two CPU cores: all five phases and the evaluation, and the table that is told from them.
+"""Real BUSI at 128 px on two CPU cores: all five phases and the evaluation, and the table that is reported from them.
 
     python benchmarks/busi_128_cpu.py --input_dir Dataset_BUSI_with_GT --run_dir runs/busi_128
 
@@ -56,7 +56,7 @@ def segment_command(run: str, arm: str, data: str, seeds: list[int]) -> str:
 
 
 def mix_commands(run: str, name: str, seeds: list[int]) -> dict[str, str]:
-    """Name -> command line of combining and training as `MIXES` tells."""
+    """Name -> command line of combining and training as `MIXES` says."""
     ratio, mixing = MIXES[name]
     data = f"{run}/data_combined" if ratio is None else f"{run}/data_ratio_{ratio:g}"
     few = "" if ratio is None else f"--ratio {ratio:g} "
@@ -99,11 +99,11 @@ def run_all(lines: dict[str, str], run: Path) -> None:
         print(f"$ python {line}", flush=True)
         started = time.perf_counter()
         subprocess.run([sys.executable, *shlex.split(line)], cwd=ROOT, check=True)
-        spent = seconds_told(run, name) or time.perf_counter() - started
+        spent = seconds_reported(run, name) or time.perf_counter() - started
         write_json(file, seconds | {name: round(spent, 1)})
 
 
-def seconds_told(run: Path, name: str) -> float | None:
+def seconds_reported(run: Path, name: str) -> float | None:
     """What trainings say that they took, over all resumed parts; None for the other phases."""
     if name == "train":
         return float(read_json(run / "checkpoints" / SUMMARY_FILE)["seconds"])
@@ -123,8 +123,8 @@ def dice_cells(run: Path, arm: str) -> tuple[dict[str, Any], str, list[str]]:
     seeds = ", ".join(f"{v:.3f}" for v in scores["test_by_run"]["all"]["dice"])
     if arm == "real":
         return scores, seeds, ["", "1"]
-    told = read_json(folder / "comparison.json")["subgroups"]["all"]["dice"]
-    return scores, seeds, [cell(told["difference"]), cell(told["ratio"])]
+    reported = read_json(folder / "comparison.json")["subgroups"]["all"]["dice"]
+    return scores, seeds, [cell(reported["difference"]), cell(reported["ratio"])]
 
 
 def dice_table(run: Path) -> list[str]:
@@ -145,8 +145,8 @@ def dice_table(run: Path) -> list[str]:
 
 def verdict_lines(run: Path) -> list[str]:
     """What the evaluation report says, metric by metric."""
-    told = read_json(run / "evaluation" / REPORT_FILE)["verdicts"]
-    return [f"- **{v['metric']}**: {v['outcome']}. {v['sentence']}" for v in told]
+    reported = read_json(run / "evaluation" / REPORT_FILE)["verdicts"]
+    return [f"- **{v['metric']}**: {v['outcome']}. {v['sentence']}" for v in reported]
 
 
 def balance_lines(run: Path) -> list[str]:

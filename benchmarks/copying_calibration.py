@@ -3,9 +3,9 @@
     python benchmarks/copying_calibration.py --real_data samples --synthetic_data samples
 
 Real pictures are dealt to train and held-out anew, by groups of near-duplicates and with as many in train as before, so
-that no deal has anything to do with what the generator learnt: the share nearest to train is then chance alone. Told
-are the alarms of the test, and those of the one that it replaced: an interval over the synthetic pictures alone, and
-equally many real ones chosen picture by picture, which thins the near-duplicates of the larger side. Writes
+that no deal has anything to do with what the generator learnt: the share nearest to train is then chance alone.
+Reported are the alarms of the test, and those of the one that it replaced: an interval over the synthetic pictures
+alone, and equally many real ones chosen picture by picture, which thins the near-duplicates of the larger side. Writes
 docs/results/copying_calibration.md and .json.
 """
 
@@ -93,9 +93,9 @@ def page(found: dict[str, Any], command: str) -> str:
             f"{means.mean():.3f} ({means.std():.3f}) | {100 * alarms:.0f} % |"
         )
     reached = np.mean([deal["test"]["mean"] >= found["true"]["test"]["mean"] for deal in found["chance"]])
-    told = found["pictures"]
+    reported = found["pictures"]
     words = (
-        f"{told['synthetic']} synthetic pictures; {told['all']} real ones, {told['train']} of them in train, dealt "
+        f"{reported['synthetic']} synthetic pictures; {reported['all']} real ones, {reported['train']} of them in train, dealt "
         f"anew {len(found['chance'])} times by groups of near-duplicates (numpy seed 0). By chance alone the share "
         f"nearest to train is as large as that of these pairs in {100 * reached:.0f} % of the deals. Written by"
     )

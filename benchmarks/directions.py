@@ -222,7 +222,7 @@ def page(found: dict[str, Any]) -> str:
         "",
         "## Does the mask follow the image?",
         "",
-        f"Masks of the {back['images']} {split} images, {back['samples']} samples each; no class is told.",
+        f"Masks of the {back['images']} {split} images, {back['samples']} samples each; no class is given.",
         "",
         "| mask | Dice with the true mask |",
         "|---|---|",

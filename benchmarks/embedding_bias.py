@@ -5,8 +5,8 @@
 `medsegdiff evaluate` asks for which share of synthetic pictures the nearest real one is a train picture, by networks of
 which each reference models the half of the train pictures that it did not learn. Here they learn from all of them
 instead, or from pictures that are neither train nor held-out: those of the phantom, and half of the first synthetic
-set, which is then left out of that set. Without a bias the shares are the same; how many planted copies are found tells
-what each is worth, and the shares by the networks of one deal alone tell how far chance in training moves them.
+set, which is then left out of that set. Without a bias the shares are the same; how many planted copies are found says
+what each is worth, and the shares by the networks of one deal alone say how far chance in training moves them.
 Networks that have learnt nothing stand beside them. Held-out pictures are compared with, nothing is learnt from them.
 Writes docs/results/embedding_bias.md and .json; `--keep` leaves the rows of that JSON as they are and adds what is
 missing.
@@ -44,7 +44,7 @@ from medsegdiff.files import read_json, write_bytes, write_json
 
 RESULTS = ROOT / "docs" / "results"
 SIZE, STEPS, RESAMPLES = 128, EvaluateConfig.embedding_steps, 400
-FEW = 2  # resamples of an interval that is not told
+FEW = 2  # resamples of an interval that is not reported
 CPU = torch.device("cpu")
 
 
@@ -105,13 +105,13 @@ def rows(
                 continue
             model = learnt(pairs, real, seed, halves, steps)
             audits = {label: evaluated(model, synthetic, real) for label, synthetic in rest.items()}
-            shares = {label: told.statistics.nearest_to_train for label, told in audits.items()}
+            shares = {label: reported.statistics.nearest_to_train for label, reported in audits.items()}
             print(name, seed, {label: str(share) for label, share in shares.items()}, flush=True)
             yield {
                 "learnt from": name,
                 "pictures": (len(pairs) // PARTS if halves else len(pairs)) if steps else 0,
                 "seed": seed,
-                "planted": {kind: told.detected for kind, told in audits[first].planted.items()},
+                "planted": {kind: reported.detected for kind, reported in audits[first].planted.items()},
                 "shares": {label: {"mean": s.value, "low": s.low, "high": s.high} for label, s in shares.items()},
                 "alone": {label: alone(model, synthetic, real) for label, synthetic in rest.items()},
             }

@@ -190,7 +190,7 @@ COLUMNS = (
     Column("margin irregularity, malignant - benign", f"{DIFFERENCE}/irregularity/synthetic",
            f"{DIFFERENCE}/irregularity/real", "labels collapse"),
     Column("agreement, Dice", "agreement/masks/all/synthetic", "agreement/masks/all/held_out", "masks shrunk"),
-    Column("classes told, AUC", "agreement/classes/synthetic/AUC", "agreement/classes/held_out/AUC", "labels"),
+    Column("classes predicted, AUC", "agreement/classes/synthetic/AUC", "agreement/classes/held_out/AUC", "labels"),
     Column("nearest to train, embedding", "privacy/embedding/nearest_to_train", "privacy/embedding/baseline", ""),
     Column("beyond the limit, embedding", "privacy/embedding/beyond_95", None, "copies_30 copies_100"),
     Column("beyond the limit, detail", "privacy/fine_detail/beyond_95", None, "copies_30 copies_100"),

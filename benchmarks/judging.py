@@ -21,7 +21,7 @@ def medsegdiff(*words: str) -> None:
 def sampled_and_evaluated(
     folder: Path, checkpoint: Path, real: str, reference_models: Path | None, flags: list[str]
 ) -> dict[str, Any]:
-    """Sample pairs with `flags` into folder/synthetic, evaluate them against val, and tell `figures`; goes on."""
+    """Sample pairs with `flags` into folder/synthetic, evaluate them against val, and say `figures`; goes on."""
     sampled, report = folder / "synthetic", folder / "report"
     medsegdiff("generate", "--checkpoint_path", str(checkpoint), "--output_dir", str(sampled), *flags)
     reference_model = [] if reference_models is None else ["--reference_models_dir", str(reference_models)]

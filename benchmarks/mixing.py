@@ -43,7 +43,7 @@ def commands(run: str, name: str, seeds: list[int]) -> list[str]:
     return list(mix_commands(run, name, seeds).values())
 
 
-def told(run: Path, name: str) -> dict[str, Any]:
+def reported(run: Path, name: str) -> dict[str, Any]:
     """Numbers of train pairs, and val Dice of every seed."""
     scores = read_json(run / f"segmentation_{name}" / SCORES_FILE)
     return {"train_pairs": scores["pairs"]["train"]} | {name: scores[name] for name in ("val_dice", "steps", "runs")}
@@ -87,7 +87,7 @@ def main() -> None:
             print(f"$ python {line}", flush=True)
             subprocess.run([sys.executable, *shlex.split(line)], cwd=ROOT, check=True)
     done = [name for name in (REAL, *MIXES) if (options.run_dir / f"segmentation_{name}" / SCORES_FILE).is_file()]
-    found = {name: told(options.run_dir, name) for name in done}
+    found = {name: reported(options.run_dir, name) for name in done}
     text = [
         "# Real and synthetic pairs together",
         "",

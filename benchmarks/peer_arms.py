@@ -142,10 +142,10 @@ class OurArm:
     ) -> tuple[Tensor, Tensor]:
         """As `generate` does by default, in at most `calls`; or by `sampler` at the levels `sigmas` (T + 1, 2)."""
         model: Denoiser = self.trainer.ema.model
-        defaults, guidance, told = self.defaults, NONE, 1.0
+        defaults, guidance, sigma_scale = self.defaults, NONE, 1.0
         if sigmas is None:
             guidance = default_guidance(self.trainer.config.diffusion)
-            told = defaults.sigma_scale
+            sigma_scale = defaults.sigma_scale
             walks = (
                 sigma_table("joint", self.trainer.config.diffusion, n) for n in range(min(calls, defaults.steps), 1, -1)
             )
@@ -158,7 +158,7 @@ class OurArm:
         with autocast(self.trainer.device, self.setting.precision):
             return sample_pairs(
                 model, self.codec, labels, sigmas, noise, sampler=sampler or defaults.sampler, guidance=guidance,
-                sigma_scale=told,
+                sigma_scale=sigma_scale,
             )  # fmt: skip
 
     def save(self, path: Path, step: int) -> None:

@@ -1,8 +1,8 @@
 """Networks of other libraries behind one interface, each sized and trained as its own documentation does.
 
-A peer has two channels, image and mask, in [-1, 1], and is told the class where the library offers that. What the
-documentation leaves open is stated in `Recipe.note`. Nothing here is tuned to breast ultrasound, in either direction.
-One more, `diffusers_small`, has a network as small as ours, so that size alone does not decide.
+A peer has two channels, image and mask, in [-1, 1], and is conditioned on the class where the library offers that. What
+the documentation leaves open is stated in `Recipe.note`. Nothing here is tuned to breast ultrasound, in either
+direction. One more, `diffusers_small`, has a network as small as ours, so that size alone does not decide.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Recipe:
     augment: AugmentConfig
     sampler: str  # the quick one that the library offers
     note: str = ""
-    classes: bool = True  # whether the network can be told a class: without it there are no labelled pairs
+    classes: bool = True  # whether the network can be conditioned on a class: without it there are no labelled pairs
 
     def batch_at(self, size: int) -> int:
         """Pairs a step for as many pixels a step as in the documentation."""

@@ -34,7 +34,7 @@ TRAIN_FACTOR = 3  # a training step computes the forward pass and, for the backw
 MATRIX = {"cpu": 2048, "cuda": 8192}  # side of the matrices of the measured peak
 SWEEP = [2**n for n in range(10)]
 KIB_A_GIB = 2**20
-REFERENCE_SIDE = 128  # side of the pictures, pixels, that --speed_batch is told for
+REFERENCE_SIDE = 128  # side of the pictures, pixels, that --speed_batch is reported for
 
 
 def setting_of(options: argparse.Namespace, size: int, precision: str, batch: int) -> Setting:
@@ -137,7 +137,7 @@ def memory_of(name: str, options: argparse.Namespace, size: int, precision: str)
     done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode < 0:
         return {"failed": "killed by the system, probably for its memory"}
-    if done.returncode:  # nothing that a table should tell
+    if done.returncode:  # nothing that a table should show
         raise RuntimeError(f"memory of {name} at {size} px:\n{done.stderr.strip()[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found

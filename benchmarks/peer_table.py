@@ -32,9 +32,9 @@ def machine() -> dict[str, str]:
         lines = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         lines = []
-    told = dict(part.split(":", 1) for part in lines if ":" in part)
-    if "Model name" in told:
-        found["cpu"] = f"{told['Model name'].strip()}, {told.get('CPU(s)', '?').strip()} CPUs"
+    formatted = dict(part.split(":", 1) for part in lines if ":" in part)
+    if "Model name" in formatted:
+        found["cpu"] = f"{formatted['Model name'].strip()}, {formatted.get('CPU(s)', '?').strip()} CPUs"
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     for recipe, _ in PEERS.values():
@@ -46,7 +46,7 @@ def machine() -> dict[str, str]:
 
 
 def collect(run: Path) -> dict[str, Any]:
-    """Everything that the tables tell, from the JSON files of a run."""
+    """Everything that the tables say, from the JSON files of a run."""
     speed = run / SPEED_FILE
     order = {name: place for place, name in enumerate(arm_names())}
     figures = [read_json(file) for file in sorted(run.glob(f"*/seed_*/{FIGURES_FILE}"))]
@@ -73,7 +73,7 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
 
 
-def told(value: float | None, digits: int = 3) -> str:
+def formatted(value: float | None, digits: int = 3) -> str:
     """A number with so many significant digits, without an exponent."""
     if value is None:
         return NONE
@@ -82,12 +82,16 @@ def told(value: float | None, digits: int = 3) -> str:
 
 
 def interval(value: dict[str, float] | None) -> str:
-    return NONE if value is None else f"{told(value['value'])} [{told(value['low'])}, {told(value['high'])}]"
+    return (
+        NONE
+        if value is None
+        else f"{formatted(value['value'])} [{formatted(value['low'])}, {formatted(value['high'])}]"
+    )
 
 
 def ratio(a: float | None, b: float | None) -> str:
     """a / b."""
-    return NONE if a is None or not b else f"{told(a / b, 2)}x"
+    return NONE if a is None or not b else f"{formatted(a / b, 2)}x"
 
 
 def speed_table(rows: dict[str, Row], peak: float | None) -> list[str]:
@@ -107,8 +111,8 @@ def speed_table(rows: dict[str, Row], peak: float | None) -> list[str]:
         speed, flop, call = row["images_per_second"], row["gflop"], row["seconds_a_call"]
         share = f"{100 * TRAIN_FACTOR * flop * speed / peak:.0f} %" if peak else NONE
         lines.append([
-            title_of(name), told(row["parameters"] / 1e6), told(flop), ratio(flop, ours.get("gflop")), told(speed),
-            ratio(ours.get("images_per_second"), speed), told(memory), ratio(memory, ours.get("memory", {}).get("gib")),
+            title_of(name), formatted(row["parameters"] / 1e6), formatted(flop), ratio(flop, ours.get("gflop")), formatted(speed),
+            ratio(ours.get("images_per_second"), speed), formatted(memory), ratio(memory, ours.get("memory", {}).get("gib")),
             share, *drawn_in(row, call),
         ])  # fmt: skip
     return table(header, lines)
@@ -117,7 +121,7 @@ def speed_table(rows: dict[str, Row], peak: float | None) -> list[str]:
 def drawn_in(row: dict[str, Any], call: float) -> list[str]:
     """Seconds a pair of the short walk and the long one; ours as measured: its calls at high noise are cheaper."""
     whole = row.get("sampling") or {"default": CALLS * call, "ddpm_1000": LONG_CALLS * call}
-    return [told(whole["default"]), told(whole["ddpm_1000"])]
+    return [formatted(whole["default"]), formatted(whole["ddpm_1000"])]
 
 
 def speed_lines(speed: dict[str, Any]) -> list[str]:
@@ -138,14 +142,14 @@ def speed_lines(speed: dict[str, Any]) -> list[str]:
             continue
         peak, about = speed["peak"].get(precision), speed["about"][key]
         how = f"{about['threads']} threads, batches of {about['batch']}, {about['rounds']} rounds."
-        lines += [f"{how} Matrix products: {told(peak)} GFLOP/s measured here.", "", *speed_table(rows, peak)]
+        lines += [f"{how} Matrix products: {formatted(peak)} GFLOP/s measured here.", "", *speed_table(rows, peak)]
         sampling = rows.get(OURS, {}).get("sampling")
         if sampling:
             faster = ratio(sampling["ddpm_1000"], sampling["default"])
             lines += [
                 "",
-                f"A pair by our default sampler (at most {CALLS} calls, sampled whole): {told(sampling['default'])} s; "
-                f"by 1000 steps of ddpm {told(sampling['ddpm_1000'])} s ({sampling['timed_calls']} timed and "
+                f"A pair by our default sampler (at most {CALLS} calls, sampled whole): {formatted(sampling['default'])} s; "
+                f"by 1000 steps of ddpm {formatted(sampling['ddpm_1000'])} s ({sampling['timed_calls']} timed and "
                 f"multiplied): {faster}.",
             ]
         if key in speed["sweep"]:
@@ -156,7 +160,7 @@ def speed_lines(speed: dict[str, Any]) -> list[str]:
 def sweep_table(found: dict[str, dict[str, float]]) -> list[str]:
     """A column a batch size; empty where memory did not hold it."""
     batches = sorted({int(batch) for row in found.values() for batch in row})
-    cells = [[title_of(name), *[told(row.get(str(b))) for b in batches]] for name, row in found.items()]
+    cells = [[title_of(name), *[formatted(row.get(str(b))) for b in batches]] for name, row in found.items()]
     return table(["network", *map(str, batches)], cells)
 
 
@@ -180,7 +184,7 @@ def train_table(found: dict[str, Any]) -> list[str]:
             evaluated.get("refused", interval(frechet)),
             ratio((frechet or {}).get("value"), ours.get(f["seed"], {}).get("value")),
             interval(evaluated.get("agreement")), evaluated.get("privacy") or NONE,
-            told(float(np.mean(f["dice"]["dice"]))) if "dice" in f else NONE, interval(f.get("relative")),
+            formatted(float(np.mean(f["dice"]["dice"]))) if "dice" in f else NONE, interval(f.get("relative")),
         ])  # fmt: skip
     return table(header, lines)
 

@@ -161,7 +161,7 @@ def sampled_pairs(
 ) -> SampleSet:
     """`options.pairs` of each class as samples, or what `sample_classes` gave up with.
 
-    With what a checkpoint tells of the pictures that it learnt.
+    With what a checkpoint says of the pictures that it learnt.
     """
     train = real.select("train").records
     trained = read_json(folder / TRAINED_FILE)
@@ -175,7 +175,7 @@ def sampled_pairs(
     digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()[:12]
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in train]
     records: list[SampleRecord] = []
-    told: dict[str, Any] = {}
+    reported: dict[str, Any] = {}
     started = time.perf_counter()
     with staged_folder(target, fingerprint) as staging:
         sample = functools.partial(arm.sample, calls=CALLS)
@@ -183,7 +183,7 @@ def sampled_pairs(
         for number, label in enumerate(real.classes):
             aspects = [r.width * r.pixel_aspect / r.height for r in train if r.label == label]
             found, sampled, passed = everything[number]
-            told[label] = {"sampled": sampled, "lesion_masks": passed}
+            reported[label] = {"sampled": sampled, "lesion_masks": passed}
             for index, (image, mask) in enumerate(found):
                 choice = torch.randint(len(aspects), (1,), generator=generator(seed, number, index, ASPECT))
                 id = f"{name}_{label}_{index:05d}"
@@ -193,10 +193,10 @@ def sampled_pairs(
                         source=f"{SYNTHETIC}{digest}", pixel_aspect=aspects[int(choice)],
                     )
                 )  # fmt: skip
-        told["seconds"] = time.perf_counter() - started
+        reported["seconds"] = time.perf_counter() - started
         provenance = {"sha256": digest, "step": trained["steps"], "train_hashes": hashes}
         write_samples(
-            staging, records, classes=real.classes, fingerprint=fingerprint, checkpoint=provenance, drawing=told
+            staging, records, classes=real.classes, fingerprint=fingerprint, checkpoint=provenance, drawing=reported
         )
     return read_samples(target)
 
@@ -232,7 +232,7 @@ def evaluated(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def figures_of(report: dict[str, Any]) -> dict[str, Any]:
-    """The figures of an evaluation report that the table tells."""
+    """The figures of an evaluation report that the table says."""
     metrics = report["metrics"]
     frechet = metrics["distances"]["spaces"]["radiomics"].get("all", {}).get("frechet", {})  # not of a few pairs
     masks = metrics["agreement"].get("masks", {}).get("all", {})

@@ -3,11 +3,11 @@
     python benchmarks/recipe.py --real_data samples --run_dir runs/recipe --reference_models_dir runs/reference models
 
 Every arm is the settings file with some flags changed. Arms whose step costs more or less get fewer or more steps: the
-time of a step is measured for all of them in turns, in one run, before anything is trained. What is told of an arm: the
-loss on val (always with the same weights), and how pairs sampled as `generate` does by default (without --mask_guidance
-where images alone were not learnt) compare with val pictures in `medsegdiff evaluate`. The test split is not looked at.
-Finished runs are kept in --run_dir; the same command goes on. Writes docs/results/recipe.md and .json, for the
-questions in QUESTIONS, and ablation.md for those in ABLATION.
+time of a step is measured for all of them in turns, in one run, before anything is trained. What is reported of an arm:
+the loss on val (always with the same weights), and how pairs sampled as `generate` does by default (without
+--mask_guidance where images alone were not learnt) compare with val pictures in `medsegdiff evaluate`. The test split
+is not looked at. Finished runs are kept in --run_dir; the same command goes on. Writes docs/results/recipe.md and
+.json, for the questions in QUESTIONS, and ablation.md for those in ABLATION.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ QUESTIONS: dict[str, dict[str, Flags]] = {
         "binary": {"diffusion.sdf_truncation": 0},
         "distance up to 4": {"diffusion.sdf_truncation": 4},
     },
-    "augmentation told to the network": {"a fifth": {"augment_prob": 0.2}, "two fifths": {"augment_prob": 0.4}},
+    "augmentation passed to the network": {"a fifth": {"augment_prob": 0.2}, "two fifths": {"augment_prob": 0.4}},
     "conditional samples": {
         "none": {
             "diffusion.share_independent": 0, "diffusion.share_mask_clean": 0,
@@ -94,7 +94,7 @@ ABLATION: dict[str, Flags] = {
 
 
 def arms() -> dict[str, Flags]:
-    """Every arm by its name, which for questions tells the question too."""
+    """Every arm by its name, which for questions says the question too."""
     named = {f"{question}: {arm}": flags for question, group in QUESTIONS.items() for arm, flags in group.items()}
     return {BASE: {}} | named | ABLATION
 

@@ -41,9 +41,9 @@ def settings(guidance_model: str | None) -> dict[str, dict[str, Any]]:
     """Name -> flags of `generate`: one change at a time, but for those that compare samplers as they are."""
     found: dict[str, dict[str, Any]] = {"default": {}}
     found |= {f"mask guidance {w}": {"mask_guidance": w} for w in (1, 1.5, 3)}
-    found |= {f"noise told {share}": {"sigma_scale": share} for share in (0.9, 0.8)}
+    found |= {f"noise scaled {share}": {"sigma_scale": share} for share in (0.9, 0.8)}
     found |= {f"{n} steps": {"steps": n} for n in (8, 11, 20, 40, 200)}
-    found |= {f"unguided, nothing told, {n} steps": PLAIN | {"steps": n} for n in (DEFAULTS.steps, 20, 200)}
+    found |= {f"unguided, noise not scaled, {n} steps": PLAIN | {"steps": n} for n in (DEFAULTS.steps, 20, 200)}
     found |= {f"{name} {n}": {"sampler": name, "steps": n} for name, n in (("ddim", 15), ("heun", 8), ("ddpm", 40))}
     found |= {f"class guidance {w}": {"guidance": w} for w in (1.5, 2.0)}
     if guidance_model:
@@ -150,10 +150,10 @@ def main() -> None:
         words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
         words += ["--num_samples_per_class", str(options.pairs)]
         if not is_done(folder / "figures.json", of := known_as[name]):
-            told = sampled_and_evaluated(
+            reported = sampled_and_evaluated(
                 folder, options.checkpoint_path, options.real_data, options.reference_models_dir, words
             )
-            write_json(folder / "figures.json", told | {"of": of})
+            write_json(folder / "figures.json", reported | {"of": of})
     files = {name: options.run_dir / name.replace(" ", "_") / "figures.json" for name in chosen}
     done = [name for name in chosen if is_done(files[name], known_as[name])]
     found = {name: {k: v for k, v in read_json(files[name]).items() if k != "of"} for name in done}
@@ -162,8 +162,8 @@ def main() -> None:
         table_of = sigma_table("joint", card.diffusion, chosen[name].get("steps", DEFAULTS.steps))
         row["calls"] = calls(chosen[name], card.diffusion)
         row["seconds"] = seconds_a_pair(row["calls"], table_of, denoiser, times)
-    told = {"seconds_a_level": times, "settings": found}
-    (RESULTS / "sampling.json").write_text(json.dumps(told, indent=2) + "\n")
+    reported = {"seconds_a_level": times, "settings": found}
+    (RESULTS / "sampling.json").write_text(json.dumps(reported, indent=2) + "\n")
     notes = RESULTS / "sampling_notes.md"
     words = notes.read_text() + "\n" if notes.is_file() else ""
     (RESULTS / "sampling.md").write_text("# Sampler, network calls, guidance\n\n" + words + table(found))

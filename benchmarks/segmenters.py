@@ -60,7 +60,7 @@ def commands(args: argparse.Namespace) -> dict[str, str]:
     for name in args.arms:
         _, data, flags = ARMS[name]
         line = f"train_segmentation.py --data_dir {args.run_dir}/{data} {flags} --seeds {seeds}"
-        if data == GROUPED and name != "classify":  # STU-Hospital tells no classes
+        if data == GROUPED and name != "classify":  # STU-Hospital says no classes
             line += f" --test_data {args.stu_dir}"
         lines[name] = f"{line} --output_dir {args.run_dir}/{name}"
     return lines
@@ -91,15 +91,17 @@ def execute(line: str) -> float:
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    """Everything that the tables tell of an arm, from its JSON and CSV files."""
+    """Everything that the tables say of an arm, from its JSON and CSV files."""
     scores = json.loads((folder / "scores.json").read_text())
-    told = {key: scores[key] for key in ("test", "test_by_run", "seconds", "steps", "best_step", "parameters", "pairs")}
-    told["config"] = {k: v for k, v in scores["config"].items() if not k.endswith("_dir") and k != "test_data"}
-    told["val"] = scores.get("val_dice") or scores["val_auc"]
+    reported = {
+        key: scores[key] for key in ("test", "test_by_run", "seconds", "steps", "best_step", "parameters", "pairs")
+    }
+    reported["config"] = {k: v for k, v in scores["config"].items() if not k.endswith("_dir") and k != "test_data"}
+    reported["val"] = scores.get("val_dice") or scores["val_auc"]
     external = folder / "external" / "scores.json"
-    told["external"] = json.loads(external.read_text()) if external.exists() else {}
+    reported["external"] = json.loads(external.read_text()) if external.exists() else {}
     memory = folder.parent / f"{folder.name}_memory.json"
-    return told | (json.loads(memory.read_text()) if memory.exists() else {})
+    return reported | (json.loads(memory.read_text()) if memory.exists() else {})
 
 
 def take_out(run: Path) -> None:
@@ -238,11 +240,11 @@ def leak_lines(found: dict[str, Any]) -> list[str]:
     ]
     leak = found["leak"]
     for subgroup in leak[LEAKY]["summary"]:
-        told = [leak[name]["summary"][subgroup]["dice"] for name in (LEAKY, CLEAN)]
+        reported = [leak[name]["summary"][subgroup]["dice"] for name in (LEAKY, CLEAN)]
         seeds = [listed(leak[name]["by_run"][subgroup]["dice"]) for name in (LEAKY, CLEAN)]
         difference = cell(leak["difference"][subgroup]["dice"]["difference"], sign="+")
         lines.append(
-            f"| {subgroup} | {told[0]['n']} | {seeds[0]} | {seeds[1]} | {cell(told[0])} | {cell(told[1])} | {difference} |"
+            f"| {subgroup} | {reported[0]['n']} | {seeds[0]} | {seeds[1]} | {cell(reported[0])} | {cell(reported[1])} | {difference} |"
         )
     return lines
 

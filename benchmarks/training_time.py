@@ -23,7 +23,7 @@ from medsegdiff.files import REPORT_FILE, SCORES_FILE, SUMMARY_FILE, read_json, 
 RESULTS = ROOT / "docs" / "results"
 
 
-def told(run: Path) -> dict[str, Any]:
+def reported(run: Path) -> dict[str, Any]:
     """What a run says of its training, of the pairs sampled, and of U-Nets that learnt those pairs alone."""
     train = read_json(run / "checkpoints" / SUMMARY_FILE)
     report = read_json(run / "evaluation" / REPORT_FILE)
@@ -67,8 +67,8 @@ def table(found: list[dict[str, Any]]) -> list[str]:
         "... embedding": [interval(row["embedding"]) for row in found],
         "membership inference, AUC": [interval(row["membership"]) for row in found],
     }
-    told = list(dict.fromkeys(name for row in found for name in row["verdicts"]))
-    rows |= {f"verdict on {name}": [row["verdicts"].get(name, "") for row in found] for name in told}
+    reported = list(dict.fromkeys(name for row in found for name in row["verdicts"]))
+    rows |= {f"verdict on {name}": [row["verdicts"].get(name, "") for row in found] for name in reported}
     head = [f"{row['minutes']:.0f} minutes" for row in found]
     lines = [f"| figure | {' | '.join(head)} |", "|---" * (1 + len(found)) + "|"]
     return lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
@@ -109,7 +109,7 @@ def picture(found: list[dict[str, Any]], target: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run_dirs", type=Path, nargs="+", required=True, help="folders of busi_128_cpu.py")
-    found = sorted(map(told, parser.parse_args().run_dirs), key=lambda row: row["minutes"])
+    found = sorted(map(reported, parser.parse_args().run_dirs), key=lambda row: row["minutes"])
     notes = RESULTS / "training_time_notes.md"
     words = notes.read_text().rstrip() + "\n\n" if notes.is_file() else ""
     curve = "![Texture, utility and copying against training time](training_time.png)\n\n"

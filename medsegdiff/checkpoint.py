@@ -42,11 +42,11 @@ class ModelCard:
     train_hashes: list[dict[str, str]]  # image_hash and perceptual_hash of every train picture
     step: int  # optimiser steps that the weights have seen
     scores: dict[str, float]  # of the evaluation at that step
-    backbone: str = "patch_unet"  # checkpoints that do not tell hold this one
+    backbone: str = "patch_unet"  # checkpoints that do not say hold this one
 
 
 def build_denoiser(card: ModelCard) -> Denoiser:
-    """A fresh network of the size that the card tells."""
+    """A fresh network of the size that the card says."""
     modality = card.codec.modality
     backbone = build_backbone(card.backbone, card.img_size, modality.tolist(), card.model)
     factor, sigma = card.model.low_res_factor, card.model.low_res_sigma
@@ -119,7 +119,8 @@ def load_checkpoint(path: Path) -> tuple[Denoiser, ModelCard, str]:
 
 
 def content_digest(weights: dict[str, Tensor], card: str) -> str:
-    """12 hexadecimal digits that tell checkpoints apart by content: a file's bytes differ each time it is written."""
+    """12 hexadecimal digits that distinguishes checkpoints by content: a file's bytes differ each time it is
+    written."""
     digest = hashlib.sha256(card.encode())
     for name, value in sorted(weights.items()):
         digest.update(name.encode())

@@ -254,7 +254,7 @@ def _kind(setting: Setting) -> str:
     return f"a list of {name}" if setting.many else name
 
 
-def _told(error: Exception, name: str, known: dict[str, Setting]) -> UserError:
+def _reported(error: Exception, name: str, known: dict[str, Setting]) -> UserError:
     """What jsonargparse says in several lines, as a `UserError`."""
     text = _one_line(error)
     hint = f"See medsegdiff {name} --help."
@@ -302,7 +302,7 @@ def parse(name: str, config_class: type, argv: Sequence[str]) -> Any:
     try:
         values = _parser(name, config_class).parse_args(tokens).as_dict()
     except ArgumentError as error:
-        raise _told(error, name, known) from error
+        raise _reported(error, name, known) from error
     values.pop("config", None)
     _check_values(values)
     return build(config_class, values)
@@ -348,13 +348,13 @@ def main(argv: Sequence[str]) -> int:
 
 @contextmanager
 def _quiet_threads() -> Iterator[None]:
-    """Leave out the traceback of a thread that the system refused something: TensorBoard's tells the main one too."""
+    """Leave out the traceback of a thread that the system refused something: TensorBoard's says the main one too."""
 
-    def told(failure: threading.ExceptHookArgs) -> None:
+    def on_thread_failure(failure: threading.ExceptHookArgs) -> None:
         if not isinstance(failure.exc_value, Exception) or from_os_error(failure.exc_value) is None:
             before(failure)
 
-    before, threading.excepthook = threading.excepthook, told
+    before, threading.excepthook = threading.excepthook, on_thread_failure
     try:
         yield
     finally:

@@ -38,7 +38,9 @@ class ModelConfig:
     in_channels: int = 1  # image channels (grey)
     out_channels: int = 1  # mask channels
     num_classes: int = 2  # lesion classes of the condition; set from the data
-    augment_conditioning: bool = False  # whether the network is told how pictures were augmented; set by --augment_prob
+    augment_conditioning: bool = (
+        False  # whether the network is conditioned on how pictures were augmented; set by --augment_prob
+    )
     patch_size: int = 4  # space-to-depth factor of the stem, pixels
     model_channels: int = 96  # channels at the finest level of the U-Net
     channel_mult: list[int] = field(default_factory=lambda: [1, 2, 3])  # channels a level, times model_channels
@@ -103,7 +105,7 @@ class TrainConfig:
     ema_lengths: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2])  # of averaged weights, share of training
     label_dropout: float = 0.1  # share of pairs whose class is hidden, for classifier-free guidance
     augment: bool = True  # joint augmentation: mirroring, zoom, gain
-    augment_prob: float = 0.0  # share of pairs turned, moved and stretched further, of which the network is told
+    augment_prob: float = 0.0  # share of pairs turned, moved and stretched further, and the network conditioned on it
     balance_classes: bool = True  # sample every class equally often
     precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
     device: Device = "auto"  # auto: a GPU where there is one
@@ -135,9 +137,7 @@ class GenerateConfig:
     split: Literal["train", "val", "test"] | None = None  # of a sample folder; default: train of masks, all of images
     num_samples_per_input: int | None = None  # samples of each conditioning mask (default 1) or image (default 8)
     num_samples_per_class: int = 100  # pairs of each class (joint and mask_first)
-    classes: list[str] | None = (
-        None  # which ones; default: all that the checkpoint knows, or as conditioning masks tell
-    )
+    classes: list[str] | None = None  # which ones; default: all that the checkpoint knows, or as conditioning masks say
     sampler: Literal["dpmpp_2m", "heun", "ddim", "ddpm"] = "dpmpp_2m"  # update rule
     steps: int = 15  # noise levels that a modality goes through; mask_first takes so many twice
     mask_guidance: float | None = None  # how strongly images follow masks; 1: as learnt; default: 2 where it was learnt
@@ -147,7 +147,7 @@ class GenerateConfig:
     )
     guidance_low: float = 0.3  # guidance acts where the image's noise level is above this ...
     guidance_high: float = 5.0  # ... and up to this
-    sigma_scale: float = 1.0  # share of the image's noise level below 0.3 that the network is told; less: finer grain
+    sigma_scale: float = 1.0  # share of the image's noise level below 0.3 that the network is passed; less: finer grain
     chunk_size: int = 50  # pairs sampled together; decides memory and speed, and pixels only in their last bits
     max_redraws: int = 20  # further samples of a pair whose lesion mask is empty or degenerate before giving up
     precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
@@ -175,7 +175,7 @@ class SegmentConfig:
 
     data_dir: str  # sample folder: train is learnt, val picks the weights, test is scored once at the end
     output_dir: str = "./segmentation"  # weights, scores, overlays
-    task: Literal["segment", "classify"] = "segment"  # segment: outline the lesion; classify: tell its class
+    task: Literal["segment", "classify"] = "segment"  # segment: outline the lesion; classify: predict its class
     model: str | None = None  # architecture of smp, or madgnet (default unet); for classify one of timm (resnet18)
     encoder: str | None = None  # its encoder (segment only); default: resnet18, for madgnet resnest50d
     encoder_weights: str | None = None  # "imagenet" (downloaded), a file with weights, or nothing: from scratch

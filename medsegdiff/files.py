@@ -16,7 +16,7 @@ import numpy as np
 from medsegdiff.errors import UserError
 from medsegdiff.locks import clear_stale_lock, locked
 
-# What the phases write last of all, as the sign that they are finished: by it a folder tells what it holds.
+# What the phases write last of all, as the sign that they are finished: by it a folder says what it holds.
 DATASET_FILE, SUMMARY_FILE, SCORES_FILE = "dataset.json", "summary.json", "scores.json"
 REPORT_FILE = "report.json"
 HOLDS = {
@@ -110,8 +110,8 @@ def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if isinstance(before, dict) and isinstance(after, dict):
             lines += [f"{key}.{line}" for line in differing_keys(before, after)]
         elif before != after or (key in old) != (key in new):
-            told = [repr(values[key]) if key in values else "nothing" for values in (old, new)]
-            lines.append(f"{key}: {told[0]} -> {told[1]}")
+            reported = [repr(values[key]) if key in values else "nothing" for values in (old, new)]
+            lines.append(f"{key}: {reported[0]} -> {reported[1]}")
     return lines
 
 

@@ -45,7 +45,7 @@ def score_pairs(
 ) -> list[ClassScore]:
     """Score a network of `load_classifier`, on its device, on all pairs; draws `draw_roc` to the file `picture`.
 
-    Raises `UserError` for a pair of a class that the network was not trained to tell.
+    Raises `UserError` for a pair of a class that the network was not trained to predict.
     """
     classes = settings["classes"]
     for record in data.records:

@@ -1,4 +1,4 @@
-"""Training a network that tells the class of a picture, and finding classes with it."""
+"""Training a network that predicts the class of a picture, and finding classes with it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def build_network(config: SegmentConfig, classes: list[str]) -> nn.Module:
     """
     if len(classes) < 2:
         hint = "Prepare the data with both, or use --task segment."
-        raise UserError("--task classify", f"one class ({', '.join(classes)})", "two or more to tell apart", hint)
+        raise UserError("--task classify", f"one class ({', '.join(classes)})", "two or more to distinguish", hint)
     name = config.model or DEFAULT_MODEL
     return build_classifier(name, config.encoder_weights, len(classes), config.dropout, config.img_size)
 

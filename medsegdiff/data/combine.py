@@ -99,7 +99,7 @@ def _check_settings(config: CombineConfig) -> None:
 
 
 def _duplicate_bits(config: CombineConfig, real: SampleSet) -> int:
-    """The distance within which pictures count as one: what the real data set was split by, unless told."""
+    """The distance within which pictures count as one: what the real data set was split by, unless set."""
     if config.duplicate_bits is not None:
         return config.duplicate_bits
     return int(real.info.get("duplicates", {}).get("bits", PrepareConfig.duplicate_bits))
@@ -138,7 +138,7 @@ def _check_pictures(pairs: SampleSet, what: str) -> None:
 
 
 def _train_hashes(synthetic: SampleSet) -> list[dict[str, str]]:
-    """Hashes of the pictures that the generating checkpoint was trained on, as its dataset.json tells."""
+    """Hashes of the pictures that the generating checkpoint was trained on, as its dataset.json says."""
     checkpoint = synthetic.info.get("checkpoint")
     hashes = checkpoint.get("train_hashes") if isinstance(checkpoint, Mapping) else None
     complete = isinstance(hashes, list) and all({"image_hash", "perceptual_hash"} <= set(h) for h in hashes)
@@ -285,11 +285,11 @@ def choose(real: SampleSet, synthetic: SampleSet, config: CombineConfig) -> list
         records = sorted(synthetic.select(label=label).records, key=lambda r: r.id)
         order = np.random.default_rng([config.seed, index]).permutation(len(records))[:count]
         chosen += [records[i] for i in sorted(order)]
-    _tell_shortage(kept, counts, available, wanted, config, synthetic.root)
+    _report_shortage(kept, counts, available, wanted, config, synthetic.root)
     return chosen
 
 
-def _tell_shortage(
+def _report_shortage(
     kept: Mapping[str, int],
     counts: Mapping[str, int],
     available: Mapping[str, int],

@@ -49,7 +49,7 @@ def copying_test(
     like a train picture than 95 % of held-out pictures are (0.05 is expected). copies: synthetic pictures that show the
     scene of a train picture, being more like it than `SAME_SCENE` and than any held-out picture is to train. verdict:
     "fail" where there are copies, which the shares may be blind to, or the lower bound of the first is above 0.5, else
-    "pass" where its upper bound is at most 0.6, else "too few pictures to tell".
+    "pass" where its upper bound is at most 0.6, else "too few pictures to decide".
 
     `groups`: names of what belongs together; without them every picture stands for itself.
     """
@@ -76,7 +76,7 @@ def copying_test(
 
 def verdict_of(share: dict[str, float]) -> str:
     """What the interval of `nearest_share` says."""
-    return "fail" if share["low"] > COPYING else "pass" if share["high"] <= ALLOWED else "too few pictures to tell"
+    return "fail" if share["low"] > COPYING else "pass" if share["high"] <= ALLOWED else "too few pictures to decide"
 
 
 def nearest_share(

@@ -1,4 +1,4 @@
-"""What a first look at a data set should tell: lesion shape by class, real beside synthetic, and a copying test."""
+"""What a first look at a data set should show: lesion shape by class, real beside synthetic, and a copying test."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ NOISE_FLOOR = 4.0  # grey values; keeps flat black margins from being amplified
 def detail(image: np.ndarray) -> np.ndarray:
     """(48, 48) float32 small copy of a (H, W) uint8 image, evened to local mean 0 and about standard deviation 1.
 
-    All breast ultrasound is bright above and dark below; what tells scenes apart is what is left without that.
+    All breast ultrasound is bright above and dark below; what distinguishes scenes is what is left without that.
     """
     thumb = cv2.resize(image, (DETAIL_SIDE, DETAIL_SIDE), interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(thumb.astype(np.float32), (0, 0), 0.7)

@@ -158,7 +158,7 @@ def group_names(pairs: list[RawSample], bits: int, correlation: float) -> list[s
 
 
 def describe_groups(pairs: list[RawSample], groups: list[str], config: PrepareConfig) -> dict[str, Any]:
-    """What dataset.json tells about near-duplicates: thresholds, group sizes, the largest group."""
+    """What dataset.json says about near-duplicates: thresholds, group sizes, the largest group."""
     sizes = Counter(groups)
     largest = min(sizes, key=lambda name: (-sizes[name], name))
     log.info("%d pictures in %d groups of near-duplicates", len(pairs), len(sizes))

@@ -40,7 +40,7 @@ def _is_hash(value: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{64}", value) is not None
 
 
-# Columns whose values are more than of a type: what holds for them, and how it is told. Ids become file names.
+# Columns whose values are more than of a type: what holds for them, and how it is reported. Ids become file names.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "id": (lambda value: _is_name(value) and not set(value) & {"/", "\\"}, "a name that can be a file name"),
     "image_file_name": (_is_name, "a file name"),
@@ -128,7 +128,7 @@ class SampleSet:
         picture = read_grey(path)
         if picture.shape != (record.height, record.width):
             found, expected = f"{picture.shape[1]} x {picture.shape[0]}", f"{record.width} x {record.height}"
-            raise UserError(path, f"{found} pixels", f"{expected}, as {METADATA_FILE} tells", hint)
+            raise UserError(path, f"{found} pixels", f"{expected}, as {METADATA_FILE} says", hint)
         if content_hash(picture) != known_hash:
             raise UserError(path, "another picture", f"the picture that {METADATA_FILE} describes", hint)
         return picture
@@ -182,7 +182,7 @@ def class_counts(records: Iterable[SampleRecord]) -> dict[str, dict[str, int]]:
 def write_samples(
     root: Path, records: Iterable[SampleRecord], *, classes: list[str], fingerprint: dict[str, Any], **info: Any
 ) -> SampleSet:
-    """Write metadata.csv and, last of all, dataset.json; `info` is whatever else the phase has to tell."""
+    """Write metadata.csv and, last of all, dataset.json; `info` is whatever else the phase has to say."""
     rows = sorted(records, key=lambda r: r.id)
     text = io.StringIO()
     values = [value for r in rows for value in dataclasses.astuple(r)]

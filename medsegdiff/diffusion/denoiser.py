@@ -27,7 +27,7 @@ def expand_levels(sigma: Tensor, modality: Tensor, ndim: int) -> Tensor:
 class LowRes:
     """High noise is taken off pictures `factor` times smaller, since there is no finer detail to see.
 
-    Averaging squares of factor x factor pixels divides the noise by `factor` and hardly touches what can be told
+    Averaging squares of factor x factor pixels divides the noise by `factor` and hardly touches what can be made out
     beneath it, so that D(x, sigma) is about the enlarged D(averaged x, sigma / factor), at a fraction of the cost. A
     clean modality beside a noisy one is averaged with it, so that its finest detail does not speak here. In the manner
     of cascades (Ho et al. 2022, "Cascaded diffusion models"; Gu et al. 2022, "f-DM"), but within one network:

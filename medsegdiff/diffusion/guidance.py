@@ -52,7 +52,8 @@ def guided_denoise(
     hidden: tuple[Tensor, float] | None = None,
     sigma_scale: float = 1.0,
 ) -> Denoise:
-    """denoise(x, sigma (M,)) for classes `label` (B,), guided as `guidance` says, told levels as `told_levels` says.
+    """denoise(x, sigma (M,)) for classes `label` (B,), guided as `guidance` says, reported levels as `scaled_levels`
+    says.
 
     Outside the interval of the image's levels nothing guides, which saves network calls (Kynkaanniemi et al. 2024:
     guidance at very high levels narrows the variety, at very low ones it does nothing). `hidden`, which a mask weight
@@ -60,7 +61,7 @@ def guided_denoise(
     """
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        levels = told_levels(sigma.to(x), sigma_scale).expand(len(label), -1)
+        levels = scaled_levels(sigma.to(x), sigma_scale).expand(len(label), -1)
         acts = guidance.acts_at(sigma)
         if not acts or guidance.weight == 1:
             better: Tensor = denoiser(x, levels, Condition(label))
@@ -102,16 +103,17 @@ def _of_mask(denoiser: Denoiser, x: Tensor) -> Tensor:
     return (denoiser.modality == MASK).to(x).view(1, -1, *[1] * (x.ndim - 2))
 
 
-def told_levels(sigma: Tensor, share: float) -> Tensor:
-    """Levels (M,) as the network is told them: of the image's only `share` where it is below `FINE`.
+def scaled_levels(sigma: Tensor, share: float) -> Tensor:
+    """Levels (M,) as the network is passed them: of the image's only `share` where it is below `FINE`.
 
-    A network that underfits takes too much for noise, step by step, and pictures come out smoother than real ones. Told
-    of less noise it leaves more standing (exposure bias: Ning et al. 2024, "Elucidating the exposure bias in diffusion
-    models"; Li et al. 2024, "Alleviating exposure bias in diffusion models through sampling with shifted time steps").
+    A network that underfits takes too much for noise, step by step, and pictures come out smoother than real ones.
+    Reported of less noise it leaves more standing (exposure bias: Ning et al. 2024, "Elucidating the exposure bias in
+    diffusion models"; Li et al. 2024, "Alleviating exposure bias in diffusion models through sampling with shifted time
+    steps").
     """
-    told = sigma.clone()
-    told[IMAGE] = torch.where(sigma[IMAGE] < FINE, share * sigma[IMAGE], sigma[IMAGE])
-    return told
+    scaled = sigma.clone()
+    scaled[IMAGE] = torch.where(sigma[IMAGE] < FINE, share * sigma[IMAGE], sigma[IMAGE])
+    return scaled
 
 
 def _with_and_without(denoiser: Denoiser, x: Tensor, levels: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,7 +125,7 @@ def _with_and_without(denoiser: Denoiser, x: Tensor, levels: Tensor, label: Tens
 
 
 def classless_denoise(denoiser: Denoiser, n: int) -> Denoise:
-    """denoise(x, sigma (M,)) for n pairs whose class is not told (the null embedding)."""
+    """denoise(x, sigma (M,)) for n pairs whose class is not reported (the null embedding)."""
     device = denoiser.modality.device
     hidden = Condition(
         label=torch.zeros(n, dtype=torch.long, device=device),

@@ -32,7 +32,7 @@ class Context:
 
     sets: Sets
     real: SampleSet  # the whole real sample folder: masks to compare images sampled for them, for example
-    synthetic: SampleSet  # the whole synthetic one: what its dataset.json tells of the generator
+    synthetic: SampleSet  # the whole synthetic one: what its dataset.json says of the generator
     reference_models: ReferenceModels
     config: EvaluateConfig
     _kept: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Context:
         return {TITLES[name]: len(getattr(self.sets, name).of(label)) for name in which}
 
     def subgroups(self) -> dict[str, str | None]:
-        """What is told apart: {"all": None, "benign": "benign", ...}."""
+        """What is distinguished: {"all": None, "benign": "benign", ...}."""
         several = self.sets.classes if len(self.sets.classes) > 1 else ()
         return {"all": None, **{label: label for label in several}}
 

@@ -131,13 +131,13 @@ def preserved(real: Interval, synthetic: Interval) -> str:
 
     "none in real" where the real interval holds 0; else "kept" where the synthetic one excludes 0 on the same side,
     with "(weaker)" or "(stronger)" where the intervals are apart; "reversed" where it excludes 0 on the other side;
-    "lost" where it holds 0 and does not reach the real one, and "too few pictures to tell" where it does.
+    "lost" where it holds 0 and does not reach the real one, and "too few pictures to decide" where it does.
     """
     if real.low <= 0 <= real.high:
         return "none in real"
     apart = synthetic.high < real.low or real.high < synthetic.low
     if synthetic.low <= 0 <= synthetic.high:
-        return "lost" if apart else "too few pictures to tell"
+        return "lost" if apart else "too few pictures to decide"
     if (synthetic.value > 0) != (real.value > 0):
         return "reversed"
     weaker = abs(synthetic.value) < abs(real.value)

@@ -60,7 +60,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
                 sections[metric.name] = section
         result: dict[str, Any] = {
             "compared": _compared(config, real, synthetic, sets, notes),
-            "reference_models": _told(reference_models),
+            "reference_models": _reported(reference_models),
         }
         result |= write_report(output, context, sections, result)
     for line in result["verdicts"]:
@@ -121,7 +121,7 @@ def _check_held_out(real: SampleSet, held_out: Sequence[SampleRecord], synthetic
     known = checkpoint.get("train_hashes", []) if isinstance(checkpoint, dict) else []
     learnt = {hashes["image_hash"] for hashes in known} | set(synthetic.info.get(LEARNT, []))
     for record in held_out:
-        if learnt & {record.image_hash, record.perceptual_hash}:  # a combined set tells by the second alone
+        if learnt & {record.image_hash, record.perceptual_hash}:  # a combined set says by the second alone
             found = f"a {record.split} picture that the generator of {synthetic.root} learnt"
             raise UserError(f"{real.root}, {record.id}", found, "held-out pictures that it never saw", hint)
 
@@ -197,15 +197,15 @@ def _compared(
     }
 
 
-def _told(reference_models: ReferenceModels) -> dict[str, Any]:
+def _reported(reference_models: ReferenceModels) -> dict[str, Any]:
     """Quality of every reference model."""
-    told: dict[str, Any] = dict(reference_models.missing)
+    reported: dict[str, Any] = dict(reference_models.missing)
     for reference_model in (reference_models.segmenter, reference_models.classifier, reference_models.embedding):
         if reference_model is not None:
             quality = vars(reference_model.quality)
-            told[reference_model.name] = {
+            reported[reference_model.name] = {
                 reference_model.measure: quality,
                 "minimum": reference_model.minimum,
                 "trusted": reference_model.trusted,
             }
-    return told
+    return reported

@@ -54,8 +54,8 @@ def sample_pairs(
     """Images (B, 1, S, S) uint8 and masks (B, 1, S, S) uint8 {0, 255} of classes `labels` (B,).
 
     `sigmas`, `noise` and `known` as in `sample_channels`. Where `guidance` hides the mask, it does so with the noise
-    that the walk starts from. `sigma_scale`: share of the image's lowest levels that the network is told
-    (`told_levels`).
+    that the walk starts from. `sigma_scale`: share of the image's lowest levels that the network is passed
+    (`scaled_levels`).
     """
     device = denoiser.modality.device
     hidden = (noise(0).to(device), float(sigmas.max())) if guidance.mask_weight != 1 else None
@@ -68,7 +68,8 @@ def sample_pairs(
 def sample_masks(
     denoiser: Denoiser, codec: PairCodec, known: Tensor, sigmas: Tensor, noise: Noise, *, sampler: str = "dpmpp_2m"
 ) -> Tensor:
-    """(B, 1, S, S) boolean masks of the images in `known` (B, C, S, S), sampled from p(mask | image), no class told."""
+    """(B, 1, S, S) boolean masks of the images in `known` (B, C, S, S), sampled from p(mask | image), no class
+    given."""
     denoise = classless_denoise(denoiser, len(known))
     device = denoiser.modality.device
     x = sample_channels(denoise, codec, sigmas.to(device), noise, sampler=sampler, known=known)
@@ -78,7 +79,7 @@ def sample_masks(
 def expected_masks(denoiser: Denoiser, codec: PairCodec, known: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
     """(B, 1, S, S) expected masks in [0, 1] of the images in `known`, from one network call.
 
-    The denoised estimate is E[mask | image, noisy mask]; at the highest level of the table the noisy mask tells
+    The denoised estimate is E[mask | image, noisy mask]; at the highest level of the table the noisy mask says
     nothing, which leaves E[mask | image], the probability of lesion in each pixel (where masks are coded as distances:
     the mask whose edge has the expected distance).
     """

@@ -29,7 +29,7 @@ class ConditioningInput:
 
     id: str  # of the pair in samples, or the file's name
     file: str  # relative to the folder
-    label: str | None  # class, where the folder tells it
+    label: str | None  # class, where the folder says it
     group: str  # group of the pair, or one made from the content: a sampled image stays with the mask that it shows
     width: int  # pixels, native
     height: int  # pixels, native
@@ -46,7 +46,7 @@ class ConditioningInput:
 def read_inputs(folder: Path, kind: str, size: int, split: str | None, classes: list[str]) -> list[ConditioningInput]:
     """The "masks" or "images" (`kind`) in a sample folder (of `split`, or all), or in a folder of pictures.
 
-    A folder of pictures may hold sub-folders named after `classes`, which tell the class. Raises `UserError` where
+    A folder of pictures may hold sub-folders named after `classes`, which give the class. Raises `UserError` where
     there is none, where one cannot be read, or where a mask is none.
     """
     require_folder(folder, kind)
@@ -115,7 +115,7 @@ def _picture_files(folder: Path, kind: str, classes: list[str]) -> list[tuple[st
     below = {p.name.lower(): p for p in sorted(folder.iterdir()) if p.is_dir()}
     places: list[tuple[str | None, Path]] = [(c, below[c.lower()]) for c in classes if c.lower() in below]
     if kind == "images" and not any(p.suffix.lower() in SUFFIXES for p in folder.iterdir()):
-        places = [(p.name, p) for p in below.values()]  # no class is told, so every folder will do
+        places = [(p.name, p) for p in below.values()]  # no class is given, so every folder will do
     result: list[tuple[str | None, str, list[Path]]] = []
     for label, place in places or [(None, folder)]:
         files = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))

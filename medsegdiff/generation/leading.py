@@ -7,7 +7,7 @@ from medsegdiff.config import DiffusionConfig, GenerateConfig
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.guidance import Guidance
 
-MASK_GUIDANCE = 2.0  # where nothing else is told: masks then fit images as real ones do (docs/results/sampling.md)
+MASK_GUIDANCE = 2.0  # where nothing else is set: masks then fit images as real ones do (docs/results/sampling.md)
 
 
 def guidance_of(config: GenerateConfig, guidance_model: Denoiser | None = None) -> Guidance:
@@ -22,10 +22,10 @@ def learnt_alone(diffusion: DiffusionConfig) -> bool:
 
 
 def default_mask_guidance(diffusion: DiffusionConfig) -> float:
-    """Weight of the mask where nothing else is told, for a network trained so."""
+    """Weight of the mask where nothing else is set, for a network trained so."""
     return MASK_GUIDANCE if learnt_alone(diffusion) else 1.0
 
 
 def default_guidance(diffusion: DiffusionConfig) -> Guidance:
-    """What guides sampling where no settings are told, for a network trained so."""
+    """What guides sampling where no settings are passed, for a network trained so."""
     return guidance_of(GenerateConfig("", "", mask_guidance=default_mask_guidance(diffusion)))

@@ -24,7 +24,7 @@ class Item:
     """One sample. All its chance comes from `key` and the seed, whatever else is sampled, and with what."""
 
     name: str  # id of the pair
-    label: str  # class; "" where none is told
+    label: str  # class; "" where none is known
     key: tuple[int, ...]  # counters of its random streams
     conditioning_input: ConditioningInput | None = None
 
@@ -50,7 +50,7 @@ def plan_pairs(mode: str, classes: list[str], known: list[str], per_class: int, 
 def plan_images(
     inputs: list[ConditioningInput], classes: list[str], known: list[str], samples: int, chunk_size: int
 ) -> list[Chunk]:
-    """`samples` images of each conditioning mask, in its class, or where the folder tells none in each of `classes`."""
+    """`samples` images of each conditioning mask, in its class, or where the folder says none in each of `classes`."""
     items = []
     mode = MODES.index("mask_to_image")
     for mask in inputs:

@@ -148,7 +148,9 @@ def settle_mode(config: GenerateConfig) -> GenerateConfig:
         require(samples is None, "--num_samples_per_input", f"mode {mode}", "conditioning masks or images", hint)
         require(split is None, "--split", f"mode {mode}", "conditioning masks or images", "Leave it out.")
     if mode == "image_to_mask":
-        require(config.classes is None, "--classes", "mode image_to_mask", "no class: it is not told", "Leave it out.")
+        require(
+            config.classes is None, "--classes", "mode image_to_mask", "no class: it is not passed", "Leave it out."
+        )
         samples = 8 if samples is None else samples
     if mode == "mask_to_image":
         samples = 1 if samples is None else samples
@@ -211,7 +213,7 @@ def _digest(inputs: list[ConditioningInput]) -> str:
 
 
 def _masks_to_use(config: GenerateConfig, card: ModelCard) -> list[ConditioningInput]:
-    """The conditioning masks; of a sample folder those of the train split unless told, since images of held-out masks
+    """The conditioning masks; of a sample folder those of the train split unless set, since images of held-out masks
     leak."""
     folder = Path(str(config.masks))
     split = config.split
@@ -228,7 +230,7 @@ def _masks_to_use(config: GenerateConfig, card: ModelCard) -> list[ConditioningI
         if g.label is None and not config.classes:
             known = ", ".join(card.classes)
             hint = f"Put masks into folders {known}, or name one with --classes."
-            raise UserError(where, "a mask whose class nobody tells", f"one of {known}", hint)
+            raise UserError(where, "a mask whose class nobody gave", f"one of {known}", hint)
         labels = config.classes or [] if g.label is None else [g.label]
         for label in labels:
             require(label in card.classes, str(where), f"class {label}", f"one of {', '.join(card.classes)}")

@@ -51,7 +51,7 @@ class Source:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What dataset.json tells about the checkpoint; by its hashes `combine` refuses leakage."""
+        """What dataset.json says about the checkpoint; by its hashes `combine` refuses leakage."""
         return {"sha256": self.digest, "step": self.card.step, "train_hashes": self.card.train_hashes}
 
     def noise(self, items: Sequence[Item], attempts: Sequence[int]) -> Callable[[int], Tensor]:
@@ -68,7 +68,7 @@ class Source:
         return noise
 
     def known(self, items: Sequence[Item]) -> Tensor | None:
-        """(B, C, S, S) channels of what the items are given, in both modalities: the mode tells which one counts."""
+        """(B, C, S, S) channels of what the items are given, in both modalities: the mode says which one counts."""
         pictures = [i.conditioning_input.picture for i in items if i.conditioning_input is not None]
         if not pictures:
             return None

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812  (the field's usual name)
 
 from medsegdiff.diffusion.condition import Condition
 
-MOVES = 6  # numbers that tell how a picture was moved
+MOVES = 6  # numbers that say how a picture was moved
 REFINER_WIDTH = 8  # channels of the full-resolution output stage
 
 

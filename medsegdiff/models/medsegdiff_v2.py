@@ -232,8 +232,8 @@ class Exchange(nn.Module):
         for block in self.blocks:
             e, c = block(e, c, embedding)
         e, c = (leave(t) for leave, t in zip(self.outward, (e, c), strict=True))
-        told = (rearrange(t, "b (y x) c -> b c y x", y=side) for t in (e, c))
-        return image + next(told), mask + next(told)
+        updates = (rearrange(t, "b (y x) c -> b c y x", y=side) for t in (e, c))
+        return image + next(updates), mask + next(updates)
 
 
 class Stream(nn.Module):

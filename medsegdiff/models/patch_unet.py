@@ -71,7 +71,7 @@ class Bottleneck(nn.Module):
 class PatchUNet(ConditionEmbedding):
     """The joint denoising network of image and mask, (B, C, S, S) -> (B, C, S, S).
 
-    `modality` tells, for each of the C channels, which of the M noise levels is its own. `img_size` must be a
+    `modality` says, for each of the C channels, which of the M noise levels is its own. `img_size` must be a
     multiple of patch_size * 2^(levels - 1); smaller pictures of such sizes may come too.
     """
 

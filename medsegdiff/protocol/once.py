@@ -131,12 +131,12 @@ def other_settings(
     found = read_json(record)
     finished = record.name == SCORES_FILE
     known = found.get("fingerprint") if finished and isinstance(found, dict) else found
-    told = found.get("config") if finished and isinstance(found, dict) else fingerprint
-    if not isinstance(known, dict) or not isinstance(told, dict):
+    reported = found.get("config") if finished and isinstance(found, dict) else fingerprint
+    if not isinstance(known, dict) or not isinstance(reported, dict):
         raise UserError(record, "no settings", "those of a training run", "Delete that folder, and train anew.")
     weights = config.encoder_weights
     gone = weights is not None and is_file_name(weights) and not Path(weights).is_file()
-    if gone and told.get("encoder_weights") == weights:
+    if gone and reported.get("encoder_weights") == weights:
         apart = (*apart, "encoder_weights")
     old, new = ({k: v for k, v in values.items() if k not in apart} for values in (known, fingerprint))
     return differing_keys(old, new)
@@ -161,7 +161,7 @@ def is_finished(config: SegmentConfig, fingerprint: dict[str, Any]) -> bool:
 
 
 def _train(config: SegmentConfig, task: Task, data: Data, fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """Train to the end and write the best weights; returns what scores.json tells of it."""
+    """Train to the end and write the best weights; returns what scores.json says of it."""
     steps = total_steps(config)
     trainer = task.trainer(config, data.pairs.classes, data.train, data.val, steps)
     loop = LoopConfig(

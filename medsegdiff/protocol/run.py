@@ -51,7 +51,7 @@ def segment(config: SegmentConfig) -> dict[str, Any]:
     """Train, score on test, write everything to `config.output_dir`, and return scores.json's content.
 
     With `config.seeds` every seed has a folder `seed_<n>` of its own, laid out like a single run, and the scores.json
-    above them tells of all. The result has "external" (by name of the set) and "comparison" too where they were asked
+    above them says of all. The result has "external" (by name of the set) and "comparison" too where they were asked
     for. The same call goes on where an interrupted one stopped, and returns the scores of a finished one without
     training. Raises `UserError` for bad settings or data, before training wherever that can be known.
     """
@@ -122,7 +122,7 @@ def _how(config: SegmentConfig, task: Task, rows: Rows) -> dict[str, Any]:
 
 
 def _together(config: SegmentConfig, task: Task, done: Sequence[tuple[dict[str, Any], Rows]]) -> dict[str, Any]:
-    """What scores.json tells: of one run all that it wrote, of several what they share and lists of the rest."""
+    """What scores.json says: of one run all that it wrote, of several what they share and lists of the rest."""
     first = done[0][0]
     if config.seeds is None:
         results = dict(first) | {"config": fingerprint_of(config, "segment")}
@@ -166,15 +166,15 @@ def _read(path: Path) -> dict[str, Any]:
 def _of_runs(found: dict[str, Any], weights: Weights) -> dict[str, Any]:
     """Those of the named results that were made with these runs, in this order; weights that are gone may be any."""
 
-    def same(told: Any) -> bool:
-        old = told.get("weights") if isinstance(told, dict) else None
+    def same(reported: Any) -> bool:
+        old = reported.get("weights") if isinstance(reported, dict) else None
         return (
             isinstance(old, dict)
             and list(old) == list(weights)
             and all(sha in (None, old[name]) for name, sha in weights.items())
         )
 
-    return {name: told for name, told in found.items() if same(told)}
+    return {name: reported for name, reported in found.items() if same(reported)}
 
 
 def _read_baseline(config: SegmentConfig, task: Task, test: SampleSet) -> tuple[dict[str, Any], list[Any]] | None:
@@ -212,7 +212,7 @@ def _read_external(config: SegmentConfig, pairs: SampleSet) -> list[ExternalSet]
     synthetic = [r.perceptual_hash for r in pairs.records if r.is_synthetic]
     known = [r.perceptual_hash for r in pairs.records if r.split != "test" and not r.is_synthetic] + pairs.learnt
     if config.test_data and synthetic and not pairs.learnt:
-        text = "%s does not tell what its synthetic pairs were made from: external pictures may be among it"
+        text = "%s does not say what its synthetic pairs were made from: external pictures may be among it"
         logger.warning(text + "; combine anew to leave these out", pairs.root)
     sets: list[ExternalSet] = []
     for folder in config.test_data or []:
@@ -269,12 +269,12 @@ def format_results(results: dict[str, Any]) -> str:
         lines += ["", f"external set {name}, {scores['pictures']} pictures{left_out}"]
         lines += summary_lines(scores["test"], scores["test_by_run"], runs)
     if "comparison" in results:
-        told = results["comparison"]
-        ours, theirs = told["runs"]
-        lines += ["", f"against {told['baseline']}, paired by image, {ours} run(s) against {theirs}"]
-        if told["other_settings"]:
-            lines += [f"not trained alike: {'; '.join(told['other_settings'])}"]
-        lines += comparison_lines(told["subgroups"])
+        reported = results["comparison"]
+        ours, theirs = reported["runs"]
+        lines += ["", f"against {reported['baseline']}, paired by image, {ours} run(s) against {theirs}"]
+        if reported["other_settings"]:
+            lines += [f"not trained alike: {'; '.join(reported['other_settings'])}"]
+        lines += comparison_lines(reported["subgroups"])
     return "\n".join(lines)
 
 

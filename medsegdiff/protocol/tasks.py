@@ -1,4 +1,4 @@
-"""The tasks that the downstream benchmark trains and scores, each told in one way."""
+"""The tasks that the downstream benchmark trains and scores, each reported in one way."""
 
 from __future__ import annotations
 

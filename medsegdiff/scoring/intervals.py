@@ -13,13 +13,14 @@ Neurons, Behavior, Data analysis, and Theory 3(5), 2020. Both factors are sample
 bootstrap", Annals of Applied Statistics 1(2), 2007. No bootstrap is exact for crossed factors. This one counts the
 variance of what single runs do on single clusters up to three times: it errs towards wider intervals there.
 
-**What three seeds tell.** That a result does not hang on one lucky seed, and roughly how far runs lie apart. They do
+**What three seeds say.** That a result does not hang on one lucky seed, and roughly how far runs lie apart. They do
 not measure the variance between runs: on average the bootstrap finds (S - 1) / S of it, two thirds, and no resample
 leaves the range of the runs there are. Where runs alone differ, and pictures hardly matter, the interval of three runs
 is their range, from lowest to highest, and holds the true mean in about 75 % of cases rather than 95 % (all three lie
 on one side of it with probability 2 / 2^3). Where the spread over pictures outweighs that over runs, as it does for
 the mean of an arm on a hundred pictures, this hardly shows. It shows most in a paired `contrast`, from which the
-spread over pictures is gone. The runs themselves are therefore told beside every interval (`summary.per_run_means`).
+spread over pictures is gone. The runs themselves are therefore reported beside every interval
+(`summary.per_run_means`).
 
 Nothing here speaks of other training data: all runs learnt from the same pictures.
 """

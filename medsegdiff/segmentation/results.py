@@ -1,4 +1,4 @@
-"""What a segmentation run leaves behind: scores per image, the parts that they are told of, pictures."""
+"""What a segmentation run leaves behind: scores per image, the parts that they are reported of, pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medsegdiff.segmentation.scores import METRICS
 
 OVERLAY_COLUMNS = 4  # pictures each of the best, the middling and the worst
 # Lesions that cover a smaller share of the picture are "small". A round number near the median of BUSI (0.056 of 633
-# pairs), fixed so that it means the same on every set. It is no physical size: BUSI tells no millimetres.
+# pairs), fixed so that it means the same on every set. It is no physical size: BUSI says no millimetres.
 SMALL_AREA = 0.05
 MEASURES: dict[str, Measure] = {metric: mean_of(metric) for metric in METRICS}
 

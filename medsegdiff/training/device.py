@@ -37,7 +37,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         # is_bf16_supported says yes to emulation as well
         return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch tells this by no public name
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch says this by no public name
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
@@ -82,7 +82,7 @@ def clip_gradients(
     """Clip the norm of the gradients, once what the scaler did to them is undone; returns it as it was, on the device.
 
     Gradients that a scaler made too large for fp16 are no failure: it leaves such a step out and halves its scale.
-    Their norm is told as 0 then. Only at a scale of 1, where scaling is not to blame, it is told as it is.
+    Their norm is reported as 0 then. Only at a scale of 1, where scaling is not to blame, it is reported as it is.
     """
     scaler.unscale_(optimiser)
     norm = clip_grad_norm_(network.parameters(), largest)

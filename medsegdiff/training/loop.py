@@ -148,7 +148,7 @@ def _check_shared(config: LoopConfig, step: int) -> None:
 
 
 def _resume(trainer: Trainer, output_dir: Path) -> Progress:
-    """Put the last saved state back where there is one, and tell how far it had come."""
+    """Put the last saved state back where there is one, and say how far it had come."""
     found = latest_state(output_dir)
     if found is None:
         return Progress()

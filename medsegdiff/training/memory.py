@@ -140,12 +140,12 @@ class BatchSizeFinder:
             short = f"{pairs} pairs a step, and memory for {largest} at once"
             raise UserError("--find_batch_size", short, "a number that halving brings down to that", smaller(config))
         size, parts = found
-        told = "%d of %d pairs a step fit into memory at once: going on as with --batch_size %d --accumulate %d"
-        logger.info(told, largest, pairs, size, parts)
+        reported = "%d of %d pairs a step fit into memory at once: going on as with --batch_size %d --accumulate %d"
+        logger.info(reported, largest, pairs, size, parts)
         return dataclasses.replace(config, batch_size=size, accumulate=parts)
 
     def too_large(self, config: TrainConfig) -> UserError:
-        """What to tell when a step found no memory: the whole batch did not fit, whatever a trial of it might say."""
+        """What to say when a step found no memory: the whole batch did not fit, whatever a trial of it might say."""
         for layer in self.objective.modules():
             layer._compiled_call_impl = None  # each trial would be a graph of its own, and nothing comes after them
         largest = self.largest(config.batch_size - self.processes.count, config)

@@ -27,7 +27,7 @@ def read_weights(path: Path, setting: str = "--encoder_weights", named: str = "i
 
     A state dict may lie within another dictionary, as training scripts save it ({"epoch": ..., "state_dict": ...}); the
     one with the most tensors is taken. Raises `UserError` where the file is missing, broken or without tensors: it
-    tells the `setting`, and what that takes beside files (`named`).
+    says the `setting`, and what that takes beside files (`named`).
     """
     where = f"{setting} {path}"
     if not path.is_file():

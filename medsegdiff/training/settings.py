@@ -37,8 +37,8 @@ def check_settings(config: TrainConfig) -> None:
     require(config.weight_decay >= 0, "--weight_decay", config.weight_decay, "0 or more")
     require_fraction("label_dropout", config.label_dropout)
     require(0 <= config.augment_prob < 1, "--augment_prob", config.augment_prob, "0 or more, and below 1")
-    told = config.augment or not config.augment_prob
-    require(told, "--augment_prob", config.augment_prob, "0 with --augment false", "Leave one of them out.")
+    augmentable = config.augment or not config.augment_prob
+    require(augmentable, "--augment_prob", config.augment_prob, "0 with --augment false", "Leave one of them out.")
     require(
         0 <= config.progressive_resizing < 1,
         "--progressive_resizing",

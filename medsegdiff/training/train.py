@@ -19,7 +19,7 @@ from medsegdiff.checkpoint import BEST_FILE, ModelCard, build_denoiser, save_che
 from medsegdiff.config import DiffusionConfig, TrainConfig, fingerprint_of, require
 from medsegdiff.data.dataset import SampleTensors, load_tensors
 from medsegdiff.data.records import SampleSet, read_samples
-from medsegdiff.data.transforms import GENERATIVE, augment, augment_told, generator, send
+from medsegdiff.data.transforms import GENERATIVE, augment, augment_conditioned, generator, send
 from medsegdiff.diffusion.codec import PairCodec, encode_sdf
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
@@ -72,7 +72,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         raise UserError(
             pairs.root,
             f"{len(generated)} synthetic pairs, the first {generated[0]}",
-            "real pairs only, since a checkpoint tells by their hashes what it saw",
+            "real pairs only, since a checkpoint says by their hashes what it saw",
             "Give the folder that prepare wrote.",
         )
     with contextlib.ExitStack() as stack:
@@ -125,7 +125,7 @@ def _finished(output: Path, fingerprint: dict[str, Any]) -> dict[str, Any] | Non
     if not (output / SUMMARY_FILE).is_file():
         return None
     summary: dict[str, Any] = read_json(output / SUMMARY_FILE)
-    if "fingerprint" not in summary:  # an older run; the state beside it tells
+    if "fingerprint" not in summary:  # an older run; the state beside it says
         return None
     refuse_other_run(output, summary["fingerprint"], fingerprint)
     logger.info("%s holds this run, finished", output)
@@ -337,9 +337,9 @@ class DiffusionTrainer:
         small = seed_step < self.small_steps * config.accumulate
         size = self.finer * (first_size(config) if small else config.img_size)
         images, masks, labels = self.resident[size].batch(send(rows, self.device))
-        told, chance = None, generator(config.seed, seed_step, AUGMENT)
+        conditioning, chance = None, generator(config.seed, seed_step, AUGMENT)
         if config.augment_prob:
-            images, masks, told = augment_told(images, masks, GENERATIVE, config.augment_prob, chance)
+            images, masks, conditioning = augment_conditioned(images, masks, GENERATIVE, config.augment_prob, chance)
         elif config.augment:
             images, masks = augment(images, masks, GENERATIVE, chance)
         images, masks = avg_pool2d(images, self.finer), avg_pool2d(masks, self.finer)
@@ -353,7 +353,7 @@ class DiffusionTrainer:
             order, high = self.denoiser.by_size(sigma[own])
             own = own[order]
         sigma, noise, keep = (send(part[own], self.device) for part in (sigma, noise, keep))
-        moves = None if told is None else send(told[own], self.device)
+        moves = None if conditioning is None else send(conditioning[own], self.device)
         own = send(own, self.device)
         return x0[own], Condition(labels[own], keep, moves), sigma, noise, high
 
@@ -412,8 +412,8 @@ class DiffusionTrainer:
         found = {}
         if step == self.total_steps and len(self.ema.lengths) > 1:
             found = self.ema.choose(lambda model: self.validator.val_losses(model)["val_loss"])
-            told = ", ".join(f"{length:g}: {loss:.4f}" for length, loss in found.items())
-            logger.info("val loss by length of the average: %s", told)
+            conditioning = ", ".join(f"{length:g}: {loss:.4f}" for length, loss in found.items())
+            logger.info("val loss by length of the average: %s", conditioning)
         known = {f"val_loss_of_average/{length:g}": loss for length, loss in found.items()}
         known["ema_length"] = self.ema.lengths[self.ema.chosen]
         scores = self.validator.validate(self.ema.model, step, output, known)

@@ -277,7 +277,7 @@ PAIRS = [
     ),
     Case("id that would leave the output", DESCRIBE, ("column id: found '../../x'",), row(id="../../x")),
     Case(
-        "picture of another size", DESCRIBE, ("found 44 x 40 pixels; expected 48 x 40, as metadata.csv tells",),
+        "picture of another size", DESCRIBE, ("found 44 x 40 pixels; expected 48 x 40, as metadata.csv says",),
         other_picture(column="mask_file_name", shape=(40, 44)),
     ),
     Case("changed mask, in describe", DESCRIBE, ("found another picture",), other_picture(column="mask_file_name")),
@@ -352,7 +352,7 @@ SETTINGS = [
     Case("fp16 on the CPU", "train --data_dir real --precision fp16 --device cpu", ("--precision: found fp16",)),
     Case("guide without guidance", GENERATE + " --guidance_checkpoint model.safetensors",
          ("--guidance_checkpoint: found --guidance 1, which is none",)),
-    Case("no noise told", GENERATE + " --sigma_scale 0", ("--sigma_scale: found 0.0; expected above 0, at most 1",)),
+    Case("no noise passed", GENERATE + " --sigma_scale 0", ("--sigma_scale: found 0.0; expected above 0, at most 1",)),
     Case("learning rate NaN", "train --data_dir real --lr nan", ("--lr: found nan; expected a finite number",)),
     Case("weight decay NaN", f"{SEGMENT} --weight_decay nan", ("--weight_decay: found nan",)),
     Case("infinite learning rate", "segment --data_dir real --lr inf", ("--lr: found inf",)),

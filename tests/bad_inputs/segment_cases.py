@@ -33,7 +33,7 @@ def foreign_weights(folder: Path) -> None:
 
 
 def empty_scores(folder: Path) -> None:
-    """A folder with a scores.json that tells nothing."""
+    """A folder with a scores.json that says nothing."""
     (folder / "run").mkdir()
     (folder / "run" / "scores.json").write_text("{}\n")
 

@@ -22,8 +22,8 @@ def test_there_are_weights_with_a_card() -> None:
     """Damage: weights left out of the repository, or handed on without their card."""
     assert [path.name for path in WEIGHTS] == ["busi-128.safetensors"]
     card = (FOLDER / "MODEL_CARD.md").read_text()
-    for told in ("licence", "BUSI", "not for diagnosis", "copying", "train split"):
-        assert told.lower() in card.lower(), told
+    for reported in ("licence", "BUSI", "not for diagnosis", "copying", "train split"):
+        assert reported.lower() in card.lower(), reported
 
 
 @pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)

@@ -136,7 +136,7 @@ EMPTY: dict[str, tuple[np.ndarray, np.ndarray, list[float], list[float]]] = {
 
 
 @pytest.mark.parametrize("case", EMPTY)
-def test_empty_masks_differ_as_told(case: str) -> None:
+def test_empty_masks_differ_as_reported(case: str) -> None:
     """The table in the docstring of `scores`. Fails if a convention for empty masks changes, here or there."""
     predicted, true, here, there = EMPTY[case]
     ours = score_image(predicted, true, PIXEL)

@@ -50,7 +50,7 @@ def _digest(path: Path) -> str:
             return _hash(header.encode() + data[8 + length :])
         if path.name == "state.pt":
             return _state_digest(path)
-    except Exception as error:  # a damaged file differs from a sound one, and is told as such
+    except Exception as error:  # a damaged file differs from a sound one, and is reported as such
         return f"unreadable: {error}"
     return _hash(data)
 

@@ -50,8 +50,8 @@ def test_work_of_other_settings_is_neither_used_nor_deleted(tmp_path: Path) -> N
     with pytest.raises(KeyboardInterrupt), staged_folder(output, FINGERPRINT, keep_partial=True) as folder:  # noqa: PT012
         (folder / "half.txt").write_text("half")
         raise KeyboardInterrupt
-    told = r"out\.partial: found work begun with other settings \(seed: 0 -> 1\)"
-    with pytest.raises(UserError, match=told):
+    reported = r"out\.partial: found work begun with other settings \(seed: 0 -> 1\)"
+    with pytest.raises(UserError, match=reported):
         staged_folder(output, FINGERPRINT | {"seed": 1}, keep_partial=True).__enter__()
     assert (folder / "half.txt").read_text() == "half"
     with staged_folder(output, FINGERPRINT | {"seed": 1}) as folder:  # what is not meant to be gone on with starts anew
@@ -145,8 +145,8 @@ def test_what_came_into_the_output_folder_meanwhile_is_kept(tmp_path: Path) -> N
     """Damage: deleting whatever stands where the data set goes."""
     output = tmp_path / "out"
     output.mkdir()
-    told = r"out: found Directory not empty; .*is whole, in .*out\.partial"
-    with pytest.raises(UserError, match=told), staged_folder(output, FINGERPRINT) as folder:  # noqa: PT012
+    reported = r"out: found Directory not empty; .*is whole, in .*out\.partial"
+    with pytest.raises(UserError, match=reported), staged_folder(output, FINGERPRINT) as folder:  # noqa: PT012
         (folder / "x.txt").write_text("x")
         (output / "thesis.txt").write_text("years of work")
     assert (output / "thesis.txt").read_text() == "years of work"
@@ -156,7 +156,7 @@ def test_what_came_into_the_output_folder_meanwhile_is_kept(tmp_path: Path) -> N
     assert (output / "x.txt").is_file()
 
 
-def test_an_unreadable_fingerprint_is_told_in_one_line(tmp_path: Path) -> None:
+def test_an_unreadable_fingerprint_is_reported_in_one_line(tmp_path: Path) -> None:
     """Damage: a traceback for a file that a power cut left empty."""
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "fingerprint.json").write_text("")

@@ -41,10 +41,10 @@ def test_a_second_process_is_refused_until_the_first_is_killed(where: str, tmp_p
     folder, beside = tmp_path / "out", where == "beside"
     folder.mkdir()
     process = hold(folder, where)
-    told = rf"out: found another run that is writing here \(process {process.pid}\); expected a folder of its own"
+    reported = rf"out: found another run that is writing here \(process {process.pid}\); expected a folder of its own"
     try:
         for _ in range(2):  # being refused does not wear the lock down
-            with pytest.raises(UserError, match=told):
+            with pytest.raises(UserError, match=reported):
                 locked(folder, beside).__enter__()
         clear_stale_lock(folder, beside)
         assert len([*tmp_path.glob(".*.lock"), *folder.glob(".lock")]) == 1
@@ -81,8 +81,8 @@ def test_the_end_of_another_run_is_waited_for(
         with pytest.raises(UserError, match="another run that is writing here"):
             locked(tmp_path).__enter__()
     process.wait()
-    told = f"{tmp_path}: waiting until another run that is writing here (process {process.pid}) has ended"
-    assert caplog.messages == [told]
+    reported = f"{tmp_path}: waiting until another run that is writing here (process {process.pid}) has ended"
+    assert caplog.messages == [reported]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -278,7 +278,7 @@ def outer(lines: list[str]) -> set[str]:
 @SETTINGS
 @given(config=TRAIN_CONFIGS, other=TRAIN_CONFIGS)
 def test_identities_differ_where_settings_do(config: TrainConfig, other: TrainConfig) -> None:
-    """Damage: comparing the keys of one side only; telling 1 from 1.0 after JSON; a field left out by mistake."""
+    """Damage: comparing the keys of one side only; confusing 1 with 1.0 after JSON; a field left out by mistake."""
     first, second = (fingerprint_of(c, "train", ("data_dir", "output_dir")) for c in (config, other))
     assert differing_keys(first, json.loads(json.dumps(first))) == []
     changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(other, f.name)}
@@ -289,10 +289,14 @@ def test_identities_differ_where_settings_do(config: TrainConfig, other: TrainCo
 
 
 def test_differences_are_named_within_mappings() -> None:
-    """Damage: two whole mappings told for one setting, or a setting that one side lacks told as None."""
+    """Damage: two whole mappings reported for one setting, or a setting that one side lacks reported as None."""
     old = {"lr": 1, "model": {"depth": 4, "heads": 2}}
-    new = {"lr": 1, "model": {"depth": 4, "heads": 3, "told": None}, "share": 0.5}
-    assert differing_keys(old, new) == ["model.heads: 2 -> 3", "model.told: nothing -> None", "share: nothing -> 0.5"]
+    new = {"lr": 1, "model": {"depth": 4, "heads": 3, "reported": None}, "share": 0.5}
+    assert differing_keys(old, new) == [
+        "model.heads: 2 -> 3",
+        "model.reported: nothing -> None",
+        "share: nothing -> 0.5",
+    ]
 
 
 PICTURES = arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=8))

@@ -147,7 +147,7 @@ def spread_loss(first: Tensor, second: Tensor, groups: Tensor) -> Tensor:
 class EmbeddingTrainer:
     """The trainer that `run_loop` drives. All chance depends on (seed, step, purpose) only.
 
-    It learns from the real train pictures; `held_out` only tells how well the embedding does, and decides nothing.
+    It learns from the real train pictures; `held_out` only says how well the embedding does, and decides nothing.
     """
 
     def __init__(self, train: Pairs, held_out: Pairs, steps: int, seed: int, device: torch.device) -> None:
@@ -176,9 +176,9 @@ class EmbeddingTrainer:
             group["lr"] = LR * lr_factor(step, WARMUP, self.steps)
         self.optimizer.zero_grad(set_to_none=True)
         self.model.train()
-        told = [self._learn(number, step) for number, learnt in enumerate(self.learnt) if len(learnt)]
+        reported = [self._learn(number, step) for number, learnt in enumerate(self.learnt) if len(learnt)]
         self.optimizer.step()
-        return {name: float(np.mean([one[name] for one in told])) for name in ("loss", "contrast")}
+        return {name: float(np.mean([one[name] for one in reported])) for name in ("loss", "contrast")}
 
     def _learn(self, number: int, step: int) -> dict[str, float]:
         """Gradients of network `number`, from pictures of the parts that it does not score; means over the batch."""
@@ -231,7 +231,7 @@ def similarities(model: CrossEmbedding, images: np.ndarray, real: Pairs, device:
     """(N, K) similarity of (N, S, S) uint8 pictures to K `real` ones, -1 to 1: the larger one of as it is and mirrored.
 
     `real` are all the train pictures or all the held-out ones. Each is compared by the network of every deal that
-    scores its part, and the mean is told.
+    scores its part, and the mean is reported.
     """
     return np.asarray(
         np.mean([similarities_of_deal(model, repeat, images, real, device) for repeat in range(REPEATS)], axis=0)

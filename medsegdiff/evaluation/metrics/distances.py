@@ -34,7 +34,7 @@ FIGURES = {
 }
 DISTANCES = ("frechet", "kid")  # the smaller the better; all others the larger the better
 NOTE = (
-    "Fréchet and kernel distance: 0 for sets that cannot be told apart, the smaller the better. Precision: share of "
+    "Fréchet and kernel distance: 0 for sets that cannot be distinguished, the smaller the better. Precision: share of "
     "pictures that lie among real train ones (realistic). Recall: share of real train pictures that lie among the "
     "others (varied). Density: precision that counts among how many. Coverage: share of real train pictures with one "
     "of the others nearby. Each is of n pictures against n real train ones; baseline: of held-out real pictures."
@@ -90,7 +90,7 @@ def run(context: Context) -> Section:
 
 
 def _verdict(distance: Comparison) -> Verdict:
-    """By radiomic features, which every set has: can the synthetic pictures be told from real ones?"""
+    """By radiomic features, which every set has: can the synthetic pictures be distinguished from real ones?"""
     own, baseline = distance.synthetic, distance.baseline
     size = f"Fréchet radiomics distance {own}; real pictures among themselves: {baseline}"
     if own.low > baseline.high:
@@ -98,9 +98,11 @@ def _verdict(distance: Comparison) -> Verdict:
     if own.high < baseline.low:
         return Verdict("fail", f"Synthetic pictures are nearer to train than other real ones are: copies? ({size})")
     if own.value <= baseline.high and distance.n >= ENOUGH:
-        return Verdict("pass", f"Synthetic pictures cannot be told from real ones by grey values and texture ({size}).")
+        return Verdict(
+            "pass", f"Synthetic pictures cannot be distinguished from real ones by grey values and texture ({size})."
+        )
     return Verdict(
-        "too few pictures to tell", f"Whether grey values and texture are those of real ones is open ({size})."
+        "too few pictures to decide", f"Whether grey values and texture are those of real ones is open ({size})."
     )
 
 
@@ -131,7 +133,7 @@ def _pooled(context: Context, pairs: Any) -> np.ndarray:
 
 
 def _compare(context: Context, section: Section, name: str, kind: Kind) -> dict[str, dict[str, Comparison]]:
-    """The figures of a space by subgroup; subgroups of too few pictures are told in `section.skipped`."""
+    """The figures of a space by subgroup; subgroups of too few pictures are reported in `section.skipped`."""
     result = {}
     for subgroup, label in context.subgroups().items():
         if section.too_few(f"Distances on {kind.title}, {subgroup}", context.counts(label), MIN_PICTURES):
@@ -189,7 +191,7 @@ def _score(context: Context, section: Section) -> None:
     for subgroup, label in context.subgroups().items():
         sets = [_probabilities(context.sample("inception, with logits", inception_features, s, label)) for s in SETS]
         if min(len(s.features) for s in sets) < MIN_PICTURES:
-            continue  # told with the distances
+            continue  # reported with the distances
         c = scores_compared(sets, **context.resampling)
         rows.append([subgroup, c.synthetic, c.baseline, c.n])
         values[subgroup] = {"synthetic": vars(c.synthetic), "baseline": vars(c.baseline), "n": c.n}

@@ -25,7 +25,7 @@ BATCH = 50
 # Wang, Simoncelli and Bovik 2003, section 3.2, from the finest scale on; sized for pictures of 256 pixels
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 SMALLEST_SIDE = 16  # pixels of the coarsest scale: its window has 11
-ALIKE = 99  # percentile of real pairs beyond which a pair is told as very alike
+ALIKE = 99  # percentile of real pairs beyond which a pair is reported as very alike
 ALIKE_SHARE = 0.05  # share of such synthetic pairs above which the model has collapsed; among real ones it is 0.01
 MARGIN = 0.05  # MS-SSIM by which synthetic pairs may be more alike than real ones
 REPEATED_SHARE = 0.01  # share of pictures that may repeat another one to the pixel
@@ -43,7 +43,7 @@ class Similarity:
 
     @property
     def enough(self) -> bool:
-        """Whether it can be told with an interval."""
+        """Whether it can be reported with an interval."""
         return len(self.values) >= MIN_PICTURES and len(np.unique(self.groups)) >= MIN_GROUPS
 
 
@@ -55,7 +55,7 @@ def run(context: Context) -> Section:
         "values: 1 for the same picture, near 0 for pictures that share nothing. Synthetic pairs that are more alike "
         "than real pairs mean less variety than in real patients. Two real pictures of one patient were never paired."
     )
-    told: dict[str, dict[str, Similarity]] = {}
+    reported: dict[str, dict[str, Similarity]] = {}
     for label in context.sets.classes:
         if section.too_few(f"Variety of {label} pictures", context.counts(label), MIN_PICTURES):
             continue
@@ -63,11 +63,14 @@ def run(context: Context) -> Section:
         if few := [TITLES[which] for which, similarity in found.items() if not similarity.enough]:
             section.skipped.append(f"Variety of {label} pictures: nearly all {few[0]} pictures are of few patients.")
             continue
-        told[label] = found
+        reported[label] = found
         section.values[label] = _figures(context, label, found)
-    if told:
-        _tell(section, told)
-        section.figures += [_distributions(told), *(_most_alike(context, label, f) for label, f in told.items())]
+    if reported:
+        _report(section, reported)
+        section.figures += [
+            _distributions(reported),
+            *(_most_alike(context, label, f) for label, f in reported.items()),
+        ]
     return section
 
 
@@ -133,10 +136,10 @@ def _mean(context: Context, values: np.ndarray, similarity: Similarity) -> Inter
     return pairs_interval(values, similarity.groups, **context.resampling)
 
 
-def _tell(section: Section, told: dict[str, dict[str, Similarity]]) -> None:
+def _report(section: Section, reported: dict[str, dict[str, Similarity]]) -> None:
     """Table and verdict."""
     rows: list[list[Cell | Interval]] = []
-    for label in told:
+    for label in reported:
         v = section.values[label]
         means = [Interval(**v[which]) for which in ("synthetic", "train", "held_out", "very_alike")]
         rows.append([label, *means, v["pairs"], f"{v['repeated']} of {v['pictures']}"])
@@ -149,13 +152,13 @@ def _tell(section: Section, told: dict[str, dict[str, Similarity]]) -> None:
         "another one to the pixel."
     )
     section.tables.append(Table("MS-SSIM between pictures of a class", columns, rows, note))
-    section.verdict = _verdict({label: section.values[label] for label in told})
+    section.verdict = _verdict({label: section.values[label] for label in reported})
 
 
-def _verdict(told: dict[str, dict[str, Any]]) -> Verdict:
+def _verdict(reported: dict[str, dict[str, Any]]) -> Verdict:
     """Whether the model samples the same again and again; the worst class decides."""
     collapsed, less, unclear = [], [], []
-    for label, v in told.items():
+    for label, v in reported.items():
         synthetic, real = v["synthetic"], max((v[w] for w in ("train", "held_out")), key=lambda i: i["value"])
         size = f"{label}: MS-SSIM {number(synthetic['value'])} against {number(real['value'])} of real pairs"
         if v["very_alike"]["low"] > ALIKE_SHARE or v["repeated"] > REPEATED_SHARE * v["pictures"]:
@@ -172,16 +175,16 @@ def _verdict(told: dict[str, dict[str, Any]]) -> Verdict:
     if less:
         return Verdict("fail", f"Synthetic pictures are less varied than real ones ({'; '.join(less)}).")
     if unclear:
-        return Verdict("too few pictures to tell", f"Whether pictures are as varied is open ({'; '.join(unclear)}).")
-    named = ", ".join(told)
+        return Verdict("too few pictures to decide", f"Whether pictures are as varied is open ({'; '.join(unclear)}).")
+    named = ", ".join(reported)
     return Verdict("pass", f"No mode collapse: pictures of a class are no more alike than real ones ({named}).")
 
 
-def _distributions(told: dict[str, dict[str, Similarity]]) -> Figure:
+def _distributions(reported: dict[str, dict[str, Similarity]]) -> Figure:
     """Histograms of MS-SSIM by class."""
-    plot = Plot(figsize=(4.5 * len(told), 3.2), layout="constrained")
-    bins = np.linspace(0, max(float(f.values.max()) for found in told.values() for f in found.values()) + 1e-6, 31)
-    for axes, (label, found) in zip(plot.subplots(1, len(told), squeeze=False)[0], told.items(), strict=True):
+    plot = Plot(figsize=(4.5 * len(reported), 3.2), layout="constrained")
+    bins = np.linspace(0, max(float(f.values.max()) for found in reported.values() for f in found.values()) + 1e-6, 31)
+    for axes, (label, found) in zip(plot.subplots(1, len(reported), squeeze=False)[0], reported.items(), strict=True):
         for which, similarity in found.items():
             how = {"density": True, "histtype": "step", "linewidth": 1.6, "color": COLOURS[which]}
             axes.hist(similarity.values, bins=bins, label=TITLES[which], **how)

@@ -31,7 +31,7 @@ from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table
 from medsegdiff.evaluation.sets import Pairs
 
 NAMED = 3  # characteristics that the text names as the farthest off
-OUTCOMES = ("kept (weaker)", "lost", "reversed", "too few pictures to tell")  # that the text tells by name
+OUTCOMES = ("kept (weaker)", "lost", "reversed", "too few pictures to decide")  # that the text says by name
 
 
 @dataclass
@@ -83,8 +83,8 @@ def _without(context: Context, section: Section) -> None:
         found, pairs = context.features("lesions", _space, which), getattr(context.sets, which)
         empty = ~pairs.masks.any(axis=(1, 2))
         if empty.any():
-            told = f"{empty.sum()} of {len(pairs)} {TITLES[which]} pairs have an empty mask"
-            section.skipped.append(f"{told}: only area and number of parts could be told of them.")
+            reported = f"{empty.sum()} of {len(pairs)} {TITLES[which]} pairs have an empty mask"
+            section.skipped.append(f"{reported}: only area and number of parts could be reported of them.")
         lacking = (np.isnan(found) & ~empty[:, None]).sum(axis=0)
         counts = ((d.title, f"{n} of {len(pairs)}" if n else None) for d, n in zip(DESCRIPTORS, lacking, strict=True))
         section.skipped += [
@@ -172,8 +172,8 @@ def _specks(context: Context, section: Section) -> None:
     found = {which: context.features("lesions", _space, which)[:, NAMES.index("specks")] > 0 for which in SETS}
     shares = {which: float(has.mean()) for which, has in found.items() if len(has)}
     section.values["with_specks"] = shares
-    told = ", ".join(f"{share:.0%} of {TITLES[which]} ones" for which, share in shares.items())
-    section.text.append(f"Masks that hold specks too small for a lesion: {told}.")
+    reported = ", ".join(f"{share:.0%} of {TITLES[which]} ones" for which, share in shares.items())
+    section.text.append(f"Masks that hold specks too small for a lesion: {reported}.")
 
 
 def _words(line: _Line) -> str:
@@ -194,7 +194,7 @@ def _class_differences(context: Context, section: Section, samples: dict[str, li
     section.values["class_difference"] = {}
     for first, second in itertools.combinations(samples, 2):
         rows: list[list[Cell | Interval]] = []
-        told: dict[str, Any] = {}
+        reported: dict[str, Any] = {}
         for i, descriptor in enumerate(DESCRIPTORS):
             sides = [[column(samples[label][which], i) for label in (second, first)] for which in (0, 2)]
             if min(len(sample.features) for side in sides for sample in side) < MIN_PICTURES:
@@ -202,23 +202,23 @@ def _class_differences(context: Context, section: Section, samples: dict[str, li
             real, synthetic = (difference_of_means(one, other, **context.resampling) for one, other in sides)
             outcome = preserved(real, synthetic)
             rows.append([f"{descriptor.title} ({descriptor.unit})", real, synthetic, outcome])
-            told[descriptor.name] = {"real": vars(real), "synthetic": vars(synthetic), "outcome": outcome}
+            reported[descriptor.name] = {"real": vars(real), "synthetic": vars(synthetic), "outcome": outcome}
         if not rows:
             section.skipped.append(f"Difference of {second} and {first}: fewer than {MIN_PICTURES} pictures of one.")
             continue
         title = f"Difference of means, {second} minus {first}"
         section.tables.append(Table(title, ["characteristic", "real train", "synthetic", "difference"], rows))
-        section.values["class_difference"][f"{second} - {first}"] = told
-        section.text.append(_differences_in_words(first, second, told))
+        section.values["class_difference"][f"{second} - {first}"] = reported
+        section.text.append(_differences_in_words(first, second, reported))
 
 
-def _differences_in_words(first: str, second: str, told: dict[str, Any]) -> str:
+def _differences_in_words(first: str, second: str, reported: dict[str, Any]) -> str:
     titles = {d.name: d.title for d in DESCRIPTORS}
-    real = [name for name, t in told.items() if t["outcome"] != "none in real"]
+    real = [name for name, t in reported.items() if t["outcome"] != "none in real"]
     if not real:
-        return f"Real {first} and {second} lesions differ in none of the characteristics, as far as can be told."
-    kept = sum(told[name]["outcome"].startswith("kept") for name in real)
-    by = {o: [titles[n] for n in real if told[n]["outcome"] == o] for o in OUTCOMES}
+        return f"Real {first} and {second} lesions differ in none of the characteristics, as far as can be reported."
+    kept = sum(reported[name]["outcome"].startswith("kept") for name in real)
+    by = {o: [titles[n] for n in real if reported[n]["outcome"] == o] for o in OUTCOMES}
     rest = "".join(f" {outcome[0].upper()}{outcome[1:]}: {', '.join(names)}." for outcome, names in by.items() if names)
     return (
         f"Real {second} and {first} lesions differ in {len(real)} characteristics; synthetic ones differ likewise in "

@@ -122,7 +122,8 @@ def _partners(context: Context, matched: Matched) -> tuple[np.ndarray, np.ndarra
 def _measured(
     context: Context, section: Section | None, first: np.ndarray, second: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """(N,) of every figure for (N, S, S) uint8 pictures; NaN for the PSNR of equal ones. What is lacking is told."""
+    """(N,) of every figure for (N, S, S) uint8 pictures; NaN for the PSNR of equal ones. What is lacking is
+    reported."""
     difference = first.astype(np.float64) - second
     rmse = np.sqrt((difference**2).mean(axis=(1, 2)))
     psnr = np.full(len(rmse), np.nan)
@@ -182,7 +183,7 @@ def _table(
 
 
 def _subgroups(context: Context, matched: Matched) -> dict[str, np.ndarray]:
-    """(N,) truth values by what is told apart."""
+    """(N,) truth values by what is distinguished."""
     everything = np.ones(len(matched.rows), dtype=bool)
     learnt = np.array([r.split == "train" for r in matched.real.records])
     subgroups = {

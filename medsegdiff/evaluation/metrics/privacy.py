@@ -23,7 +23,7 @@ from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table
 from medsegdiff.evaluation.sets import Pairs
 from medsegdiff.training.device import choose_device
 
-FEWEST_SYNTHETIC, FEWEST_REAL = 10, 20  # pictures below which nothing is told of neighbours
+FEWEST_SYNTHETIC, FEWEST_REAL = 10, 20  # pictures below which nothing is reported of neighbours
 FINER = 10  # times as many resamples as elsewhere: ends of 200 wander by 0.01, and a verdict hangs on them
 FEWEST_GROUPS = 5  # an interval over few of them (all samples for one mask are one) says nothing
 SHOWN = 10  # nearest pairs in the figure
@@ -40,16 +40,16 @@ def run(context: Context) -> Section:
     )
     leaks = find_leaks(context.sets, context.real.records)
     learnt = compare_learnt(context.synthetic.info, context.sets.train.records)
-    _tell_leaks(section, context, leaks)
-    _tell_sides(section, context, leaks, learnt)
+    _report_leaks(section, context, leaks)
+    _report_sides(section, context, leaks, learnt)
     audits = _audits(section, context)
     if audits:
-        _tell_statistics(section, audits)
-        _tell_controls(section, audits)
-        _tell_pairs(section, context, audits)
+        _report_statistics(section, audits)
+        _report_controls(section, audits)
+        _report_pairs(section, context, audits)
     section.verdict = _verdict(context, leaks, audits, learnt)
     if context.checkpoint is not None:
-        _tell_membership(section, context)
+        _report_membership(section, context)
     return section
 
 
@@ -88,7 +88,7 @@ def fine_detail(images: np.ndarray, real: Pairs) -> np.ndarray:
     return similarity(list(images), list(real.images))
 
 
-def _tell_leaks(section: Section, context: Context, leaks: Leaks) -> None:
+def _report_leaks(section: Section, context: Context, leaks: Leaks) -> None:
     exact, same = (sum(name is not None for name in found) for found in (leaks.exact, leaks.same))
     section.values["copies"] = {"exact": exact, "same_picture": same, "same_picture_bits": leaks.bits}
     section.per_pair["privacy_copy_of"] = [a or b for a, b in zip(leaks.exact, leaks.same, strict=True)]
@@ -100,7 +100,7 @@ def _tell_leaks(section: Section, context: Context, leaks: Leaks) -> None:
     )
 
 
-def _tell_sides(section: Section, context: Context, leaks: Leaks, learnt: Learnt | None) -> None:
+def _report_sides(section: Section, context: Context, leaks: Leaks, learnt: Learnt | None) -> None:
     """Where train is not what was learnt, or held-out is not free of it: then the shares answer another question."""
     if learnt is not None:
         section.values["learnt"] = dataclasses.asdict(learnt)
@@ -123,25 +123,25 @@ def _tell_sides(section: Section, context: Context, leaks: Leaks, learnt: Learnt
         )
 
 
-def _tell_statistics(section: Section, audits: dict[str, Audit]) -> None:
-    told = {name: found.statistics for name, found in audits.items()}
-    first = next(iter(told.values()))
+def _report_statistics(section: Section, audits: dict[str, Audit]) -> None:
+    reported = {name: found.statistics for name, found in audits.items()}
+    first = next(iter(reported.values()))
     section.text.append(
         "Similarity is measured "
         + ("by networks that learnt to know an image again after it was mirrored, moved, brightened or roughened; each "
-           "learnt half of the train images and scores the other half (embedding); and " if EMBEDDING in told else "")
+           "learnt half of the train images and scores the other half (embedding); and " if EMBEDDING in reported else "")
         + "by the correlation of fine detail after small shifts and mirroring. The limit is the similarity to train "
         "that 95 % of held-out images stay below: beyond it, an image is nearer to a learnt one than other patients "
         "usually are. "
         f"Intervals of these shares are of {section.values['resamples']} resamples, since their ends decide."
     )  # fmt: skip
     rows: list[list[Cell | Interval]] = [
-        ["nearest real image is a train image", *(s.nearest_to_train for s in told.values()), COPYING],
-        ["the same for held-out real images", *(s.baseline for s in told.values()), COPYING],
-        ["beyond the limit towards train", *(s.beyond_95 for s in told.values()), EXPECTED],
-        ["that minus beyond it towards held-out", *(s.excess for s in told.values()), 0.0],
-        ["train images so copied", *(s.train_copied for s in told.values()), None],
-        ["limit of similarity", *(s.limit for s in told.values()), None],
+        ["nearest real image is a train image", *(s.nearest_to_train for s in reported.values()), COPYING],
+        ["the same for held-out real images", *(s.baseline for s in reported.values()), COPYING],
+        ["beyond the limit towards train", *(s.beyond_95 for s in reported.values()), EXPECTED],
+        ["that minus beyond it towards held-out", *(s.excess for s in reported.values()), 0.0],
+        ["train images so copied", *(s.train_copied for s in reported.values()), None],
+        ["limit of similarity", *(s.limit for s in reported.values()), None],
         [
             "images as alike to a train image as altered copies are (number)",
             *(a.unmistakable for a in audits.values()),
@@ -154,8 +154,8 @@ def _tell_statistics(section: Section, audits: dict[str, Audit]) -> None:
         "held-out images were compared, averaged over random choices. Brackets: 95 % intervals over synthetic images "
         "and over groups of real ones."
     )
-    section.tables.append(Table("Nearest real images", ["figure", *told, "without copying"], rows, note))
-    for name, s in told.items():
+    section.tables.append(Table("Nearest real images", ["figure", *reported, "without copying"], rows, note))
+    for name, s in reported.items():
         section.values[name.replace(" ", "_")] = dataclasses.asdict(s) | {
             "outcome": s.outcome,
             "unmistakable": audits[name].unmistakable,
@@ -163,11 +163,11 @@ def _tell_statistics(section: Section, audits: dict[str, Audit]) -> None:
         if audits[name].unmistakable is None:
             section.text.append(
                 f"By {name}, some held-out image is as alike to a train image as altered copies are: one single copy "
-                "cannot be told from chance here, only copying that moves the shares below."
+                "cannot be distinguished from chance here, only copying that moves the shares below."
             )
 
 
-def _tell_controls(section: Section, audits: dict[str, Audit]) -> None:
+def _report_controls(section: Section, audits: dict[str, Audit]) -> None:
     columns, rows = ["kind of copy"], [[kind] for kind in KINDS]  # type: list[str], list[list[Cell | Interval]]
     for name, found in audits.items():
         columns += [f"found by {name}", f"attributed by {name}"]
@@ -192,7 +192,7 @@ def missed_kinds(usable: Collection[Audit]) -> list[str]:
     return [kind for kind in KINDS if max(found.planted[kind].detected for found in usable) < MISSED]
 
 
-def _tell_pairs(section: Section, context: Context, audits: dict[str, Audit]) -> None:
+def _report_pairs(section: Section, context: Context, audits: dict[str, Audit]) -> None:
     ids = context.sets.train.ids
     for name, found in audits.items():
         prefix = f"privacy_{name.replace(' ', '_')}"
@@ -248,7 +248,7 @@ def _histograms(audits: dict[str, Audit]) -> Figure:
 
 
 def _verdict(context: Context, leaks: Leaks, audits: dict[str, Audit], learnt: Learnt | None) -> Verdict:
-    """What may be acted on; copies by content are told whatever else could not be measured."""
+    """What may be acted on; copies by content are reported whatever else could not be measured."""
     total, exact = len(context.sets.synthetic), sum(name is not None for name in leaks.exact)
     if exact > total / 2:
         return Verdict("fail", f"The synthetic set is made of real pictures: {exact} of {total} are real to the pixel.")
@@ -257,7 +257,7 @@ def _verdict(context: Context, leaks: Leaks, audits: dict[str, Audit], learnt: L
     usable = {name: found for name, found in audits.items() if found.works}
     if not usable:
         why = "planted copies were not found" if audits else "too few pictures to compare"
-        return Verdict("too few pictures to tell", f"Whether patients are copied is open: {why}.")
+        return Verdict("too few pictures to decide", f"Whether patients are copied is open: {why}.")
     alarms = [f"{found.unmistakable} by {name}" for name, found in usable.items() if found.unmistakable]
     if alarms:
         what = "synthetic images are as alike to a train image as altered copies of one are"
@@ -278,7 +278,9 @@ def _verdict(context: Context, leaks: Leaks, audits: dict[str, Audit], learnt: L
     doubts += _blind_spots(leaks, usable)
     if not doubts:
         return Verdict("pass", f"No sign of copied patients ({figures}).")
-    return Verdict("too few pictures to tell", f"No sign of copied patients, but {'; and '.join(doubts)} ({figures}).")
+    return Verdict(
+        "too few pictures to decide", f"No sign of copied patients, but {'; and '.join(doubts)} ({figures})."
+    )
 
 
 def _blind_spots(leaks: Leaks, usable: dict[str, Audit]) -> list[str]:
@@ -291,7 +293,7 @@ def _blind_spots(leaks: Leaks, usable: dict[str, Audit]) -> list[str]:
     return spots
 
 
-def _tell_membership(section: Section, context: Context) -> None:
+def _report_membership(section: Section, context: Context) -> None:
     found = membership(context.config, context.real)
     if isinstance(found, str):
         section.skipped.append(found)
@@ -299,7 +301,7 @@ def _tell_membership(section: Section, context: Context) -> None:
     values: dict[str, Any] = dataclasses.asdict(found)
     section.values["membership"] = values
     section.text.append(
-        f"Membership inference from the checkpoint: whether the generator learnt an image can be told from its "
+        f"Membership inference from the checkpoint: whether the generator learnt an image can be distinguished from its "
         f"denoising error with an AUC of {found.auc} ({found.train} train and {found.held_out} held-out images, chosen "
         "at random where there are more; 0.5 is not at all, 1 is always). This concerns handing on the checkpoint; "
         "the synthetic images are evaluated above."

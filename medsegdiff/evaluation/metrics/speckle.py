@@ -28,7 +28,7 @@ from medsegdiff.evaluation.speckle_measures import BANDS, FEATURES, NAMES, speck
 
 NAMED = 3  # features that the text names as the farthest off
 FINE = NAMES.index("fine")
-SEEN = 1.0  # dB: a smaller difference of the finest third is not told in words
+SEEN = 1.0  # dB: a smaller difference of the finest third is not reported in words
 
 
 def run(context: Context) -> Section:

@@ -17,7 +17,7 @@ WORKS = 0.9  # share of exact copies that a measure has to find to be usable
 ALARM_PERCENTILE = (
     25  # percentile of the similarity of altered copies to train, beyond which one picture alone is an alarm
 )
-TAIL = 0.2  # share of held-out similarities that tells how strangers' similarity falls off
+TAIL = 0.2  # share of held-out similarities that says how strangers' similarity falls off
 FALSE_ALARM = 0.05  # share of sets without copies in which some picture is taken for one
 CLOSEST = 1e-6  # distance 1 - s that counts for equal pictures
 CHOICE = 3  # purpose of random numbers
@@ -93,7 +93,7 @@ def alarm(changed: np.ndarray, baseline: np.ndarray, count: int) -> float:
     """Similarity to train beyond which one of `count` pictures alone is an alarm.
 
     As alike as most altered copies `changed` are, and more than the most alike of as many strangers would be but for
-    one set in twenty, which the tail of held-out similarities `baseline` tells: the chance of a distance 1 - s below d
+    one set in twenty, which the tail of held-out similarities `baseline` says: the chance of a distance 1 - s below d
     falls like a power of d, so that -log(1 - s) has an exponential tail (Hill 1975). Infinite where few copies are
     left.
     """

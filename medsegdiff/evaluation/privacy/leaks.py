@@ -1,4 +1,4 @@
-"""Real pictures among the synthetic ones, told by their content alone: no statistics, no network."""
+"""Real pictures among the synthetic ones, found by their content alone: no statistics, no network."""
 
 from __future__ import annotations
 

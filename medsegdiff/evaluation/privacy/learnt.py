@@ -19,7 +19,7 @@ class Learnt:
 
 
 def compare_learnt(info: Mapping[str, Any], train: Iterable[SampleRecord]) -> Learnt | None:
-    """Compare what a synthetic set's dataset.json tells with all of train; None where it tells nothing.
+    """Compare what a synthetic set's dataset.json says with all of train; None where it says nothing.
 
     A generated set has hashes of the content (`checkpoint.train_hashes`), a combined one perceptual hashes alone.
     """

@@ -1,4 +1,5 @@
-"""Membership inference: does the model's denoising loss tell pictures that it learnt from pictures that it did not?
+"""Membership inference: does the model's denoising loss distinguish pictures that it learnt from pictures that it did
+not?
 
 A model that memorises removes noise from the pictures it learnt better than from others (Matsumoto et al. 2023,
 "Membership inference attacks against diffusion models", the loss attack; Carlini et al. 2023, "Extracting training
@@ -42,7 +43,7 @@ CHOICE, NOISE = 1, 2  # purposes of random numbers
 
 @dataclass(frozen=True)
 class Membership:
-    """How well losses tell train pictures from held-out ones; 0.5 is not at all."""
+    """How well losses distinguish train pictures from held-out ones; 0.5 is not at all."""
 
     auc: Interval
     by_level: dict[str, float]  # AUC at each noise level, in standard deviations of the data
@@ -143,7 +144,7 @@ def denoising_losses(
 def inferred(
     losses: np.ndarray, levels: tuple[float, ...], learnt: np.ndarray, groups: np.ndarray, config: EvaluateConfig
 ) -> Membership:
-    """AUC of telling `learnt` (N,) pictures by low losses (N, L) at `levels`.
+    """AUC of reporting `learnt` (N,) pictures by low losses (N, L) at `levels`.
 
     It is that of the mean of the levels, each on a common scale. The interval comes from a bootstrap over `groups`
     (N,). Raises `ValueError` where one side is empty.

@@ -59,7 +59,7 @@ class Statistics:
 
     @property
     def outcome(self) -> str:
-        """By this measure alone: "fail", "pass" or "too few pictures to tell".
+        """By this measure alone: "fail", "pass" or "too few pictures to decide".
 
         Pictures beyond the limit towards train count where there are not as many beyond it towards held-out ones: a
         set of nothing but typical pictures is near to everything without being a copy of anything.
@@ -67,7 +67,7 @@ class Statistics:
         beyond = self.beyond_95.low > EXPECTED and self.excess.low > 0
         if self.nearest_to_train.low > COPYING or beyond:
             return "fail"
-        return "pass" if self.nearest_to_train.high <= ALLOWED else "too few pictures to tell"
+        return "pass" if self.nearest_to_train.high <= ALLOWED else "too few pictures to decide"
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,15 @@ def statistics(alike: Alike, *, resamples: int, seed: int) -> Statistics:
     random = np.random.default_rng([seed, SAMPLE_STREAM])
     groups = (alike.synthetic_groups, alike.train_groups, alike.held_out_groups)
     resampled = [_shares(alike, _Rows(*resampled(groups, random))) for _ in range(resamples)]
-    told = [
+    reported = [
         centred_interval(np.mean([p[k] for p in plain]), np.array([d[k] for d in resampled])).within(lowest, 1.0)
         for k, lowest in enumerate((0.0, 0.0, 0.0, -1.0))
     ]
     limit = alike.limit
     copied = np.unique(alike.to_train.argmax(axis=1)[alike.to_train.max(axis=1) > limit])
-    return Statistics(told[0], told[1], told[2], told[3], len(copied) / alike.to_train.shape[1], limit, count)
+    return Statistics(
+        reported[0], reported[1], reported[2], reported[3], len(copied) / alike.to_train.shape[1], limit, count
+    )
 
 
 def _shares(alike: Alike, rows: _Rows) -> tuple[float, float, float, float]:

@@ -32,8 +32,8 @@ def write_report(
         for name, section in sections.items()
         if section.verdict is not None
     ]
-    told = {name: section.values | {"skipped": section.skipped} for name, section in sections.items()}
-    more = {"verdicts": verdicts, "metrics": told, "made_by": {"medsegdiff": __version__}}
+    reported = {name: section.values | {"skipped": section.skipped} for name, section in sections.items()}
+    more = {"verdicts": verdicts, "metrics": reported, "made_by": {"medsegdiff": __version__}}
     report = result | more
     json.dumps(report, allow_nan=False)  # a figure that is none has no place in it
     write_bytes(output / TABLE_FILE, _table(context, sections).encode())

@@ -53,7 +53,7 @@ GENERATING = (
     ),
     Damage(
         "doubt_in_nats",
-        "the entropy of masks is told in nats for bits",
+        "the entropy of masks is reported in nats for bits",
         "generation/masks.py",
         "-(p * np.log2(p) + (1 - p) * np.log2(1 - p))",
         "-(p * np.log(p) + (1 - p) * np.log(1 - p))",

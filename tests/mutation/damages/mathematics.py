@@ -18,7 +18,7 @@ MATHEMATICS = (
     ),
     Damage(
         "coarse_level_of_the_large_picture",
-        "the network is told the level of small pictures before averaging",
+        "the network is passed the level of small pictures before averaging",
         "diffusion/denoiser.py",
         "sigma / low_res.factor, cond)",
         "sigma, cond)",
@@ -166,7 +166,7 @@ MATHEMATICS = (
         "generation/pairs.py",
         "guidance=source.guidance,",
         "",
-        ("test_settings_matter", "test_the_network_is_told_the_class_and_the_options"),
+        ("test_settings_matter", "test_the_network_is_reported_the_class_and_the_options"),
     ),
     Damage(
         "class_ignored",

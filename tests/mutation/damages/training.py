@@ -31,11 +31,11 @@ TRAINING = (
     ),
     Damage(
         "told_before_mirroring",
-        "shifts of mirrored pictures are told as before mirroring",
+        "shifts of mirrored pictures are reported as before mirroring",
         "data/transforms.py",
         "scale.log(), stretch.log(), angle, flip * x, y]",
         "scale.log(), stretch.log(), angle, x, y]",
-        ("test_what_is_told_is_what_was_done",),
+        ("test_what_is_reported_is_what_was_done",),
     ),
     Damage(
         "ema_not_updated",
@@ -128,11 +128,11 @@ TRAINING = (
     ),
     Damage(
         "hashes_of_val",
-        "a checkpoint tells the hashes of val for those of train",
+        "a checkpoint says the hashes of val for those of train",
         "training/train.py",
         '"perceptual_hash": r.perceptual_hash} for r in records]',
         '"perceptual_hash": r.perceptual_hash} for r in self.val_set.records]',
-        ("test_checkpoints_tell_what_they_are",),
+        ("test_checkpoints_say_what_they_are",),
     ),
     Damage(
         "state_may_run_code",
@@ -140,7 +140,7 @@ TRAINING = (
         "training/state.py",
         "weights_only=True)",
         "weights_only=False)",
-        ("test_a_state_that_does_not_fit_is_told_in_one_line",),
+        ("test_a_state_that_does_not_fit_is_reported_in_one_line",),
     ),
     Damage(
         "augment_image_alone",

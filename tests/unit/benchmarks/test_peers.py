@@ -111,7 +111,7 @@ def test_samples_take_as_many_calls_as_asked_for(small: Callable[[str], Any], na
     [("diffusers", 113.7), ("diffusers_small", 5.6), ("monai", 18.5), ("ddp_plain", 35.7), ("ddp", 38.4)],
 )
 def test_networks_have_their_documented_sizes(modules: Callable[[str], Any], name: str, millions: float) -> None:
-    """Damage: one block a level less in `DiffusersPeer` (diffusers tells 113.7 M parameters for its tutorial)."""
+    """Damage: one block a level less in `DiffusersPeer` (diffusers says 113.7 M parameters for its tutorial)."""
     pytest.importorskip(LIBRARIES[name], reason=f"{LIBRARIES[name]} is not installed")
     with torch.device("meta"):
         peer = modules("peer_nets").build_peer(name, 128, 2)
@@ -258,8 +258,8 @@ def test_batches_of_speed_have_as_many_pixels(modules: Callable[[str], Any]) -> 
     assert [speed.batch_at(options, size) for size in (64, 128, 256, 512)] == [16, 4, 1, 1]
 
 
-def test_the_page_tells_ratios_in_favour_of_ours(modules: Callable[[str], Any]) -> None:
-    """Fails when a ratio is upside down, a failure is not told, or the baseline is missing.
+def test_the_page_say_ratios_in_favour_of_ours(modules: Callable[[str], Any]) -> None:
+    """Fails when a ratio is upside down, a failure is not reported, or the baseline is missing.
 
     Damage: `ratio(speed, ours)` for images/s in `speed_table`.
     """
@@ -299,16 +299,16 @@ def test_the_page_tells_ratios_in_favour_of_ours(modules: Callable[[str], Any]) 
     assert "1.50 [3.00, 5.00]" in page
 
 
-def test_the_page_tells_no_folder_of_the_run(modules: Callable[[str], Any], tmp_path: Path) -> None:
+def test_the_page_say_no_folder_of_the_run(modules: Callable[[str], Any], tmp_path: Path) -> None:
     """Damage: take `real_data` or `run_dir` out of `hidden` in `peers.command`."""
     peers = modules("peers")
     (tmp_path / "ddp_batch_4").mkdir()
     line = ["--real_data", "/private/data", "--run_dir", str(tmp_path), "--minutes", "1", "--no_judge"]
     options: argparse.Namespace = peers.parser().parse_args(line)
-    told = peers.command(options)
-    assert len(told) == 2
-    assert "private" not in told[0]
-    assert str(tmp_path) not in told[0]
-    assert "--minutes 1" in told[0]
-    assert told[0].endswith("--no_judge") or "--no_judge " in told[0]
-    assert told[1].endswith("--batch 4")
+    reported = peers.command(options)
+    assert len(reported) == 2
+    assert "private" not in reported[0]
+    assert str(tmp_path) not in reported[0]
+    assert "--minutes 1" in reported[0]
+    assert reported[0].endswith("--no_judge") or "--no_judge " in reported[0]
+    assert reported[1].endswith("--batch 4")

@@ -82,7 +82,7 @@ def test_ours_among_the_peers_samples_within_the_calls(benchmark: Any, tmp_path:
         assert sum(asked) // 2 in range(calls - 2, calls + 1)
 
 
-def test_speed_is_measured_on_pictures_of_the_size_it_is_told_for(
+def test_speed_is_measured_on_pictures_of_the_size_it_is_reported_for(
     benchmark: Any, tmp_path: Path, ellipses: SampleSet
 ) -> None:
     """Damage: leave `small_first=False` out: the first steps of ours are on pictures of half the side."""

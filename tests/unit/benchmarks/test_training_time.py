@@ -32,13 +32,13 @@ def left_by_phases(run: Path, minutes: float, share: float) -> Path:
         "segmentation_synthetic/comparison.json": {"subgroups": {"all": {"dice": {"ratio": MEAN}}}},
         "description/description.json": {"copying": {"nearest_to_train": MEAN}},
     }
-    for name, told in left.items():
+    for name, reported in left.items():
         (run / name).parent.mkdir(parents=True, exist_ok=True)
-        write_json(run / name, told)
+        write_json(run / name, reported)
     return run
 
 
-def test_every_run_is_told_by_its_training_time(
+def test_every_run_is_reported_by_its_training_time(
     benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Damage: columns in the order given; samples that were refused counted as pairs; a figure of another run."""

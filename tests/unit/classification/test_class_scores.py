@@ -61,11 +61,11 @@ def test_index_chooses_pictures() -> None:
 
 @pytest.mark.parametrize("label", ["benign", "malignant"])
 def test_one_class_alone(label: str) -> None:
-    """What can be told is told, the rest is NaN. Fails if a class that is not there counts as 0, or raises."""
+    """What can be reported is reported, the rest is NaN. Fails if a class that is not there counts as 0, or raises."""
     table = columns(rows([picture for picture in PICTURES if picture[0] == label]))
     found = {name: measure(table, np.arange(3)) for name, measure in MEASURES.items()}
-    told = {"benign": "specificity", "malignant": "sensitivity"}[label]
-    assert {name for name, value in found.items() if not math.isnan(value)} == {told}
+    reported = {"benign": "specificity", "malignant": "sensitivity"}[label]
+    assert {name for name, value in found.items() if not math.isnan(value)} == {reported}
 
 
 def test_a_class_that_a_resample_misses_does_not_count() -> None:

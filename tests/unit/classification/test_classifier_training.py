@@ -130,7 +130,7 @@ def test_more_certain_weights_win_among_those_with_the_same_auc() -> None:
         pre_logits=True,  # type: ignore[operator]
     )
     signs = torch.where(trainer.val.labels == 1, 1.0, -1.0)[:, None]
-    line = torch.linalg.lstsq(direction, signs).solution[:, 0]  # tells the few pictures of val apart
+    line = torch.linalg.lstsq(direction, signs).solution[:, 0]  # says the few pictures of val apart
     scores = []
     for scale in (1.0, 2.0):
         with torch.no_grad():
@@ -192,7 +192,7 @@ def test_a_network_of_one_size_never_sees_small_pictures() -> None:
     assert (fixed.sizes, free.sizes) == ([96], [64, 96])
 
 
-def test_one_class_is_nothing_to_tell_apart() -> None:
+def test_one_class_is_nothing_to_distinguish() -> None:
     """Fails if a network with one output is trained."""
     with pytest.raises(UserError, match=r"--task classify: found one class \(benign\); expected two or more"):
         build_network(settings(), ["benign"])

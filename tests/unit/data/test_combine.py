@@ -98,7 +98,7 @@ def test_balances_train_and_leaves_the_rest(config: CombineConfig, real: SampleS
     assert read_samples(result.root).records == result.records
 
 
-def test_report_tells_before_and_after(config: CombineConfig, caplog: pytest.LogCaptureFixture) -> None:
+def test_report_say_before_and_after(config: CombineConfig, caplog: pytest.LogCaptureFixture) -> None:
     """Damage: reporting the shares of all splits instead of train."""
     with caplog.at_level(logging.INFO):
         result = combine(config)
@@ -168,7 +168,7 @@ def test_larger_ratio_draws_the_same_and_more(config: CombineConfig, tmp_path: P
     assert {r.image_hash for r in small.records} < {r.image_hash for r in large.records}
 
 
-def test_shortage_is_told(config: CombineConfig, caplog: pytest.LogCaptureFixture) -> None:
+def test_shortage_is_reported(config: CombineConfig, caplog: pytest.LogCaptureFixture) -> None:
     """Damage: adding fewer pairs than asked for without a word."""
     combine(dataclasses.replace(config, ratio=5.0))
     assert "60 synthetic pairs wanted, 14 added: there are 6 benign, 9 malignant" in caplog.text
@@ -183,7 +183,7 @@ def test_synthetic_only(config: CombineConfig) -> None:
 
 @pytest.mark.parametrize("alone", [False, True])
 def test_what_was_learnt_travels_on(config: CombineConfig, real: SampleSet, tmp_path: Path, alone: bool) -> None:
-    """Damage: telling of pictures of val and test, or only of the pictures that stand in train."""
+    """Damage: reporting of pictures of val and test, or only of the pictures that stand in train."""
     trained_on = [{"image_hash": "ab" * 32, "perceptual_hash": "cd" * 32}]  # of another preparation of the same data
     write_synthetic(tmp_path / "synthetic", real, checkpoint={"train_hashes": trained_on})
     combined = combine(dataclasses.replace(config, synthetic_only=alone))

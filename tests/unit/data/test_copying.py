@@ -38,11 +38,11 @@ def test_one_copy_among_many_fails() -> None:
     """Damage: a verdict by the shares alone, which one copy among many hardly moves; a copy of a stranger's scene."""
     train, held_out, sampled = textures(60, 21), textures(60, 22), textures(79, 23)
     quiet = copying_test([*sampled, held_out[0]], train, held_out, bootstrap=200, seed=0)
-    told = copying_test([*sampled, np.ascontiguousarray(train[0][:, ::-1])], train, held_out, bootstrap=200, seed=0)
-    assert (quiet["copies"], told["copies"]) == (0, 1)
+    reported = copying_test([*sampled, np.ascontiguousarray(train[0][:, ::-1])], train, held_out, bootstrap=200, seed=0)
+    assert (quiet["copies"], reported["copies"]) == (0, 1)
     assert quiet["verdict"] != "fail"
-    assert told["verdict"] == "fail"
-    assert told["nearest_to_train"]["low"] < 0.5
+    assert reported["verdict"] == "fail"
+    assert reported["nearest_to_train"]["low"] < 0.5
 
 
 def test_unrelated_pictures_are_as_near_to_either_set() -> None:
@@ -55,13 +55,13 @@ def test_unrelated_pictures_are_as_near_to_either_set() -> None:
     assert result["beyond_held_out"] < 0.2
 
 
-def test_few_pictures_cannot_tell() -> None:
+def test_few_pictures_cannot_decide() -> None:
     """Damage: call everything that does not fail a pass."""
     result = copying_test(textures(6, 6), textures(30, 7), textures(30, 8), bootstrap=500, seed=0)
-    assert result["verdict"] == "too few pictures to tell"
+    assert result["verdict"] == "too few pictures to decide"
 
 
-def test_many_pictures_of_a_few_kinds_tell_little() -> None:
+def test_many_pictures_of_a_few_kinds_say_little() -> None:
     """Synthetic pictures like twelve that no set holds, whose nearest real ones as many coins decide.
 
     Damage: an interval over synthetic pictures alone, which are many: chance looks like a finding.

@@ -281,7 +281,7 @@ def test_synthetic_pairs_are_refused(tmp_path: Path) -> None:
 
 
 def test_no_known_layout(tmp_path: Path) -> None:
-    """Fails if the message does not say what there is and what there should be, or tells of hidden files."""
+    """Fails if the message does not say what there is and what there should be, or says of hidden files."""
     write(tmp_path / "photos" / "a.png", picture(1))
     (tmp_path / ".DS_Store").touch()
     expected = r"found photos/; expected samples, or one of these layouts: STU-Hospital: .*BUS-BRA: .*UDIAT"

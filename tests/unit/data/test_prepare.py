@@ -96,7 +96,7 @@ def test_duplicates_share_a_group(pairs: SampleSet) -> None:
     check_groups(pairs)
 
 
-def test_class_conflict_is_left_out_and_told(pairs: SampleSet) -> None:
+def test_class_conflict_is_left_out_and_reported(pairs: SampleSet) -> None:
     """Damage: keeping one of the two, whose class nobody knows."""
     assert not {"benign_0002", "malignant_0011"} & {r.id for r in pairs.records}
     why = "the same picture stands in another class"

@@ -55,7 +55,7 @@ def test_enlarged_is_undone_by_averaging() -> None:
 
 
 def test_it_sees_less_noise(denoiser: Denoiser, batch: tuple[Tensor, Condition]) -> None:
-    """Damage: telling the level of the large picture, which is `factor` times what averaging leaves."""
+    """Damage: reporting the level of the large picture, which is `factor` times what averaging leaves."""
     x, cond = batch
     rows, level = slice(0, 1), LEVELS[:1]
     plain = Denoiser(denoiser.backbone, MODALITY)

@@ -156,19 +156,19 @@ def test_mask_and_class_guide_together(x: Tensor) -> None:
     assert spy.rows == [6, 3]
 
 
-def test_little_noise_is_told_as_less(x: Tensor) -> None:
+def test_little_noise_is_reported_as_less(x: Tensor) -> None:
     """Damage: the mask's level changed, every level changed, or the levels of the caller's table written over."""
     spy = Spy()
     denoise = guided_denoise(cast(Denoiser, spy), LABELS, sigma_scale=0.5)
     table = torch.tensor([[0.25, 0.25], [0.5, 0.25], [0.125, 4.0], [0.0, 0.25]])
     for row in table:
         denoise(x, row)
-    assert [told[0].tolist() for told in spy.sigmas] == [[0.125, 0.25], [0.5, 0.25], [0.0625, 4.0], [0.0, 0.25]]
+    assert [reported[0].tolist() for reported in spy.sigmas] == [[0.125, 0.25], [0.5, 0.25], [0.0625, 4.0], [0.0, 0.25]]
     assert table[0].tolist() == [0.25, 0.25]
 
 
-def test_what_is_told_does_not_move_the_interval(x: Tensor) -> None:
-    """Damage: the interval asked of the level that is told."""
+def test_what_is_reported_does_not_move_the_interval(x: Tensor) -> None:
+    """Damage: the interval asked of the level that is reported."""
     spy = Spy()
     denoise = guided_denoise(cast(Denoiser, spy), LABELS, Guidance(3.0, interval=(0.2, 5.0)), sigma_scale=0.5)
     denoise(x, torch.tensor([0.25, 0.25]))

@@ -65,8 +65,8 @@ class LargeIsMalignant(nn.Module):
 
 def reference_model(name: str, model: nn.Module, quality: float = 0.9, **settings: Any) -> ReferenceModel:
     """A reference model of that quality, with a minimum of 0.5."""
-    told = {"mean": 100 / 255, "std": 0.2, **settings}
-    return ReferenceModel(name, model.eval(), told, "Dice", Interval(quality, quality, quality), 0.5)
+    reported = {"mean": 100 / 255, "std": 0.2, **settings}
+    return ReferenceModel(name, model.eval(), reported, "Dice", Interval(quality, quality, quality), 0.5)
 
 
 def context(sets: Sets, *, quality: float = 0.9, info: dict[str, Any] | None = None, **changes: Any) -> Context:

@@ -13,9 +13,9 @@ from medsegdiff.evaluation.metrics.agreement import run
 def test_pairs_of_the_real_kind_pass() -> None:
     """Fails if Dice is taken between the wrong pairs, or the difference is not about zero for sets of one kind."""
     section = run(context(three_sets()))
-    told = section.values["masks"]["all"]
-    assert told["synthetic"]["value"] > 0.9
-    assert told["difference"]["low"] < 0 < told["difference"]["high"]
+    reported = section.values["masks"]["all"]
+    assert reported["synthetic"]["value"] > 0.9
+    assert reported["difference"]["low"] < 0 < reported["difference"]["high"]
     assert section.verdict is not None
     assert section.verdict.outcome == "pass"
     assert section.values["classes"]["synthetic"]["AUC"]["value"] > 0.95
@@ -27,15 +27,15 @@ def test_masks_of_other_pictures_fail() -> None:
     """Fails if the masks found are compared with anything but the synthetic masks, or the verdict ignores them."""
     own = sampled(40, 3, "synthetic")
     section = run(context(three_sets(dataclasses.replace(own, masks=np.roll(own.masks, 2, axis=0)))))
-    told = section.values["masks"]
+    reported = section.values["masks"]
     assert section.verdict is not None
     assert section.verdict.outcome == "fail"
-    assert told["all"]["difference"]["high"] < -0.2
-    assert told["benign"]["synthetic"]["value"] < told["benign"]["held_out"]["value"] - 0.2
+    assert reported["all"]["difference"]["high"] < -0.2
+    assert reported["benign"]["synthetic"]["value"] < reported["benign"]["held_out"]["value"] - 0.2
 
 
 def test_shrunk_masks_lower_agreement() -> None:
-    """Fails if agreement cannot tell a mask that misses the lesion's rim."""
+    """Fails if agreement cannot say a mask that misses the lesion's rim."""
     own = sampled(40, 3, "synthetic")
     inner = np.stack([np.roll(own.masks, s, a) for s in (-3, 3) for a in (1, 2)]).all(axis=0)
     section = run(context(three_sets(dataclasses.replace(own, masks=inner))))
@@ -62,7 +62,7 @@ def test_a_reference_model_below_its_minimum_is_not_usable() -> None:
     assert "below the 0.500" in section.skipped[0]
 
 
-def test_one_class_and_few_pairs_are_told() -> None:
+def test_one_class_and_few_pairs_are_reported() -> None:
     """Fails if one class crashes the AUC, or three pairs get a figure of masks or of classes."""
     section = run(context(three_sets(sampled(3, 3, "synthetic", ("benign",)), classes=("benign",))))
     assert section.values == {"masks": {}, "classes": {}}
@@ -72,17 +72,17 @@ def test_one_class_and_few_pairs_are_told() -> None:
         assert expected in section.skipped
     assert len(section.per_pair["class_probability"]) == 3
     one = run(context(three_sets(sampled(5, 3, "synthetic", ("benign",)), classes=("benign",))))
-    assert list(one.values["classes"]["synthetic"]) == ["benign told as benign"]
+    assert list(one.values["classes"]["synthetic"]) == ["benign reported as benign"]
 
 
 def test_a_class_of_few_pictures_has_no_figure() -> None:
-    """Fails if the share or the AUC of four malignant pictures is told, or left out without a word."""
+    """Fails if the share or the AUC of four malignant pictures is reported, or left out without a word."""
     section = run(context(three_sets(sampled(9, 3, "synthetic"))))
-    assert list(section.values["classes"]["synthetic"]) == ["benign told as benign"]
-    assert list(section.values["classes"]["held_out"]) == ["benign told as benign"]
-    told = [line for line in section.skipped if "classes" in line]
-    assert told[0].startswith("Agreement of classes, malignant: 4 synthetic, 20 real held-out pictures")
-    assert told[1].startswith("AUC of the classes")
+    assert list(section.values["classes"]["synthetic"]) == ["benign reported as benign"]
+    assert list(section.values["classes"]["held_out"]) == ["benign reported as benign"]
+    reported = [line for line in section.skipped if "classes" in line]
+    assert reported[0].startswith("Agreement of classes, malignant: 4 synthetic, 20 real held-out pictures")
+    assert reported[1].startswith("AUC of the classes")
 
 
 def test_black_pictures_and_empty_masks_have_finite_figures() -> None:

@@ -40,7 +40,7 @@ from medsegdiff.evaluation.set_distances import (
 )
 from medsegdiff.evaluation.sets import Pairs, Sets
 
-Tell = Callable[..., tuple[Section, dict[str, Any]]]  # of what the fixture `told` returns
+Report = Callable[..., tuple[Section, dict[str, Any]]]  # of what the fixture `reported` returns
 RANDOM = np.random.default_rng(7)
 
 
@@ -154,7 +154,8 @@ def test_neighbours_on_known_points() -> None:
 
 
 def test_inception_score_of_sure_and_of_unsure_classes() -> None:
-    """Fails if the logarithm or the mean over pictures is misplaced: K classes told surely score K, none told 1."""
+    """Fails if the logarithm or the mean over pictures is misplaced: K classes predicted surely score K, none
+    reported 1."""
     assert inception_score(np.tile(np.eye(4), (5, 1))) == pytest.approx(4)
     assert inception_score(np.full((9, 4), 0.25)) == pytest.approx(1)
     assert inception_score(np.tile([1.0, 0, 0, 0], (9, 1))) == pytest.approx(1)
@@ -196,20 +197,20 @@ def test_sets_of_one_kind_are_at_their_floor_and_others_beyond() -> None:
 
 
 @pytest.fixture(subgroup="module")
-def told() -> Tell:
-    """What the metric tells of synthetic pairs, and its radiomic figures of all; real ones are measured once."""
+def reported() -> Report:
+    """What the metric says of synthetic pairs, and its radiomic figures of all; real ones are measured once."""
     base = with_encoder(context(three_sets()))
     for which in ("train", "held_out"):
         base.features("radiomics", radiomics, which)
         base.features("encoder", encoder_features, which)
 
-    def tell(own: Pairs, **changes: Any) -> tuple[Section, dict[str, Any]]:
+    def report(own: Pairs, **changes: Any) -> tuple[Section, dict[str, Any]]:
         c = with_encoder(context(three_sets(own), **{"bootstrap": 15, **changes}))
         section = run(dataclasses.replace(c, _kept=dict(base._kept)))
         json.dumps(section.values, allow_nan=False)
         return section, section.values["spaces"]["radiomics"].get("all", {})
 
-    return tell
+    return report
 
 
 def blurred(own: Pairs) -> Pairs:
@@ -230,17 +231,17 @@ def repeated(own: Pairs) -> Pairs:
 
 
 @pytest.mark.parametrize("damage", [blurred, noisy, repeated])
-def test_damage_raises_the_distance_on_radiomics(told: Tell, damage: Callable[[Pairs], Pairs]) -> None:
+def test_damage_raises_the_distance_on_radiomics(reported: Report, damage: Callable[[Pairs], Pairs]) -> None:
     """Fails if the radiomic distance does not see blur, noise or one picture repeated, each beyond its baseline."""
-    _, figures = told(damage(sampled(40, 3, "synthetic")))
+    _, figures = reported(damage(sampled(40, 3, "synthetic")))
     assert figures["frechet"]["reading"] == "farther than real pictures"
     assert figures["frechet"]["synthetic"]["value"] > 3 * figures["frechet"]["baseline"]["value"]
     assert figures["recall"]["synthetic"]["high"] < 0.5
 
 
-def test_undamaged_pictures_are_told_as_real_in_every_space(told: Tell) -> None:
-    """Fails if drawings of the same kind are told apart, or a space has no table of its own."""
-    section, figures = told(sampled(40, 3, "synthetic"))
+def test_undamaged_pictures_are_reported_as_real_in_every_space(reported: Report) -> None:
+    """Fails if drawings of the same kind are distinguished, or a space has no table of its own."""
+    section, figures = reported(sampled(40, 3, "synthetic"))
     for space in ("radiomics", "encoder"):
         every = section.values["spaces"][space]["all"]
         assert {c["reading"] for c in every.values()} == {"no clear difference from real pictures"}
@@ -256,33 +257,33 @@ def test_undamaged_pictures_are_told_as_real_in_every_space(told: Tell) -> None:
     assert section.skipped == ["FID, KID on Inception features and Inception score: need --inception_weights."]
 
 
-def test_swapped_masks_move_radiomics_of_the_lesion_only(told: Tell) -> None:
+def test_swapped_masks_move_radiomics_of_the_lesion_only(reported: Report) -> None:
     """Fails if the lesion's features do not follow the mask; the encoder sees images alone."""
     own = sampled(40, 3, "synthetic")
-    section, figures = told(dataclasses.replace(own, masks=np.roll(own.masks, 20, axis=2)))
+    section, figures = reported(dataclasses.replace(own, masks=np.roll(own.masks, 20, axis=2)))
     assert figures["frechet"]["reading"] == "farther than real pictures"
     assert all(name.startswith("lesion") for name in section.values["radiomic_shift"])
     encoder = section.values["spaces"]["encoder"]["all"]
     assert encoder["frechet"]["reading"] == "no clear difference from real pictures"
 
 
-def test_few_pictures_and_empty_masks_are_told(told: Tell) -> None:
+def test_few_pictures_and_empty_masks_are_reported(reported: Report) -> None:
     """Fails if nineteen pictures get a figure, or an empty mask goes without a word."""
     own = sampled(38, 3, "synthetic")
-    section, _ = told(dataclasses.replace(own, masks=np.zeros_like(own.masks)))
+    section, _ = reported(dataclasses.replace(own, masks=np.zeros_like(own.masks)))
     assert set(section.values["spaces"]["radiomics"]) == {"features", "all"}
     assert sum("benign: " in line and "19 synthetic" in line for line in section.skipped) == 2
     assert any("38 of 38 synthetic pictures" in line for line in section.skipped)
-    section, figures = told(sampled(3, 3, "synthetic"))
+    section, figures = reported(sampled(3, 3, "synthetic"))
     assert figures == {}
     assert section.tables == []
     assert section.figures == []
 
 
-def test_constant_pictures_of_one_class_do_not_crash(told: Tell) -> None:
+def test_constant_pictures_of_one_class_do_not_crash(reported: Report) -> None:
     """Fails if a set without spread has no figures, or one that is not finite."""
     own = sampled(30, 3, "synthetic")
-    _, figures = told(dataclasses.replace(own, images=np.zeros_like(own.images)))
+    _, figures = reported(dataclasses.replace(own, images=np.zeros_like(own.images)))
     assert figures["frechet"]["synthetic"]["value"] > 10
     flat = sampled(20, 1, "flat", ("benign",))
     flat = dataclasses.replace(flat, images=np.full_like(flat.images, 9))
@@ -370,7 +371,7 @@ def test_fid_kid_and_inception_score_bear_their_names(monkeypatch: pytest.Monkey
     assert isinstance(section.tables[-1].rows[0][1], Interval)
 
 
-def test_weights_that_cannot_be_had_are_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_cannot_be_had_are_reported_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if a bad file, a lost connection or a missing package ends in a traceback or a silent skip."""
     from torch_fidelity import feature_extractor_inceptionv3 as package
 

@@ -98,7 +98,7 @@ def test_difference_of_means_has_the_normal_interval() -> None:
         ((2, 4), (0.5, 1), "kept (weaker)"),
         ((-4, -2), (-8, -6), "kept (stronger)"),
         ((2, 4), (-1, 1), "lost"),
-        ((2, 4), (-1, 3), "too few pictures to tell"),
+        ((2, 4), (-1, 3), "too few pictures to decide"),
         ((2, 4), (-3, -1), "reversed"),
     ],
 )

@@ -33,7 +33,7 @@ def scenes(count: int, seed: int, prefix: str) -> Pairs:
     return dataclasses.replace(own, images=images.clip(0, 255).astype(np.uint8))
 
 
-def told(own: Pairs) -> Section:
+def reported(own: Pairs) -> Section:
     """The section for synthetic scenes among real ones."""
     sets = dataclasses.replace(three_sets(own), train=scenes(60, 1, "train"), held_out=scenes(44, 2, "held"))
     section = run(context(sets, bootstrap=50))
@@ -85,7 +85,7 @@ def test_random_pairs_are_unlike_and_of_unlike_groups() -> None:
 def test_scenes_of_one_kind_are_as_varied(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if synthetic pictures of the real kind do not pass, or a set is compared with another one's pairs."""
     monkeypatch.setattr(diversity, "PAIRS", 250)
-    section = told(scenes(48, 3, "synthetic"))
+    section = reported(scenes(48, 3, "synthetic"))
     assert section.verdict is not None
     assert section.verdict.outcome == "pass"
     for label in ("benign", "malignant"):
@@ -100,7 +100,7 @@ def test_scenes_of_one_kind_are_as_varied(monkeypatch: pytest.MonkeyPatch) -> No
 def test_one_picture_repeated_is_shouted_at() -> None:
     """Fails if mode collapse passes, or similarity of equal pictures is not 1."""
     own = scenes(48, 3, "synthetic")
-    section = told(dataclasses.replace(own, images=np.repeat(own.images[:1], 48, axis=0)))
+    section = reported(dataclasses.replace(own, images=np.repeat(own.images[:1], 48, axis=0)))
     assert section.verdict is not None
     assert section.verdict.outcome == "fail"
     assert section.verdict.sentence.startswith("MODE COLLAPSE")
@@ -113,7 +113,7 @@ def test_collapse_behind_fresh_noise_is_seen() -> None:
     own = scenes(48, 3, "synthetic")
     noise = np.random.default_rng(9).normal(0, 4, own.images.shape)
     images = (own.images[:1] + noise).clip(0, 255).astype(np.uint8)
-    section = told(dataclasses.replace(own, images=images))
+    section = reported(dataclasses.replace(own, images=images))
     assert section.verdict is not None
     assert section.verdict.sentence.startswith("MODE COLLAPSE")
     assert section.values["benign"]["repeated"] == 0
@@ -125,7 +125,7 @@ def test_collapse_of_half_of_one_class_is_seen() -> None:
     own = scenes(48, 3, "synthetic")
     rows = own.of("malignant")[:12]
     own.images[rows] = own.images[rows[0]]
-    section = told(own)
+    section = reported(own)
     assert section.verdict is not None
     assert "MODE COLLAPSE" in section.verdict.sentence
     assert "malignant" in section.verdict.sentence
@@ -141,15 +141,15 @@ def test_pictures_with_much_in_common_are_less_varied() -> None:
     own = scenes(48, 3, "synthetic")
     shared = scenes(1, 8, "shared").images[0]
     own = dataclasses.replace(own, images=(own.images // 2 + shared // 2).astype(np.uint8))
-    section = told(own)
+    section = reported(own)
     assert section.verdict is not None
     assert section.verdict.outcome == "fail"
     assert section.values["benign"]["synthetic"]["low"] > section.values["benign"]["train"]["high"]
 
 
-def test_too_few_pictures_are_told() -> None:
+def test_too_few_pictures_are_reported() -> None:
     """Fails if nineteen pictures of a class get a figure, or are left out without a word."""
-    section = told(scenes(39, 3, "synthetic"))
+    section = reported(scenes(39, 3, "synthetic"))
     assert list(section.values) == ["benign"]
     assert any("malignant" in line and "19 synthetic" in line for line in section.skipped)
     one = dataclasses.replace(scenes(60, 1, "train"), groups=np.full(60, "one patient"))
@@ -173,7 +173,7 @@ def test_the_interval_is_over_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     assert v["high"] - v["low"] > 2.5 * (alone.high - alone.low)
 
 
-def test_pictures_of_few_patients_are_told() -> None:
+def test_pictures_of_few_patients_are_reported() -> None:
     """Fails if many pairs of four patients get an interval, which would be of four."""
     patients = np.array([f"patient {i % 4}" for i in range(60)])
     few = dataclasses.replace(scenes(60, 1, "train"), groups=patients)

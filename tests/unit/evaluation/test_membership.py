@@ -50,7 +50,7 @@ def checkpoint_of(pairs: SampleSet, path: Path) -> Path:
 
 
 def test_auc_by_hand() -> None:
-    """Fails if a tie counts as a whole, the direction is turned, or a missing side is not told."""
+    """Fails if a tie counts as a whole, the direction is turned, or a missing side is not reported."""
     assert auc(np.array([3.0, 1.0, 2.0, 1.0]), np.array([True, True, False, False])) == pytest.approx(2.5 / 4)
     assert np.isnan(auc(np.array([1.0, 2.0]), np.array([True, True])))
 
@@ -59,9 +59,9 @@ def test_low_losses_mean_learnt_and_levels_count_alike() -> None:
     """Fails if high losses count as learnt, or the level with the largest losses outweighs the others."""
     learnt = np.array([True] * 10 + [False] * 10)
     order = np.arange(20.0)
-    told = inferred(np.stack([order] * len(LEVELS), axis=1), LEVELS, learnt, order.astype(str), settings())
-    assert told.auc.value == told.auc.low == told.auc.high == 1.0
-    assert (told.train, told.held_out) == (10, 10)
+    reported = inferred(np.stack([order] * len(LEVELS), axis=1), LEVELS, learnt, order.astype(str), settings())
+    assert reported.auc.value == reported.auc.low == reported.auc.high == 1.0
+    assert (reported.train, reported.held_out) == (10, 10)
     mixed = np.stack([1000 * np.random.default_rng(0).permutation(order), order], axis=1)
     both = inferred(mixed, LEVELS, learnt, order.astype(str), settings())
     assert both.auc.value > 0.8
@@ -80,11 +80,11 @@ def test_near_duplicates_widen_the_interval() -> None:
 
 
 def test_an_untrained_network_remembers_nobody(pairs: SampleSet, tmp_path: Path) -> None:
-    """Fails if anything but the network's error tells the splits apart: other noise, other labels, other sizes."""
-    told = membership(settings(checkpoint_of(pairs, tmp_path / "c.safetensors")), pairs)
-    assert isinstance(told, Membership)
-    assert (told.train, told.held_out) == (24, 24)
-    assert told.auc.low < 0.5 < told.auc.high
+    """Fails if anything but the network's error says the splits apart: other noise, other labels, other sizes."""
+    reported = membership(settings(checkpoint_of(pairs, tmp_path / "c.safetensors")), pairs)
+    assert isinstance(reported, Membership)
+    assert (reported.train, reported.held_out) == (24, 24)
+    assert reported.auc.low < 0.5 < reported.auc.high
 
 
 def test_every_picture_gets_the_same_noise(pairs: SampleSet, tmp_path: Path) -> None:
@@ -122,27 +122,27 @@ def test_a_model_of_other_pictures_is_refused(pairs: SampleSet, tmp_path: Path) 
     assert pairs.select("train").records
 
 
-def test_too_few_pictures_are_told(pairs: SampleSet, tmp_path: Path) -> None:
+def test_too_few_pictures_are_reported(pairs: SampleSet, tmp_path: Path) -> None:
     """Fails if a handful of held-out pictures gets an AUC."""
     few = dataclasses.replace(pairs, records=pairs.select("train").records + pairs.select("val").records[:3])
-    told = membership(settings(checkpoint_of(few, tmp_path / "c.safetensors")), few)
-    assert told == "Membership inference: 24 and 3 train and held-out pictures, at least 20 of both needed"
+    reported = membership(settings(checkpoint_of(few, tmp_path / "c.safetensors")), few)
+    assert reported == "Membership inference: 24 and 3 train and held-out pictures, at least 20 of both needed"
 
 
-def test_another_checkpoint_than_the_one_that_drew_is_told(pairs: SampleSet, tmp_path: Path) -> None:
+def test_another_checkpoint_than_the_one_that_drew_is_reported(pairs: SampleSet, tmp_path: Path) -> None:
     """Fails if the AUC of one checkpoint stands beside pairs of another without a word, or its own are doubted."""
     path = checkpoint_of(pairs, tmp_path / "c.safetensors")
     digest = load_checkpoint(path)[2]
-    assert told_of(path, pairs, [digest] * 4) == []
-    assert told_of(path, pairs, [None] * 4) == []  # nothing says who drew them
-    assert told_of(path, pairs, ["another"] * 4) == [NOTE + "these pairs."]
-    assert told_of(path, pairs, [digest, digest, "another", None]) == [NOTE + "1 of these 4 pairs."]
+    assert reported_of(path, pairs, [digest] * 4) == []
+    assert reported_of(path, pairs, [None] * 4) == []  # nothing says who drew them
+    assert reported_of(path, pairs, ["another"] * 4) == [NOTE + "these pairs."]
+    assert reported_of(path, pairs, [digest, digest, "another", None]) == [NOTE + "1 of these 4 pairs."]
 
 
 NOTE = "Take care: membership was inferred for another checkpoint than the one that drew "
 
 
-def told_of(path: Path, pairs: SampleSet, makers: list[str | None]) -> list[str]:
+def reported_of(path: Path, pairs: SampleSet, makers: list[str | None]) -> list[str]:
     """What the section says of the checkpoint where the pairs name these as theirs."""
     synthetic = sampled(len(makers), 3, "synthetic")
     sources = ["a folder" if maker is None else f"{SYNTHETIC}{maker}" for maker in makers]

@@ -53,8 +53,8 @@ def sampled_for(real: SampleSet, images: np.ndarray, names: str = "syn_{}_000", 
     return dataclasses.replace(own, images=images, groups=np.array([r.id for r in records]), records=records)
 
 
-def told(real: SampleSet, synthetic: Pairs, **changes: object) -> tuple[Context, Section | None]:
-    """The context and what the metric tells."""
+def reported(real: SampleSet, synthetic: Pairs, **changes: object) -> tuple[Context, Section | None]:
+    """The context and what the metric says."""
     train, held_out = (load_pairs(real.select(split), SIZE, split) for split in ("train", "test"))
     sets = Sets(train, held_out, synthetic, CLASSES, SIZE)
     c = dataclasses.replace(context(sets, device="cpu", **changes), real=real)
@@ -73,7 +73,7 @@ def test_figures_are_those_of_the_real_image_of_the_mask(real: SampleSet) -> Non
     shifted = np.where(images > 127, images - 10, images + 10).astype(np.uint8)
     random = np.random.default_rng(0)
     order = np.concatenate([random.permutation(COUNT), random.permutation(COUNT)])  # two samples for each mask
-    _, section = told(real, sampled_for(real, shifted).rows(order))
+    _, section = reported(real, sampled_for(real, shifted).rows(order))
     assert section is not None
     every = section.values["subgroups"]["all"]
     assert every["rmse"]["synthetic"]["value"] == pytest.approx(10)
@@ -89,14 +89,14 @@ def test_train_masks_and_held_out_masks_stand_apart(real: SampleSet) -> None:
     pairs = load_pairs(real, SIZE, "real")
     learnt = np.array([r.split == "train" for r in real.records])
     images = np.where(learnt[:, None, None], pairs.images, sampled(COUNT, 5, "other").images)
-    _, section = told(real, sampled_for(real, images))
+    _, section = reported(real, sampled_for(real, images))
     assert section is not None
     subgroups = section.values["subgroups"]
     assert subgroups["all"]["pairs"] == COUNT
     assert subgroups["masks of train pictures"]["ssim"]["synthetic"]["low"] == pytest.approx(1)
     assert "masks of held-out pictures" not in subgroups  # eight are too few
     assert any("masks of held-out pictures: 8 pairs" in line for line in section.skipped)
-    # Equal pictures have no PSNR: told, and left empty
+    # Equal pictures have no PSNR: reported, and left empty
     assert subgroups["masks of train pictures"]["psnr"]["synthetic"] is None
     assert any("PSNR of 16 images" in line for line in section.skipped)
     assert section.per_pair["paired_psnr"][:1] == [None]
@@ -136,9 +136,9 @@ def test_a_class_of_one_patient_has_no_baseline(real: SampleSet) -> None:
 def test_sets_that_were_not_drawn_for_masks_have_no_such_figures(real: SampleSet) -> None:
     """Fails if a set of new pairs, or the real set itself, is taken for one sampled for masks."""
     pairs = load_pairs(real, SIZE, "real")
-    assert told(real, pairs)[1] is None
-    assert told(real, sampled_for(real, pairs.images, groups="syn_{}_000"))[1] is None
-    assert told(real, sampled_for(real, pairs.images, names="syn_benign_{:0>6}"))[1] is None
+    assert reported(real, pairs)[1] is None
+    assert reported(real, sampled_for(real, pairs.images, groups="syn_{}_000"))[1] is None
+    assert reported(real, sampled_for(real, pairs.images, names="syn_benign_{:0>6}"))[1] is None
 
 
 def test_masks_without_a_data_set_are_found_by_their_content(real: SampleSet) -> None:
@@ -149,18 +149,18 @@ def test_masks_without_a_data_set_are_found_by_their_content(real: SampleSet) ->
         dataclasses.replace(r, id=f"syn_picture-{i}_{r.label}_003", group=group)
         for i, (r, group) in enumerate(zip(synthetic.records, groups, strict=True))
     )
-    c, section = told(real, dataclasses.replace(synthetic, records=records))
+    c, section = reported(real, dataclasses.replace(synthetic, records=records))
     assert section is not None
     matched = match(c)
     assert matched is not None
     assert [r.id for r in matched.real.records] == [r.id for r in real.records]
 
 
-def test_pairs_of_other_masks_are_left_out_and_told(real: SampleSet) -> None:
+def test_pairs_of_other_masks_are_left_out_and_reported(real: SampleSet) -> None:
     """Fails if one pair of unknown origin ends the comparison of all, or shifts the column of per_pair.csv."""
     synthetic = sampled_for(real, load_pairs(real, SIZE, "real").images)
     stranger = dataclasses.replace(synthetic.records[0], id="syn_benign_000001", group="syn_benign_000001")
-    _, section = told(real, dataclasses.replace(synthetic, records=(stranger, *synthetic.records[1:])))
+    _, section = reported(real, dataclasses.replace(synthetic, records=(stranger, *synthetic.records[1:])))
     assert section is not None
     assert section.skipped[0] == "1 of 24 pairs: their masks are not of the real set."
     assert section.per_pair["paired_ssim"] == [None, *[1.0] * (COUNT - 1)]
@@ -169,7 +169,7 @@ def test_pairs_of_other_masks_are_left_out_and_told(real: SampleSet) -> None:
 def test_constant_pictures_and_empty_masks_have_finite_figures(real: SampleSet) -> None:
     """Fails if a black picture divides by zero."""
     synthetic = sampled_for(real, np.zeros((COUNT, SIZE, SIZE), np.uint8))
-    _, section = told(real, dataclasses.replace(synthetic, masks=np.zeros_like(synthetic.masks)))
+    _, section = reported(real, dataclasses.replace(synthetic, masks=np.zeros_like(synthetic.masks)))
     assert section is not None
     assert np.isfinite(np.array(section.per_pair["paired_ssim"], dtype=float)).all()
 
@@ -189,7 +189,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_lpips_uses_the_weights_of_the_file(real: SampleSet, weights: Path) -> None:
     """Fails if layers are mixed up or stay random, or equal pictures are apart."""
     images = load_pairs(real, SIZE, "real").images
-    c, section = told(real, sampled_for(real, images), lpips_weights=str(weights))
+    c, section = reported(real, sampled_for(real, images), lpips_weights=str(weights))
     assert section is not None
     figure = section.values["subgroups"]["all"]["lpips"]
     assert figure["synthetic"]["value"] == pytest.approx(0, abs=1e-6)
@@ -200,8 +200,10 @@ def test_lpips_uses_the_weights_of_the_file(real: SampleSet, weights: Path) -> N
     assert torch.equal(own["net.slice3.6.weight"], stored["features.6.weight"])
 
 
-def test_lpips_weights_that_cannot_be_had_are_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if a bad file or a lost connection ends in a traceback, or is told under another setting's name."""
+def test_lpips_weights_that_cannot_be_had_are_reported_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if a bad file or a lost connection ends in a traceback, or is reported under another setting's name."""
 
     def check(value: str) -> str:
         network._load.cache_clear()

@@ -68,14 +68,16 @@ def test_shares_of_similarity_made_by_hand() -> None:
     to_train[0, 7], to_train[1, 7], to_train[2, 9] = 0.5, 0.5, 0.39  # three beyond, of two train pictures
     to_held_out = np.full((8, 41), 0.2)
     to_held_out[3], to_held_out[4] = 0.3, 0.9
-    told = statistics(alike(to_train, to_held_out, baseline), **HOW)
-    assert told.limit == pytest.approx(0.38)
-    assert told.nearest_to_train.value == pytest.approx((3 + 0.5 * 3) / 8)
-    assert told.beyond_95.value == pytest.approx(3 / 8)
-    assert told.excess.value == pytest.approx((3 - 1) / 8)
-    assert told.train_copied == pytest.approx(2 / 41)
-    assert told.compared == 41
-    assert told.baseline.value == pytest.approx((40 + 0.5) / 41)  # all but the first are nearer to train, at 0 it ties
+    reported = statistics(alike(to_train, to_held_out, baseline), **HOW)
+    assert reported.limit == pytest.approx(0.38)
+    assert reported.nearest_to_train.value == pytest.approx((3 + 0.5 * 3) / 8)
+    assert reported.beyond_95.value == pytest.approx(3 / 8)
+    assert reported.excess.value == pytest.approx((3 - 1) / 8)
+    assert reported.train_copied == pytest.approx(2 / 41)
+    assert reported.compared == 41
+    assert reported.baseline.value == pytest.approx(
+        (40 + 0.5) / 41
+    )  # all but the first are nearer to train, at 0 it ties
 
 
 def test_a_held_out_picture_is_not_compared_with_its_own_near_duplicate() -> None:
@@ -90,12 +92,12 @@ def test_equally_many_real_pictures_are_compared() -> None:
     """Fails if all train pictures are taken where there are fewer held-out ones: noise would be nearer to train."""
     random = np.random.default_rng(0)
     found = alike(*(random.normal(size=shape) for shape in ((300, 90), (300, 30), (30, 90))))
-    told = statistics(found, **HOW)
-    assert told.nearest_to_train.value == pytest.approx(0.5, abs=0.06)
-    assert told.nearest_to_train.low < 0.5 < told.nearest_to_train.high
-    assert told.compared == 30
+    reported = statistics(found, **HOW)
+    assert reported.nearest_to_train.value == pytest.approx(0.5, abs=0.06)
+    assert reported.nearest_to_train.low < 0.5 < reported.nearest_to_train.high
+    assert reported.compared == 30
     assert (found.to_train.max(axis=1) > found.to_held_out.max(axis=1)).mean() > 0.7
-    assert told.outcome != "fail"
+    assert reported.outcome != "fail"
 
 
 def test_whole_groups_are_drawn() -> None:
@@ -138,10 +140,10 @@ def test_pictures_near_to_everything_are_no_copies() -> None:
     """Fails if one typical picture, repeated, is called a copy though it is as near to held-out pictures."""
     baseline = np.random.default_rng(0).uniform(0, 0.5, size=(40, 40))
     near = np.random.default_rng(1).uniform(0.8, 0.9, size=(2, 100, 40))
-    told = statistics(alike(near[0], near[1], baseline), **HOW)
-    assert told.beyond_95.value == 1.0
-    assert told.outcome == "too few pictures to tell" if told.nearest_to_train.high > 0.6 else "pass"
-    assert told.nearest_to_train.low < 0.5
+    reported = statistics(alike(near[0], near[1], baseline), **HOW)
+    assert reported.beyond_95.value == 1.0
+    assert reported.outcome == "too few pictures to decide" if reported.nearest_to_train.high > 0.6 else "pass"
+    assert reported.nearest_to_train.low < 0.5
 
 
 def outcome_of(nearest: float, beyond: float, excess: float, width: float) -> str:
@@ -151,16 +153,16 @@ def outcome_of(nearest: float, beyond: float, excess: float, width: float) -> st
     def interval(value: float) -> Interval:
         return Interval(value, value - width, value + width)
 
-    told: Statistics = dataclasses.replace(
+    reported: Statistics = dataclasses.replace(
         found, nearest_to_train=interval(nearest), beyond_95=interval(beyond), excess=interval(excess)
     )
-    return told.outcome
+    return reported.outcome
 
 
 def test_outcomes() -> None:
     """Fails if a wide interval passes, a narrow one above one half does, or many copies beyond the limit go unseen."""
     assert outcome_of(0.50, 0.05, 0.0, 0.05) == "pass"
-    assert outcome_of(0.50, 0.05, 0.0, 0.15) == "too few pictures to tell"
+    assert outcome_of(0.50, 0.05, 0.0, 0.15) == "too few pictures to decide"
     assert outcome_of(0.60, 0.05, 0.0, 0.05) == "fail"
     assert outcome_of(0.50, 0.20, 0.2, 0.05) == "fail"
     assert outcome_of(0.50, 0.20, 0.0, 0.05) == "pass"
@@ -195,14 +197,14 @@ def test_controls_by_hand() -> None:
 def test_pictures_of_their_own_are_no_copies() -> None:
     """Fails if independent pictures are called copies, or planted ones are not found among them."""
     section = run(context(texture_sets()))
-    told = section.values["fine_detail"]
-    assert told["nearest_to_train"]["value"] == pytest.approx(0.5, abs=0.2)
-    assert told["unmistakable"] == 0
-    assert {kind: v["detected"] for kind, v in told["planted"].items() if kind != "cropped"} == {
+    reported = section.values["fine_detail"]
+    assert reported["nearest_to_train"]["value"] == pytest.approx(0.5, abs=0.2)
+    assert reported["unmistakable"] == 0
+    assert {kind: v["detected"] for kind, v in reported["planted"].items() if kind != "cropped"} == {
         kind: 1.0 for kind in KINDS if kind != "cropped"
     }
     assert section.verdict is not None
-    assert section.verdict.outcome in ("pass", "too few pictures to tell")
+    assert section.verdict.outcome in ("pass", "too few pictures to decide")
     assert section.per_pair["privacy_copy_of"] == [None] * 40
     assert len(section.per_pair["privacy_fine_detail_similarity"]) == 40
     assert len(section.figures) == 2
@@ -210,12 +212,12 @@ def test_pictures_of_their_own_are_no_copies() -> None:
 
 
 def test_shares_have_ten_times_as_many_resamples() -> None:
-    """Fails if intervals that decide are of as few resamples as those that only tell."""
+    """Fails if intervals that decide are of as few resamples as those that only say."""
     sets = texture_sets()
-    told = run(context(sets, bootstrap=20)).values
+    reported = run(context(sets, bootstrap=20)).values
     expected = audit(sets, fine_detail, resamples=200, seed=0).statistics
-    assert told["fine_detail"]["nearest_to_train"] == dataclasses.asdict(expected.nearest_to_train)
-    assert told["resamples"] == 200
+    assert reported["fine_detail"]["nearest_to_train"] == dataclasses.asdict(expected.nearest_to_train)
+    assert reported["resamples"] == 200
 
 
 @pytest.mark.parametrize("kind", ["exact", "flipped", "shifted", "noised and denoised"])
@@ -231,12 +233,12 @@ def test_three_copies_among_forty_are_an_alarm(kind: str) -> None:
 
 def test_a_set_made_of_shifted_copies_moves_every_statistic() -> None:
     """Fails if a statistic stays where it was although all pictures are copies."""
-    told = run(context(texture_sets(copies("shifted", 40)))).values["fine_detail"]
-    assert told["nearest_to_train"]["low"] > 0.5
-    assert told["beyond_95"]["low"] > 0.8
-    assert told["excess"]["low"] > 0
-    assert told["train_copied"] == pytest.approx(40 / 60, abs=0.03)
-    assert told["outcome"] == "fail"
+    reported = run(context(texture_sets(copies("shifted", 40)))).values["fine_detail"]
+    assert reported["nearest_to_train"]["low"] > 0.5
+    assert reported["beyond_95"]["low"] > 0.8
+    assert reported["excess"]["low"] > 0
+    assert reported["train_copied"] == pytest.approx(40 / 60, abs=0.03)
+    assert reported["outcome"] == "fail"
 
 
 def test_the_train_set_itself_is_shouted_at() -> None:
@@ -327,7 +329,7 @@ def test_controls_that_are_not_found_leave_the_verdict_open() -> None:
     ]
     section = run(context(dataclasses.replace(sets, train=flat[0], held_out=flat[1], synthetic=flat[2])))
     assert section.verdict is not None
-    assert section.verdict.outcome == "too few pictures to tell"
+    assert section.verdict.outcome == "too few pictures to decide"
     assert "planted copies were not found" in section.verdict.sentence
     assert "finds only 0.000 of planted exact copies" in section.skipped[-1]
     assert json.dumps([section.values, section.per_pair], allow_nan=False, default=str)
@@ -343,11 +345,11 @@ def test_black_pictures_have_finite_figures() -> None:
     assert section.values["fine_detail"]["beyond_95"]["value"] == 0
 
 
-def test_few_pictures_are_told() -> None:
+def test_few_pictures_are_reported() -> None:
     """Fails if five pictures get statistics, or none of the three sets is named."""
     section = run(context(texture_sets(textures(5, 3, "synthetic"), held_out=4)))
     assert section.verdict is not None
-    assert section.verdict.outcome == "too few pictures to tell"
+    assert section.verdict.outcome == "too few pictures to decide"
     assert "5 synthetic pictures, at least 10 needed; 4 held-out pictures, at least 20 needed" in section.skipped[0]
     assert set(section.values) == {"copies"}
     assert EvaluateConfig("", "").checkpoint_path is None

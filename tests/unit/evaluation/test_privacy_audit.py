@@ -89,18 +89,18 @@ def test_chance_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
     section = run(context(sets))
     assert section.verdict is not None
     assert section.verdict.outcome != "fail"
-    assert any("one single copy cannot be told from chance" in sentence for sentence in section.text)
+    assert any("one single copy cannot be distinguished from chance" in sentence for sentence in section.text)
     assert section.values["fine_detail"]["unmistakable"] is None
     assert json.dumps(section.values, allow_nan=False)
 
 
 def test_a_missed_kind_is_no_pass(quiet: Audit) -> None:
-    """Fails if a set passes though mirrored copies would go unnoticed, or the reader is not told which kinds."""
+    """Fails if a set passes though mirrored copies would go unnoticed, or the reader is not reported which kinds."""
     assert verdict(detail=quiet).outcome == "pass"
-    told = verdict(detail=blind_to(quiet, "flipped", "cropped"))
-    assert told.outcome == "too few pictures to tell"
-    assert "copies of these kinds may have gone unnoticed: flipped, cropped" in told.sentence
-    assert "not excluded" not in told.sentence
+    reported = verdict(detail=blind_to(quiet, "flipped", "cropped"))
+    assert reported.outcome == "too few pictures to decide"
+    assert "copies of these kinds may have gone unnoticed: flipped, cropped" in reported.sentence
+    assert "not excluded" not in reported.sentence
     copied = dataclasses.replace(quiet.statistics, nearest_to_train=Interval(0.7, 0.6, 0.8))
     assert verdict(detail=dataclasses.replace(blind_to(quiet, "flipped"), statistics=copied)).outcome == "fail"
 
@@ -111,7 +111,7 @@ def test_what_one_measure_misses_another_may_find(quiet: Audit) -> None:
     assert verdict(embedding=first, detail=second).outcome == "pass"
     assert missed_kinds([first, second]) == []
     assert missed_kinds([first, blind_to(second, "flipped")]) == ["flipped"]
-    assert verdict(embedding=first, detail=blind_to(quiet, "exact")).outcome == "too few pictures to tell"
+    assert verdict(embedding=first, detail=blind_to(quiet, "exact")).outcome == "too few pictures to decide"
 
 
 def real_set(sets: Sets) -> SampleSet:
@@ -122,7 +122,7 @@ def real_set(sets: Sets) -> SampleSet:
 
 
 def both_hashes(numbers: Iterable[int]) -> list[dict[str, str]]:
-    """What a checkpoint tells of the pictures of these numbers."""
+    """What a checkpoint says of the pictures of these numbers."""
     return [{"image_hash": f"i{k}", "perceptual_hash": f"p{k}"} for k in numbers]
 
 
@@ -136,8 +136,8 @@ def test_what_was_learnt_against_train_by_hand() -> None:
     assert compare_learnt({}, train) is None
 
 
-def test_other_pictures_than_the_learnt_ones_are_told() -> None:
-    """Fails if the audit asks of pictures that the generator did not learn, and nobody is told."""
+def test_other_pictures_than_the_learnt_ones_are_reported() -> None:
+    """Fails if the audit asks of pictures that the generator did not learn, and nobody is reported."""
     sets = texture_sets()
     train = dataclasses.replace(sets.train, records=real_set(sets).select("train").records)
 
@@ -155,9 +155,9 @@ def test_other_pictures_than_the_learnt_ones_are_told() -> None:
 def test_learnt_pictures_that_are_not_here_are_no_pass(quiet: Audit) -> None:
     """Fails if a set passes though copies of some learnt pictures could not be found."""
     assert verdict(Learnt(60, 0, 4), detail=quiet).outcome == "pass"
-    told = verdict(Learnt(70, 10, 0), detail=quiet)
-    assert told.outcome == "too few pictures to tell"
-    assert "10 of 70 images that the generator learnt are not in train" in told.sentence
+    reported = verdict(Learnt(70, 10, 0), detail=quiet)
+    assert reported.outcome == "too few pictures to decide"
+    assert "10 of 70 images that the generator learnt are not in train" in reported.sentence
 
 
 def test_held_out_pictures_that_are_like_train_are_no_pass(quiet: Audit) -> None:
@@ -172,16 +172,16 @@ def test_held_out_pictures_that_are_like_train_are_no_pass(quiet: Audit) -> None
     assert any(
         "3 of 30 held-out images show nearly what a train image" in sentence for sentence in run(context(mixed)).text
     )
-    told = privacy._verdict(context(mixed), leaks, {"detail": quiet}, None)
-    assert told.outcome == "too few pictures to tell"
-    assert "held-out images show what train images show" in told.sentence
+    reported = privacy._verdict(context(mixed), leaks, {"detail": quiet}, None)
+    assert reported.outcome == "too few pictures to decide"
+    assert "held-out images show what train images show" in reported.sentence
 
 
 def test_no_alarm_anywhere_is_no_pass(quiet: Audit) -> None:
     """Fails if a set passes though a few copies could not have set off an alarm by any measure."""
     deaf = dataclasses.replace(quiet, alarm_threshold=math.inf)
     assert verdict(detail=quiet, embedding=deaf).outcome == "pass"
-    assert verdict(detail=deaf).outcome == "too few pictures to tell"
+    assert verdict(detail=deaf).outcome == "too few pictures to decide"
 
 
 @pytest.mark.parametrize("side", ["synthetic", "train", "held_out"])
@@ -192,7 +192,7 @@ def test_few_groups_are_not_asked(side: str) -> None:
     pairs = getattr(sets, side)
     one = dataclasses.replace(pairs, groups=np.array(["m"] * len(pairs)))
     section = run(context(dataclasses.replace(sets, **{side: one})))
-    told = f"1 groups of {side.replace('_', '-')} pictures, at least 5 needed"
-    assert any(told in sentence for sentence in section.skipped)
+    reported = f"1 groups of {side.replace('_', '-')} pictures, at least 5 needed"
+    assert any(reported in sentence for sentence in section.skipped)
     assert section.verdict is not None
-    assert section.verdict.outcome == "too few pictures to tell"
+    assert section.verdict.outcome == "too few pictures to decide"

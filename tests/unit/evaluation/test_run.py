@@ -137,7 +137,7 @@ def test_the_real_folder_as_synthetic_is_shouted_at(folders: Path, tmp_path: Pat
     assert verdicts["privacy"] == "fail"
 
 
-def test_a_class_on_one_side_is_left_out_and_told(folders: Path, tmp_path: Path) -> None:
+def test_a_class_on_one_side_is_left_out_and_reported(folders: Path, tmp_path: Path) -> None:
     """Fails if a dropped class ends the evaluation, or goes without a word."""
     synthetic = read_samples(folders / "synthetic").select(label="benign")
     copy_as_synthetic(synthetic, tmp_path / "benign")
@@ -170,7 +170,7 @@ def test_no_class_in_common_is_refused(folders: Path, tmp_path: Path, write_elli
 
 
 @pytest.mark.parametrize(
-    ("sides", "asked", "size", "told"),
+    ("sides", "asked", "size", "reported"),
     [
         ((64,), None, 64, False),
         ((48,), None, 128, True),
@@ -180,14 +180,14 @@ def test_no_class_in_common_is_refused(folders: Path, tmp_path: Path, write_elli
     ],
 )
 def test_size_of_the_comparison(
-    folders: Path, sides: tuple[int, ...], asked: int | None, size: int, told: bool
+    folders: Path, sides: tuple[int, ...], asked: int | None, size: int, reported: bool
 ) -> None:
     """Fails if pictures of several sizes, or of one that networks cannot take, are not resampled, or without a word."""
     first = read_samples(folders / "synthetic")
     records = [dataclasses.replace(first.records[0], width=side, height=side) for side in sides]
     config = settings(folders, folders / "out", img_size=asked)
     found, notes = _size(config, dataclasses.replace(first, records=tuple(records)))
-    assert (found, bool(notes)) == (size, told)
+    assert (found, bool(notes)) == (size, reported)
 
 
 def test_black_pictures_and_empty_masks_get_a_report(folders: Path, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_black_pictures_and_empty_masks_get_a_report(folders: Path, tmp_path: Pa
 
 
 def test_max_pairs_takes_as_many_of_each_class(folders: Path) -> None:
-    """Fails if the choice is not balanced, not told, or another one each time."""
+    """Fails if the choice is not balanced, not reported, or another one each time."""
     synthetic = read_samples(folders / "synthetic")
     chosen, notes = _choose(settings(folders, folders / "out", max_pairs=5), synthetic)
     assert Counter(r.label for r in chosen) == {"benign": 5, "malignant": 5}

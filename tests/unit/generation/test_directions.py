@@ -122,7 +122,7 @@ def test_one_class_for_masks_without_one(real: SampleSet, checkpoint: Path, tmp_
 
 
 def test_masks_of_images(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
-    """Damage: the mean of one sample; maps of the network's size; the class told to the network."""
+    """Damage: the mean of one sample; maps of the network's size; the class  given to the network."""
     config = settings(checkpoint, tmp_path / "out", images=str(real.root), split="test", num_samples_per_input=5)
     rows = generate_masks(config)
     with (tmp_path / "out" / "masks.csv").open() as file:
@@ -184,7 +184,7 @@ def test_plans_have_a_key_for_every_draw(real: SampleSet) -> None:
     assert {len(t.items) for t in plan_masks(inputs, 9, 4)} == {9}
 
 
-def test_file_names_tell_masks_from_images(real: SampleSet, tmp_path: Path) -> None:
+def test_file_names_say_masks_from_images(real: SampleSet, tmp_path: Path) -> None:
     """Damage: the ultrasound picture beside `x_mask.png` taken for a mask."""
     record = real.records[0]
     for name, picture in (("x.png", real.read_image(record)), ("x_mask.png", real.read_mask(record))):
@@ -205,7 +205,7 @@ def test_masks_of_one_picture_are_one(real: SampleSet, tmp_path: Path) -> None:
 
 
 def test_folders_of_images_need_not_be_classes(real: SampleSet, tmp_path: Path) -> None:
-    """Damage: leaving out the folders that are no class of the checkpoint, of which none is told."""
+    """Damage: leaving out the folders that are no class of the checkpoint, of which none is known."""
     folder = pictures(tmp_path / "images", real, "images")
     (folder / "benign").rename(folder / "normal")
     inputs = read_inputs(folder, "images", SIDE, None, CLASSES)
@@ -272,7 +272,7 @@ def test_entropy_and_agreement() -> None:
         ({"masks": "EMPTY"}, "empty: found no masks; expected a sample folder, or pictures .*, or folders benign"),
         ({"masks": "EMPTY", "split": "val"}, "--split: found val; expected --masks that is a sample folder"),
         ({"masks": "IMAGES"}, r"png: found a picture of which \d+% is neither black nor white; expected a mask"),
-        ({"masks": "FLAT"}, "png: found a mask whose class nobody tells; expected one of benign, malignant"),
+        ({"masks": "FLAT"}, "png: found a mask whose class nobody gave; expected one of benign, malignant"),
         ({"masks": "REAL", "classes": ["cyst"]}, "--classes: found 'cyst'; expected classes of the checkpoint"),
     ],
 )

@@ -111,12 +111,14 @@ def test_settings_matter(change: dict[str, Any], straight: SampleSet, checkpoint
     assert not {r.image_hash for r in other.records} & {r.image_hash for r in straight.records}
 
 
-def test_the_grain_is_what_is_told(tmp_path: Path) -> None:
+def test_the_grain_is_what_is_reported(tmp_path: Path) -> None:
     """Damage: a share that sample_pairs takes and drops."""
     fine = random_checkpoint(tmp_path / "fine.safetensors", diffusion=DiffusionConfig(sigma_max=2.0, sigma_min=0.1))
     found = [
-        generate(settings(fine, tmp_path / f"{told}", num_samples_per_class=2, steps=3, sigma_scale=told)).records
-        for told in (0.5, 1.0)
+        generate(
+            settings(fine, tmp_path / f"{reported}", num_samples_per_class=2, steps=3, sigma_scale=reported)
+        ).records
+        for reported in (0.5, 1.0)
     ]
     assert not {r.image_hash for r in found[0]} & {r.image_hash for r in found[1]}
 
@@ -131,12 +133,12 @@ def test_autoguidance_samples_with_the_guidance_model(checkpoint: Path, straight
     pairs = generate(settings(checkpoint, tmp_path / "auto", guidance_checkpoint=str(guidance_model), **chosen))
     plain = generate(settings(checkpoint, tmp_path / "plain", **chosen))
     assert not {r.image_hash for r in pairs.records} & {r.image_hash for r in plain.records}
-    told = json.loads((pairs.root / "dataset.json").read_text())["fingerprint"]
-    assert told["guidance_sha256"] == load_checkpoint(guidance_model)[2]
+    reported = json.loads((pairs.root / "dataset.json").read_text())["fingerprint"]
+    assert reported["guidance_sha256"] == load_checkpoint(guidance_model)[2]
 
 
 def test_images_follow_their_masks_where_images_alone_were_learnt(checkpoint: Path, tmp_path: Path) -> None:
-    """Damage: a default that steers away from what was never learnt, or that the folder does not tell."""
+    """Damage: a default that steers away from what was never learnt, or that the folder does not say."""
     denoiser, card, _ = load_checkpoint(checkpoint)
     paired = tmp_path / "paired.safetensors"
     alone = dataclasses.replace(card.diffusion, share_marginal=0.0)
@@ -255,7 +257,7 @@ def test_other_settings_do_not_overwrite(straight: SampleSet, checkpoint: Path) 
         generate(settings(checkpoint, straight.root, num_samples_per_class=7))
 
 
-def test_the_network_is_told_the_class_and_the_options(
+def test_the_network_is_reported_the_class_and_the_options(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Damage: labels of one class for all; guidance bounds swapped."""

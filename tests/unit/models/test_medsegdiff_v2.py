@@ -184,7 +184,7 @@ def test_leaving_a_part_out_leaves_it_out() -> None:
 
 @pytest.mark.parametrize("part", ["use_anchor", "use_transformer"])
 @torch.no_grad()
-def test_each_way_alone_tells_the_mask_stream_of_the_image(part: str) -> None:
+def test_each_way_alone_say_the_mask_stream_of_the_image(part: str) -> None:
     """Damage: anchor or exchange wired to the own stream, so that mask and image do not belong together."""
     x, c_noise = inputs()
     changed = x.clone()

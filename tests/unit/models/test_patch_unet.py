@@ -148,8 +148,9 @@ def test_class_and_levels_matter() -> None:
 
 @pytest.mark.parametrize("name", sorted(backbones()))
 @torch.no_grad()
-def test_told_moves_matter_and_none_are_zero(name: str) -> None:
-    """Damage: what is told not passed on, or a bias, by which an untold picture would differ from an unmoved one."""
+def test_reported_moves_matter_and_none_are_zero(name: str) -> None:
+    """Damage: what is reported not passed on, or a bias, by which an unconditioned picture would differ from an
+    unmoved one."""
     torch.manual_seed(0)
     settings = ModelConfig(
         model_channels=16, channel_mult=[1, 2], transformer_depth=1, num_heads=2, augment_conditioning=True

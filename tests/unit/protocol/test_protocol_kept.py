@@ -41,8 +41,8 @@ def config(trained: SegmentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return dataclasses.replace(trained, output_dir=str(shutil.copytree(trained.output_dir, tmp_path / "out")))
 
 
-def told(config: SegmentConfig, name: str) -> Any:
-    """What a JSON file of the run tells."""
+def reported(config: SegmentConfig, name: str) -> Any:
+    """What a JSON file of the run says."""
     return json.loads((Path(config.output_dir) / name).read_text())
 
 
@@ -56,7 +56,7 @@ def test_external_sets_are_added_up(config: SegmentConfig, ellipses: SampleSet, 
     second = segment(dataclasses.replace(config, test_data=[str(tmp_path / "elsewhere")]))["external"]
     assert [list(first), list(second)] == [["stu_hospital"], ["elsewhere"]]
     segment(config)
-    assert told(config, "external/scores.json") == first | second
+    assert reported(config, "external/scores.json") == first | second
     assert list(first["stu_hospital"]["weights"]) == ["seed_3", "seed_5"]
 
 
@@ -65,7 +65,7 @@ def test_what_belongs_to_other_runs_goes(config: SegmentConfig, trained: Segment
     both = {"baseline": trained.output_dir, "test_data": [str(write_stu(tmp_path / "stu", 1))]}
     results = segment(dataclasses.replace(config, **both))
     segment(config)
-    assert told(config, "comparison.json") == results["comparison"]
+    assert reported(config, "comparison.json") == results["comparison"]
     assert list(results["comparison"]["weights"]) == ["seed_3", "seed_5"]
     for seeds in ([5], [5, 3]):  # in another order lists of the runs are other lists
         segment(dataclasses.replace(config, seeds=seeds))
@@ -75,12 +75,13 @@ def test_what_belongs_to_other_runs_goes(config: SegmentConfig, trained: Segment
     weights = [Path(config.output_dir) / name / WEIGHTS_FILE for name in ("seed_3", "seed_5")]
     for path in weights:
         path.rename(path.with_name("away"))
-    segment(config)  # nobody can tell; the names of the runs are the same
-    assert told(config, "comparison.json") == results["comparison"]
+    segment(config)  # nobody can know; the names of the runs are the same
+    assert reported(config, "comparison.json") == results["comparison"]
 
 
 def test_external_scores_are_of_these_weights(config: SegmentConfig, tmp_path: Path) -> None:
-    """Other weights in the folder of a run, as after training anew. Fails if the scores of the old ones are told."""
+    """Other weights in the folder of a run, as after training anew. Fails if the scores of the old ones are
+    reported."""
     config = dataclasses.replace(config, test_data=[str(write_stu(tmp_path / "stu", 1))])
     before = segment(config)["external"]["stu_hospital"]["test_by_run"]["all"]["dice"]
     runs = [Path(config.output_dir) / name for name in ("seed_3", "seed_5")]
@@ -94,7 +95,7 @@ def test_seeds_of_one_folder_share_their_settings(config: SegmentConfig) -> None
     """A seed more with another rate, beside finished or begun ones. Fails if the folder of that seed alone is seen."""
     with pytest.raises(UserError, match=r"seed_3: found a run with other settings \(lr: 0\.002 -> 0\.0001\)"):
         segment(dataclasses.replace(config, seeds=[7], lr=1e-4))
-    begun = told(config, "seed_3/scores.json")["fingerprint"] | {"seed": 9, "dropout": 0.5}
+    begun = reported(config, "seed_3/scores.json")["fingerprint"] | {"seed": 9, "dropout": 0.5}
     (Path(config.output_dir) / "seed_9" / "state").mkdir(parents=True)
     write_json(Path(config.output_dir) / "seed_9" / "state" / "fingerprint.json", begun)
     with pytest.raises(UserError, match=r"seed_9: found a run with other settings \(dropout: 0\.5 -> 0\.0\)"):
@@ -130,4 +131,4 @@ def test_arms_are_scored_on_the_same_external_pictures(
     assert arms["alone"].digest == arms["real"].digest
     assert [(arm.left_out, arm.near_synthetic) for arm in arms.values()] == [(1, 0), (1, 1), (0, 1)]
     assert "4 pictures, 1 of them near a synthetic one; 1 that training knew left out" in caplog.text
-    assert "does not tell what its synthetic pairs were made from" in caplog.text
+    assert "does not say what its synthetic pairs were made from" in caplog.text

@@ -84,7 +84,7 @@ def test_compared_with_repeated_runs(repeated: tuple[SegmentConfig, dict[str, An
     assert results["comparison"]["other_settings"] == []
 
 
-def test_a_baseline_that_was_trained_otherwise_is_told(
+def test_a_baseline_that_was_trained_otherwise_is_reported(
     repeated: tuple[SegmentConfig, dict[str, Any]], tmp_path: Path
 ) -> None:
     """Half the learning rate, one run. Fails if arms that were not trained alike are compared without a word."""

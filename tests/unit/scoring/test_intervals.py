@@ -62,7 +62,7 @@ def test_crossed_runs_and_pictures_have_the_exact_variance() -> None:
     assert (found.high - found.low) / 2 == pytest.approx(1.96 * math.sqrt(variance), rel=0.06)
 
 
-def test_copies_of_pictures_tell_nothing_new() -> None:
+def test_copies_of_pictures_say_nothing_new() -> None:
     """Five copies of each of 40 pictures, as clusters: the interval of 40 pictures. Fails if pictures are sampled one
     by one, which would make it narrower by the square root of 5."""
     values = np.random.default_rng(2).normal(0.5, 0.1, size=40)
@@ -94,7 +94,7 @@ def test_a_resample_is_whole_clusters_the_same_for_all_runs() -> None:
 
 
 def test_three_runs_that_differ_give_their_range() -> None:
-    """Every picture alike, runs 0.70, 0.74 and 0.81: as the docstring tells. Fails if the runs are averaged before the
+    """Every picture alike, runs 0.70, 0.74 and 0.81: as the docstring says. Fails if the runs are averaged before the
     bootstrap, which leaves no width."""
     runs = [run_of([value] * 10) for value in (0.70, 0.81, 0.74)]
     found = interval(runs, MEAN, alone(10), 1000, seed=0)

@@ -79,7 +79,7 @@ def test_groups_are_the_clusters() -> None:
 
 
 def test_means_of_each_run() -> None:
-    """Fails if runs are averaged, or a metric that has no value in a subgroup is told as NaN."""
+    """Fails if runs are averaged, or a metric that has no value in a subgroup is reported as NaN."""
     found = per_run_means([FIRST, SECOND], MEASURES, SUBGROUPS)
     assert found["tail"]["dice"] == pytest.approx([0.65, 0.55])
     assert list(found["last"]) == ["dice", "hd95"]
@@ -112,13 +112,13 @@ def test_other_pictures_are_refused() -> None:
 
 
 def cell_of(mean: float, low: float, high: float, undefined: float = 0.0) -> dict[str, float]:
-    """An interval as `summarise` tells it."""
+    """An interval as `summarise` says it."""
     return {"mean": mean, "low": low, "high": high, "n": 7, "runs": 2, "undefined": undefined}
 
 
 def test_summary_table() -> None:
     """Fails if hd95 gets three decimals, a run has no line of its own, a missing metric shifts the columns, or
-    undefined resamples go untold."""
+    undefined resamples go unconditioned."""
     summary = {
         "all": {"dice": cell_of(0.5, 0.4, 0.6), "hd95": cell_of(12.34, 10, 15), "auc": cell_of(0.9, 0.8, 1, 0.06)},
         "benign": {"dice": cell_of(0.25, 0.2, 0.3), "hd95": cell_of(9.99, 9, 11)},
@@ -142,7 +142,7 @@ def test_summary_table() -> None:
 
 
 def test_comparison_table() -> None:
-    """Fails if the sign of a gain is not told, or run and baseline change places."""
+    """Fails if the sign of a gain is not reported, or run and baseline change places."""
     subgroups: dict[str, Any] = {
         "all": {
             "dice": {"run": 0.6, "baseline": 0.5, "difference": cell_of(0.1, -0.01, 0.2)},

@@ -114,7 +114,7 @@ def test_subgroups() -> None:
 
 
 def test_empty_subgroups_are_left_out() -> None:
-    """An external set without classes, all lesions small. Fails if a subgroup without pictures is told."""
+    """An external set without classes, all lesions small. Fails if a subgroup without pictures is reported."""
     found = {name: index.tolist() for name, index in subgroups([image_score("a", "", 0.01)]).items()}
     assert found == {"all": [0], "small": [0]}
 
@@ -132,9 +132,9 @@ def test_a_finished_run_is_read(tmp_path: Path) -> None:
     """Fails if the rows of scores come back as text, or scores of an older layout are accepted."""
     rows = [image_score("a", "benign", 0.1), image_score("b", "", 0.2)]
     write_rows(tmp_path / PER_IMAGE_FILE, rows)
-    told = {"config": {}, "img_size": 64, "test_ids": ["a", "b"], "test_digest": "d"}
-    write_json(tmp_path / "scores.json", told)
-    assert read_run(tmp_path) == (told, [rows])
+    reported = {"config": {}, "img_size": 64, "test_ids": ["a", "b"], "test_digest": "d"}
+    write_json(tmp_path / "scores.json", reported)
+    assert read_run(tmp_path) == (reported, [rows])
     (tmp_path / PER_IMAGE_FILE).write_text("id,label,dice,iou,sensitivity,precision,hd95\na,benign,1,1,1,1,0\n")
     with pytest.raises(UserError, match="expected the columns id,group,label,area"):
         read_run(tmp_path)

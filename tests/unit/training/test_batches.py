@@ -1,4 +1,5 @@
-"""Batches that training sees: small pictures first, two sizes at once, and what is told of how pictures were moved."""
+"""Batches that training sees: small pictures first, two sizes at once, and what is reported of how pictures were
+moved."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from trainer_runs import PLAIN, STEPS, assert_same_run, fail_at, settings, train
 
 from medsegdiff.checkpoint import load_checkpoint
 from medsegdiff.config import DiffusionConfig
-from medsegdiff.data.transforms import augment_told, generator
+from medsegdiff.data.transforms import augment_conditioned, generator
 from medsegdiff.diffusion.denoiser import LowRes
 from medsegdiff.errors import UserError
 from medsegdiff.training import train as train_module
@@ -59,8 +60,8 @@ def test_first_steps_are_on_smaller_pictures(data: Path, tmp_path: Path, monkeyp
 
 
 def test_batches_of_two_sizes_hold_the_same_pairs(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damage: levels put in order, and pictures, classes, noise or what is told of moves left where they were; small
-    pictures made smaller still."""
+    """Damage: levels put in order, and pictures, classes, noise or what is reported of moves left where they were;
+    small pictures made smaller still."""
     monkeypatch.setattr("medsegdiff.training.settings.SMALLEST", 8)
     one, two = (trainer(data, tmp_path / str(k), model=m, augment_prob=0.5) for k, m in ((1, TWO_SIZES), (2, PLAIN)))
     mixed = 0
@@ -100,16 +101,16 @@ def test_two_sizes_resume_and_load(data: Path, tmp_path: Path, monkeypatch: pyte
     assert model.low_res == LowRes(2, 1.5)
 
 
-def test_told_augmentation_reaches_the_network(data: Path, tmp_path: Path) -> None:
-    """Damage: what is told lost on the way, or told of other pictures; checkpoints that do not load."""
+def test_reported_augmentation_reaches_the_network(data: Path, tmp_path: Path) -> None:
+    """Damage: what is reported lost on the way, or reported of other pictures; checkpoints that do not load."""
     one = trainer(data, tmp_path / "one", augment_prob=0.5)
     x0, cond, *_ = one._batch(0, 0)
     images, masks, labels = one.resident[32].batch(sample_indices(one.train_set.labels, 0, 4, 0, True))
-    images, masks, told = augment_told(
+    images, masks, conditioning = augment_conditioned(
         images, masks, train_module.GENERATIVE, 0.5, generator(0, 0, train_module.AUGMENT)
     )
     assert cond.moves is not None
-    assert torch.equal(cond.moves, told)
+    assert torch.equal(cond.moves, conditioning)
     assert torch.equal(x0, one.codec.encode(avg_pool2d(images, 2), avg_pool2d(masks, 2)))
     assert cond.label is not None
     assert torch.equal(cond.label, labels)

@@ -1,4 +1,4 @@
-"""Out of memory: the largest batch that fits is found by trial, told, and with --find_batch_size used."""
+"""Out of memory: the largest batch that fits is found by trial, reported, and with --find_batch_size used."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_batch_that_failed_is_not_advised(
 
 
 @pytest.mark.usefixtures("small")
-def test_running_out_of_memory_is_told_in_one_line(ellipses: SampleSet, tmp_path: Path) -> None:
+def test_running_out_of_memory_is_reported_in_one_line(ellipses: SampleSet, tmp_path: Path) -> None:
     """Damage: a traceback of torch; naming a size without trying it; forgetting the pairs a step in the advice."""
     expected = (
         r"--batch_size: found 8, too many for the memory of cpu; expected at most 5\. "
@@ -158,7 +158,7 @@ def test_the_trial_is_of_full_size_pictures(
 def test_a_batch_that_fits_is_found_and_kept(
     ellipses: SampleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Damage: finding it anew where a run goes on, which may find another; other pairs a step; telling nobody."""
+    """Damage: finding it anew where a run goes on, which may find another; other pairs a step; reporting nobody."""
     caplog.set_level(logging.INFO, "medsegdiff")
     config = settings(ellipses, tmp_path / "run", find_batch_size=True)
     whole = DiffusionTrainer.train_step
@@ -172,8 +172,8 @@ def test_a_batch_that_fits_is_found_and_kept(
         patch.setattr(DiffusionTrainer, "train_step", dying)
         with pytest.raises(KeyboardInterrupt):
             train(config)
-    told = "5 of 8 pairs a step fit into memory at once: going on as with --batch_size 4 --accumulate 2"
-    assert [m for m in caplog.messages if "fit into memory" in m] == [told]
+    reported = "5 of 8 pairs a step fit into memory at once: going on as with --batch_size 4 --accumulate 2"
+    assert [m for m in caplog.messages if "fit into memory" in m] == [reported]
     monkeypatch.setattr(BatchSizeFinder, "largest", lambda *_: pytest.fail("looked for it again"))
     summary = train(config)
     assert (summary["config"]["batch_size"], summary["config"]["accumulate"], summary["steps"]) == (4, 2, 4)

@@ -90,7 +90,7 @@ def test_nothing_is_run_by_reading(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["broken.safetensors", "broken.pth", "empty.pth"])
-def test_broken_files_are_told_in_a_line(tmp_path: Path, name: str) -> None:
+def test_broken_files_are_reported_in_a_line(tmp_path: Path, name: str) -> None:
     """Fails if what safetensors or torch raises comes through."""
     (tmp_path / name).write_bytes(b"" if name.startswith("empty") else b"no weights")
     with pytest.raises(UserError, match="found a file that cannot be read"):

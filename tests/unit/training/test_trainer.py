@@ -137,7 +137,7 @@ def test_two_trainings_into_one_folder(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99, None])
-def test_a_damaged_state_is_told_in_one_line(share: float | None, data: Path, finished: Path) -> None:
+def test_a_damaged_state_is_reported_in_one_line(share: float | None, data: Path, finished: Path) -> None:
     """Damage: a traceback of torch for a file that a power cut left short, or for one that is not there."""
     (finished / "summary.json").unlink()
     path = finished / "state" / f"step_{STEPS:08d}" / "state.pt"
@@ -150,7 +150,7 @@ def test_a_damaged_state_is_told_in_one_line(share: float | None, data: Path, fi
     assert "\n" not in str(caught.value)
 
 
-def test_a_state_that_does_not_fit_is_told_in_one_line(data: Path, finished: Path) -> None:
+def test_a_state_that_does_not_fit_is_reported_in_one_line(data: Path, finished: Path) -> None:
     """Damage: a KeyError for a state that lacks the averaged weights; code that runs while a state is unpickled."""
     (finished / "summary.json").unlink()
     path = finished / "state" / f"step_{STEPS:08d}" / "state.pt"
@@ -321,7 +321,7 @@ def test_label_dropout(
     assert found == kept
 
 
-def test_checkpoints_tell_what_they_are(straight: Path, data: Path) -> None:
+def test_checkpoints_say_what_they_are(straight: Path, data: Path) -> None:
     """Damage: raw weights instead of averaged ones; hashes of all splits; best by the highest loss."""
     pairs = read_samples(data)
     denoiser, card, _ = load_checkpoint(straight / "last_model.safetensors")
