@@ -54,7 +54,7 @@ TRAINED_FILE, DICE_FILE, FIGURES_FILE = "trained.json", "dice.json", "figures.js
 WEIGHTS_FILE = "weights.safetensors"
 REAL = "real"  # the arm of the segmenter that learns real pairs
 SAMPLE_STREAM, ASPECT = 41, 42  # purpose numbers of the random streams
-GIVE_UP = 5  # samples of each class; an arm whose masks of a class hold no lesion then samples no further ones
+GIVE_UP = 5  # Samples of each class; an arm whose masks of a class hold no lesion then samples no further ones
 MOST_SAMPLES = 2  # times the pairs asked for: so many masks are sampled where some are no lesions
 SHOWN = 8  # pairs of each class on the picture, the first ones
 

@@ -119,7 +119,7 @@ def load_checkpoint(path: Path) -> tuple[Denoiser, ModelCard, str]:
 
 
 def content_digest(weights: dict[str, Tensor], card: str) -> str:
-    """12 hexadecimal digits that distinguishes checkpoints by content: a file's bytes differ each time it is
+    """12 hexadecimal digits that distinguish checkpoints by content: a file's bytes differ each time it is
     written."""
     digest = hashlib.sha256(card.encode())
     for name, value in sorted(weights.items()):

@@ -38,9 +38,7 @@ class ModelConfig:
     in_channels: int = 1  # image channels (grey)
     out_channels: int = 1  # mask channels
     num_classes: int = 2  # lesion classes of the condition; set from the data
-    augment_conditioning: bool = (
-        False  # whether the network is conditioned on how pictures were augmented; set by --augment_prob
-    )
+    augment_conditioning: bool = False  # whether the network knows how pictures were augmented; set by --augment_prob
     patch_size: int = 4  # space-to-depth factor of the stem, pixels
     model_channels: int = 96  # channels at the finest level of the U-Net
     channel_mult: list[int] = field(default_factory=lambda: [1, 2, 3])  # channels a level, times model_channels
@@ -93,9 +91,7 @@ class TrainConfig:
     img_size: int = 256  # side of the square that pictures are resized to, pixels; a multiple of what the model needs
     batch_size: int = 8  # pairs an optimiser step and accumulation part
     accumulate: int = 1  # batches an optimiser step
-    progressive_resizing: float = (
-        0.0  # share of the steps that come first, with pictures of half the size (64 or more); 0: none
-    )
+    progressive_resizing: float = 0.0  # share of steps, the first, on pictures of half the size (64 or more); 0: none
     num_epochs: int = 100  # passes over as many pairs as the train split holds
     lr: float = 1e-4  # peak learning rate of AdamW
     weight_decay: float = 0.01  # of AdamW
@@ -128,23 +124,17 @@ class GenerateConfig:
     checkpoint_path: str  # .safetensors file; a .pth name finds the .safetensors beside it
     output_dir: str  # folder to write: a sample folder, or for image_to_mask masks with their doubt
     mode: Mode | None = None  # default: mask_to_image with --masks, image_to_mask with --images, else joint
-    masks: str | None = (
-        None  # mask_to_image: folder with masks to sample images for (a sample folder, class folders, or pictures)
-    )
-    images: str | None = (
-        None  # image_to_mask: folder with images to find masks of (a sample folder, class folders, or pictures)
-    )
+    masks: str | None = None  # mask_to_image: sample images for the masks here (sample folder, class folders, pictures)
+    images: str | None = None  # image_to_mask: find masks of the images here (sample folder, class folders, pictures)
     split: Literal["train", "val", "test"] | None = None  # of a sample folder; default: train of masks, all of images
-    num_samples_per_input: int | None = None  # samples of each conditioning mask (default 1) or image (default 8)
+    num_samples_per_input: int | None = None  # Samples of each conditioning mask (default 1) or image (default 8)
     num_samples_per_class: int = 100  # pairs of each class (joint and mask_first)
     classes: list[str] | None = None  # which ones; default: all that the checkpoint knows, or as conditioning masks say
     sampler: Literal["dpmpp_2m", "heun", "ddim", "ddpm"] = "dpmpp_2m"  # update rule
     steps: int = 15  # noise levels that a modality goes through; mask_first takes so many twice
     mask_guidance: float | None = None  # how strongly images follow masks; 1: as learnt; default: 2 where it was learnt
     guidance: float = 1.0  # guidance weight, away from the network without the class; 1: none
-    guidance_checkpoint: str | None = (
-        None  # ... or away from this checkpoint, less trained on the same data (autoguidance)
-    )
+    guidance_checkpoint: str | None = None  # ... or away from this one, less trained on the same data (autoguidance)
     guidance_low: float = 0.3  # guidance acts where the image's noise level is above this ...
     guidance_high: float = 5.0  # ... and up to this
     sigma_scale: float = 1.0  # share of the image's noise level below 0.3 that the network is passed; less: finer grain
@@ -181,9 +171,7 @@ class SegmentConfig:
     encoder_weights: str | None = None  # "imagenet" (downloaded), a file with weights, or nothing: from scratch
     epochs: int | None = None  # instead of --steps; of 384 pairs each, however many there are
     steps: int | None = None  # optimiser steps; default 600
-    progressive_resizing: float = (
-        0.7  # share of the steps that come first, with pictures growing from half the size; 0: none
-    )
+    progressive_resizing: float = 0.7  # share of steps, the first, on pictures growing from half the size; 0: none
     patience: int = 5  # evaluations on val without a better score before training stops
     evals: int = 6  # evaluations on val, spread over the steps at full size
     batch_size: int = 8  # pairs an optimiser step
@@ -200,7 +188,7 @@ class SegmentConfig:
     mixing: Literal["all", "gradual"] = "all"  # gradual: synthetic pairs first, the share of real ones rising to 1
     tta_flip: bool = True  # average predictions of the picture and its mirror image
     test_data: list[str] | None = (
-        None  # external test sets, scored too: folders in their published layout, or a sample folder
+        None  # external test sets, scored too: folders in a published layout, or sample folders
     )
     baseline: str | None = None  # output folder of an earlier run on the same test pairs, to compare with
     bootstrap: int = 2000  # resamples of the intervals

@@ -102,7 +102,7 @@ def random_checkpoint(path: Path, noise: float = 0.02, **changes: Any) -> Path:
 def ellipse_pairs(
     root: Path, counts: dict[str, int], *, side: int = 32, seed: int = 0, classes: list[str] | None = None
 ) -> SampleSet:
-    """samples of dark ellipses on noise, `counts` of each class and split; benign ones lie, malignant ones stand."""
+    """Samples of dark ellipses on noise, `counts` of each class and split; benign ones lie, malignant ones stand."""
     random = np.random.default_rng(seed)
     records: list[SampleRecord] = []
     y, x = np.mgrid[:side, :side] / side

@@ -145,7 +145,7 @@ def nearer(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def copying_of(synthetic: SampleSet, real: SampleSet, *, bootstrap: int, seed: int) -> dict[str, Any]:
-    """`copying_test` of a synthetic samples against train and against val + test of a real one."""
+    """`copying_test` of synthetic samples against train and against val + test of a real one."""
     rows = {
         split: [r for r in real.records if (r.split == "train") == (split == "train")]
         for split in ("train", "held_out")

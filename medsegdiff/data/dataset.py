@@ -1,4 +1,4 @@
-"""samples in memory: pictures resized to a square, decoded once."""
+"""Samples in memory: pictures resized to a square, decoded once."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def _check_file(path: Path, data: bytes) -> None:
     try:
         header = kind.reader(io.BytesIO(data))
         if fits := max(header.size) <= MAX_SIDE:
-            # Checksums say it of PNG at a twentieth of the price of decoding; the others have none.
+            # Checksums show it for PNG at a twentieth of the price of decoding; the others have none.
             header.verify() if kind is PNG else header.load()
         if kind is PNG and PNG_END not in data:  # whose checksum Pillow leaves out
             raise ValueError("no whole end chunk")

@@ -42,7 +42,7 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
     over both sides.
 
     Other intervals are percentile bootstraps (95 %) over groups of real pictures (near-duplicates count as one) and
-    over synthetic pairs. Raises `UserError` for a folder that is no samples or has fewer than two classes.
+    over synthetic pairs. Raises `UserError` for a folder that is no sample folder or has fewer than two classes.
     """
     require_positive(bootstrap=config.bootstrap)
     require(config.seed >= 0, "--seed", config.seed, "0 or more")

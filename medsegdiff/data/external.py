@@ -43,7 +43,7 @@ READERS = {
 class ExternalSet:
     """Pairs to score on that have nothing to do with training."""
 
-    name: str  # of the layout; of samples the folder's
+    name: str  # of the layout; of a sample folder its own
     data: SampleTensors  # labels index into the classes that were asked for, -1 where the class is unknown or another
     left_out: int  # pictures that training knew as well
     near_synthetic: int  # pictures kept that a synthetic one comes close to
@@ -95,7 +95,9 @@ def _from_layout(folder: Path, img_size: int) -> tuple[str, SampleTensors]:
     where = f"--test_data {folder}"
     roots = {name: root for name, reader in READERS.items() if (root := reader.find(folder)) is not None}
     if not roots:
-        expected = f"samples, or one of these layouts: {'; '.join(reader.layout for reader in READERS.values())}"
+        expected = (
+            f"a sample folder, or one of these layouts: {'; '.join(reader.layout for reader in READERS.values())}"
+        )
         raise UserError(where, contents(folder), expected, "Give the folder of the unpacked data set.")
     if len(roots) > 1:
         raise UserError(where, f"several data sets ({', '.join(roots)})", "one", "Give the folder of each of them.")

@@ -1,4 +1,4 @@
-"""samples: the one data contract between all phases (images/, masks/, metadata.csv, dataset.json)."""
+"""Samples: the one data contract between all phases (images/, masks/, metadata.csv, dataset.json)."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def encode_sdf(masks: Tensor, radius: float) -> Tensor:
     """uint8 masks (N, 1, *S) as distances to the lesion's edge, cut at `radius` pixels; as they are where it is 0.
 
     The edge has 127.5, so that one threshold reads either code; inside runs up to 255, outside down to 0. Without an
-    edge, all is outside (or inside). A signed distance says of the edge far from it, and a speck has little of it.
+    edge, all is outside (or inside). A signed distance speaks of the edge far from it, and a speck has little of it.
     """
     if not radius:
         return masks

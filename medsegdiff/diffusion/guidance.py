@@ -4,7 +4,7 @@ Guidance steers away from what a worse network says: the network without the cla
 Salimans 2022), a less trained network with it (autoguidance, Karras et al. 2024, "Guiding a diffusion model with a
 bad version of itself", which keeps variety better), or, of the image, the network that does not see the mask. The last
 one is the same idea between the two modalities of one network (Bao et al. 2023, UniDiffuser, section 3.3, where a text
-takes the mask's place): what a network that underfits samples too faintly, the lesion within the mask, it samples out.
+takes the mask's place): what a network that underfits shows too faintly, the lesion within the mask, it brings out.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def scaled_levels(sigma: Tensor, share: float) -> Tensor:
     """Levels (M,) as the network is passed them: of the image's only `share` where it is below `FINE`.
 
     A network that underfits takes too much for noise, step by step, and pictures come out smoother than real ones.
-    Reported of less noise it leaves more standing (exposure bias: Ning et al. 2024, "Elucidating the exposure bias in
+    Passed less noise it leaves more standing (exposure bias: Ning et al. 2024, "Elucidating the exposure bias in
     diffusion models"; Li et al. 2024, "Alleviating exposure bias in diffusion models through sampling with shifted time
     steps").
     """

@@ -37,7 +37,7 @@ class Task:
         [SegmentConfig, list[str], SampleTensors, SampleTensors, int], SupervisedTrainer
     ]  # train, val, steps
     load: Callable[[Path], tuple[nn.Module, dict[str, Any]]]  # network and settings of a weights file
-    score: Callable[[nn.Module, dict[str, Any], SampleTensors, SegmentConfig, Path], Rows]  # samples a picture too
+    score: Callable[[nn.Module, dict[str, Any], SampleTensors, SegmentConfig, Path], Rows]  # Samples a picture too
     picture: str  # file name of that picture
     row: type[Any]  # one line of per_image.csv
     measures: Mapping[str, Measure]

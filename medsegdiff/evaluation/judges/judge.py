@@ -25,7 +25,7 @@ class ReferenceModel:
     settings: dict[str, Any]  # of its file: "mean" and "std" of grey values in [0, 1], "config", ...
     measure: str  # what `quality` is: "Dice", "AUC", "share of altered copies found"
     quality: Interval  # on held-out real pictures
-    minimum: float  # of `quality.value`; below it, its predictions is withheld
+    minimum: float  # of `quality.value`; below it, its predictions are withheld
 
     @property
     def trusted(self) -> bool:

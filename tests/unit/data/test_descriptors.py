@@ -127,7 +127,7 @@ def test_feature_distance() -> None:
 
 
 def shapes(root: Path, ratios: dict[str, float], count: int = 12) -> SampleSet:
-    """samples of ellipses whose depth-to-width ratio is the class's, within 5 %, and a val pair to compare with."""
+    """Samples of ellipses whose depth-to-width ratio is the class's, within 5 %, and a val pair to compare with."""
     random = np.random.default_rng(0)
     records: list[SampleRecord] = []
     for label, ratio in ratios.items():

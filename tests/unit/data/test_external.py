@@ -284,7 +284,7 @@ def test_no_known_layout(tmp_path: Path) -> None:
     """Fails if the message does not say what there is and what there should be, or says of hidden files."""
     write(tmp_path / "photos" / "a.png", picture(1))
     (tmp_path / ".DS_Store").touch()
-    expected = r"found photos/; expected samples, or one of these layouts: STU-Hospital: .*BUS-BRA: .*UDIAT"
+    expected = r"found photos/; expected a sample folder, or one of these layouts: STU-Hospital: .*BUS-BRA: .*UDIAT"
     with pytest.raises(UserError, match=expected):
         read_external(tmp_path, 32, CLASSES, NOTHING)
 

@@ -1,4 +1,4 @@
-"""samples on disk: what is written is what is read, and every breach of the contract names file and row."""
+"""Samples on disk: what is written is what is read, and every breach of the contract names file and row."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ CLASSES = ["benign", "malignant"]
 
 
 def make_pairs(root: Path, seed: int = 0, test_labels: tuple[str, ...] = ("benign", "malignant")) -> Path:
-    """samples of dark ellipses on noise; the two classes differ in shape."""
+    """Samples of dark ellipses on noise; the two classes differ in shape."""
     random = np.random.default_rng(seed)
     records: list[SampleRecord] = []
     y, x = np.mgrid[:SIDE, :SIDE]

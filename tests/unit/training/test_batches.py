@@ -1,4 +1,4 @@
-"""Batches that training sees: small pictures first, two sizes at once, and what is reported of how pictures were
+"""Batches that training sees: small pictures first, two sizes at once, and what is passed of how pictures were
 moved."""
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def test_first_steps_are_on_smaller_pictures(data: Path, tmp_path: Path, monkeyp
 
 
 def test_batches_of_two_sizes_hold_the_same_pairs(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damage: levels put in order, and pictures, classes, noise or what is reported of moves left where they were;
+    """Damage: levels put in order, and pictures, classes, noise or what is passed of moves left where they were;
     small pictures made smaller still."""
     monkeypatch.setattr("medsegdiff.training.settings.SMALLEST", 8)
     one, two = (trainer(data, tmp_path / str(k), model=m, augment_prob=0.5) for k, m in ((1, TWO_SIZES), (2, PLAIN)))
