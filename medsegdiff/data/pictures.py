@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 OUTLINE = (255, 200, 0)  # RGB
 TITLE_HEIGHT = 14  # pixels
-COLORS = ("#4477aa", "#cc6677", "#228833", "#ccbb44", "#66ccee")
+COLOURS = ("#4477aa", "#cc6677", "#228833", "#ccbb44", "#66ccee")
 
 
 def outlined(image: np.ndarray, mask: np.ndarray | None, size: int) -> np.ndarray:
@@ -113,7 +113,7 @@ def _draw_counts(axes: Axes, pairs: SampleSet) -> None:
         heights = [counts[s].get(label, 0) for s in splits]
         texts = [f"{h}\n{h / sum(counts[s].values()):.0%}" for h, s in zip(heights, splits, strict=True)]
         places = np.arange(len(splits)) + (rank - (len(pairs.classes) - 1) / 2) * width
-        bars = axes.bar(places, heights, width, label=label, color=COLORS[rank % len(COLORS)])
+        bars = axes.bar(places, heights, width, label=label, color=COLOURS[rank % len(COLOURS)])
         axes.bar_label(bars, texts, fontsize=8)
     axes.set_xticks(range(len(splits)), splits)
     axes.set(title="pairs per split and class", ylabel="pairs")
@@ -129,13 +129,15 @@ def overview(pairs: SampleSet, examples: int = 40, columns: int = 10) -> Figure:
     sizes, areas = figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[0, 2])
     for rank, label in enumerate(pairs.classes):
         chosen = pairs.select(label=label)
-        color = COLORS[rank % len(COLORS)]
+        colour = COLOURS[rank % len(COLOURS)]
         sizes.scatter(
-            [r.width for r in chosen.records], [r.height for r in chosen.records], 8, color, alpha=0.5, label=label
+            [r.width for r in chosen.records], [r.height for r in chosen.records], 8, colour, alpha=0.5, label=label
         )
         shares = [100 * float((chosen.read_mask(r) > 127).mean()) for r in chosen.records]
         if any(shares):
-            areas.hist(shares, bins=np.linspace(0, 100, 51).tolist(), histtype="step", color=color, label=label, lw=1.5)
+            areas.hist(
+                shares, bins=np.linspace(0, 100, 51).tolist(), histtype="step", color=colour, label=label, lw=1.5
+            )
     sizes.set(title="picture size", xlabel="width, pixels", ylabel="height, pixels")
     areas.set(title="lesion area", xlabel="share of the picture, %", ylabel="pairs")
     for axes in (sizes, areas):

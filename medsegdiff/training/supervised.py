@@ -61,7 +61,7 @@ class SupervisedTrainer:
         self.synthetic = torch.tensor([record.is_synthetic for record in train.records])
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = EMA(self.model, config.ema_decay)
-        self.optimizer = torch.optim.AdamW(
+        self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
         self.scaler = gradient_scaler(self.device, config.precision)
@@ -117,14 +117,14 @@ class SupervisedTrainer:
         config = self.config
         batch = self.batch(step)
         torch.manual_seed(generator(config.seed, step, DROPOUT).initial_seed())  # dropout samples from the global one
-        for group in self.optimizer.param_groups:
+        for group in self.optimiser.param_groups:
             group["lr"] = config.lr * lr_factor(step, config.warmup_steps, self.steps)
         self.model.train()
         loss = self.loss(*batch)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        norm = clip_gradients(self.scaler, self.optimizer, self.model, config.grad_clip)
-        self.scaler.step(self.optimizer)  # with a norm that is not finite the loop stops, and saves nothing of this
+        norm = clip_gradients(self.scaler, self.optimiser, self.model, config.grad_clip)
+        self.scaler.step(self.optimiser)  # with a norm that is not finite the loop stops, and saves nothing of this
         self.scaler.update()
         self.ema.update(self.model, step)
         val = {f"val_{self.score_name}": self.best_score} if self.best_step else {}
@@ -148,7 +148,7 @@ class SupervisedTrainer:
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best_weights": self.best_weights,
             "best": {"score": self.best_score, "step": self.best_step, "stale": self.stale},
@@ -158,7 +158,7 @@ class SupervisedTrainer:
         """Go on from a `state_dict`."""
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state.get("scaler", {}))  # older states were never in fp16
         self.best_weights = state["best_weights"]
         best = state["best"]

@@ -160,7 +160,7 @@ class EmbeddingTrainer:
         torch.manual_seed(generator(seed, INITIAL).initial_seed())
         model = CrossEmbedding([EmbeddingNet() for _ in self.learnt])
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
 
     def views(self, rows: Tensor, step: int, number: int) -> Tensor:
         """(B, 1, 64, 64) altered copies, number `number` of the step, of the train pictures of `rows` (B,)."""
@@ -172,12 +172,12 @@ class EmbeddingTrainer:
 
     def train_step(self, step: int) -> dict[str, float]:
         """One optimiser step of every network on two views each of `BATCH` pictures; step counts from 0."""
-        for group in self.optimizer.param_groups:
+        for group in self.optimiser.param_groups:
             group["lr"] = LR * lr_factor(step, WARMUP, self.steps)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=True)
         self.model.train()
         reported = [self._learn(number, step) for number, learnt in enumerate(self.learnt) if len(learnt)]
-        self.optimizer.step()
+        self.optimiser.step()
         return {name: float(np.mean([one[name] for one in reported])) for name in ("loss", "contrast")}
 
     def _learn(self, number: int, step: int) -> dict[str, float]:
@@ -203,12 +203,12 @@ class EmbeddingTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and optimiser."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimiser.load_state_dict(state["optimiser"])
 
 
 def small(images: np.ndarray) -> Tensor:

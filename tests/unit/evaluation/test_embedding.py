@@ -182,8 +182,8 @@ def test_no_picture_is_scored_by_a_network_that_learnt_it(monkeypatch: pytest.Mo
         seen.clear()
         for step in range(3):
             trainer._learn(number, step)
-        trainer.optimizer.step()
-        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.optimiser.step()
+        trainer.optimiser.zero_grad(set_to_none=True)
         own = parts_of(train.groups, number // PARTS) == number % PARTS
         assert seen == set(np.flatnonzero(~own))
         changed = [

@@ -327,12 +327,12 @@ def test_it_learns_a_small_batch() -> None:
     torch.manual_seed(0)
     network = MADGNet(TINY)
     x, masks = discs(3, 64)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
     for _ in range(20):
         loss = network.training_loss(x, masks)
-        optimizer.zero_grad()
+        optimiser.zero_grad()
         loss.backward()
-        optimizer.step()
+        optimiser.step()
     with torch.no_grad():
         found = (network.eval()(x) > 0).float()
     assert float(2 * (found * masks).sum() / (found + masks).sum()) > 0.6  # lesion everywhere: 0.22
