@@ -80,7 +80,8 @@ def commands(input_dir: str, run: str, seeds: list[int], num_epochs: int | None 
         "describe": f"-m medsegdiff describe {real} {sampled} --output_dir {run}/description",
         "combine_synthetic_only": f"create_combined_dataset.py {real} {sampled} --synthetic_only true "
         f"--output_dir {run}/data_synthetic",
-        "evaluate": f"-m medsegdiff evaluate {real} {sampled} --output_dir {run}/evaluation --reference_models_dir {run}/reference models "
+        "evaluate": f"-m medsegdiff evaluate {real} {sampled} --output_dir {run}/evaluation "
+        f"--reference_models_dir {run}/reference_models "
         f"--checkpoint_path {run}/checkpoints/best_model.safetensors --real_pictures false",
     }
     for arm, data in (("real", "real"), ("synthetic", "data_synthetic")):

@@ -204,7 +204,8 @@ def page(found: dict[str, Any]) -> str:
         f"Machine: {found['machine']}.",
         f"Checkpoint: {train['parameters'] / 1e6:.1f} M parameters, {config['img_size']} px, {train['steps']} steps of "
         f"{config['batch_size']} in {config['precision']}, seed {config['seed']}.",
-        f"Judge: {found['reference_model']['model']}, {found['reference_model']['steps']} steps on the real train split, seed 0.",
+        f"Reference model: {found['reference_model']['model']}, {found['reference_model']['steps']} steps on the real "
+        "train split, seed 0.",
         f"Dice at {found['size']} px; 95 % bootstrap intervals over pictures, of one network each.",
         "",
         "## Does the image follow the mask?",

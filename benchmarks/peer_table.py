@@ -73,7 +73,7 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
 
 
-def formatted(value: float | None, digits: int = 3) -> str:
+def shown(value: float | None, digits: int = 3) -> str:
     """A number with so many significant digits, without an exponent."""
     if value is None:
         return NONE
@@ -82,16 +82,12 @@ def formatted(value: float | None, digits: int = 3) -> str:
 
 
 def interval(value: dict[str, float] | None) -> str:
-    return (
-        NONE
-        if value is None
-        else f"{formatted(value['value'])} [{formatted(value['low'])}, {formatted(value['high'])}]"
-    )
+    return NONE if value is None else f"{shown(value['value'])} [{shown(value['low'])}, {shown(value['high'])}]"
 
 
 def ratio(a: float | None, b: float | None) -> str:
     """a / b."""
-    return NONE if a is None or not b else f"{formatted(a / b, 2)}x"
+    return NONE if a is None or not b else f"{shown(a / b, 2)}x"
 
 
 def speed_table(rows: dict[str, Row], peak: float | None) -> list[str]:
@@ -111,8 +107,8 @@ def speed_table(rows: dict[str, Row], peak: float | None) -> list[str]:
         speed, flop, call = row["images_per_second"], row["gflop"], row["seconds_a_call"]
         share = f"{100 * TRAIN_FACTOR * flop * speed / peak:.0f} %" if peak else NONE
         lines.append([
-            title_of(name), formatted(row["parameters"] / 1e6), formatted(flop), ratio(flop, ours.get("gflop")), formatted(speed),
-            ratio(ours.get("images_per_second"), speed), formatted(memory), ratio(memory, ours.get("memory", {}).get("gib")),
+            title_of(name), shown(row["parameters"] / 1e6), shown(flop), ratio(flop, ours.get("gflop")), shown(speed),
+            ratio(ours.get("images_per_second"), speed), shown(memory), ratio(memory, ours.get("memory", {}).get("gib")),
             share, *drawn_in(row, call),
         ])  # fmt: skip
     return table(header, lines)
@@ -121,7 +117,7 @@ def speed_table(rows: dict[str, Row], peak: float | None) -> list[str]:
 def drawn_in(row: dict[str, Any], call: float) -> list[str]:
     """Seconds a pair of the short walk and the long one; ours as measured: its calls at high noise are cheaper."""
     whole = row.get("sampling") or {"default": CALLS * call, "ddpm_1000": LONG_CALLS * call}
-    return [formatted(whole["default"]), formatted(whole["ddpm_1000"])]
+    return [shown(whole["default"]), shown(whole["ddpm_1000"])]
 
 
 def speed_lines(speed: dict[str, Any]) -> list[str]:
@@ -142,14 +138,14 @@ def speed_lines(speed: dict[str, Any]) -> list[str]:
             continue
         peak, about = speed["peak"].get(precision), speed["about"][key]
         how = f"{about['threads']} threads, batches of {about['batch']}, {about['rounds']} rounds."
-        lines += [f"{how} Matrix products: {formatted(peak)} GFLOP/s measured here.", "", *speed_table(rows, peak)]
+        lines += [f"{how} Matrix products: {shown(peak)} GFLOP/s measured here.", "", *speed_table(rows, peak)]
         sampling = rows.get(OURS, {}).get("sampling")
         if sampling:
             faster = ratio(sampling["ddpm_1000"], sampling["default"])
             lines += [
                 "",
-                f"A pair by our default sampler (at most {CALLS} calls, sampled whole): {formatted(sampling['default'])} s; "
-                f"by 1000 steps of ddpm {formatted(sampling['ddpm_1000'])} s ({sampling['timed_calls']} timed and "
+                f"A pair by our default sampler (at most {CALLS} calls, sampled whole): {shown(sampling['default'])} s; "
+                f"by 1000 steps of ddpm {shown(sampling['ddpm_1000'])} s ({sampling['timed_calls']} timed and "
                 f"multiplied): {faster}.",
             ]
         if key in speed["sweep"]:
@@ -160,7 +156,7 @@ def speed_lines(speed: dict[str, Any]) -> list[str]:
 def sweep_table(found: dict[str, dict[str, float]]) -> list[str]:
     """A column a batch size; empty where memory did not hold it."""
     batches = sorted({int(batch) for row in found.values() for batch in row})
-    cells = [[title_of(name), *[formatted(row.get(str(b))) for b in batches]] for name, row in found.items()]
+    cells = [[title_of(name), *[shown(row.get(str(b))) for b in batches]] for name, row in found.items()]
     return table(["network", *map(str, batches)], cells)
 
 
@@ -184,7 +180,7 @@ def train_table(found: dict[str, Any]) -> list[str]:
             evaluated.get("refused", interval(frechet)),
             ratio((frechet or {}).get("value"), ours.get(f["seed"], {}).get("value")),
             interval(evaluated.get("agreement")), evaluated.get("privacy") or NONE,
-            formatted(float(np.mean(f["dice"]["dice"]))) if "dice" in f else NONE, interval(f.get("relative")),
+            shown(float(np.mean(f["dice"]["dice"]))) if "dice" in f else NONE, interval(f.get("relative")),
         ])  # fmt: skip
     return table(header, lines)
 
@@ -196,7 +192,8 @@ def train_lines(found: dict[str, Any]) -> list[str]:
     real = ", ".join(f"{np.mean(r['dice']):.3f} (seed {seed})" for seed, r in sorted(found["real"].items()))
     lines = [
         f"{fingerprint['minutes']:g} minutes of training steps each, threads: {fingerprint['threads']}, "
-        f"{fingerprint['size']} px, {fingerprint['precision']}; the number of steps comes from the time that they take, and "
+        f"{fingerprint['size']} px, {fingerprint['precision']}; the number of steps comes from the time that they take, "
+        "and "
         "schedules end with the budget. "
         f"Pairs are sampled with {CALLS} network calls by each library's quick sampler, ours with as many at most, "
         "those of its mask guidance counted, the masks held to the same rule "

@@ -1,6 +1,6 @@
 """Our network beside those of diffusers, MONAI and denoising_diffusion_pytorch, each as its own documentation has it.
 
-    python benchmarks/peers.py --real_data samples --run_dir runs/peers --reference_models_dir runs/reference models
+    python benchmarks/peers.py --real_data samples --run_dir runs/peers --reference_models_dir runs/reference_models
 
 does all three parts, each of which can be had alone by its name:
 
@@ -75,7 +75,8 @@ def parser() -> argparse.ArgumentParser:
 
 def command(options: argparse.Namespace) -> list[str]:
     """The commands to make these tables again, with the folders of the documentation and what was not default."""
-    line = f"python benchmarks/peers.py --real_data {SHOWN_DATA} --run_dir {SHOWN_RUN} --reference_models_dir {SHOWN_REFERENCE_MODELS}"
+    line = f"python benchmarks/peers.py --real_data {SHOWN_DATA} --run_dir {SHOWN_RUN}"
+    line += f" --reference_models_dir {SHOWN_REFERENCE_MODELS}"
     defaults = parser().parse_args(["--real_data", "", "--run_dir", ""])
     hidden = {"parts", "real_data", "run_dir", "reference_models_dir", "config", "batch"}
     for name, value in vars(options).items():

@@ -1,6 +1,6 @@
 """What pays in the generative model? One change at a time against the settings file, at equal compute, on val.
 
-    python benchmarks/recipe.py --real_data samples --run_dir runs/recipe --reference_models_dir runs/reference models
+    python benchmarks/recipe.py --real_data samples --run_dir runs/recipe --reference_models_dir runs/reference_models
 
 Every arm is the settings file with some flags changed. Arms whose step costs more or less get fewer or more steps: the
 time of a step is measured for all of them in turns, in one run, before anything is trained. What is reported of an arm:

@@ -1,7 +1,7 @@
 """Which sampler, how many network calls, how much guidance? Curves on val for one checkpoint.
 
     python benchmarks/sampling.py --checkpoint_path FILE --real_data samples --run_dir runs/sampling
-        [--reference_models_dir runs/reference models] [--guidance_checkpoint EARLIER_FILE]
+        [--reference_models_dir runs/reference_models] [--guidance_checkpoint EARLIER_FILE]
 
 Every setting samples the same numbers of pairs from the same noise; `medsegdiff evaluate` compares them with val. The
 test split is not looked at. Finished settings are kept in --run_dir. Writes docs/results/sampling.md and .json.

@@ -20,10 +20,12 @@ from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.diffusion.denoiser import Denoiser, LowRes
 from medsegdiff.errors import UserError
 from medsegdiff.files import write_bytes
+from medsegdiff.legacy import renamed, renamed_weights
 from medsegdiff.models.backbones import build_backbone
 
 KIND = "medsegdiff.generative"
-VERSION = 2  # 1: other groups of channels in the normalisations, so the same weights mean something else
+VERSION = 3  # 2: other names (`legacy`). 1: other groups of channels, so that the same weights mean something else
+READ = ("2", "3")
 PICKLES = {".pth", ".pt", ".ckpt", ".pkl", ".pickle"}
 BEST_FILE = "best_model.safetensors"
 
@@ -100,16 +102,16 @@ def load_checkpoint(path: Path) -> tuple[Denoiser, ModelCard, str]:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(path, f"a damaged file ({error})", "a safetensors checkpoint", "Train it anew.") from error
-    if metadata.get("kind") != KIND or metadata.get("version") != str(VERSION):
+    if metadata.get("kind") != KIND or metadata.get("version") not in READ:
         found = f"kind {metadata.get('kind')!r}, version {metadata.get('version')!r}"
         if "kind" not in metadata and "settings" in metadata:
             found = "a segmentation model"
         hint = "Train it anew with this version." if metadata.get("kind") == KIND else "Use a checkpoint of phase 2."
         raise UserError(path, found, f"kind {KIND!r}, version '{VERSION}'", hint)
     try:
-        card = _card(json.loads(metadata["card"]))
+        card = _card(renamed(json.loads(metadata["card"])))
         denoiser = build_denoiser(card)
-        denoiser.load_state_dict(weights)
+        denoiser.load_state_dict(renamed_weights(weights))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(

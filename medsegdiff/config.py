@@ -212,7 +212,7 @@ class EvaluateConfig:
     inception_weights: str | None = None  # file, or "download", for FID, KID and Inception score
     lpips_weights: str | None = None  # file with AlexNet's weights, or "download", for LPIPS
     reference_models_dir: str | None = (
-        None  # where reference models are kept; default: medsegdiff/reference models in the user's cache folder
+        None  # where reference models are kept; default: medsegdiff/reference_models in the user's cache folder
     )
     reference_model_steps: int = 600  # optimiser steps of segmenter and classifier
     embedding_steps: int = 500  # optimiser steps of each network of the self-supervised embedding

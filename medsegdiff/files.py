@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from medsegdiff.errors import UserError
+from medsegdiff.legacy import renamed
 from medsegdiff.locks import clear_stale_lock, locked
 
 # What the phases write last of all, as the sign that they are finished: by it a folder says what it holds.
@@ -60,6 +61,11 @@ def read_json(path: Path) -> Any:
         raise UserError(path, error.strerror or error, "a readable JSON file", "Check the path.") from error
     except (ValueError, RecursionError) as error:
         raise UserError(path, f"text that is not JSON ({error})", "a JSON file", "Make it anew.") from error
+
+
+def read_record(path: Path) -> Any:
+    """Read what a phase wrote of its output, such as dataset.json: keys and settings under their names of today."""
+    return renamed(read_json(path))
 
 
 def encode_png(picture: np.ndarray) -> bytes:
@@ -153,7 +159,7 @@ def check_output_folder(output: Path, fingerprint: dict[str, Any]) -> None:
         raise UserError(
             output, "other files", "an empty folder or one made by this command", "Choose another output folder."
         )
-    info = read_json(record)
+    info = read_record(record)
     made_by = info.get("fingerprint", {}) if isinstance(info, dict) else {}
     phase = made_by.get("phase", fingerprint.get("phase"))
     if phase != fingerprint.get("phase"):  # nothing that this command should have anybody delete

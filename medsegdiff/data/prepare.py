@@ -21,7 +21,7 @@ from medsegdiff.data.readers import RawSample
 from medsegdiff.data.readers.busi import read_busi
 from medsegdiff.data.records import SampleRecord, SampleSet, class_counts, read_samples, write_sample, write_samples
 from medsegdiff.data.splits import assign_folds, assign_splits
-from medsegdiff.files import DATASET_FILE, check_output_folder, is_finished, read_json, staged_folder, write_json
+from medsegdiff.files import DATASET_FILE, check_output_folder, is_finished, read_record, staged_folder, write_json
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def _check(config: PrepareConfig) -> None:
 def _check_output(output: Path, fingerprint: dict[str, Any]) -> None:
     """Refuse an output folder that cannot do before pictures are read, whatever these will turn out to be."""
     record = output / DATASET_FILE
-    info = read_json(record) if record.is_file() else {}
+    info = read_record(record) if record.is_file() else {}
     made_by = info.get("fingerprint") if isinstance(info, dict) else None
     known = made_by.get("input_hash") if isinstance(made_by, dict) else None
     check_output_folder(output, fingerprint | {"input_hash": known})

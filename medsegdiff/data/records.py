@@ -22,7 +22,7 @@ from medsegdiff import __version__
 from medsegdiff.data.decoding import read_grey
 from medsegdiff.data.hashing import content_hash, perceptual_hash
 from medsegdiff.errors import UserError
-from medsegdiff.files import DATASET_FILE, make_folder, read_json, require_folder, write_bytes, write_json, write_png
+from medsegdiff.files import DATASET_FILE, make_folder, read_record, require_folder, write_bytes, write_json, write_png
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")
@@ -230,7 +230,7 @@ def read_samples(root: Path) -> SampleSet:
 
 def _read_info(path: Path) -> dict[str, Any]:
     """dataset.json, with what the phases read of it in place."""
-    info = read_json(path)
+    info = read_record(path)
     if isinstance(info, dict) and "kind" in info:
         hint = "Predicted masks are no labels: give what prepare, generate or combine wrote."
         raise UserError(path, str(info["kind"]), "a sample folder", hint)

@@ -21,6 +21,7 @@ from medsegdiff.files import (
     differing_keys,
     make_folder,
     read_json,
+    read_record,
     refuse_other_phase,
     write_json,
 )
@@ -128,7 +129,7 @@ def other_settings(
     record = next((path for path in (folder / SCORES_FILE, *begun) if path.is_file()), None)
     if record is None:
         return []
-    found = read_json(record)
+    found = read_record(record)
     finished = record.name == SCORES_FILE
     known = found.get("fingerprint") if finished and isinstance(found, dict) else found
     reported = found.get("config") if finished and isinstance(found, dict) else fingerprint

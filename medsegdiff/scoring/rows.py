@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_type_hints
 import numpy as np
 
 from medsegdiff.errors import UserError
-from medsegdiff.files import SCORES_FILE, read_json, require_folder, write_bytes
+from medsegdiff.files import SCORES_FILE, read_record, require_folder, write_bytes
 from medsegdiff.scoring.intervals import Columns
 
 PER_IMAGE_FILE = "per_image.csv"
@@ -104,7 +104,7 @@ def read_run(folder: Path, row_type: type[Row]) -> tuple[dict[str, Any], list[li
     if not path.is_file():
         hint = "Finish that run first: the same command goes on where it stopped."
         raise UserError(folder, f"no {SCORES_FILE}", "the output folder of a finished run", hint)
-    scores = read_json(path)
+    scores = read_record(path)
     names = scores.get("runs", ["."]) if isinstance(scores, dict) else None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UserError(path, "no list of runs", "the scores of a finished run", HINT)

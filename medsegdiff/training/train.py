@@ -26,7 +26,7 @@ from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.loss import denoising_loss
 from medsegdiff.diffusion.noise import IMAGE, MASK, sample_sigma
 from medsegdiff.errors import UserError
-from medsegdiff.files import SUMMARY_FILE, clear_leftovers, make_folder, read_json, refuse_other_phase, write_json
+from medsegdiff.files import SUMMARY_FILE, clear_leftovers, make_folder, read_record, refuse_other_phase, write_json
 from medsegdiff.locks import locked
 from medsegdiff.training.checkpointing import checkpoint_blocks
 from medsegdiff.training.compiling import compile_backbone, compiles, missing_for_compile
@@ -124,7 +124,7 @@ def _finished(output: Path, fingerprint: dict[str, Any]) -> dict[str, Any] | Non
     """The summary of a finished run with the same settings; other settings are a `UserError`."""
     if not (output / SUMMARY_FILE).is_file():
         return None
-    summary: dict[str, Any] = read_json(output / SUMMARY_FILE)
+    summary: dict[str, Any] = read_record(output / SUMMARY_FILE)
     if "fingerprint" not in summary:  # an older run; the state beside it says
         return None
     refuse_other_run(output, summary["fingerprint"], fingerprint)

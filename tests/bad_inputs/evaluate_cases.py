@@ -6,7 +6,10 @@ from pathlib import Path
 
 from bad_base import Case, scene, without_permission
 
-EVALUATE = "evaluate --real_data real --synthetic_data synthetic --output_dir out --reference_models_dir reference models --device cpu"
+EVALUATE = (
+    "evaluate --real_data real --synthetic_data synthetic --output_dir out --reference_models_dir reference_models "
+    "--device cpu"
+)
 
 
 def relabelled(folder: Path) -> None:
@@ -60,8 +63,8 @@ EVALUATION = [
          ("gone.safetensors",)),
     Case("checkpoint of other pictures", f"{EVALUATE} --checkpoint_path model.safetensors", ("model.safetensors",),
          of_other_data),
-    Case("reference models in a file", f"{EVALUATE.replace('reference_models_dir reference_models', 'reference_models_dir tiny.yaml')}", ("tiny.yaml",)),
-    Case("no reference models, and no permission to keep any", EVALUATE.replace("reference_models_dir reference models", "reference_models_dir locked/reference models"),
-         ("locked/reference models: found Permission denied; expected permission to use it",),
+    Case("reference models in a file", EVALUATE.replace("_dir reference_models", "_dir tiny.yaml"), ("tiny.yaml",)),
+    Case("no reference models, and no permission to keep any", EVALUATE.replace("_dir reference_models", "_dir locked/reference_models"),
+         ("locked/reference_models: found Permission denied; expected permission to use it",),
          lambda folder: (folder / "locked").mkdir(), lambda folder: without_permission(folder / "locked")),
 ]  # fmt: skip

@@ -113,7 +113,8 @@ def _classes(context: Context, section: Section) -> None:
     if not rows:
         return
     section.text.append(
-        "A classifier trained on real images predicted the class of every synthetic image. Much lower figures than on real "
+        "A classifier trained on real images predicted the class of every synthetic image. Much lower figures than on "
+        "real "
         "images mean that the classes look alike; much higher ones, that they are caricatures."
     )
     columns = ["images", "number", *values["synthetic"]]

@@ -122,7 +122,8 @@ def _tables(section: Section, lines: list[_Line], samples: dict[str, list[Sample
     columns = ["characteristic", "real mean", "synthetic mean", "distance", "baseline", "p"]
     note = (
         "distance: Wasserstein distance from real train lesions in standard deviations of all of them, with a 95 % "
-        "bootstrap interval; baseline: that of held-out real lesions, in equal number. p: Kolmogorov-Smirnov test of real "
+        "bootstrap interval; baseline: that of held-out real lesions, in equal number. p: Kolmogorov-Smirnov test of "
+        "real "
         f"train against synthetic lesions, one picture per group, corrected for {len(lines)} tests (Holm). With many "
         "pictures a small p only says that a difference is not chance; the distance says how large it is."
     )

@@ -117,7 +117,8 @@ def _report_sides(section: Section, context: Context, leaks: Leaks, learnt: Lear
     section.values["copies"]["held_out_like_train"] = leaks.near_duplicates
     if leaks.near_duplicates:
         section.text.append(
-            f"Take care: {leaks.near_duplicates} of {len(context.sets.held_out)} held-out images show nearly what a train image "
+            f"Take care: {leaks.near_duplicates} of {len(context.sets.held_out)} held-out images show nearly what a "
+            "train image "
             "shows. So they are no clean measure of the similarity between strangers, and copies "
             "may look like chance."
         )
@@ -129,7 +130,8 @@ def _report_statistics(section: Section, audits: dict[str, Audit]) -> None:
     section.text.append(
         "Similarity is measured "
         + ("by networks that learnt to know an image again after it was mirrored, moved, brightened or roughened; each "
-           "learnt half of the train images and scores the other half (embedding); and " if EMBEDDING in reported else "")
+           "learnt half of the train images and scores the other half (embedding); and "
+           if EMBEDDING in reported else "")
         + "by the correlation of fine detail after small shifts and mirroring. The limit is the similarity to train "
         "that 95 % of held-out images stay below: beyond it, an image is nearer to a learnt one than other patients "
         "usually are. "
@@ -301,7 +303,8 @@ def _report_membership(section: Section, context: Context) -> None:
     values: dict[str, Any] = dataclasses.asdict(found)
     section.values["membership"] = values
     section.text.append(
-        f"Membership inference from the checkpoint: whether the generator learnt an image can be distinguished from its "
+        f"Membership inference from the checkpoint: whether the generator learnt an image can be distinguished from "
+        "its "
         f"denoising error with an AUC of {found.auc} ({found.train} train and {found.held_out} held-out images, chosen "
         "at random where there are more; 0.5 is not at all, 1 is always). This concerns handing on the checkpoint; "
         "the synthetic images are evaluated above."
