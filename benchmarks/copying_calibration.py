@@ -95,8 +95,8 @@ def page(found: dict[str, Any], command: str) -> str:
     reached = np.mean([deal["test"]["mean"] >= found["true"]["test"]["mean"] for deal in found["chance"]])
     reported = found["pictures"]
     words = (
-        f"{reported['synthetic']} synthetic pictures; {reported['all']} real ones, {reported['train']} of them in train, "
-        "dealt "
+        f"{reported['synthetic']} synthetic pictures; {reported['all']} real ones, {reported['train']} of them in "
+        "train, dealt "
         f"anew {len(found['chance'])} times by groups of near-duplicates (numpy seed 0). By chance alone the share "
         f"nearest to train is as large as that of these pairs in {100 * reached:.0f} % of the deals. Written by"
     )

@@ -244,8 +244,8 @@ def leak_lines(found: dict[str, Any]) -> list[str]:
         seeds = [listed(leak[name]["by_run"][subgroup]["dice"]) for name in (LEAKY, CLEAN)]
         difference = cell(leak["difference"][subgroup]["dice"]["difference"], sign="+")
         lines.append(
-            f"| {subgroup} | {reported[0]['n']} | {seeds[0]} | {seeds[1]} | {cell(reported[0])} | {cell(reported[1])} | "
-            f"{difference} |"
+            f"| {subgroup} | {reported[0]['n']} | {seeds[0]} | {seeds[1]} | {cell(reported[0])} | {cell(reported[1])} "
+            f"| {difference} |"
         )
     return lines
 

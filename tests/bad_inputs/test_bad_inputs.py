@@ -19,13 +19,13 @@ TRAIN = "train --config {base}/tiny.yaml --data_dir {base}/real --output_dir dis
 ReferenceModel = Callable[[Case], Outcome]
 
 
-@pytest.fixture(subgroup="session")
+@pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Good inputs, made once."""
     return build_base(tmp_path_factory.mktemp("base"))
 
 
-@pytest.fixture(subgroup="session")
+@pytest.fixture(scope="session")
 def reference_model(base: Path, tmp_path_factory: pytest.TempPathFactory) -> ReferenceModel:
     """What a case does; each is run once, for its own test and for that of the document."""
     known: dict[str, Outcome] = {}

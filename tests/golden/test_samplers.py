@@ -100,7 +100,7 @@ def test_order_with_both_columns_alike(name: str, gaussian: Gaussian) -> None:
     assert errors[-1] < 0.02
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def fine_grid(gaussian: Gaussian) -> Tensor:
     """Where `unlike` leads from `start_points(10)`, exact to seven digits."""
     return SAMPLERS["heun"](gaussian.denoise, start_points(10.0), unlike(2000), PAIR)

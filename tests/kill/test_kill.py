@@ -20,7 +20,7 @@ KILLS = {"train": 22, "generate": 8, "combine": 8, "segment": 6}
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="names open files by /proc, as Linux has it")
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What the command reports of each job. A process of its own: it forks, which those with thread pools must not."""
     folder = tmp_path_factory.mktemp("kill")

@@ -22,7 +22,7 @@ from run_mutations import (
 BY_NAME = {damage.name: damage for damage in DAMAGES}
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy to damage."""
     return copy_tree(tmp_path_factory.mktemp("mutations").resolve() / "tree")

@@ -16,7 +16,7 @@ from medsegdiff.checkpoint import VERSION, load_checkpoint, save_checkpoint
 from medsegdiff.config import GenerateConfig
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny network with random weights."""
     return random_checkpoint(tmp_path_factory.mktemp("checkpoint") / "best_model.safetensors")

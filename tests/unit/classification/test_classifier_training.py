@@ -65,7 +65,7 @@ def trained(shuffled: bool, steps: int = 30) -> ClassificationTrainer:
     return trainer
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def learnt() -> ClassificationTrainer:
     """Trained on what can be learnt."""
     return trained(shuffled=False)

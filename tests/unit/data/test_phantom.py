@@ -22,14 +22,14 @@ def read(path: Path) -> np.ndarray:
     return picture
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six benign, four malignant, one normal, three second recordings."""
     output = tmp_path_factory.mktemp("phantom") / "raw"
     return write_phantom(PhantomConfig(str(output), num_benign=6, num_malignant=4, num_normal=1, duplicates=3, seed=5))
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def cases() -> dict[str, list[Case]]:
     """Twenty cases of each lesion class, those with one lesion only."""
     found: dict[str, list[Case]] = {}

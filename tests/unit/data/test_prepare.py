@@ -36,7 +36,7 @@ def add(folder: Path, label: str, number: int, image: np.ndarray) -> None:
     write_png(folder / label / f"{label} ({number})_mask.png", np.asarray(mask))
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """20 benign, 10 malignant; benign 21 is benign 1 again, malignant 11 is benign 2 again."""
     folder = tmp_path_factory.mktemp("raw")
@@ -49,13 +49,13 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def config(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> PrepareConfig:
     """Settings that fit the small set."""
     return PrepareConfig(str(raw), str(tmp_path_factory.mktemp("out") / "pairs"), folds=3)
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def pairs(config: PrepareConfig) -> SampleSet:
     """The prepared set."""
     return prepare(config)

@@ -20,7 +20,7 @@ LEVELS = torch.tensor([[5.0, 4.0], [0.2, 9.0], [0.0, 6.0], [3.0, 0.0], [0.0, 0.0
 SERVED = [True, False, True, True, False, False]
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def denoiser() -> Denoiser:
     """A small network whose output is not 0."""
     torch.manual_seed(0)

@@ -196,7 +196,7 @@ def test_sets_of_one_kind_are_at_their_floor_and_others_beyond() -> None:
     assert narrow["precision"].synthetic.low > 0.9
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def reported() -> Report:
     """What the metric says of synthetic pairs, and its radiomic figures of all; real ones are measured once."""
     base = with_encoder(context(three_sets()))
@@ -313,7 +313,7 @@ def test_a_reference_model_that_is_not_trusted_gives_no_features() -> None:
     assert any("encoder" in line and "below the 0.500" in line for line in section.skipped)
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A file with Inception weights that are random."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Network

@@ -37,7 +37,7 @@ def settings(checkpoint: Path | None = None) -> EvaluateConfig:
     return EvaluateConfig("", "", checkpoint_path=path, bootstrap=50, device="cpu", precision="fp32")
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WriteSamples) -> SampleSet:
     """Ellipses of which a checkpoint may have learnt the train split."""
     return write_ellipses(tmp_path_factory.mktemp("membership") / "pairs", COUNTS, side=16)

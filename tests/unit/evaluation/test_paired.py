@@ -22,7 +22,7 @@ from medsegdiff.evaluation.sets import Pairs, Sets, load_pairs
 COUNT = 24
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> SampleSet:
     """Sampled real pairs on disk, the last third held out."""
     root, pairs = tmp_path_factory.mktemp("real"), sampled(COUNT, 1, "real")
@@ -174,7 +174,7 @@ def test_constant_pictures_and_empty_masks_have_finite_figures(real: SampleSet) 
     assert np.isfinite(np.array(section.per_pair["paired_ssim"], dtype=float)).all()
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with the layers of AlexNet that LPIPS looks at, at random."""
     from torchvision.models import alexnet

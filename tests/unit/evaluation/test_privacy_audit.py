@@ -30,7 +30,7 @@ def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(privacy, "SHOWN", 2)
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def quiet() -> Audit:
     """An audit without any sign of copies, sure of it, that finds all kinds of planted ones."""
     found = audit(texture_sets(), of_chance, **HOW)

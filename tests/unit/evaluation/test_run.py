@@ -40,7 +40,7 @@ def copy_as_synthetic(source: SampleSet, folder: Path) -> SampleSet:
     return write_samples(folder, records, classes=source.classes, fingerprint={"phase": "test"})
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WriteSamples) -> Path:
     """real/ and synthetic/, sampled alike, and a folder for reference models that all tests share."""
     root = tmp_path_factory.mktemp("evaluate")

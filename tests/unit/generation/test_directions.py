@@ -32,14 +32,14 @@ SIDE = 16
 CLASSES = ["benign", "malignant"]
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights that nobody trained."""
     path = tmp_path_factory.mktemp("checkpoint") / "best_model.safetensors"
     return random_checkpoint(path, 0.05, codec=PairCodec((0.4, 0.2), (0.2, 0.4)))
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WriteSamples) -> SampleSet:
     """Pairs of 40 x 40 pixels, larger than the network."""
     return write_ellipses(tmp_path_factory.mktemp("real") / "pairs", {"train": 2, "val": 1, "test": 1}, side=40)

@@ -27,7 +27,7 @@ SIDE = 16
 CLASSES = ["benign", "malignant"]
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny network with random weights. Its masks are noise of which half is lesion: one large connected part."""
     return random_checkpoint(tmp_path_factory.mktemp("checkpoint") / "best_model.safetensors")
@@ -41,7 +41,7 @@ def settings(checkpoint: Path, output: Path, **changes: Any) -> GenerateConfig:
     return dataclasses.replace(config, **changes)
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> SampleSet:
     """What a run without any interruption samples."""
     return generate(settings(checkpoint, tmp_path_factory.mktemp("straight") / "pairs"))

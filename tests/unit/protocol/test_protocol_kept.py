@@ -22,7 +22,7 @@ from medsegdiff.protocol.run import _read_external, segment
 from medsegdiff.segmentation.training import SegmentationTrainer
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def trained(ellipses: SampleSet, tmp_path_factory: pytest.TempPathFactory) -> SegmentConfig:
     """The settings of two finished seeds."""
     config = settings(ellipses.root, tmp_path_factory.mktemp("kept") / "out", seeds=[3, 5])

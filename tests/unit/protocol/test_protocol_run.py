@@ -50,7 +50,7 @@ def make_pairs(root: Path, seed: int = 0, test_labels: tuple[str, ...] = ("benig
     return root
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One sample folder for all tests that do not change it."""
     return make_pairs(tmp_path_factory.mktemp("pairs") / "data")
@@ -65,7 +65,7 @@ def settings(data: Path, output: Path, **changes: Any) -> SegmentConfig:
     return dataclasses.replace(base, **changes)
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentConfig, dict[str, Any]]:
     """An uninterrupted run and what it returned."""
     config = settings(data, tmp_path_factory.mktemp("run") / "seg")

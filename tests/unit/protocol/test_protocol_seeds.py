@@ -27,7 +27,7 @@ from medsegdiff.training.supervised import training_sizes
 CLASSES = ["benign", "malignant"]
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def repeated(ellipses: SampleSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentConfig, dict[str, Any]]:
     """Two seeds, with what they returned."""
     config = settings(ellipses.root, tmp_path_factory.mktemp("seeds") / "out", seeds=[3, 5])

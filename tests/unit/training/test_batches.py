@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from conftest import WriteSamples
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WriteSamples) -> Path:
     return write_data(tmp_path_factory.mktemp("batches") / "pairs", write_ellipses)
 

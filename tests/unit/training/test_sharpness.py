@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SIDE = 32
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WriteSamples) -> SampleSet:
     root = tmp_path_factory.mktemp("sharpness") / "pairs"
     write_ellipses(root, {"train": 12, "val": 2, "test": 1}, side=4 * SIDE)

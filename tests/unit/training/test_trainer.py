@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from conftest import WriteSamples
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WriteSamples) -> Path:
     return write_data(tmp_path_factory.mktemp("trainer") / "pairs", write_ellipses)
 
 
-@pytest.fixture(subgroup="module")
+@pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """The output of a run that nothing interrupted."""
     output = tmp_path_factory.mktemp("trainer") / "straight"
