@@ -108,8 +108,8 @@ def speed_table(rows: dict[str, Row], peak: float | None) -> list[str]:
         share = f"{100 * TRAIN_FACTOR * flop * speed / peak:.0f} %" if peak else NONE
         lines.append([
             title_of(name), shown(row["parameters"] / 1e6), shown(flop), ratio(flop, ours.get("gflop")), shown(speed),
-            ratio(ours.get("images_per_second"), speed), shown(memory), ratio(memory, ours.get("memory", {}).get("gib")),
-            share, *drawn_in(row, call),
+            ratio(ours.get("images_per_second"), speed), shown(memory),
+            ratio(memory, ours.get("memory", {}).get("gib")), share, *drawn_in(row, call),
         ])  # fmt: skip
     return table(header, lines)
 
@@ -144,7 +144,8 @@ def speed_lines(speed: dict[str, Any]) -> list[str]:
             faster = ratio(sampling["ddpm_1000"], sampling["default"])
             lines += [
                 "",
-                f"A pair by our default sampler (at most {CALLS} calls, sampled whole): {shown(sampling['default'])} s; "
+                f"A pair by our default sampler (at most {CALLS} calls, sampled whole): "
+                f"{shown(sampling['default'])} s; "
                 f"by 1000 steps of ddpm {shown(sampling['ddpm_1000'])} s ({sampling['timed_calls']} timed and "
                 f"multiplied): {faster}.",
             ]
@@ -192,8 +193,8 @@ def train_lines(found: dict[str, Any]) -> list[str]:
     real = ", ".join(f"{np.mean(r['dice']):.3f} (seed {seed})" for seed, r in sorted(found["real"].items()))
     lines = [
         f"{fingerprint['minutes']:g} minutes of training steps each, threads: {fingerprint['threads']}, "
-        f"{fingerprint['size']} px, {fingerprint['precision']}; the number of steps comes from the time that they take, "
-        "and "
+        f"{fingerprint['size']} px, {fingerprint['precision']}; the number of steps comes from the time that they "
+        "take, and "
         "schedules end with the budget. "
         f"Pairs are sampled with {CALLS} network calls by each library's quick sampler, ours with as many at most, "
         "those of its mask guidance counted, the masks held to the same rule "

@@ -187,9 +187,7 @@ class SegmentConfig:
     balance_classes: bool = False  # sample every class equally often
     mixing: Literal["all", "gradual"] = "all"  # gradual: synthetic pairs first, the share of real ones rising to 1
     tta_flip: bool = True  # average predictions of the picture and its mirror image
-    test_data: list[str] | None = (
-        None  # external test sets, scored too: folders in a published layout, or sample folders
-    )
+    test_data: list[str] | None = None  # external test sets, scored too: in a published layout, or sample folders
     baseline: str | None = None  # output folder of an earlier run on the same test pairs, to compare with
     bootstrap: int = 2000  # resamples of the intervals
     precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
@@ -211,9 +209,7 @@ class EvaluateConfig:
     img_size: int | None = None  # side of the squares that are compared, pixels; default: as the synthetic pairs
     inception_weights: str | None = None  # file, or "download", for FID, KID and Inception score
     lpips_weights: str | None = None  # file with AlexNet's weights, or "download", for LPIPS
-    reference_models_dir: str | None = (
-        None  # where reference models are kept; default: medsegdiff/reference_models in the user's cache folder
-    )
+    reference_models_dir: str | None = None  # default: medsegdiff/reference_models in the user's cache folder
     reference_model_steps: int = 600  # optimiser steps of segmenter and classifier
     embedding_steps: int = 500  # optimiser steps of each network of the self-supervised embedding
     bootstrap: int = 200  # resamples of the intervals, 20 or more; of shares in privacy ten times as many

@@ -23,7 +23,7 @@ MAX_SIDE = 10_000
 RESTORE = "Restore the file."
 PNG_END = b"IEND\xaeB`\x82"
 
-warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd files, beside what is reported here
+warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd files, beside what we report
 
 
 @dataclass(frozen=True)

@@ -100,15 +100,15 @@ def augment_conditioned(
     """Augment (B, 1, S, S) images and masks as `config` says, a `share` of them as `CONDITIONED_AUGMENT` does; return
     how, (B, 6).
 
-    What is reported is in `MOVE_UNITS`, and 0 for pictures that lie as pictures may: a network that learnt with it and
-    samples with 0 samples such, and shows no turned or stretched picture (non-leaking augmentation, Karras et al. 2022,
+    What is returned is in `MOVE_UNITS`, and 0 for pictures that lie as pictures may: a network that learnt with it and
+    samples with 0 makes such, and shows no turned or stretched picture (non-leaking augmentation, Karras et al. 2022,
     "Elucidating the design space of diffusion-based generative models", appendix F.2).
     """
     n = len(images)
     mild, further = _moves(n, config, random), _moves(n, CONDITIONED_AUGMENT, random)
     chosen = torch.rand(n, generator=random) < share
     moves = torch.where(chosen, further, mild)
-    scale, stretch, angle, flip, x, y = moves  # pictures are mirrored first, so shifts are reported of what is seen
+    scale, stretch, angle, flip, x, y = moves  # pictures are mirrored first, so shifts are those of what is seen
     conditioning = torch.stack([torch.ones(n), scale.log(), stretch.log(), angle, flip * x, y])
     images, masks = _moved(images, masks, moves, config.interpolation)
     images = _grey_values(images, config, random)

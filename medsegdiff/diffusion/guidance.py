@@ -52,8 +52,7 @@ def guided_denoise(
     hidden: tuple[Tensor, float] | None = None,
     sigma_scale: float = 1.0,
 ) -> Denoise:
-    """denoise(x, sigma (M,)) for classes `label` (B,), guided as `guidance` says, reported levels as `scaled_levels`
-    says.
+    """denoise(x, sigma (M,)) for classes `label` (B,), guided as `guidance` says, with levels as `scaled_levels`.
 
     Outside the interval of the image's levels nothing guides, which saves network calls (Kynkaanniemi et al. 2024:
     guidance at very high levels narrows the variety, at very low ones it does nothing). `hidden`, which a mask weight
@@ -125,7 +124,7 @@ def _with_and_without(denoiser: Denoiser, x: Tensor, levels: Tensor, label: Tens
 
 
 def classless_denoise(denoiser: Denoiser, n: int) -> Denoise:
-    """denoise(x, sigma (M,)) for n pairs whose class is not reported (the null embedding)."""
+    """denoise(x, sigma (M,)) for n pairs whose class is not given (the null embedding)."""
     device = denoiser.modality.device
     hidden = Condition(
         label=torch.zeros(n, dtype=torch.long, device=device),

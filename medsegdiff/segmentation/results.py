@@ -1,4 +1,4 @@
-"""What a segmentation run leaves behind: scores per image, the parts that they are reported of, pictures."""
+"""What a segmentation run leaves behind: scores per image, the parts that they are of, pictures."""
 
 from __future__ import annotations
 

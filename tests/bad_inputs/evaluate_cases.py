@@ -64,7 +64,8 @@ EVALUATION = [
     Case("checkpoint of other pictures", f"{EVALUATE} --checkpoint_path model.safetensors", ("model.safetensors",),
          of_other_data),
     Case("reference models in a file", EVALUATE.replace("_dir reference_models", "_dir tiny.yaml"), ("tiny.yaml",)),
-    Case("no reference models, and no permission to keep any", EVALUATE.replace("_dir reference_models", "_dir locked/reference_models"),
+    Case("no reference models, and no permission to keep any",
+         EVALUATE.replace("_dir reference_models", "_dir locked/reference_models"),
          ("locked/reference_models: found Permission denied; expected permission to use it",),
          lambda folder: (folder / "locked").mkdir(), lambda folder: without_permission(folder / "locked")),
 ]  # fmt: skip
