@@ -1,4 +1,4 @@
-"""Phase 4: add synthetic pairs to the train split of a real PAIRS folder. See --help."""
+"""Phase 4: add synthetic pairs to the train split of a real sample folder. See --help."""
 
 import sys
 

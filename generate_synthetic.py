@@ -1,4 +1,4 @@
-"""Phase 3: draw new labelled pairs from a checkpoint, as many of each class as wanted. See --help."""
+"""Phase 3: sample new labelled pairs from a checkpoint, as many of each class as wanted. See --help."""
 
 import sys
 

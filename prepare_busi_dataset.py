@@ -1,4 +1,4 @@
-"""Phase 1: read a raw BUSI folder, find duplicates, split, write a PAIRS folder. See --help."""
+"""Phase 1: read a raw BUSI folder, find duplicates, split, write a sample folder. See --help."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Phase 2: learn the joint distribution of image and lesion mask from a PAIRS folder. See --help."""
+"""Phase 2: learn the joint distribution of image and lesion mask from a sample folder. See --help."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Real BUSI at 128 px on two CPU cores: all five phases and the evaluation, and the table that is told from them.
+"""Real BUSI at 128 px on two CPU cores: all five phases and the evaluation, and the table that is reported from them.
 
     python benchmarks/busi_128_cpu.py --input_dir Dataset_BUSI_with_GT --run_dir runs/busi_128
 
@@ -56,7 +56,7 @@ def segment_command(run: str, arm: str, data: str, seeds: list[int]) -> str:
 
 
 def mix_commands(run: str, name: str, seeds: list[int]) -> dict[str, str]:
-    """Name -> command line of combining and training as `MIXES` tells."""
+    """Name -> command line of combining and training as `MIXES` says."""
     ratio, mixing = MIXES[name]
     data = f"{run}/data_combined" if ratio is None else f"{run}/data_ratio_{ratio:g}"
     few = "" if ratio is None else f"--ratio {ratio:g} "
@@ -70,17 +70,18 @@ def mix_commands(run: str, name: str, seeds: list[int]) -> dict[str, str]:
 def commands(input_dir: str, run: str, seeds: list[int], num_epochs: int | None = None) -> dict[str, str]:
     """Name -> command line, in order; paths relative to the project. `num_epochs`: passes; None: as configured."""
     passes = "" if num_epochs is None else f"--num_epochs {num_epochs} "
-    real, drawn = f"--real_data {run}/real", f"--synthetic_data {run}/synthetic"
+    real, sampled = f"--real_data {run}/real", f"--synthetic_data {run}/synthetic"
     lines = {
         "prepare": f"prepare_busi_dataset.py --input_dir {input_dir} --output_dir {run}/real",
         "train": f"train_medsegdiff.py --config configs/busi_128.yaml {passes}--data_dir {run}/real "
         f"--output_dir {run}/checkpoints",
         "generate": f"generate_synthetic.py --checkpoint_path {run}/checkpoints/best_model.pth "
         f"--num_samples_per_class {PER_CLASS} --output_dir {run}/synthetic",
-        "describe": f"-m medsegdiff describe {real} {drawn} --output_dir {run}/description",
-        "combine_synthetic_only": f"create_combined_dataset.py {real} {drawn} --synthetic_only true "
+        "describe": f"-m medsegdiff describe {real} {sampled} --output_dir {run}/description",
+        "combine_synthetic_only": f"create_combined_dataset.py {real} {sampled} --synthetic_only true "
         f"--output_dir {run}/data_synthetic",
-        "evaluate": f"-m medsegdiff evaluate {real} {drawn} --output_dir {run}/evaluation --judges_dir {run}/judges "
+        "evaluate": f"-m medsegdiff evaluate {real} {sampled} --output_dir {run}/evaluation "
+        f"--reference_models_dir {run}/reference_models "
         f"--checkpoint_path {run}/checkpoints/best_model.safetensors --real_pictures false",
     }
     for arm, data in (("real", "real"), ("synthetic", "data_synthetic")):
@@ -99,11 +100,11 @@ def run_all(lines: dict[str, str], run: Path) -> None:
         print(f"$ python {line}", flush=True)
         started = time.perf_counter()
         subprocess.run([sys.executable, *shlex.split(line)], cwd=ROOT, check=True)
-        spent = seconds_told(run, name) or time.perf_counter() - started
+        spent = seconds_reported(run, name) or time.perf_counter() - started
         write_json(file, seconds | {name: round(spent, 1)})
 
 
-def seconds_told(run: Path, name: str) -> float | None:
+def seconds_reported(run: Path, name: str) -> float | None:
     """What trainings say that they took, over all resumed parts; None for the other phases."""
     if name == "train":
         return float(read_json(run / "checkpoints" / SUMMARY_FILE)["seconds"])
@@ -123,8 +124,8 @@ def dice_cells(run: Path, arm: str) -> tuple[dict[str, Any], str, list[str]]:
     seeds = ", ".join(f"{v:.3f}" for v in scores["test_by_run"]["all"]["dice"])
     if arm == "real":
         return scores, seeds, ["", "1"]
-    told = read_json(folder / "comparison.json")["scopes"]["all"]["dice"]
-    return scores, seeds, [cell(told["difference"]), cell(told["ratio"])]
+    reported = read_json(folder / "comparison.json")["subgroups"]["all"]["dice"]
+    return scores, seeds, [cell(reported["difference"]), cell(reported["ratio"])]
 
 
 def dice_table(run: Path) -> list[str]:
@@ -137,7 +138,7 @@ def dice_table(run: Path) -> list[str]:
     for arm, title in finished(run).items():
         scores, seeds, against = dice_cells(run, arm)
         test = scores["test"]
-        dice = [cell(test[scope]["dice"]) for scope in ("all", "benign", "malignant")]
+        dice = [cell(test[subgroup]["dice"]) for subgroup in ("all", "benign", "malignant")]
         cells = [title, str(scores["pairs"]["train"]), seeds, *dice, cell(test["all"]["hd95"], 1), *against]
         rows.append("| " + " | ".join(cells) + " |")
     return rows
@@ -145,8 +146,8 @@ def dice_table(run: Path) -> list[str]:
 
 def verdict_lines(run: Path) -> list[str]:
     """What the evaluation report says, metric by metric."""
-    told = read_json(run / "evaluation" / REPORT_FILE)["verdicts"]
-    return [f"- **{v['metric']}**: {v['outcome']}. {v['sentence']}" for v in told]
+    reported = read_json(run / "evaluation" / REPORT_FILE)["verdicts"]
+    return [f"- **{v['metric']}**: {v['outcome']}. {v['sentence']}" for v in reported]
 
 
 def balance_lines(run: Path) -> list[str]:
@@ -161,7 +162,7 @@ def balance_lines(run: Path) -> list[str]:
     ):
         rows.append(f"| {title} | {counts['benign']} | {counts['malignant']} |")
     redrawn = ", ".join(f"{k}: {sum(v.values())}" for k, v in generated["masks_redrawn"].items())
-    return [*rows, "", f"{balance['text']}. Masks drawn again because they were no lesion masks: {redrawn}."]
+    return [*rows, "", f"{balance['text']}. Masks sampled again because they were no lesion masks: {redrawn}."]
 
 
 def picture(run: Path, target: Path) -> None:
@@ -171,11 +172,11 @@ def picture(run: Path, target: Path) -> None:
         images = [cv2.imread(str(p), 0) for p in sorted((run / "synthetic/images").glob(f"syn_{label}_*.png"))[:8]]
         masks = [cv2.imread(str(p), 0) for p in sorted((run / "synthetic/masks").glob(f"syn_{label}_*.png"))[:8]]
         plain = [cv2.cvtColor(i, cv2.COLOR_GRAY2BGR) for i in images]
-        drawn = [i.copy() for i in plain]
-        for image, mask in zip(drawn, masks, strict=True):
+        sampled = [i.copy() for i in plain]
+        for image, mask in zip(sampled, masks, strict=True):
             outline, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(image, outline, -1, (0, 200, 255), 1)
-        rows += [np.hstack([cv2.copyMakeBorder(i, 1, 1, 1, 1, 0) for i in line]) for line in (plain, drawn)]
+        rows += [np.hstack([cv2.copyMakeBorder(i, 1, 1, 1, 1, 0) for i in line]) for line in (plain, sampled)]
     cv2.imwrite(str(target), np.vstack(rows), [cv2.IMWRITE_PNG_COMPRESSION, 9])
 
 
@@ -206,13 +207,13 @@ def training_lines(run: Path) -> list[str]:
     """Speed, and how the val figures went."""
     train: dict[str, Any] = json.loads((run / "checkpoints/summary.json").read_text())
     history = [json.loads(x) for x in (run / "checkpoints/history.jsonl").read_text().splitlines()]
-    floor = history[0]["quality/feature_distance_floor"]
+    baseline = history[0]["quality/feature_distance_baseline"]
     return [
         f"{train['parameters'] / 1e6:.1f} M parameters, {train['steps']} steps of {train['config']['batch_size']}, "
         f"{train['seconds'] / 60:.0f} minutes,",
         f"{train['images_per_second']} images/s with evaluations; best val loss at step {train['best']['step']}.",
         "",
-        f"| step | val loss | feature distance of 64 samples to val (real train to val: {floor:.3f}) |",
+        f"| step | val loss | feature distance of 64 samples to val (real train to val: {baseline:.3f}) |",
         "|---|---|---|",
         *(f"| {h['step']} | {h['val_loss']:.4f} | {h['quality/feature_distance']:.3f} |" for h in history),
     ]

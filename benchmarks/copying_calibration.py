@@ -1,11 +1,11 @@
 """How often does the copying test of `medsegdiff describe` raise an alarm where there is nothing to find?
 
-    python benchmarks/copying_calibration.py --real_data PAIRS --synthetic_data PAIRS
+    python benchmarks/copying_calibration.py --real_data samples --synthetic_data samples
 
 Real pictures are dealt to train and held-out anew, by groups of near-duplicates and with as many in train as before, so
-that no deal has anything to do with what the generator learnt: the share nearest to train is then chance alone. Told
-are the alarms of the test, and those of the one that it replaced: an interval over the synthetic pictures alone, and
-equally many real ones chosen picture by picture, which thins the near-duplicates of the larger side. Writes
+that no deal has anything to do with what the generator learnt: the share nearest to train is then chance alone.
+Reported are the alarms of the test, and those of the one that it replaced: an interval over the synthetic pictures
+alone, and equally many real ones chosen picture by picture, which thins the near-duplicates of the larger side. Writes
 docs/results/copying_calibration.md and .json.
 """
 
@@ -19,8 +19,8 @@ import numpy as np
 from judging import ROOT
 from tqdm import tqdm
 
-from medsegdiff.data.copying import SUBSETS, likeness, nearest_share, verdict_of
-from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.data.copying import SUBSETS, nearest_share, similarity, verdict_of
+from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.files import write_bytes, write_json
 
 RESULTS = ROOT / "docs" / "results"
@@ -37,13 +37,15 @@ def deal(groups: np.ndarray, count: int, random: np.random.Generator) -> np.ndar
     return in_train
 
 
-def synthetic_alone(to_train: np.ndarray, to_held_out: np.ndarray, random: np.random.Generator, draws: int) -> Share:
+def synthetic_alone(
+    to_train: np.ndarray, to_held_out: np.ndarray, random: np.random.Generator, resampled: int
+) -> Share:
     """The interval that takes the real pictures as given: as many of both, and synthetic ones resampled."""
     count, share = min(to_train.shape[1], to_held_out.shape[1]), np.zeros(len(to_train))
     for _ in range(SUBSETS):
         some, other = (random.permutation(side.shape[1])[:count] for side in (to_train, to_held_out))
         share += (to_train[:, some].max(axis=1) > to_held_out[:, other].max(axis=1)) / SUBSETS
-    means = share[random.integers(len(share), size=(draws, len(share)))].mean(axis=1)
+    means = share[random.integers(len(share), size=(resampled, len(share)))].mean(axis=1)
     return {
         "mean": float(share.mean()),
         "low": float(np.percentile(means, 2.5)),
@@ -51,9 +53,9 @@ def synthetic_alone(to_train: np.ndarray, to_held_out: np.ndarray, random: np.ra
     }
 
 
-def calibrate(real: PairSet, synthetic: PairSet, deals: int, bootstrap: int) -> dict[str, Any]:
+def calibrate(real: SampleSet, synthetic: SampleSet, deals: int, bootstrap: int) -> dict[str, Any]:
     """The shares of the true deal and of chance ones, by both intervals."""
-    found = likeness([synthetic.read_image(r) for r in synthetic.records], [real.read_image(r) for r in real.records])
+    found = similarity([synthetic.read_image(r) for r in synthetic.records], [real.read_image(r) for r in real.records])
     groups = np.unique([r.group for r in real.records], return_inverse=True)[1]
     of_synthetic = np.unique([r.group for r in synthetic.records], return_inverse=True)[1]
     true = np.array([r.split == "train" for r in real.records])
@@ -91,9 +93,10 @@ def page(found: dict[str, Any], command: str) -> str:
             f"{means.mean():.3f} ({means.std():.3f}) | {100 * alarms:.0f} % |"
         )
     reached = np.mean([deal["test"]["mean"] >= found["true"]["test"]["mean"] for deal in found["chance"]])
-    told = found["pictures"]
+    reported = found["pictures"]
     words = (
-        f"{told['synthetic']} synthetic pictures; {told['all']} real ones, {told['train']} of them in train, dealt "
+        f"{reported['synthetic']} synthetic pictures; {reported['all']} real ones, {reported['train']} of them in "
+        "train, dealt "
         f"anew {len(found['chance'])} times by groups of near-duplicates (numpy seed 0). By chance alone the share "
         f"nearest to train is as large as that of these pairs in {100 * reached:.0f} % of the deals. Written by"
     )
@@ -109,7 +112,7 @@ def main() -> None:
     parser.add_argument("--deals", type=int, default=200)
     parser.add_argument("--bootstrap", type=int, default=200, help="resamples of each interval")
     options = parser.parse_args()
-    real, synthetic = read_pairs(options.real_data), read_pairs(options.synthetic_data)
+    real, synthetic = read_samples(options.real_data), read_samples(options.synthetic_data)
     found = calibrate(real, synthetic, options.deals, options.bootstrap)
     write_json(RESULTS / "copying_calibration.json", found)
     given = f"--real_data {options.real_data} --synthetic_data {options.synthetic_data}"

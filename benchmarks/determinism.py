@@ -1,8 +1,8 @@
-"""What stays the same: one set of pairs drawn again in other ways, compared pixel by pixel.
+"""What stays the same: one set of pairs sampled again in other ways, compared pixel by pixel.
 
     python benchmarks/determinism.py --checkpoint_path runs/x/checkpoints/best_model.pth --run_dir runs/determinism
 
-Writes docs/determinism.md between its two marks. Masks are compared as they are drawn, so a pair whose first mask was
+Writes docs/determinism.md between its two marks. Masks are compared as they are sampled, so a pair whose first mask was
 refused in one run alone would show up as a whole different pair.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.data.records import SampleSet, read_samples
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "determinism.md"
@@ -35,16 +35,16 @@ RUNS: dict[str, tuple[str, dict[str, str], int]] = {
 }
 
 
-def draw(checkpoint: str, folder: Path, flags: dict[str, str], threads: int) -> PairSet:
-    """Draw in a process of its own with so many threads."""
+def sample(checkpoint: str, folder: Path, flags: dict[str, str], threads: int) -> SampleSet:
+    """Sample in a process of its own with so many threads."""
     words = [w for flag in (BASE | flags).items() for w in flag]
     command = [sys.executable, str(ROOT / "generate_synthetic.py"), "--checkpoint_path", checkpoint]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     subprocess.run([*command, "--output_dir", str(folder), *words], env=environment, check=True)
-    return read_pairs(folder)
+    return read_samples(folder)
 
 
-def compare(one: PairSet, other: PairSet) -> dict[str, Any]:
+def compare(one: SampleSet, other: SampleSet) -> dict[str, Any]:
     """Shares of pixels over the pairs that both have."""
     ids = {r.id: r for r in one.records}
     couples = [(ids[r.id], r) for r in other.records if r.id in ids]
@@ -68,21 +68,21 @@ def main() -> None:
     parser.add_argument("--leave_out", nargs="*", default=[], choices=list(RUNS), help="runs to leave out")
     options = parser.parse_args()
     run = Path(options.run_dir)
-    base = draw(options.checkpoint_path, run / "base", {}, 2)
+    base = sample(options.checkpoint_path, run / "base", {}, 2)
     flags = " ".join(f"{k} {v}" for k, v in BASE.items())
     lines = [
         "`python benchmarks/determinism.py --checkpoint_path FILE --run_dir runs/determinism`,",
         f"base `{flags}`, seed 0, two threads, {platform.machine()} CPU, torch {torch.__version__};",
-        f"checkpoint {base.info['identity']['checkpoint_sha256']}, {base.records[0].width} px. "
+        f"checkpoint {base.info['fingerprint']['checkpoint_sha256']}, {base.records[0].width} px. "
         "Grey levels are 0 to 255.",
         "",
-        "| drawn again with | pairs | pixels identical | within one level | largest difference | mask pixels alike |",
+        "| sampled again with | pairs | pixels identical | within one level | largest difference | mask pixels alike |",
         "|---|---|---|---|---|---|",
     ]
     for name, (title, changed, threads) in RUNS.items():
         if name in options.leave_out:
             continue
-        found = compare(base, draw(options.checkpoint_path, run / name, changed, threads))
+        found = compare(base, sample(options.checkpoint_path, run / name, changed, threads))
         shares = [f"{100 * found[key]:.4f} %" for key in ("identical", "one level", "masks")]
         lines.append(f"| {title} | {found['pairs']} | {shares[0]} | {shares[1]} | {found['largest']} | {shares[2]} |")
     before, _, rest = PAGE.read_text().partition(MARKS[0])

@@ -3,10 +3,10 @@
     python benchmarks/directions.py --run_dir runs/busi_128 [--split val]
 
 `run_dir` holds `real/` (phase 1), `checkpoints/` (phase 2) and `segmentation_real/seed_0/` (phase 5 on `real/`), as
-benchmarks/busi_128_cpu.py leaves them. Draws in all four modes, scores, and writes docs/results/directions.md with one
-sheet a mode and directions.json beside the draws. With `--table_only` it writes page and sheets from the JSON alone.
-Nothing here is learnt or chosen: test pictures are only scored. While something is still to be chosen, `--split val`
-asks the same of val, in folders and a page of its own (directions_val.md).
+benchmarks/busi_128_cpu.py leaves them. Samples in all four modes, scores, and writes docs/results/directions.md with
+one sheet a mode and directions.json beside the samples. With `--table_only` it writes page and sheets from the JSON
+alone. Nothing here is learnt or chosen: test pictures are only scored. While something is still to be chosen, `--split
+val` asks the same of val, in folders and a page of its own (directions_val.md).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scipy.stats import spearmanr
 
 from medsegdiff.config import SegmentConfig
 from medsegdiff.data.dataset import load_tensors
-from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.scoring import intervals
 from medsegdiff.segmentation.models import load_model
 from medsegdiff.segmentation.scores import overlaps
@@ -52,8 +52,8 @@ def commands(run: str, sizes: argparse.Namespace) -> dict[str, str]:
     given = {
         "joint": f"--num_samples_per_class {sizes.per_class}",
         "mask_first": f"--mode mask_first --num_samples_per_class {sizes.per_class}",
-        "mask_to_image": f"--masks {run}/real --split {sizes.split} --draws {sizes.images_a_mask}",
-        "image_to_mask": f"--images {run}/real --split {sizes.split} --draws {sizes.masks_an_image} "
+        "mask_to_image": f"--masks {run}/real --split {sizes.split} --num_samples_per_input {sizes.images_a_mask}",
+        "image_to_mask": f"--images {run}/real --split {sizes.split} --num_samples_per_input {sizes.masks_an_image} "
         f"--steps {sizes.mask_steps}",
     }
     base = f"generate_synthetic.py --checkpoint_path {run}/checkpoints/best_model.pth"
@@ -87,36 +87,37 @@ def interval(values: list[float]) -> dict[str, float]:
     return {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
 
 
-class Judge:
+class ReferenceModel:
     """The segmentation network that was trained on the real train split."""
 
     def __init__(self, folder: Path) -> None:
         self.model, self.settings = load_model(folder / "best_model.safetensors")
         self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def masks(self, pairs: PairSet, size: int) -> tuple[np.ndarray, np.ndarray]:
+    def masks(self, pairs: SampleSet, size: int) -> tuple[np.ndarray, np.ndarray]:
         """(N, S, S) boolean masks that it finds in the images of all pairs, and those that the pairs hold."""
         data = load_tensors(pairs, size, what="pairs")
-        config = SegmentConfig(data_dir="", precision="fp32", flip_test=False)
+        config = SegmentConfig(data_dir="", precision="fp32", tta_flip=False)
         found = predict_masks(
             self.model, data, self.settings["mean"], self.settings["std"], config, torch.device("cpu")
         )
         return found, true_masks(data)
 
 
-def images_follow_masks(judge: Judge, run: Path, size: int, split: str) -> dict[str, Any]:
-    """Agreement of the judge with the given masks, with shuffled ones, and with those of real images of the split.
+def images_follow_masks(reference_model: ReferenceModel, run: Path, size: int, split: str) -> dict[str, Any]:
+    """Agreement of the reference model with the given masks, with shuffled ones, and with those of real images of the
+    split.
 
-    Shuffled: image i is drawn from the mask of another picture and judged against mask i.
+    Shuffled: image i is sampled from the mask of another picture and evaluated against mask i.
     """
-    drawn = read_pairs(run / named("mode_mask_to_image", split))
-    found, given = judge.masks(drawn, size)
-    origin = np.array([r.id.rpartition("_")[0] for r in drawn.records])
+    sampled = read_samples(run / named("mode_mask_to_image", split))
+    found, given = reference_model.masks(sampled, size)
+    origin = np.array([r.id.rpartition("_")[0] for r in sampled.records])
     order = np.random.default_rng(0).permutation(len(found))
-    partner = np.roll(order, 1)[np.argsort(order)]  # one cycle through all draws: none is its own partner
+    partner = np.roll(order, 1)[np.argsort(order)]  # one cycle through all samples: none is its own partner
     other = origin[partner] != origin
     right, shuffled = np.array(dice(found, given)), np.array(dice(found[partner], given))
-    real_found, real_masks = judge.masks(read_pairs(run / "real").select(split), size)
+    real_found, real_masks = reference_model.masks(read_samples(run / "real").select(split), size)
 
     def by_mask(values: np.ndarray) -> list[float]:
         """Means over the images of each mask, which are no independent cases."""
@@ -131,9 +132,10 @@ def images_follow_masks(judge: Judge, run: Path, size: int, split: str) -> dict[
     }
 
 
-def masks_follow_images(judge: Judge, run: Path, size: int, split: str) -> dict[str, Any]:
-    """Dice against the true masks of a split: one draw, the consensus, the one-call estimate, and the judge."""
-    real = read_pairs(run / "real").select(split)
+def masks_follow_images(reference_model: ReferenceModel, run: Path, size: int, split: str) -> dict[str, Any]:
+    """Dice against the true masks of a split: one sample, the consensus, the one-call estimate, and the reference
+    model."""
+    real = read_samples(run / "real").select(split)
     data = load_tensors(real, size, what=f"{split} split")
     true = true_masks(data)
     folder = run / named("mode_image_to_mask", split)
@@ -142,19 +144,19 @@ def masks_follow_images(judge: Judge, run: Path, size: int, split: str) -> dict[
         pictures = [cv2.imread(str(folder / pattern.format(r.id)), cv2.IMREAD_GRAYSCALE) for r in real.records]
         return np.stack([cv2.resize(p, (size, size), interpolation=cv2.INTER_AREA) for p in pictures]) >= 128
 
-    draws = len(list((folder / "draws").glob(f"{real.records[0].id}_*.png")))
+    samples = len(list((folder / "samples").glob(f"{real.records[0].id}_*.png")))
     values = {
-        "one draw": dice(read("draws/{}_000.png"), true),
+        "one sample": dice(read("samples/{}_000.png"), true),
         "consensus": dice(read("masks/{}.png"), true),
         "one call": dice(read("one_call/{}.png"), true),
-        "segmentation network": dice(judge.masks(real, size)[0], true),
+        "segmentation network": dice(reference_model.masks(real, size)[0], true),
     }
     rows = {row.split(",")[0]: float(row.split(",")[5]) for row in (folder / "masks.csv").read_text().splitlines()[1:]}
     agreement = [rows[r.id] for r in real.records]
     doubt = spearmanr(agreement, values["consensus"])
     return {
         "images": len(true),
-        "draws": draws,
+        "samples": samples,
         "dice": {name: interval(some) for name, some in values.items()},
         "agreement": interval(agreement),
         "rank_correlation_of_agreement_and_dice": {"rho": float(doubt.statistic), "p": float(doubt.pvalue)},
@@ -165,7 +167,7 @@ def measure(run: Path, seconds: dict[str, float], lines: dict[str, str], split: 
     """All figures of the page."""
     scores = json.loads((run / "segmentation_real" / "seed_0" / "scores.json").read_text())
     size = int(scores["img_size"])
-    judge = Judge(run / "segmentation_real" / "seed_0")
+    reference_model = ReferenceModel(run / "segmentation_real" / "seed_0")
     summary = json.loads((run / "checkpoints" / "summary.json").read_text())
     redrawn = {
         mode: json.loads((run / named(f"mode_{mode}", split) / "class_balance.json").read_text())
@@ -178,9 +180,9 @@ def measure(run: Path, seconds: dict[str, float], lines: dict[str, str], split: 
         "size": size,
         "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
         "train": {k: summary[k] for k in ("steps", "seconds", "parameters", "config")},
-        "judge": {"steps": scores["steps"], "model": scores["config"]["model"]},
-        "images_follow_masks": images_follow_masks(judge, run, size, split),
-        "masks_follow_images": masks_follow_images(judge, run, size, split),
+        "reference_model": {"steps": scores["steps"], "model": scores["config"]["model"]},
+        "images_follow_masks": images_follow_masks(reference_model, run, size, split),
+        "masks_follow_images": masks_follow_images(reference_model, run, size, split),
         "redrawn": redrawn,
     }
 
@@ -202,31 +204,32 @@ def page(found: dict[str, Any]) -> str:
         f"Machine: {found['machine']}.",
         f"Checkpoint: {train['parameters'] / 1e6:.1f} M parameters, {config['img_size']} px, {train['steps']} steps of "
         f"{config['batch_size']} in {config['precision']}, seed {config['seed']}.",
-        f"Judge: {found['judge']['model']}, {found['judge']['steps']} steps on the real train split, seed 0.",
+        f"Reference model: {found['reference_model']['model']}, {found['reference_model']['steps']} steps on the real "
+        "train split, seed 0.",
         f"Dice at {found['size']} px; 95 % bootstrap intervals over pictures, of one network each.",
         "",
         "## Does the image follow the mask?",
         "",
-        f"{follow['images']} images drawn for the masks of the {split} split, which neither network was trained on. "
+        f"{follow['images']} images sampled for the masks of the {split} split, which neither network was trained on. "
         "Shuffled: each image",
-        "is drawn from the mask of another picture. A model that ignores the mask would score alike in both rows.",
+        "is sampled from the mask of another picture. A model that ignores the mask would score alike in both rows.",
         "",
-        "| images | Dice of what the judge finds with the mask |",
+        "| images | Dice of what the reference model finds with the mask |",
         "|---|---|",
-        f"| drawn for this mask | {cell(follow['right'])} |",
-        f"| drawn for another mask (shuffled) | {cell(follow['shuffled'])} |",
+        f"| sampled for this mask | {cell(follow['right'])} |",
+        f"| sampled for another mask (shuffled) | {cell(follow['shuffled'])} |",
         f"| drop | {cell(follow['drop'])}: {verdict} (at least {REQUIRED_DROP} required, by the lower end) |",
         f"| real {split} images | {cell(follow['real'])} |",
         "",
         "## Does the mask follow the image?",
         "",
-        f"Masks of the {back['images']} {split} images, {back['draws']} draws each; no class is told.",
+        f"Masks of the {back['images']} {split} images, {back['samples']} samples each; no class is given.",
         "",
         "| mask | Dice with the true mask |",
         "|---|---|",
         *[f"| {name} | {cell(value)} |" for name, value in back["dice"].items()],
         "",
-        f"Dice between draws of one image: {cell(back['agreement'])}.",
+        f"Dice between samples of one image: {cell(back['agreement'])}.",
         f"Rank correlation of agreement and Dice of the consensus: {doubt['rho']:.2f} (p = {doubt['p']:.1g}).",
         "",
         "## The commands, and a sheet of each",
@@ -236,7 +239,7 @@ def page(found: dict[str, Any]) -> str:
         command = found["commands"][mode]
         lines += [f"### {mode}", "", f"`python {command}` ({found['seconds'][mode]:.0f} s with start-up)", ""]
         if mode in found["redrawn"]:
-            lines += [f"Masks drawn again: {json.dumps(found['redrawn'][mode]['masks_redrawn'])}.", ""]
+            lines += [f"Masks sampled again: {json.dumps(found['redrawn'][mode]['masks_redrawn'])}.", ""]
         lines += [f"![{mode}]({named(f'directions_{mode}.png', split)})", ""]
     return "\n".join(lines)
 

@@ -1,14 +1,15 @@
 """Does the embedding of the audit favour the pictures that it learnt from?
 
-    python benchmarks/embedding_bias.py --real_data PAIRS --synthetic_data SHORTEST PAIRS ...
+    python benchmarks/embedding_bias.py --real_data samples --synthetic_data SHORTEST samples ...
 
 `medsegdiff evaluate` asks for which share of synthetic pictures the nearest real one is a train picture, by networks of
-which each judges the half of the train pictures that it did not learn. Here they learn from all of them instead, or
-from pictures that are neither train nor held-out: those of the phantom, and half of the first synthetic set, which is
-then left out of that set. Without a bias the shares are the same; how many planted copies are found tells what each is
-worth, and the shares by the networks of one deal alone tell how far chance in training moves them. Networks that have
-learnt nothing stand beside them. Held-out pictures are compared with, nothing is learnt from them. Writes
-docs/results/embedding_bias.md and .json; `--keep` leaves the rows of that JSON as they are and adds what is missing.
+which each reference models the half of the train pictures that it did not learn. Here they learn from all of them
+instead, or from pictures that are neither train nor held-out: those of the phantom, and half of the first synthetic
+set, which is then left out of that set. Without a bias the shares are the same; how many planted copies are found says
+what each is worth, and the shares by the networks of one deal alone say how far chance in training moves them.
+Networks that have learnt nothing stand beside them. Held-out pictures are compared with, nothing is learnt from them.
+Writes docs/results/embedding_bias.md and .json; `--keep` leaves the rows of that JSON as they are and adds what is
+missing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from medsegdiff.config import EvaluateConfig, PrepareConfig
 from medsegdiff.data.copying import nearest_share
 from medsegdiff.data.phantom import PhantomConfig, write_phantom
 from medsegdiff.data.prepare import prepare
-from medsegdiff.data.records import SPLITS, read_pairs
+from medsegdiff.data.records import SPLITS, read_samples
 from medsegdiff.evaluation.judges.embedding import (
     PARTS,
     REPEATS,
@@ -43,7 +44,7 @@ from medsegdiff.files import read_json, write_bytes, write_json
 
 RESULTS = ROOT / "docs" / "results"
 SIZE, STEPS, RESAMPLES = 128, EvaluateConfig.embedding_steps, 400
-FEW = 2  # resamples of an interval that is not told
+FEW = 2  # resamples of an interval that is not reported
 CPU = torch.device("cpu")
 
 
@@ -65,7 +66,7 @@ def learnt(pairs: Pairs, real: dict[str, Pairs], seed: int, halves: bool, steps:
     return trainer.model.eval()
 
 
-def judged(model: CrossEmbedding, synthetic: Pairs, real: dict[str, Pairs]) -> Audit:
+def evaluated(model: CrossEmbedding, synthetic: Pairs, real: dict[str, Pairs]) -> Audit:
     """What the audit says by this embedding."""
     sets = Sets(real["train"], real["held-out"], synthetic, (), SIZE)
     return audit(sets, lambda a, b: similarities(model, a, b, CPU), resamples=RESAMPLES, seed=0)
@@ -86,31 +87,31 @@ def rows(
     real: dict[str, Pairs], sets: dict[str, Pairs], seeds: list[int], kept: list[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """What each embedding finds of planted copies, and its share for each set; rows that are kept are not made anew."""
-    first, drawn = next(iter(sets.items()))
-    half, other = (np.arange(start, len(drawn), 2) for start in (0, 1))
+    first, sampled = next(iter(sets.items()))
+    half, other = (np.arange(start, len(sampled), 2) for start in (0, 1))
     count = min(len(real["train"]), len(half))
     learners = {
         "train pictures, in halves (the audit)": (real["train"], True, STEPS),
         "train pictures, all of them": (real["train"], False, STEPS),
         "phantom pictures": (phantom_pictures(count), False, STEPS),
-        f"every other picture of {first}": (drawn.rows(half), False, STEPS),
+        f"every other picture of {first}": (sampled.rows(half), False, STEPS),
         "nothing": (real["train"], False, 0),
     }
-    rest = sets | {first: drawn.rows(other)}
+    rest = sets | {first: sampled.rows(other)}
     for name, (pairs, halves, steps) in learners.items():
         for seed in seeds:
             if old := [row for row in kept if (row["learnt from"], row["seed"]) == (name, seed)]:
                 yield from old
                 continue
             model = learnt(pairs, real, seed, halves, steps)
-            audits = {label: judged(model, synthetic, real) for label, synthetic in rest.items()}
-            shares = {label: told.statistics.nearest_to_train for label, told in audits.items()}
+            audits = {label: evaluated(model, synthetic, real) for label, synthetic in rest.items()}
+            shares = {label: reported.statistics.nearest_to_train for label, reported in audits.items()}
             print(name, seed, {label: str(share) for label, share in shares.items()}, flush=True)
             yield {
                 "learnt from": name,
                 "pictures": (len(pairs) // PARTS if halves else len(pairs)) if steps else 0,
                 "seed": seed,
-                "planted": {kind: told.detected for kind, told in audits[first].planted.items()},
+                "planted": {kind: reported.detected for kind, reported in audits[first].planted.items()},
                 "shares": {label: {"mean": s.value, "low": s.low, "high": s.high} for label, s in shares.items()},
                 "alone": {label: alone(model, synthetic, real) for label, synthetic in rest.items()},
             }
@@ -147,14 +148,14 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="add to the rows that are there")
     options = parser.parse_args()
     kept = read_json(RESULTS / "embedding_bias.json") if options.keep else []
-    pairs = read_pairs(options.real_data)
+    pairs = read_samples(options.real_data)
     held_out = tuple(r for split in SPLITS if split != "train" for r in pairs.select(split).records)
     real = {
         "train": load_pairs(pairs.select("train"), SIZE, "train"),
         "held-out": load_pairs(replace(pairs, records=held_out), SIZE, "held-out"),
     }
     sets = {
-        title: load_pairs(read_pairs(folder), SIZE, title)
+        title: load_pairs(read_samples(folder), SIZE, title)
         for title, folder in zip(options.titles, options.synthetic_data, strict=True)
     }
     found = list(rows(real, sets, options.seeds, kept))

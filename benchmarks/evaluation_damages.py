@@ -1,9 +1,9 @@
 """Does `medsegdiff evaluate` see what is wrong with a set of pairs? Real pairs, damaged in one known way at a time.
 
-    python benchmarks/evaluation_damages.py --real_data PAIRS --run_dir runs/damages
+    python benchmarks/evaluation_damages.py --real_data samples --run_dir runs/damages
 
-The test split of a real PAIRS folder plays a perfect generator; the train split is what it "learnt", val is held out.
-Every damage makes a set of its own from it, which `medsegdiff evaluate` judges. Writes
+The test split of a real sample folder plays a perfect generator; the train split is what it "learnt", val is held out.
+Every damage makes a set of its own from it, which `medsegdiff evaluate` reference models. Writes
 docs/results/evaluation_damages.md and .json. `--table_only` writes the tables of finished runs alone.
 """
 
@@ -22,8 +22,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from medsegdiff.data.dataset import squash
-from medsegdiff.data.records import SYNTHETIC, PairSet, read_pairs, write_pair, write_pairs
+from medsegdiff.data.dataset import resize_anisotropic
+from medsegdiff.data.records import SYNTHETIC, SampleSet, read_samples, write_sample, write_samples
 from medsegdiff.files import DATASET_FILE, REPORT_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,30 +125,30 @@ DAMAGES: dict[str, tuple[str, Damage]] = {  # name -> (title, damage)
 }
 
 
-def items_of(pairs: PairSet, split: str) -> list[Item]:
+def items_of(pairs: SampleSet, split: str) -> list[Item]:
     """The pairs of a split at SIZE x SIZE."""
     found = []
     for r in tqdm(pairs.select(split).records, f"reading {split}", unit="pair", leave=False):
-        image, mask = squash(pairs.read_image(r), SIZE), squash(pairs.read_mask(r), SIZE)
+        image, mask = resize_anisotropic(pairs.read_image(r), SIZE), resize_anisotropic(pairs.read_mask(r), SIZE)
         aspect = r.pixel_aspect * r.width / r.height
         found.append(Item(image, np.where(mask >= 128, 255, 0).astype(np.uint8), r.label, aspect))
     return found
 
 
-def make_set(name: str, real: PairSet, folder: Path) -> None:
-    """Write the damaged set as PAIRS."""
+def make_set(name: str, real: SampleSet, folder: Path) -> None:
+    """Write the damaged set as samples."""
     if (folder / DATASET_FILE).exists():
         return
     random = np.random.default_rng([SEED, list(DAMAGES).index(name)])
     items = DAMAGES[name][1](items_of(real, "test"), items_of(real, "train"), random)
     records = [
-        write_pair(
+        write_sample(
             folder, i.image, i.mask, id=f"{i.label}_{n:04d}", label=i.label, split="train", group=f"d{n}",
             source=f"{SYNTHETIC}damage", pixel_aspect=i.aspect,
         )
         for n, i in enumerate(items)
     ]  # fmt: skip
-    write_pairs(folder, records, classes=real.classes, identity={"damage": name})
+    write_samples(folder, records, classes=real.classes, fingerprint={"damage": name})
 
 
 def evaluate(args: argparse.Namespace, name: str) -> None:
@@ -159,8 +159,8 @@ def evaluate(args: argparse.Namespace, name: str) -> None:
     line = [sys.executable, "-m", "medsegdiff", "evaluate", "--real_data", args.real_data, "--held_out", "val"]
     line += ["--synthetic_data", str(Path(args.run_dir) / name), "--output_dir", str(output)]
     line += ["--bootstrap", str(args.bootstrap)]
-    if args.judges_dir is not None:
-        line += ["--judges_dir", args.judges_dir]
+    if args.reference_models_dir is not None:
+        line += ["--reference_models_dir", args.reference_models_dir]
     print("$", " ".join(line), flush=True)
     subprocess.run(line, cwd=ROOT, check=True)
 
@@ -171,27 +171,27 @@ class Column:
 
     title: str
     path: str  # below "metrics" of report.json, with a slash between keys, to {"value": ..., "low": ..., "high": ...}
-    floor: str | None  # where its floor stands
+    baseline: str | None  # where its baseline stands
     moved: str  # damages that have to move it, by name
 
 
 DIFFERENCE = "lesions/class_difference/malignant - benign"
 COLUMNS = (
     Column("Fréchet radiomics distance", "distances/spaces/radiomics/all/frechet/synthetic",
-           "distances/spaces/radiomics/all/frechet/floor", "blur noise collapse"),
+           "distances/spaces/radiomics/all/frechet/baseline", "blur noise collapse"),
     Column("Fréchet distance, segmenter features", "distances/spaces/encoder/all/frechet/synthetic",
-           "distances/spaces/encoder/all/frechet/floor", "collapse"),
+           "distances/spaces/encoder/all/frechet/baseline", "collapse"),
     Column("recall, radiomics", "distances/spaces/radiomics/all/recall/synthetic",
-           "distances/spaces/radiomics/all/recall/floor", "collapse"),
+           "distances/spaces/radiomics/all/recall/baseline", "collapse"),
     Column("coverage, radiomics", "distances/spaces/radiomics/all/coverage/synthetic",
-           "distances/spaces/radiomics/all/coverage/floor", "blur noise collapse"),
+           "distances/spaces/radiomics/all/coverage/baseline", "blur noise collapse"),
     Column("MS-SSIM, benign", "diversity/benign/synthetic", "diversity/benign/held_out", "collapse"),
     Column("finest third of frequencies, dB", "speckle/fine_db/synthetic", "speckle/fine_db/held_out", "blur noise"),
     Column("margin irregularity, malignant - benign", f"{DIFFERENCE}/irregularity/synthetic",
            f"{DIFFERENCE}/irregularity/real", "labels collapse"),
     Column("agreement, Dice", "agreement/masks/all/synthetic", "agreement/masks/all/held_out", "masks shrunk"),
-    Column("classes told, AUC", "agreement/classes/synthetic/AUC", "agreement/classes/held_out/AUC", "labels"),
-    Column("nearest to train, embedding", "privacy/embedding/nearest_to_train", "privacy/embedding/floor", ""),
+    Column("classes predicted, AUC", "agreement/classes/synthetic/AUC", "agreement/classes/held_out/AUC", "labels"),
+    Column("nearest to train, embedding", "privacy/embedding/nearest_to_train", "privacy/embedding/baseline", ""),
     Column("beyond the limit, embedding", "privacy/embedding/beyond_95", None, "copies_30 copies_100"),
     Column("beyond the limit, detail", "privacy/fine_detail/beyond_95", None, "copies_30 copies_100"),
 )  # fmt: skip
@@ -231,7 +231,7 @@ def write_tables(reports: dict[str, dict[str, Any]]) -> Path:
         "",
         "| damage | " + " | ".join(c.title for c in COLUMNS) + " | agreement | privacy |",
         "|---|" + "---|" * (len(COLUMNS) + 2),
-        "| floor (val) | " + " | ".join(cell(find(sound, c.floor)) for c in COLUMNS) + " | | |",
+        "| baseline (val) | " + " | ".join(cell(find(sound, c.baseline)) for c in COLUMNS) + " | | |",
     ]
     for name, report in reports.items():
         cells = []
@@ -257,15 +257,17 @@ def write_tables(reports: dict[str, dict[str, Any]]) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--real_data", default="data/busi_prepared", help="PAIRS folder of the real data")
+    parser.add_argument("--real_data", default="data/busi_prepared", help="sample folder of the real data")
     parser.add_argument("--run_dir", default="runs/damages", help="folder for everything that the run makes")
-    parser.add_argument("--judges_dir", help="where judges are kept; default: the user's cache folder")
+    parser.add_argument(
+        "--reference_models_dir", help="where reference models are kept; default: the user's cache folder"
+    )
     parser.add_argument("--bootstrap", type=int, default=200, help="resamples of the intervals")
     parser.add_argument("--damages", nargs="+", choices=list(DAMAGES), default=list(DAMAGES))
     parser.add_argument("--table_only", action="store_true", help="only write the tables of finished runs")
     args = parser.parse_args()
     if not args.table_only:
-        real = read_pairs(Path(args.real_data))
+        real = read_samples(Path(args.real_data))
         for name in args.damages:
             make_set(name, real, Path(args.run_dir) / name)
             evaluate(args, name)

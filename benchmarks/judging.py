@@ -1,4 +1,4 @@
-"""Drawing from a checkpoint, and what `medsegdiff evaluate` says of it against val."""
+"""Sampling from a checkpoint, and what `medsegdiff evaluate` says of it against val."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ def medsegdiff(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "medsegdiff", *words], check=True, cwd=ROOT)
 
 
-def drawn_and_judged(
-    folder: Path, checkpoint: Path, real: str, judges: Path | None, flags: list[str]
+def sampled_and_evaluated(
+    folder: Path, checkpoint: Path, real: str, reference_models: Path | None, flags: list[str]
 ) -> dict[str, Any]:
-    """Draw pairs with `flags` into folder/synthetic, judge them against val, and tell `figures`; goes on."""
-    drawn, report = folder / "synthetic", folder / "report"
-    medsegdiff("generate", "--checkpoint_path", str(checkpoint), "--output_dir", str(drawn), *flags)
-    judge = [] if judges is None else ["--judges_dir", str(judges)]
+    """Sample pairs with `flags` into folder/synthetic, evaluate them against val, and say `figures`; goes on."""
+    sampled, report = folder / "synthetic", folder / "report"
+    medsegdiff("generate", "--checkpoint_path", str(checkpoint), "--output_dir", str(sampled), *flags)
+    reference_model = [] if reference_models is None else ["--reference_models_dir", str(reference_models)]
     medsegdiff(
-        "evaluate", "--real_data", real, "--synthetic_data", str(drawn), "--output_dir", str(report),
-        "--held_out", "val", "--bootstrap", "50", *judge,
+        "evaluate", "--real_data", real, "--synthetic_data", str(sampled), "--output_dir", str(report),
+        "--held_out", "val", "--bootstrap", "50", *reference_model,
     )  # fmt: skip
     return figures(read_json(report / REPORT_FILE))
 
 
 def figures(report: dict[str, Any]) -> dict[str, Any]:
-    """The figures of an evaluation report that decide, with the floors beside them."""
+    """The figures of an evaluation report that decide, with the baselines beside them."""
     metrics = report["metrics"]
     distance = metrics["distances"]["spaces"]["radiomics"]["all"]["frechet"]
     masks = metrics["agreement"]["masks"]["all"]
@@ -42,7 +42,7 @@ def figures(report: dict[str, Any]) -> dict[str, Any]:
     return {
         "frechet": distance["synthetic"]["value"],
         "frechet_interval": [distance["synthetic"][end] for end in ("low", "high")],
-        "frechet_floor": distance["floor"]["value"],
+        "frechet_floor": distance["baseline"]["value"],
         "agreement": masks["synthetic"]["value"],
         "agreement_interval": [masks["synthetic"][end] for end in ("low", "high")],
         "agreement_real": masks["held_out"]["value"],

@@ -2,7 +2,7 @@
 
     python benchmarks/mixing.py --run_dir runs/busi_128
 
-After benchmarks/busi_128_cpu.py has drawn its pairs: combines them with the real ones in every way of `MIXES`, trains
+After benchmarks/busi_128_cpu.py has sampled its pairs: combines them with the real ones in every way of `MIXES`, trains
 the U-Net of phase 5 on each at equal steps (finished runs are not trained again), and writes docs/results/mixing.md and
 mixing.json. Phase 5 scores test at its end; these scores are not read here. `--arms` names the ways to train, so that
 two processes may share the work; `--table_only` writes the table alone.
@@ -43,7 +43,7 @@ def commands(run: str, name: str, seeds: list[int]) -> list[str]:
     return list(mix_commands(run, name, seeds).values())
 
 
-def told(run: Path, name: str) -> dict[str, Any]:
+def reported(run: Path, name: str) -> dict[str, Any]:
     """Numbers of train pairs, and val Dice of every seed."""
     scores = read_json(run / f"segmentation_{name}" / SCORES_FILE)
     return {"train_pairs": scores["pairs"]["train"]} | {name: scores[name] for name in ("val_dice", "steps", "runs")}
@@ -87,7 +87,7 @@ def main() -> None:
             print(f"$ python {line}", flush=True)
             subprocess.run([sys.executable, *shlex.split(line)], cwd=ROOT, check=True)
     done = [name for name in (REAL, *MIXES) if (options.run_dir / f"segmentation_{name}" / SCORES_FILE).is_file()]
-    found = {name: told(options.run_dir, name) for name in done}
+    found = {name: reported(options.run_dir, name) for name in done}
     text = [
         "# Real and synthetic pairs together",
         "",

@@ -26,7 +26,7 @@ def interval(value: Interval, digits: int = 3) -> str:
 
 
 def pair_rows(report: dict[str, Any]) -> list[str]:
-    """What `medsegdiff evaluate` says of drawn pairs, beside real held-out ones."""
+    """What `medsegdiff evaluate` says of sampled pairs, beside real held-out ones."""
     metrics = report["metrics"]
     frechet = metrics["distances"]["spaces"]["radiomics"]["all"]["frechet"]
     masks = metrics["agreement"]["masks"]["all"]
@@ -34,7 +34,7 @@ def pair_rows(report: dict[str, Any]) -> list[str]:
     lesions = [", ".join(f"{n} {c[side]:.2f}" for n, c in counts.items()) for side in ("real_mean", "synthetic_mean")]
     privacy = metrics["privacy"]
     rows = {
-        "Fréchet distance, radiomic features": [interval(frechet[k], 1) for k in ("floor", "synthetic")],
+        "Fréchet distance, radiomic features": [interval(frechet[k], 1) for k in ("baseline", "synthetic")],
         "Dice of masks with those of a segmenter": [interval(masks[k]) for k in ("held_out", "synthetic")],
         "lesions a picture": lesions,
         "masks with specks": [f"{metrics['lesions']['with_specks'][k]:.3f}" for k in ("held_out", "synthetic")],
@@ -42,7 +42,7 @@ def pair_rows(report: dict[str, Any]) -> list[str]:
     }
     if "membership" in privacy:
         rows["membership inference from these weights, AUC"] = ["0.5: none", interval(privacy["membership"]["auc"])]
-    return ["| figure | real | drawn |", "|---|---|---|", *(f"| {k} | {' | '.join(v)} |" for k, v in rows.items())]
+    return ["| figure | real | sampled |", "|---|---|---|", *(f"| {k} | {' | '.join(v)} |" for k, v in rows.items())]
 
 
 def dice_rows(run: Path) -> list[str]:

@@ -18,18 +18,18 @@ from torch.nn.utils import clip_grad_norm_
 from medsegdiff.checkpoint import save_checkpoint
 from medsegdiff.cli import parse
 from medsegdiff.config import GenerateConfig, TrainConfig
-from medsegdiff.data.dataset import PairTensors, load_tensors
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.dataset import SampleTensors, load_tensors
+from medsegdiff.data.records import SampleSet
 from medsegdiff.data.transforms import augment, generator, send
 from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.guidance import NONE
-from medsegdiff.diffusion.noise import draw_sigma, sigma_table
-from medsegdiff.generation.draw import draw_pairs
+from medsegdiff.diffusion.noise import sample_sigma, sigma_table
+from medsegdiff.generation.draw import sample_pairs
 from medsegdiff.generation.leading import default_guidance
 from medsegdiff.training.device import autocast, choose_device
-from medsegdiff.training.sampling import draw_indices
+from medsegdiff.training.sampling import sample_indices
 from medsegdiff.training.train import DiffusionTrainer
 
 OURS = "medsegdiff"
@@ -74,7 +74,7 @@ class Arm(Protocol):
     def call(self, count: int) -> None:
         """One network call for `count` pairs, without gradients."""
 
-    def draw(self, labels: Tensor, key: tuple[int, ...], calls: int) -> tuple[Tensor, Tensor]:
+    def sample(self, labels: Tensor, key: tuple[int, ...], calls: int) -> tuple[Tensor, Tensor]:
         """Images (B, 1, S, S) and masks {0, 255}, uint8, of the weights that were loaded; `key` is its own chance."""
 
     def save(self, path: Path, step: int) -> None: ...
@@ -86,22 +86,22 @@ class OurArm:
 
     flop_pairs = 64  # fewer operations are taken where noise is high
 
-    def __init__(self, setting: Setting, pairs: PairSet) -> None:
+    def __init__(self, setting: Setting, pairs: SampleSet) -> None:
         line = ["--config", str(setting.config), "--data_dir", str(pairs.root), "--img_size", str(setting.size)]
         line += ["--precision", setting.precision, "--device", setting.device, "--seed", str(setting.seed)]
         if setting.batch is not None:
             line += ["--batch_size", str(setting.batch)]
         if not setting.small_first:
-            line += ["--small_share", "0"]
+            line += ["--progressive_resizing", "0"]
         if not setting.compile:
             line += ["--compile", "false"]
         config = parse("train", TrainConfig, line)
         self.setting, self.warmup = setting, config.warmup_steps
         self.trainer = DiffusionTrainer(config, pairs)
         # Runs are planned by time here: a share of the steps, which on small pictures are cheap, as one of the time
-        work = config.small_share * self.trainer.small_price
-        share = work / (work + 1 - config.small_share)
-        self.trainer.config = dataclasses.replace(self.trainer.config, small_share=share)
+        work = config.progressive_resizing * self.trainer.small_price
+        share = work / (work + 1 - config.progressive_resizing)
+        self.trainer.config = dataclasses.replace(self.trainer.config, progressive_resizing=share)
         # ... so steps are counted by their time already, and none is to count less for the learning rate
         self.trainer.small_price = 1.0
         self.batch = config.batch_size * config.accumulate
@@ -131,21 +131,21 @@ class OurArm:
     def call(self, count: int) -> None:
         device, size = self.trainer.device, self.setting.size
         x = torch.zeros(count, 2, size, size, device=device)
-        # Levels as training draws them: at high noise a pair costs less
-        sigma = draw_sigma(count, self.trainer.config.diffusion, generator(self.setting.seed, SAMPLE)).to(device)
+        # Levels as training samples them: at high noise a pair costs less
+        sigma = sample_sigma(count, self.trainer.config.diffusion, generator(self.setting.seed, SAMPLE)).to(device)
         cond = Condition(torch.zeros(count, dtype=torch.long, device=device))
         with torch.inference_mode(), autocast(device, self.setting.precision):
             self.trainer.ema.model(x, sigma, cond)
 
-    def draw(
+    def sample(
         self, labels: Tensor, key: tuple[int, ...], calls: int, sampler: str | None = None, sigmas: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """As `generate` does by default, in at most `calls`; or by `sampler` at the levels `sigmas` (T + 1, 2)."""
         model: Denoiser = self.trainer.ema.model
-        defaults, guidance, told = self.defaults, NONE, 1.0
+        defaults, guidance, sigma_scale = self.defaults, NONE, 1.0
         if sigmas is None:
             guidance = default_guidance(self.trainer.config.diffusion)
-            told = defaults.noise_told
+            sigma_scale = defaults.sigma_scale
             walks = (
                 sigma_table("joint", self.trainer.config.diffusion, n) for n in range(min(calls, defaults.steps), 1, -1)
             )
@@ -156,26 +156,26 @@ class OurArm:
             return torch.randn(shape, generator=generator(self.setting.seed, *key, step, SAMPLE))
 
         with autocast(self.trainer.device, self.setting.precision):
-            return draw_pairs(
+            return sample_pairs(
                 model, self.codec, labels, sigmas, noise, sampler=sampler or defaults.sampler, guidance=guidance,
-                noise_told=told,
+                sigma_scale=sigma_scale,
             )  # fmt: skip
 
     def save(self, path: Path, step: int) -> None:
         """With the average that does best on val, where the settings keep several: the choice belongs to the recipe."""
         trainer = self.trainer
         if len(trainer.ema.lengths) > 1:
-            trainer.ema.choose(lambda model: trainer.watch.val_losses(model)["val_loss"])
+            trainer.ema.choose(lambda model: trainer.validator.val_losses(model)["val_loss"])
         save_checkpoint(path, trainer.ema.model.state_dict(), trainer.card(step))
 
     def load(self, path: Path) -> None:
         self.trainer.ema.model.load_state_dict(load_file(path))
 
 
-_read: dict[tuple[Path, int], PairTensors] = {}
+_read: dict[tuple[Path, int], SampleTensors] = {}
 
 
-def train_set(pairs: PairSet, size: int) -> PairTensors:
+def train_set(pairs: SampleSet, size: int) -> SampleTensors:
     """The train split at `size` x `size`, read once for all peers."""
     if (pairs.root, size) not in _read:
         _read[pairs.root, size] = load_tensors(pairs.select("train"), size, what="train split")
@@ -183,15 +183,15 @@ def train_set(pairs: PairSet, size: int) -> PairTensors:
 
 
 class PeerArm:
-    """A peer, trained as its documentation does, on the draws that our trainer would see."""
+    """A peer, trained as its documentation does, on the samples that our trainer would see."""
 
     flop_pairs = 1
 
-    def __init__(self, name: str, setting: Setting, pairs: PairSet) -> None:
+    def __init__(self, name: str, setting: Setting, pairs: SampleSet) -> None:
         self.recipe, self.setting, self.total_steps = PEERS[name][0], setting, UNPLANNED
         self.device = choose_device(setting.device)
         self.train_set = train_set(pairs, setting.size).to(self.device)
-        self.labels = self.train_set.labels.cpu()  # by which rows are drawn
+        self.labels = self.train_set.labels.cpu()  # by which rows are sampled
         self.batch = setting.batch or self.recipe.batch_at(setting.size)
         self.part = min(setting.part, self.batch)
         torch.manual_seed(generator(setting.seed, WEIGHTS).initial_seed())
@@ -219,7 +219,7 @@ class PeerArm:
         return self.recipe.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
     def _channels(self, step: int, first: int, count: int) -> tuple[Tensor, Tensor]:
-        rows = draw_indices(self.labels, step * self.batch + first, count, self.setting.seed, True)
+        rows = sample_indices(self.labels, step * self.batch + first, count, self.setting.seed, True)
         images, masks, labels = self.train_set.batch(send(rows, self.device))
         images, masks = augment(images, masks, self.recipe.augment, generator(self.setting.seed, step, first, AUGMENT))
         return torch.cat([images, masks], dim=1) * 2 - 1, labels
@@ -255,12 +255,12 @@ class PeerArm:
         with torch.inference_mode(), autocast(self.device, self.setting.precision):
             self.peer.eval().call(x, t, torch.zeros(count, dtype=torch.long, device=self.device))
 
-    def draw(self, labels: Tensor, key: tuple[int, ...], calls: int) -> tuple[Tensor, Tensor]:
+    def sample(self, labels: Tensor, key: tuple[int, ...], calls: int) -> tuple[Tensor, Tensor]:
         """With the library's quick sampler."""
         torch.manual_seed(generator(self.setting.seed, *key, SAMPLE).initial_seed())
         self.peer.eval()
         with torch.inference_mode(), autocast(self.device, self.setting.precision):
-            x = self.peer.draw(labels.to(self.device), self.setting.size, calls).float().cpu()
+            x = self.peer.sample(labels.to(self.device), self.setting.size, calls).float().cpu()
         image, mask = ((x + 1) / 2).clamp(0, 1).split(1, dim=1)
         return (image * 255).round().to(torch.uint8), (mask > 0.5).to(torch.uint8) * 255
 
@@ -274,7 +274,7 @@ class PeerArm:
         self.peer.network.load_state_dict(load_file(path))
 
 
-def build_arm(name: str, setting: Setting, pairs: PairSet) -> Arm:
+def build_arm(name: str, setting: Setting, pairs: SampleSet) -> Arm:
     """A fresh arm. Raises ImportError where a library is not installed."""
     return OurArm(setting, pairs) if name == OURS else PeerArm(name, setting, pairs)
 

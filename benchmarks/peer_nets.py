@@ -1,8 +1,8 @@
 """Networks of other libraries behind one interface, each sized and trained as its own documentation does.
 
-A peer has two channels, image and mask, in [-1, 1], and is told the class where the library offers that. What the
-documentation leaves open is stated in `Recipe.note`. Nothing here is tuned to breast ultrasound, in either direction.
-One more, `diffusers_small`, has a network as small as ours, so that size alone does not decide.
+A peer has two channels, image and mask, in [-1, 1], and is conditioned on the class where the library offers that. What
+the documentation leaves open is stated in `Recipe.note`. Nothing here is tuned to breast ultrasound, in either
+direction. One more, `diffusers_small`, has a network as small as ours, so that size alone does not decide.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Recipe:
     augment: AugmentConfig
     sampler: str  # the quick one that the library offers
     note: str = ""
-    classes: bool = True  # whether the network can be told a class: without it there are no labelled pairs
+    classes: bool = True  # whether the network can be conditioned on a class: without it there are no labelled pairs
 
     def batch_at(self, size: int) -> int:
         """Pairs a step for as many pixels a step as in the documentation."""
@@ -52,7 +52,7 @@ class Recipe:
 
 
 class Peer(nn.Module):
-    """A network with its noise process: `loss` to train it, `call` once, `draw` with a few calls."""
+    """A network with its noise process: `loss` to train it, `call` once, `sample` with a few calls."""
 
     network: nn.Module
 
@@ -64,13 +64,13 @@ class Peer(nn.Module):
         """What the network says of noisy channels x at times t (B,)."""
         raise NotImplementedError
 
-    def draw(self, labels: Tensor, size: int, calls: int) -> Tensor:
+    def sample(self, labels: Tensor, size: int, calls: int) -> Tensor:
         """(B, 2, S, S) channels of classes `labels`, with `calls` network calls. Chance is torch's global one."""
         raise NotImplementedError
 
 
 class NoisePeer(Peer):
-    """diffusers and MONAI: a network and two schedulers, DDPM to train and DDIM to draw; the noise is predicted."""
+    """diffusers and MONAI: a network and two schedulers, DDPM to train and DDIM to sample; the noise is predicted."""
 
     def __init__(self, network: nn.Module, train: Any, sample: Any) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class NoisePeer(Peer):
         noisy = self.train_scheduler.add_noise(x0, noise, t)
         return mse_loss(self.call(noisy, t, labels).float(), noise)
 
-    def draw(self, labels: Tensor, size: int, calls: int) -> Tensor:
+    def sample(self, labels: Tensor, size: int, calls: int) -> Tensor:
         scheduler = self.sample_scheduler
         scheduler.set_timesteps(calls)
         x = torch.randn(len(labels), CHANNELS, size, size, device=labels.device)
@@ -188,16 +188,16 @@ class PlainPhilPeer(Peer):
         output: Tensor = self.network(x, t)
         return output
 
-    def draw(self, labels: Tensor, size: int, calls: int) -> Tensor:
+    def sample(self, labels: Tensor, size: int, calls: int) -> Tensor:
         self.diffusion.sampling_timesteps = calls
-        drawn: Tensor = self.diffusion.ddim_sample((len(labels), CHANNELS, size, size))
-        return drawn * 2 - 1
+        sampled: Tensor = self.diffusion.ddim_sample((len(labels), CHANNELS, size, size))
+        return sampled * 2 - 1
 
 
 class PhilPeer(Peer):
     """The same library with classes: the example at the end of denoising_diffusion_pytorch/classifier_free_guidance.py.
 
-    Drawn without guidance by class, as ours is by default: it takes two calls for one.
+    Sampled without guidance by class, as ours is by default: it takes two calls for one.
     """
 
     def __init__(self, size: int, num_classes: int) -> None:
@@ -217,10 +217,10 @@ class PhilPeer(Peer):
         output: Tensor = self.network(x, t, labels, cond_drop_prob=0.0)
         return output
 
-    def draw(self, labels: Tensor, size: int, calls: int) -> Tensor:
+    def sample(self, labels: Tensor, size: int, calls: int) -> Tensor:
         self.diffusion.sampling_timesteps = calls
-        drawn: Tensor = self.diffusion.ddim_sample(labels, (len(labels), CHANNELS, size, size), cond_scale=1.0)
-        return drawn * 2 - 1
+        sampled: Tensor = self.diffusion.ddim_sample(labels, (len(labels), CHANNELS, size, size), cond_scale=1.0)
+        return sampled * 2 - 1
 
 
 def _unguided(network: nn.Module, x: Tensor, t: Tensor, classes: Tensor, **_: Any) -> tuple[Tensor, Tensor]:

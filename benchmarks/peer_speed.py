@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.diffusion.noise import ddpm_sigmas
 from medsegdiff.errors import UserError
 from medsegdiff.files import read_json, write_json
@@ -34,7 +34,7 @@ TRAIN_FACTOR = 3  # a training step computes the forward pass and, for the backw
 MATRIX = {"cpu": 2048, "cuda": 8192}  # side of the matrices of the measured peak
 SWEEP = [2**n for n in range(10)]
 KIB_A_GIB = 2**20
-REFERENCE_SIDE = 128  # side of the pictures, pixels, that --speed_batch is told for
+REFERENCE_SIDE = 128  # side of the pictures, pixels, that --speed_batch is reported for
 
 
 def setting_of(options: argparse.Namespace, size: int, precision: str, batch: int) -> Setting:
@@ -71,7 +71,7 @@ def matrix_peak(device: torch.device, precision: str) -> float:
 
 
 def forward_flops(arm: Arm) -> float:
-    """GFLOP of one network call for one pair, at noise levels as training draws them.
+    """GFLOP of one network call for one pair, at noise levels as training samples them.
 
     As `torch.utils.flop_counter` counts them, 2 a multiplication-addition. Attention is computed the plain way
     meanwhile, since not every fused kernel is counted; Fourier transforms are not.
@@ -109,7 +109,7 @@ def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
     """Peak of two training steps in this process, above what it held before the network was made."""
     torch.set_num_threads(options.threads)
     device = choose_device(options.device)
-    pairs = read_pairs(Path(options.real_data))
+    pairs = read_samples(Path(options.real_data))
     size = options.sizes[0]
     setting = setting_of(options, size, options.precisions[0], batch_at(options, size))
     if device.type == "cpu":
@@ -137,7 +137,7 @@ def memory_of(name: str, options: argparse.Namespace, size: int, precision: str)
     done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode < 0:
         return {"failed": "killed by the system, probably for its memory"}
-    if done.returncode:  # nothing that a table should tell
+    if done.returncode:  # nothing that a table should show
         raise RuntimeError(f"memory of {name} at {size} px:\n{done.stderr.strip()[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
@@ -154,7 +154,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Every arm at every size in every number type; kept in the run folder after each, and not measured again."""
     file = options.run_dir / SPEED_FILE
     found: dict[str, Any] = read_json(file) if file.is_file() else {"rows": {}, "peak": {}, "sweep": {}, "about": {}}
-    device, pairs = choose_device(options.device), read_pairs(Path(options.real_data))
+    device, pairs = choose_device(options.device), read_samples(Path(options.real_data))
     torch.set_num_threads(options.threads)
     for precision in options.precisions:
         for size in options.sizes:
@@ -173,7 +173,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def compare(options: argparse.Namespace, pairs: PairSet, size: int, precision: str) -> dict[str, Any]:
+def compare(options: argparse.Namespace, pairs: SampleSet, size: int, precision: str) -> dict[str, Any]:
     """Rows of all arms: memory in children, one after another; then times in this process, the arms in turn."""
     rows: dict[str, Any] = {}
     for name in tqdm(options.arms, desc=f"memory at {size} px, {precision}", unit="network"):
@@ -210,20 +210,21 @@ def compare(options: argparse.Namespace, pairs: PairSet, size: int, precision: s
 
 
 def sampling_times(arm: Arm, batch: int, device: torch.device) -> dict[str, float]:
-    """Seconds a pair of a whole draw with the default sampler, and of 1000 steps of ddpm, of which a few are timed."""
+    """Seconds a pair of a whole sample with the default sampler, and of 1000 steps of ddpm, of which a few are
+    timed."""
     assert isinstance(arm, OurArm)
     labels = torch.arange(batch) % 2
-    arm.draw(labels, (0,), 2)  # warms up
-    quick = timed(device, lambda: arm.draw(labels, (1,), CALLS))
+    arm.sample(labels, (0,), 2)  # warms up
+    quick = timed(device, lambda: arm.sample(labels, (1,), CALLS))
     table = ddpm_sigmas(arm.trainer.config.diffusion).flip(0).float()
     # The middles of as many equal parts of the walk, and where it ends: calls at high noise are cheaper
     middles = [round((k + 0.5) * len(table) / TIMED_CALLS) for k in range(TIMED_CALLS)]
     rows = torch.cat([table[middles], torch.zeros(1)]).unsqueeze(1).expand(-1, 2)
-    long = timed(device, lambda: arm.draw(labels, (2,), TIMED_CALLS, "ddpm", rows)) * LONG_CALLS / TIMED_CALLS
+    long = timed(device, lambda: arm.sample(labels, (2,), TIMED_CALLS, "ddpm", rows)) * LONG_CALLS / TIMED_CALLS
     return {"default": quick / batch, "ddpm_1000": long / batch, "timed_calls": TIMED_CALLS}
 
 
-def sweep(name: str, options: argparse.Namespace, pairs: PairSet, size: int, precision: str) -> dict[str, float]:
+def sweep(name: str, options: argparse.Namespace, pairs: SampleSet, size: int, precision: str) -> dict[str, float]:
     """Training images/s over batch size, until memory ends."""
     device, found = choose_device(options.device), {}
     for batch in SWEEP:

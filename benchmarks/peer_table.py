@@ -32,9 +32,9 @@ def machine() -> dict[str, str]:
         lines = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         lines = []
-    told = dict(part.split(":", 1) for part in lines if ":" in part)
-    if "Model name" in told:
-        found["cpu"] = f"{told['Model name'].strip()}, {told.get('CPU(s)', '?').strip()} CPUs"
+    formatted = dict(part.split(":", 1) for part in lines if ":" in part)
+    if "Model name" in formatted:
+        found["cpu"] = f"{formatted['Model name'].strip()}, {formatted.get('CPU(s)', '?').strip()} CPUs"
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     for recipe, _ in PEERS.values():
@@ -46,7 +46,7 @@ def machine() -> dict[str, str]:
 
 
 def collect(run: Path) -> dict[str, Any]:
-    """Everything that the tables tell, from the JSON files of a run."""
+    """Everything that the tables say, from the JSON files of a run."""
     speed = run / SPEED_FILE
     order = {name: place for place, name in enumerate(arm_names())}
     figures = [read_json(file) for file in sorted(run.glob(f"*/seed_*/{FIGURES_FILE}"))]
@@ -73,21 +73,21 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
 
 
-def told(value: float | None, digits: int = 3) -> str:
+def shown(value: float | None, digits: int = 3) -> str:
     """A number with so many significant digits, without an exponent."""
     if value is None:
         return NONE
-    places = max(0, digits - 1 - int(np.floor(np.log10(abs(value))))) if value else 0
+    places = max(0, digits - 1 - int(np.baseline(np.log10(abs(value))))) if value else 0
     return f"{value:.{places}f}"
 
 
 def interval(value: dict[str, float] | None) -> str:
-    return NONE if value is None else f"{told(value['value'])} [{told(value['low'])}, {told(value['high'])}]"
+    return NONE if value is None else f"{shown(value['value'])} [{shown(value['low'])}, {shown(value['high'])}]"
 
 
 def ratio(a: float | None, b: float | None) -> str:
     """a / b."""
-    return NONE if a is None or not b else f"{told(a / b, 2)}x"
+    return NONE if a is None or not b else f"{shown(a / b, 2)}x"
 
 
 def speed_table(rows: dict[str, Row], peak: float | None) -> list[str]:
@@ -107,9 +107,9 @@ def speed_table(rows: dict[str, Row], peak: float | None) -> list[str]:
         speed, flop, call = row["images_per_second"], row["gflop"], row["seconds_a_call"]
         share = f"{100 * TRAIN_FACTOR * flop * speed / peak:.0f} %" if peak else NONE
         lines.append([
-            title_of(name), told(row["parameters"] / 1e6), told(flop), ratio(flop, ours.get("gflop")), told(speed),
-            ratio(ours.get("images_per_second"), speed), told(memory), ratio(memory, ours.get("memory", {}).get("gib")),
-            share, *drawn_in(row, call),
+            title_of(name), shown(row["parameters"] / 1e6), shown(flop), ratio(flop, ours.get("gflop")), shown(speed),
+            ratio(ours.get("images_per_second"), speed), shown(memory),
+            ratio(memory, ours.get("memory", {}).get("gib")), share, *drawn_in(row, call),
         ])  # fmt: skip
     return table(header, lines)
 
@@ -117,7 +117,7 @@ def speed_table(rows: dict[str, Row], peak: float | None) -> list[str]:
 def drawn_in(row: dict[str, Any], call: float) -> list[str]:
     """Seconds a pair of the short walk and the long one; ours as measured: its calls at high noise are cheaper."""
     whole = row.get("sampling") or {"default": CALLS * call, "ddpm_1000": LONG_CALLS * call}
-    return [told(whole["default"]), told(whole["ddpm_1000"])]
+    return [shown(whole["default"]), shown(whole["ddpm_1000"])]
 
 
 def speed_lines(speed: dict[str, Any]) -> list[str]:
@@ -127,7 +127,7 @@ def speed_lines(speed: dict[str, Any]) -> list[str]:
         "settings take first), medians of the rounds. "
         "FLOPs of the forward pass by torch.utils.flop_counter, 2 a multiplication-addition, without Fourier "
         f"transforms; a training image counts {TRAIN_FACTOR} forward passes. Seconds a pair: one measured network call "
-        "times their number; of ours, which sees pictures smaller where noise is high, as drawn. "
+        "times their number; of ours, which sees pictures smaller where noise is high, as sampled. "
         "Memory: two training steps in a process of its own, above what it held before.",
     ]
     for key in sorted(speed["rows"], key=lambda key: (int(key.split()[0]), key.split()[1] != "fp32")):
@@ -138,14 +138,15 @@ def speed_lines(speed: dict[str, Any]) -> list[str]:
             continue
         peak, about = speed["peak"].get(precision), speed["about"][key]
         how = f"{about['threads']} threads, batches of {about['batch']}, {about['rounds']} rounds."
-        lines += [f"{how} Matrix products: {told(peak)} GFLOP/s measured here.", "", *speed_table(rows, peak)]
+        lines += [f"{how} Matrix products: {shown(peak)} GFLOP/s measured here.", "", *speed_table(rows, peak)]
         sampling = rows.get(OURS, {}).get("sampling")
         if sampling:
             faster = ratio(sampling["ddpm_1000"], sampling["default"])
             lines += [
                 "",
-                f"A pair by our default sampler (at most {CALLS} calls, drawn whole): {told(sampling['default'])} s; "
-                f"by 1000 steps of ddpm {told(sampling['ddpm_1000'])} s ({sampling['timed_calls']} timed and "
+                f"A pair by our default sampler (at most {CALLS} calls, sampled whole): "
+                f"{shown(sampling['default'])} s; "
+                f"by 1000 steps of ddpm {shown(sampling['ddpm_1000'])} s ({sampling['timed_calls']} timed and "
                 f"multiplied): {faster}.",
             ]
         if key in speed["sweep"]:
@@ -156,7 +157,7 @@ def speed_lines(speed: dict[str, Any]) -> list[str]:
 def sweep_table(found: dict[str, dict[str, float]]) -> list[str]:
     """A column a batch size; empty where memory did not hold it."""
     batches = sorted({int(batch) for row in found.values() for batch in row})
-    cells = [[title_of(name), *[told(row.get(str(b))) for b in batches]] for name, row in found.items()]
+    cells = [[title_of(name), *[shown(row.get(str(b))) for b in batches]] for name, row in found.items()]
     return table(["network", *map(str, batches)], cells)
 
 
@@ -166,35 +167,36 @@ def train_table(found: dict[str, Any]) -> list[str]:
         "network", "seed", "batch", "steps", "pairs seen", "minutes", "lesion masks", "Fréchet radiomics distance",
         "theirs / ours", "agreement, Dice", "privacy", "val Dice, synthetic only", "relative Dice",
     ]  # fmt: skip
-    ours = {f["seed"]: f.get("judged", {}).get("frechet") or {} for f in found["arms"] if f["arm"] == OURS}
+    ours = {f["seed"]: f.get("evaluated", {}).get("frechet") or {} for f in found["arms"] if f["arm"] == OURS}
     lines = []
     for f in found["arms"]:
-        trained, judged = f["trained"], f.get("judged", {})
+        trained, evaluated = f["trained"], f.get("evaluated", {})
         drawing = {k: v for k, v in f.get("drawing", {}).items() if k != "seconds"}.values()
-        drawn, passed = (sum(d[key] for d in drawing) for key in ("drawn", "lesion_masks"))
-        frechet = judged.get("frechet")
+        sampled, passed = (sum(d[key] for d in drawing) for key in ("sampled", "lesion_masks"))
+        frechet = evaluated.get("frechet")
         lines.append([
             title_of(f["arm"]), str(f["seed"]), f"{trained['batch']}{'' if f['documented_batch'] else ' (chosen)'}",
             str(trained["steps"]), str(trained["pairs_seen"]), f"{trained['seconds'] / 60:.1f}",
-            f"{100 * passed / drawn:.0f} %" if drawn else "the loss was not finite",
-            judged.get("refused", interval(frechet)),
+            f"{100 * passed / sampled:.0f} %" if sampled else "the loss was not finite",
+            evaluated.get("refused", interval(frechet)),
             ratio((frechet or {}).get("value"), ours.get(f["seed"], {}).get("value")),
-            interval(judged.get("agreement")), judged.get("privacy") or NONE,
-            told(float(np.mean(f["dice"]["dice"]))) if "dice" in f else NONE, interval(f.get("relative")),
+            interval(evaluated.get("agreement")), evaluated.get("privacy") or NONE,
+            shown(float(np.mean(f["dice"]["dice"]))) if "dice" in f else NONE, interval(f.get("relative")),
         ])  # fmt: skip
     return table(header, lines)
 
 
 def train_lines(found: dict[str, Any]) -> list[str]:
     """The comparison at equal wall-clock, and what its numbers stand beside."""
-    identity = found["arms"][0]["trained"]["identity"]
-    first: Row = next((f["judged"] for f in found["arms"] if f.get("judged", {}).get("frechet")), {})
+    fingerprint = found["arms"][0]["trained"]["fingerprint"]
+    first: Row = next((f["evaluated"] for f in found["arms"] if f.get("evaluated", {}).get("frechet")), {})
     real = ", ".join(f"{np.mean(r['dice']):.3f} (seed {seed})" for seed, r in sorted(found["real"].items()))
     lines = [
-        f"{identity['minutes']:g} minutes of training steps each, threads: {identity['threads']}, "
-        f"{identity['size']} px, {identity['precision']}; the number of steps comes from the time that they take, and "
+        f"{fingerprint['minutes']:g} minutes of training steps each, threads: {fingerprint['threads']}, "
+        f"{fingerprint['size']} px, {fingerprint['precision']}; the number of steps comes from the time that they "
+        "take, and "
         "schedules end with the budget. "
-        f"Pairs are drawn with {CALLS} network calls by each library's quick sampler, ours with as many at most, "
+        f"Pairs are sampled with {CALLS} network calls by each library's quick sampler, ours with as many at most, "
         "those of its mask guidance counted, the masks held to the same rule "
         "(`generation/gates.py`). Distances and agreement: `medsegdiff evaluate --held_out val`. Relative Dice: val "
         "Dice of a segmenter that learnt these pairs over that of one that learnt the real train split, the same "
@@ -207,7 +209,7 @@ def train_lines(found: dict[str, Any]) -> list[str]:
         f"{interval(first.get('agreement_real'))}. Real only, val Dice: {real or NONE}.",
     ]
     if any(f["arm"] != OURS for f in found["arms"]):
-        lines += ["", "![drawn pairs](benchmarks_pairs.png)", "", "The first pairs of each class, not chosen: "]
+        lines += ["", "![sampled pairs](benchmarks_pairs.png)", "", "The first pairs of each class, not chosen: "]
         lines[-1] += "; ".join(dict.fromkeys(label_of(f) for f in found["arms"] if "drawing" in f)) + "."
     return lines
 

@@ -1,6 +1,6 @@
-"""The same wall-clock for every network on real pairs; then what evaluation and a segmenter say of what it draws.
+"""The same wall-clock for every network on real pairs; then what evaluation and a segmenter say of what it samples.
 
-Everything is kept in the run folder as soon as it is there: a finished arm is not trained, drawn or judged again.
+Everything is kept in the run folder as soon as it is there: a finished arm is not trained, sampled or evaluated again.
 No figure is taken on the test split.
 """
 
@@ -28,7 +28,15 @@ from tqdm import tqdm
 from medsegdiff.config import EvaluateConfig, GenerateConfig, SegmentConfig
 from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.pictures import contact_sheet
-from medsegdiff.data.records import SYNTHETIC, PairRecord, PairSet, content_digest, read_pairs, write_pair, write_pairs
+from medsegdiff.data.records import (
+    SYNTHETIC,
+    SampleRecord,
+    SampleSet,
+    content_digest,
+    read_samples,
+    write_sample,
+    write_samples,
+)
 from medsegdiff.data.transforms import generator
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.run import evaluate
@@ -45,13 +53,13 @@ logger = logging.getLogger(__name__)
 TRAINED_FILE, DICE_FILE, FIGURES_FILE = "trained.json", "dice.json", "figures.json"
 WEIGHTS_FILE = "weights.safetensors"
 REAL = "real"  # the arm of the segmenter that learns real pairs
-DRAW, ASPECT = 41, 42  # purpose numbers of the random streams
-GIVE_UP = 5  # draws of each class; an arm whose masks of a class hold no lesion then draws no further ones
-MOST_DRAWS = 2  # times the pairs asked for: so many masks are drawn where some are no lesions
+SAMPLE_STREAM, ASPECT = 41, 42  # purpose numbers of the random streams
+GIVE_UP = 5  # Samples of each class; an arm whose masks of a class hold no lesion then samples no further ones
+MOST_SAMPLES = 2  # times the pairs asked for: so many masks are sampled where some are no lesions
 SHOWN = 8  # pairs of each class on the picture, the first ones
 
-Draw = Callable[[Tensor, tuple[int, ...]], tuple[Tensor, Tensor]]
-Drawn = tuple[list[tuple[np.ndarray, np.ndarray]], int, int]  # pairs, draws, lesion masks
+Sampler = Callable[[Tensor, tuple[int, ...]], tuple[Tensor, Tensor]]
+Sampled = tuple[list[tuple[np.ndarray, np.ndarray]], int, int]  # pairs, samples, lesion masks
 
 
 def trainable(names: list[str]) -> list[str]:
@@ -68,7 +76,7 @@ def setting_of(name: str, options: argparse.Namespace, seed: int) -> Setting:
     return Setting(*where, batch, options.part, seed, compile=False)
 
 
-def identity_of(name: str, setting: Setting, options: argparse.Namespace, pairs: PairSet) -> dict[str, Any]:
+def fingerprint_of(name: str, setting: Setting, options: argparse.Namespace, pairs: SampleSet) -> dict[str, Any]:
     """What decides how an arm turns out, as far as a wall-clock lets anything decide it."""
     known = [r for r in pairs.records if r.split != "test"]
     plain = {"compile": setting.compile} if name == OURS and choose_device(setting.device).type == "cuda" else {}
@@ -85,24 +93,26 @@ def identity_of(name: str, setting: Setting, options: argparse.Namespace, pairs:
     }
 
 
-def trained_arm(name: str, folder: Path, options: argparse.Namespace, pairs: PairSet, seed: int) -> Arm | None:
+def trained_arm(name: str, folder: Path, options: argparse.Namespace, pairs: SampleSet, seed: int) -> Arm | None:
     """The arm with its trained weights; None where its loss was not finite.
 
     Raises `UserError` where the folder holds a run with other settings.
     """
     setting = setting_of(name, options, seed)
-    identity = identity_of(name, setting, options, pairs)
+    fingerprint = fingerprint_of(name, setting, options, pairs)
     file = make_folder(folder) / TRAINED_FILE
     if file.is_file():
-        refuse_other_run(folder, read_json(file)["identity"], identity)
+        refuse_other_run(folder, read_json(file)["fingerprint"], fingerprint)
     else:
         arm = build_arm(name, setting, pairs)
         print(f"training {name}, seed {seed}, for {options.minutes:g} minutes", flush=True)
         done = train_for(arm, options.minutes * 60)
         done["parameters"] = sum(p.numel() for p in arm.modules().parameters())
         arm.save(folder / WEIGHTS_FILE, done["steps"])
-        write_json(file, {"identity": identity, "batch": arm.batch, **done, "finite": bool(np.isfinite(done["loss"]))})
-        del arm  # drawn from what was written, whether it was trained now or earlier
+        write_json(
+            file, {"fingerprint": fingerprint, "batch": arm.batch, **done, "finite": bool(np.isfinite(done["loss"]))}
+        )
+        del arm  # sampled from what was written, whether it was trained now or earlier
     if not read_json(file)["finite"]:
         return None
     arm = build_arm(name, setting, pairs)
@@ -110,21 +120,21 @@ def trained_arm(name: str, folder: Path, options: argparse.Namespace, pairs: Pai
     return arm
 
 
-def draw_class(draw: Draw, number: int, count: int, chunk: int, most: int = MOST_DRAWS) -> Drawn:
+def sample_class(sample: Sampler, number: int, count: int, chunk: int, most: int = MOST_SAMPLES) -> Sampled:
     """`count` pairs of class `number`: first those whose masks are lesion masks, as our own generation lets through.
 
-    Up to `most` times as many are drawn; where that does not do, refused ones fill the rest. Also returns how
-    many were drawn and how many passed.
+    Up to `most` times as many are sampled; where that does not do, refused ones fill the rest. Also returns how
+    many were sampled and how many passed.
     """
     good: list[tuple[np.ndarray, np.ndarray]] = []
     bad: list[tuple[np.ndarray, np.ndarray]] = []
     bar = tqdm(total=count, desc="drawing", unit="pair", leave=False)
     while len(good) < count:
-        drawn = len(good) + len(bad)
-        if drawn >= most * count:
+        sampled = len(good) + len(bad)
+        if sampled >= most * count:
             break
-        size = min(chunk, most * count - drawn)
-        images, masks = draw(torch.full((size,), number), (number, drawn, DRAW))
+        size = min(chunk, most * count - sampled)
+        images, masks = sample(torch.full((size,), number), (number, sampled, SAMPLE_STREAM))
         for image, mask in zip(images[:, 0].numpy(), masks[:, 0].numpy(), strict=True):
             (good if mask_fault(mask, True) is None else bad).append((image, mask))
         bar.update(min(len(good), count) - bar.n)
@@ -132,62 +142,66 @@ def draw_class(draw: Draw, number: int, count: int, chunk: int, most: int = MOST
     return (good + bad)[:count], len(good) + len(bad), len(good)
 
 
-def draw_classes(draw: Draw, classes: int, count: int, chunk: int, give_up: int) -> list[Drawn]:
-    """`draw_class` of each class; where the first `give_up` masks of any class hold no lesion, those pairs alone.
+def sample_classes(sample: Sampler, classes: int, count: int, chunk: int, give_up: int) -> list[Sampled]:
+    """`sample_class` of each class; where the first `give_up` masks of any class hold no lesion, those pairs alone.
 
-    A network that has learnt nothing yet would go on drawing noise for hours. 0: never.
+    A network that has learnt nothing yet would go on sampling noise for hours. 0: never.
     """
     if not give_up:
-        return [draw_class(draw, number, count, chunk) for number in range(classes)]
+        return [sample_class(sample, number, count, chunk) for number in range(classes)]
     few = min(give_up, count)
-    first = [draw_class(draw, number, few, few, most=1) for number in range(classes)]
+    first = [sample_class(sample, number, few, few, most=1) for number in range(classes)]
     if few == count or any(passed == 0 for _, _, passed in first):
         return first
-    return [draw_class(draw, number, count, chunk) for number in range(classes)]
+    return [sample_class(sample, number, count, chunk) for number in range(classes)]
 
 
-def drawn_pairs(arm: Arm, name: str, folder: Path, options: argparse.Namespace, real: PairSet, seed: int) -> PairSet:
-    """`options.pairs` of each class as PAIRS, or what `draw_classes` gave up with.
+def sampled_pairs(
+    arm: Arm, name: str, folder: Path, options: argparse.Namespace, real: SampleSet, seed: int
+) -> SampleSet:
+    """`options.pairs` of each class as samples, or what `sample_classes` gave up with.
 
-    With what a checkpoint tells of the pictures that it learnt.
+    With what a checkpoint says of the pictures that it learnt.
     """
     train = real.select("train").records
     trained = read_json(folder / TRAINED_FILE)
-    identity = {"phase": "generate", "trained": trained["identity"], "pairs": options.pairs, "calls": CALLS}
-    identity |= {"drawn_as": dataclasses.asdict(GenerateConfig("", ""))} if name == OURS else {}
-    identity |= {"give_up": options.give_up} if options.give_up != GIVE_UP else {}
+    fingerprint = {"phase": "generate", "trained": trained["fingerprint"], "pairs": options.pairs, "calls": CALLS}
+    fingerprint |= {"drawn_as": dataclasses.asdict(GenerateConfig("", ""))} if name == OURS else {}
+    fingerprint |= {"give_up": options.give_up} if options.give_up != GIVE_UP else {}
     target = folder / "pairs"
     if (target / DATASET_FILE).is_file():
-        refuse_other_run(target, read_json(target / DATASET_FILE)["identity"], identity)
-        return read_pairs(target)
+        refuse_other_run(target, read_json(target / DATASET_FILE)["fingerprint"], fingerprint)
+        return read_samples(target)
     digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()[:12]
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in train]
-    records: list[PairRecord] = []
-    told: dict[str, Any] = {}
+    records: list[SampleRecord] = []
+    reported: dict[str, Any] = {}
     started = time.perf_counter()
-    with staged_folder(target, identity) as staging:
-        draw = functools.partial(arm.draw, calls=CALLS)
-        everything = draw_classes(draw, len(real.classes), options.pairs, options.chunk, options.give_up)
+    with staged_folder(target, fingerprint) as staging:
+        sample = functools.partial(arm.sample, calls=CALLS)
+        everything = sample_classes(sample, len(real.classes), options.pairs, options.chunk, options.give_up)
         for number, label in enumerate(real.classes):
             aspects = [r.width * r.pixel_aspect / r.height for r in train if r.label == label]
-            found, drawn, passed = everything[number]
-            told[label] = {"drawn": drawn, "lesion_masks": passed}
+            found, sampled, passed = everything[number]
+            reported[label] = {"sampled": sampled, "lesion_masks": passed}
             for index, (image, mask) in enumerate(found):
                 choice = torch.randint(len(aspects), (1,), generator=generator(seed, number, index, ASPECT))
                 id = f"{name}_{label}_{index:05d}"
                 records.append(
-                    write_pair(
+                    write_sample(
                         staging, image, mask, id=id, label=label, split="train", group=id,
                         source=f"{SYNTHETIC}{digest}", pixel_aspect=aspects[int(choice)],
                     )
                 )  # fmt: skip
-        told["seconds"] = time.perf_counter() - started
+        reported["seconds"] = time.perf_counter() - started
         provenance = {"sha256": digest, "step": trained["steps"], "train_hashes": hashes}
-        write_pairs(staging, records, classes=real.classes, identity=identity, checkpoint=provenance, drawing=told)
-    return read_pairs(target)
+        write_samples(
+            staging, records, classes=real.classes, fingerprint=fingerprint, checkpoint=provenance, drawing=reported
+        )
+    return read_samples(target)
 
 
-def show(pairs: PairSet, target: Path) -> None:
+def show(pairs: SampleSet, target: Path) -> None:
     """The first pairs of each class, not chosen, with the outline of the mask."""
     rows = [r for label in pairs.classes for r in pairs.select(label=label).records[:SHOWN]]
     pictures = [(pairs.read_image(r), pairs.read_mask(r)) for r in rows]
@@ -195,14 +209,14 @@ def show(pairs: PairSet, target: Path) -> None:
     write_png(target, sheet)
 
 
-def judged(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def evaluated(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What `medsegdiff evaluate --held_out val` says of the pairs; the reason where it refuses them."""
     config = EvaluateConfig(
         options.real_data,
         str(folder / "pairs"),
         str(folder / "report"),
         held_out=["val"],
-        judges_dir=options.judges_dir,
+        reference_models_dir=options.reference_models_dir,
         bootstrap=options.bootstrap,
         real_pictures=False,
         device=options.device,
@@ -218,7 +232,7 @@ def judged(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def figures_of(report: dict[str, Any]) -> dict[str, Any]:
-    """The figures of an evaluation report that the table tells."""
+    """The figures of an evaluation report that the table says."""
     metrics = report["metrics"]
     frechet = metrics["distances"]["spaces"]["radiomics"].get("all", {}).get("frechet", {})  # not of a few pairs
     masks = metrics["agreement"].get("masks", {}).get("all", {})
@@ -232,7 +246,7 @@ def figures_of(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def val_dice(pairs: PairSet, real: PairSet, folder: Path, options: argparse.Namespace, seed: int) -> dict[str, Any]:
+def val_dice(pairs: SampleSet, real: SampleSet, folder: Path, options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Dice on each val picture of a segmenter that learns the train split of `pairs`; val picks its weights.
 
     Every arm has the same number of steps; none stops early.
@@ -245,10 +259,10 @@ def val_dice(pairs: PairSet, real: PairSet, folder: Path, options: argparse.Name
         )
     )  # fmt: skip
     learnt = pairs.select("train")
-    identity = {"steps": options.dice_steps, "size": options.size, "seed": seed, "precision": config.precision}
-    identity["data"] = content_digest([*learnt.records, *real.select("val").records])[:16]
+    fingerprint = {"steps": options.dice_steps, "size": options.size, "seed": seed, "precision": config.precision}
+    fingerprint["data"] = content_digest([*learnt.records, *real.select("val").records])[:16]
     if file.is_file():
-        refuse_other_run(folder, read_json(file)["identity"], identity)
+        refuse_other_run(folder, read_json(file)["fingerprint"], fingerprint)
         found: dict[str, Any] = read_json(file)
         return found
     train = load_tensors(learnt, options.size, what="train split")
@@ -256,20 +270,20 @@ def val_dice(pairs: PairSet, real: PairSet, folder: Path, options: argparse.Name
     trainer = SegmentationTrainer(config, real.classes, train, val, options.dice_steps)
     trainer.finished = lambda: False  # type: ignore[method-assign]
     loop = LoopConfig(
-        folder, options.dice_steps, config.evals, config.save_every, config.batch_size, identity,
+        folder, options.dice_steps, config.evals, config.save_every, config.batch_size, fingerprint,
         evals_from=trainer.small_steps,
     )  # fmt: skip
     run_loop(trainer, loop, f"segmenter, {folder.parent.parent.name}")
     trainer.ema.model.load_state_dict(trainer.best_weights)
     masks = predict_masks(trainer.ema.model, val, trainer.mean, trainer.std, config, trainer.device)
     values = [overlaps(p, t)["dice"] for p, t in zip(masks, true_masks(val), strict=True)]
-    found = {"identity": identity, "dice": values, "best_step": trainer.best_step, "train_pairs": len(train)}
+    found = {"fingerprint": fingerprint, "dice": values, "best_step": trainer.best_step, "train_pairs": len(train)}
     write_json(file, found)
     return found
 
 
-def run_arm(name: str, options: argparse.Namespace, real: PairSet, seed: int) -> None:
-    """Train, draw, judge one arm with one seed, as far as that is not done; its figures go to `FIGURES_FILE`."""
+def run_arm(name: str, options: argparse.Namespace, real: SampleSet, seed: int) -> None:
+    """Train, sample, evaluate one arm with one seed, as far as that is not done; its figures go to `FIGURES_FILE`."""
     folder = options.run_dir / arm_folder(name, options) / f"seed_{seed}"
     arm = trained_arm(name, folder, options, real, seed)
     trained = read_json(folder / TRAINED_FILE)
@@ -280,16 +294,16 @@ def run_arm(name: str, options: argparse.Namespace, real: PairSet, seed: int) ->
         "trained": trained,
     }
     if arm is not None:
-        pairs = drawn_pairs(arm, name, folder, options, real, seed)
+        pairs = sampled_pairs(arm, name, folder, options, real, seed)
         del arm
         show(pairs, folder / "pairs.png")
         found["drawing"] = pairs.info["drawing"]
         nothing = [label for label in pairs.classes if not found["drawing"][label]["lesion_masks"]]
-        if nothing:  # to judge, nor for a segmenter to learn
-            draws = sum(found["drawing"][label]["drawn"] for label in nothing)
-            found["judged"] = {"refused": f"no lesion mask among {draws} draws ({', '.join(nothing)})"}
+        if nothing:  # to reference model, nor for a segmenter to learn
+            samples = sum(found["drawing"][label]["sampled"] for label in nothing)
+            found["evaluated"] = {"refused": f"no lesion mask among {samples} samples ({', '.join(nothing)})"}
         if options.judge and not nothing:
-            found["judged"] = judged(folder, options)
+            found["evaluated"] = evaluated(folder, options)
         if options.dice_steps and not nothing:
             found["dice"] = val_dice(pairs, real, folder / "dice", options, seed)
     write_json(folder / FIGURES_FILE, found)
@@ -303,7 +317,7 @@ def arm_folder(name: str, options: argparse.Namespace) -> str:
 def run_all(options: argparse.Namespace) -> None:
     """The real-only segmenter, then every arm with every seed."""
     torch.set_num_threads(options.train_threads or options.threads)
-    real = read_pairs(Path(options.real_data))
+    real = read_samples(Path(options.real_data))
     for seed in options.seeds:
         if options.dice_steps:
             val_dice(real, real, options.run_dir / REAL / f"seed_{seed}" / "dice", options, seed)

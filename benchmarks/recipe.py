@@ -1,13 +1,13 @@
 """What pays in the generative model? One change at a time against the settings file, at equal compute, on val.
 
-    python benchmarks/recipe.py --real_data PAIRS --run_dir runs/recipe --judges_dir runs/judges
+    python benchmarks/recipe.py --real_data samples --run_dir runs/recipe --reference_models_dir runs/reference_models
 
 Every arm is the settings file with some flags changed. Arms whose step costs more or less get fewer or more steps: the
-time of a step is measured for all of them in turns, in one run, before anything is trained. What is told of an arm: the
-loss on val (always with the same weights), and how pairs drawn as `generate` does by default (without --mask_guidance
-where images alone were not learnt) compare with val pictures in `medsegdiff evaluate`. The test split is not looked at.
-Finished runs are kept in --run_dir; the same command goes on. Writes docs/results/recipe.md and .json, for the
-questions in QUESTIONS, and ablation.md for those in ABLATION.
+time of a step is measured for all of them in turns, in one run, before anything is trained. What is reported of an arm:
+the loss on val (always with the same weights), and how pairs sampled as `generate` does by default (without
+--mask_guidance where images alone were not learnt) compare with val pictures in `medsegdiff evaluate`. The test split
+is not looked at. Finished runs are kept in --run_dir; the same command goes on. Writes docs/results/recipe.md and
+.json, for the questions in QUESTIONS, and ablation.md for those in ABLATION.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from judging import drawn_and_judged, medsegdiff
+from judging import medsegdiff, sampled_and_evaluated
 from recipe_table import write_tables
 
 from medsegdiff.cli import parse
 from medsegdiff.config import TrainConfig
-from medsegdiff.data.records import read_pairs
+from medsegdiff.data.records import read_samples
 from medsegdiff.files import SUMMARY_FILE, read_json, write_json
 from medsegdiff.training.device import settle_precision
 from medsegdiff.training.train import DiffusionTrainer
@@ -49,11 +49,11 @@ QUESTIONS: dict[str, dict[str, Flags]] = {
     "mask": {
         "half the weight": {"diffusion.mask_weight": 0.5},
         "double weight": {"diffusion.mask_weight": 2},
-        "binary": {"diffusion.mask_radius": 0},
-        "distance up to 4": {"diffusion.mask_radius": 4},
+        "binary": {"diffusion.sdf_truncation": 0},
+        "distance up to 4": {"diffusion.sdf_truncation": 4},
     },
-    "augmentation told to the network": {"a fifth": {"told_share": 0.2}, "two fifths": {"told_share": 0.4}},
-    "conditional draws": {
+    "augmentation passed to the network": {"a fifth": {"augment_prob": 0.2}, "two fifths": {"augment_prob": 0.4}},
+    "conditional samples": {
         "none": {
             "diffusion.share_independent": 0, "diffusion.share_mask_clean": 0,
             "diffusion.share_image_clean": 0, "diffusion.share_marginal": 0,
@@ -64,10 +64,10 @@ QUESTIONS: dict[str, dict[str, Flags]] = {
         },
     },
     "use of the time": {
-        "full size for all noise": {"model.coarse_factor": 1},
-        "half size from 3 on": {"model.coarse_sigma": 3},
-        "full size from the start": {"small_share": 0},
-        "half of the steps small": {"small_share": 0.5},
+        "full size for all noise": {"model.low_res_factor": 1},
+        "half size from 3 on": {"model.low_res_sigma": 3},
+        "full size from the start": {"progressive_resizing": 0},
+        "half of the steps small": {"progressive_resizing": 0.5},
         "patches of 4": FOUR | {"model.model_channels": 64},
         "48 channels": {"model.model_channels": 48},
         "double rate": {"lr": 4e-3},
@@ -94,7 +94,7 @@ ABLATION: dict[str, Flags] = {
 
 
 def arms() -> dict[str, Flags]:
-    """Every arm by its name, which for questions tells the question too."""
+    """Every arm by its name, which for questions says the question too."""
     named = {f"{question}: {arm}": flags for question, group in QUESTIONS.items() for arm, flags in group.items()}
     return {BASE: {}} | named | ABLATION
 
@@ -116,9 +116,9 @@ def settings(data: str, output: Path, flags: Flags) -> TrainConfig:
 def step_times(options: argparse.Namespace, names: list[str]) -> dict[str, float]:
     """Seconds a pair of each arm's training steps, small pictures and large: medians of rounds, the arms in turns.
 
-    Every round is a step of its own, since what a pair costs depends on the noise levels that a step draws.
+    Every round is a step of its own, since what a pair costs depends on the noise levels that a step samples.
     """
-    pairs = read_pairs(Path(options.real_data))
+    pairs = read_samples(Path(options.real_data))
     trainers = {
         n: DiffusionTrainer(settings(options.real_data, options.run_dir / "speed", arms()[n]), pairs) for n in names
     }
@@ -142,8 +142,8 @@ def step_times(options: argparse.Namespace, names: list[str]) -> dict[str, float
 
 def shape_of(flags: Flags) -> str:
     """What of the flags changes the cost of a step; noise levels do, as pairs of high noise are cheaper."""
-    costly = ("backbone", "batch_size", "small_share")
-    free = ("diffusion.mask_weight", "diffusion.mask_radius")
+    costly = ("backbone", "batch_size", "progressive_resizing")
+    free = ("diffusion.mask_weight", "diffusion.sdf_truncation")
     found = {k: v for k, v in flags.items() if k.startswith(("model.", "diffusion.")) or k in costly}
     return json.dumps({k: v for k, v in found.items() if k not in free})
 
@@ -161,7 +161,7 @@ def costs(options: argparse.Namespace, names: list[str]) -> dict[str, float]:
 
 
 def run_arm(options: argparse.Namespace, name: str, seed: int, cost: float) -> dict[str, Any]:
-    """Train, draw and judge one arm with one seed, as far as that is not done; its figures."""
+    """Train, sample and evaluate one arm with one seed, as far as that is not done; its figures."""
     folder = options.run_dir / name.replace(" ", "_").replace(":", "") / f"seed_{seed}"
     epochs = max(1, round(options.epochs / cost))
     train = [
@@ -181,9 +181,9 @@ def run_arm(options: argparse.Namespace, name: str, seed: int, cost: float) -> d
         found[f"val_{part}"] = statistics.mean(v for k, v in best.items() if k.startswith(f"val_{part}/"))
     found["averages"] = {k.removeprefix(AVERAGE): v for k, v in best.items() if k.startswith(AVERAGE)}
     if options.pairs:
-        drawn = ["--num_samples_per_class", str(options.pairs), "--seed", str(seed)]
+        sampled = ["--num_samples_per_class", str(options.pairs), "--seed", str(seed)]
         checkpoint = folder / "model" / "last_model.safetensors"
-        found |= drawn_and_judged(folder, checkpoint, options.real_data, options.judges_dir, drawn)
+        found |= sampled_and_evaluated(folder, checkpoint, options.real_data, options.reference_models_dir, sampled)
     write_json(folder / "figures.json", found)
     return found
 
@@ -192,9 +192,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real_data", required=True)
     parser.add_argument("--run_dir", type=Path, required=True)
-    parser.add_argument("--judges_dir", type=Path)
+    parser.add_argument("--reference_models_dir", type=Path)
     parser.add_argument("--epochs", type=int, default=30, help="passes over train of the base; others by their cost")
-    parser.add_argument("--pairs", type=int, default=100, help="pairs of each class to draw and judge; 0: losses alone")
+    parser.add_argument(
+        "--pairs", type=int, default=100, help="pairs of each class to sample and evaluate; 0: losses alone"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--arms", nargs="+", help="names of arms; default: all")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of timing steps")

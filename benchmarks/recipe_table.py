@@ -41,7 +41,7 @@ def table(found: list[Row], names: list[str], base: str) -> str:
         cells = [name, f"{first['parameters'] / 1e6:.1f}", f"{first['cost']:.2f}", str(first["epochs"])]
         cells.append(", ".join(f"{row['seconds']:.0f}" for row in rows))
         for key, (_, digits) in COLUMNS.items():
-            cells.append(", ".join(f"{r[key]:.{digits}f}" if key in r else "not drawn" for r in rows))
+            cells.append(", ".join(f"{r[key]:.{digits}f}" if key in r else "not sampled" for r in rows))
         ratios = [f"{r['val_loss'] / plain[r['seed']]:.3f}" for r in rows if r["seed"] in plain]
         lines.append("| " + " | ".join([*cells, ", ".join(ratios)]) + " |")
     return "\n".join(lines) + "\n"

@@ -1,9 +1,9 @@
 """Which sampler, how many network calls, how much guidance? Curves on val for one checkpoint.
 
-    python benchmarks/sampling.py --checkpoint_path FILE --real_data PAIRS --run_dir runs/sampling
-        [--judges_dir runs/judges] [--guide_path EARLIER_FILE]
+    python benchmarks/sampling.py --checkpoint_path FILE --real_data samples --run_dir runs/sampling
+        [--reference_models_dir runs/reference_models] [--guidance_checkpoint EARLIER_FILE]
 
-Every setting draws the same numbers of pairs from the same noise; `medsegdiff evaluate` compares them with val. The
+Every setting samples the same numbers of pairs from the same noise; `medsegdiff evaluate` compares them with val. The
 test split is not looked at. Finished settings are kept in --run_dir. Writes docs/results/sampling.md and .json.
 """
 
@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from judging import ROOT, drawn_and_judged
+from judging import ROOT, sampled_and_evaluated
 from torch import Tensor
 
 from medsegdiff.checkpoint import ModelCard, load_checkpoint
 from medsegdiff.config import DiffusionConfig, GenerateConfig
-from medsegdiff.data.records import content_digest, read_pairs
+from medsegdiff.data.records import content_digest, read_samples
 from medsegdiff.data.transforms import generator
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
@@ -34,20 +34,20 @@ from medsegdiff.training.device import autocast, settle_precision
 
 RESULTS = ROOT / "docs" / "results"
 DEFAULTS = GenerateConfig("", "")  # what `generate` does where no setting says otherwise
-PLAIN = {"mask_guidance": 1, "noise_told": 1}
+PLAIN = {"mask_guidance": 1, "sigma_scale": 1}
 
 
-def settings(guide: str | None) -> dict[str, dict[str, Any]]:
+def settings(guidance_model: str | None) -> dict[str, dict[str, Any]]:
     """Name -> flags of `generate`: one change at a time, but for those that compare samplers as they are."""
     found: dict[str, dict[str, Any]] = {"default": {}}
     found |= {f"mask guidance {w}": {"mask_guidance": w} for w in (1, 1.5, 3)}
-    found |= {f"noise told {share}": {"noise_told": share} for share in (0.9, 0.8)}
+    found |= {f"noise scaled {share}": {"sigma_scale": share} for share in (0.9, 0.8)}
     found |= {f"{n} steps": {"steps": n} for n in (8, 11, 20, 40, 200)}
-    found |= {f"nothing led, nothing told, {n} steps": PLAIN | {"steps": n} for n in (DEFAULTS.steps, 20, 200)}
+    found |= {f"unguided, noise not scaled, {n} steps": PLAIN | {"steps": n} for n in (DEFAULTS.steps, 20, 200)}
     found |= {f"{name} {n}": {"sampler": name, "steps": n} for name, n in (("ddim", 15), ("heun", 8), ("ddpm", 40))}
     found |= {f"class guidance {w}": {"guidance": w} for w in (1.5, 2.0)}
-    if guide:
-        found |= {f"autoguidance {w}": {"guidance": w, "guide_path": guide} for w in (1.5, 2.0)}
+    if guidance_model:
+        found |= {f"autoguidance {w}": {"guidance": w, "guidance_checkpoint": guidance_model} for w in (1.5, 2.0)}
     found |= {f"guidance at {a}..{b}": {"guidance_low": a, "guidance_high": b} for a, b in ((0.1, 5), (0.3, 80))}
     return found
 
@@ -61,7 +61,7 @@ def calls(flags: dict[str, Any], diffusion: DiffusionConfig) -> int:
 
 
 def seconds_a_level(denoiser: Denoiser, card: ModelCard, batch: int = 25, rounds: int = 5) -> dict[str, float]:
-    """Median seconds of a network call for one pair, in batches as they are drawn: at high noise, and at low.
+    """Median seconds of a network call for one pair, in batches as they are sampled: at high noise, and at low.
 
     In the number type that `generate` chooses on this machine.
     """
@@ -91,9 +91,11 @@ def known_by(checkpoint: str, val: str, flags: dict[str, Any], pairs: int) -> di
     """What decides the figures of a setting: the checkpoints, the val pictures, every setting of `generate`."""
     flags = {"mask_guidance": MASK_GUIDANCE, "num_samples_per_class": pairs} | flags
     settings = dataclasses.asdict(dataclasses.replace(DEFAULTS, **flags))
-    guide = load_checkpoint(Path(settings["guide_path"]))[2] if settings["guide_path"] else None
+    guidance_model = (
+        load_checkpoint(Path(settings["guidance_checkpoint"]))[2] if settings["guidance_checkpoint"] else None
+    )
     settings = {name: value for name, value in settings.items() if not name.endswith(("_path", "_dir"))}
-    return {"checkpoint": checkpoint, "guide": guide, "val": val, "settings": settings}
+    return {"checkpoint": checkpoint, "guidance_model": guidance_model, "val": val, "settings": settings}
 
 
 def is_done(file: Path, of: dict[str, Any]) -> bool:
@@ -130,16 +132,16 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint_path", type=Path, required=True)
-    parser.add_argument("--guide_path", help="a less trained checkpoint of the same run, for autoguidance")
+    parser.add_argument("--guidance_checkpoint", help="a less trained checkpoint of the same run, for autoguidance")
     parser.add_argument("--real_data", required=True)
     parser.add_argument("--run_dir", type=Path, required=True)
-    parser.add_argument("--judges_dir", type=Path)
+    parser.add_argument("--reference_models_dir", type=Path)
     parser.add_argument("--pairs", type=int, default=100, help="pairs of each class")
     parser.add_argument("--only", nargs="+", help="names of settings; default: all")
     options = parser.parse_args()
-    chosen = settings(options.guide_path)
+    chosen = settings(options.guidance_checkpoint)
     denoiser, card, digest = load_checkpoint(options.checkpoint_path)
-    val = content_digest(read_pairs(Path(options.real_data)).select("val").records)
+    val = content_digest(read_samples(Path(options.real_data)).select("val").records)
     known_as = {name: known_by(digest, val, flags, options.pairs) for name, flags in chosen.items()}
     for name, flags in chosen.items():
         if options.only and name not in options.only:
@@ -148,8 +150,10 @@ def main() -> None:
         words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
         words += ["--num_samples_per_class", str(options.pairs)]
         if not is_done(folder / "figures.json", of := known_as[name]):
-            told = drawn_and_judged(folder, options.checkpoint_path, options.real_data, options.judges_dir, words)
-            write_json(folder / "figures.json", told | {"of": of})
+            reported = sampled_and_evaluated(
+                folder, options.checkpoint_path, options.real_data, options.reference_models_dir, words
+            )
+            write_json(folder / "figures.json", reported | {"of": of})
     files = {name: options.run_dir / name.replace(" ", "_") / "figures.json" for name in chosen}
     done = [name for name in chosen if is_done(files[name], known_as[name])]
     found = {name: {k: v for k, v in read_json(files[name]).items() if k != "of"} for name in done}
@@ -158,8 +162,8 @@ def main() -> None:
         table_of = sigma_table("joint", card.diffusion, chosen[name].get("steps", DEFAULTS.steps))
         row["calls"] = calls(chosen[name], card.diffusion)
         row["seconds"] = seconds_a_pair(row["calls"], table_of, denoiser, times)
-    told = {"seconds_a_level": times, "settings": found}
-    (RESULTS / "sampling.json").write_text(json.dumps(told, indent=2) + "\n")
+    reported = {"seconds_a_level": times, "settings": found}
+    (RESULTS / "sampling.json").write_text(json.dumps(reported, indent=2) + "\n")
     notes = RESULTS / "sampling_notes.md"
     words = notes.read_text() + "\n" if notes.is_file() else ""
     (RESULTS / "sampling.md").write_text("# Sampler, network calls, guidance\n\n" + words + table(found))

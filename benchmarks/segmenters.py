@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from medsegdiff.data.records import read_pairs, write_pairs
+from medsegdiff.data.records import read_samples, write_samples
 from medsegdiff.files import DATASET_FILE
 from medsegdiff.scoring.intervals import mean_of
 from medsegdiff.scoring.rows import read_run
@@ -60,7 +60,7 @@ def commands(args: argparse.Namespace) -> dict[str, str]:
     for name in args.arms:
         _, data, flags = ARMS[name]
         line = f"train_segmentation.py --data_dir {args.run_dir}/{data} {flags} --seeds {seeds}"
-        if data == GROUPED and name != "classify":  # STU-Hospital tells no classes
+        if data == GROUPED and name != "classify":  # STU-Hospital says no classes
             line += f" --test_data {args.stu_dir}"
         lines[name] = f"{line} --output_dir {args.run_dir}/{name}"
     return lines
@@ -74,7 +74,7 @@ def run_all(lines: dict[str, str], run: Path) -> None:
         record = run / f"{name}_memory.json"
         if name in ARMS and not record.exists():
             short = line.split(" --seeds")[0].replace(" --steps 850", "")
-            short += f" --steps 4 --evals 1 --small_share 0 --bootstrap 10 --output_dir {run}/memory/{name}"
+            short += f" --steps 4 --evals 1 --progressive_resizing 0 --bootstrap 10 --output_dir {run}/memory/{name}"
             record.write_text(json.dumps({"gigabytes": round(execute(short), 2)}))
         execute(line)
 
@@ -91,15 +91,17 @@ def execute(line: str) -> float:
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    """Everything that the tables tell of an arm, from its JSON and CSV files."""
+    """Everything that the tables say of an arm, from its JSON and CSV files."""
     scores = json.loads((folder / "scores.json").read_text())
-    told = {key: scores[key] for key in ("test", "test_by_run", "seconds", "steps", "best_step", "parameters", "pairs")}
-    told["config"] = {k: v for k, v in scores["config"].items() if not k.endswith("_dir") and k != "test_data"}
-    told["val"] = scores.get("val_dice") or scores["val_auc"]
+    reported = {
+        key: scores[key] for key in ("test", "test_by_run", "seconds", "steps", "best_step", "parameters", "pairs")
+    }
+    reported["config"] = {k: v for k, v in scores["config"].items() if not k.endswith("_dir") and k != "test_data"}
+    reported["val"] = scores.get("val_dice") or scores["val_auc"]
     external = folder / "external" / "scores.json"
-    told["external"] = json.loads(external.read_text()) if external.exists() else {}
+    reported["external"] = json.loads(external.read_text()) if external.exists() else {}
     memory = folder.parent / f"{folder.name}_memory.json"
-    return told | (json.loads(memory.read_text()) if memory.exists() else {})
+    return reported | (json.loads(memory.read_text()) if memory.exists() else {})
 
 
 def take_out(run: Path) -> None:
@@ -107,24 +109,24 @@ def take_out(run: Path) -> None:
     target = run / CLEANED
     if (target / DATASET_FILE).exists():
         return
-    groups = {record.id: record.group for record in read_pairs(run / GROUPED).records}
-    pairs = read_pairs(run / RANDOM)
+    groups = {record.id: record.group for record in read_samples(run / GROUPED).records}
+    pairs = read_samples(run / RANDOM)
     tested = {groups[r.id] for r in pairs.records if r.split == "test"}
     for folder in ("images", "masks"):
         shutil.copytree(run / RANDOM / folder, target / folder, dirs_exist_ok=True)
     kept = [r for r in pairs.records if r.split == "test" or groups[r.id] not in tested]
-    write_pairs(target, kept, classes=pairs.classes, identity={"cleaned": pairs.info["identity"]})
+    write_samples(target, kept, classes=pairs.classes, fingerprint={"cleaned": pairs.info["fingerprint"]})
 
 
 def leak(run: Path) -> dict[str, Any]:
     """Dice of the same U-Net on the same test pictures, with their near-duplicates in train and val and without."""
-    groups = {record.id: record.group for record in read_pairs(run / GROUPED).records}
-    learnt = {groups[r.id] for r in read_pairs(run / RANDOM).records if r.split == "train"}
-    picked = {groups[r.id] for r in read_pairs(run / RANDOM).records if r.split == "val"}
+    groups = {record.id: record.group for record in read_samples(run / GROUPED).records}
+    learnt = {groups[r.id] for r in read_samples(run / RANDOM).records if r.split == "train"}
+    picked = {groups[r.id] for r in read_samples(run / RANDOM).records if r.split == "val"}
     runs = {name: read_run(run / name, ImageScore)[1] for name in (LEAKY, CLEAN)}
     of = [groups[row.id] for row in runs[LEAKY][0]]
     known = np.array([group in learnt for group in of])
-    scopes = {
+    subgroups = {
         "all": np.arange(len(known)),
         "with near-duplicates in train": np.flatnonzero(known),
         "without": np.flatnonzero([group not in learnt | picked for group in of]),
@@ -132,25 +134,25 @@ def leak(run: Path) -> dict[str, Any]:
     measures = {"dice": mean_of("dice")}
     found: dict[str, Any] = {
         name: {
-            "summary": summarise(rows, measures, scopes, RESAMPLES, 0),
-            "by_run": per_run_means(rows, measures, scopes),
+            "summary": summarise(rows, measures, subgroups, RESAMPLES, 0),
+            "by_run": per_run_means(rows, measures, subgroups),
         }
         for name, rows in runs.items()
     }
-    found["difference"] = compare(runs[LEAKY], runs[CLEAN], measures, scopes, RESAMPLES, 0)
+    found["difference"] = compare(runs[LEAKY], runs[CLEAN], measures, subgroups, RESAMPLES, 0)
     return found
 
 
 def differences(run: Path, arms: list[str]) -> dict[str, Any]:
     """Every arm on the same test pictures minus the reference, paired by picture."""
     _, reference = read_run(run / REFERENCE, ImageScore)
-    scopes = {"all": np.arange(len(reference[0]))}
+    subgroups = {"all": np.arange(len(reference[0]))}
     measures = {"dice": mean_of("dice")}
     found = {}
     for name in arms:
         if name != REFERENCE and ARMS[name][1] == GROUPED and name != "classify":
             _, runs = read_run(run / name, ImageScore)
-            found[name] = compare(runs, reference, measures, scopes, RESAMPLES, 0)["all"]["dice"]["difference"]
+            found[name] = compare(runs, reference, measures, subgroups, RESAMPLES, 0)["all"]["dice"]["difference"]
     return found
 
 
@@ -237,12 +239,13 @@ def leak_lines(found: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     leak = found["leak"]
-    for scope in leak[LEAKY]["summary"]:
-        told = [leak[name]["summary"][scope]["dice"] for name in (LEAKY, CLEAN)]
-        seeds = [listed(leak[name]["by_run"][scope]["dice"]) for name in (LEAKY, CLEAN)]
-        difference = cell(leak["difference"][scope]["dice"]["difference"], sign="+")
+    for subgroup in leak[LEAKY]["summary"]:
+        reported = [leak[name]["summary"][subgroup]["dice"] for name in (LEAKY, CLEAN)]
+        seeds = [listed(leak[name]["by_run"][subgroup]["dice"]) for name in (LEAKY, CLEAN)]
+        difference = cell(leak["difference"][subgroup]["dice"]["difference"], sign="+")
         lines.append(
-            f"| {scope} | {told[0]['n']} | {seeds[0]} | {seeds[1]} | {cell(told[0])} | {cell(told[1])} | {difference} |"
+            f"| {subgroup} | {reported[0]['n']} | {seeds[0]} | {seeds[1]} | {cell(reported[0])} | {cell(reported[1])} "
+            f"| {difference} |"
         )
     return lines
 

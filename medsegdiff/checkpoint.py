@@ -1,4 +1,4 @@
-"""The generative checkpoint: one safetensors file with everything that drawing from it needs. Never pickle."""
+"""The generative checkpoint: one safetensors file with everything that sampling from it needs. Never pickle."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from torch import Tensor
 from medsegdiff import __version__
 from medsegdiff.config import DiffusionConfig, ModelConfig
 from medsegdiff.diffusion.codec import PairCodec
-from medsegdiff.diffusion.denoiser import Coarse, Denoiser
+from medsegdiff.diffusion.denoiser import Denoiser, LowRes
 from medsegdiff.errors import UserError
 from medsegdiff.files import write_bytes
+from medsegdiff.legacy import renamed, renamed_weights
 from medsegdiff.models.backbones import build_backbone
 
 KIND = "medsegdiff.generative"
-VERSION = 2  # 1: other groups of channels in the normalisations, so the same weights mean something else
+VERSION = 3  # 2: other names (`legacy`). 1: other groups of channels, so that the same weights mean something else
+READ = ("2", "3")
 PICKLES = {".pth", ".pt", ".ckpt", ".pkl", ".pickle"}
 BEST_FILE = "best_model.safetensors"
 
@@ -42,16 +44,16 @@ class ModelCard:
     train_hashes: list[dict[str, str]]  # image_hash and perceptual_hash of every train picture
     step: int  # optimiser steps that the weights have seen
     scores: dict[str, float]  # of the evaluation at that step
-    backbone: str = "patch_unet"  # checkpoints that do not tell hold this one
+    backbone: str = "patch_unet"  # checkpoints that do not say hold this one
 
 
 def build_denoiser(card: ModelCard) -> Denoiser:
-    """A fresh network of the size that the card tells."""
+    """A fresh network of the size that the card says."""
     modality = card.codec.modality
     backbone = build_backbone(card.backbone, card.img_size, modality.tolist(), card.model)
-    factor, sigma = card.model.coarse_factor, card.model.coarse_sigma
-    coarse = Coarse(factor, sigma) if factor > 1 else None
-    denoiser = Denoiser(backbone, modality, card.diffusion.sigma_data, coarse)
+    factor, sigma = card.model.low_res_factor, card.model.low_res_sigma
+    low_res = LowRes(factor, sigma) if factor > 1 else None
+    denoiser = Denoiser(backbone, modality, card.diffusion.sigma_data, low_res)
     return denoiser.to(memory_format=torch.channels_last)
 
 
@@ -100,16 +102,16 @@ def load_checkpoint(path: Path) -> tuple[Denoiser, ModelCard, str]:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(path, f"a damaged file ({error})", "a safetensors checkpoint", "Train it anew.") from error
-    if metadata.get("kind") != KIND or metadata.get("version") != str(VERSION):
+    if metadata.get("kind") != KIND or metadata.get("version") not in READ:
         found = f"kind {metadata.get('kind')!r}, version {metadata.get('version')!r}"
         if "kind" not in metadata and "settings" in metadata:
             found = "a segmentation model"
         hint = "Train it anew with this version." if metadata.get("kind") == KIND else "Use a checkpoint of phase 2."
         raise UserError(path, found, f"kind {KIND!r}, version '{VERSION}'", hint)
     try:
-        card = _card(json.loads(metadata["card"]))
+        card = _card(renamed(json.loads(metadata["card"])))
         denoiser = build_denoiser(card)
-        denoiser.load_state_dict(weights)
+        denoiser.load_state_dict(renamed_weights(weights))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
@@ -119,7 +121,8 @@ def load_checkpoint(path: Path) -> tuple[Denoiser, ModelCard, str]:
 
 
 def content_digest(weights: dict[str, Tensor], card: str) -> str:
-    """12 hexadecimal digits that tell checkpoints apart by content: a file's bytes differ each time it is written."""
+    """12 hexadecimal digits that distinguish checkpoints by content: a file's bytes differ each time it is
+    written."""
     digest = hashlib.sha256(card.encode())
     for name, value in sorted(weights.items()):
         digest.update(name.encode())

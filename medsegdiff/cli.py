@@ -48,23 +48,27 @@ class Command:
 
 COMMANDS = {
     "prepare": Command(
-        "medsegdiff.config:PrepareConfig", "medsegdiff.data.prepare:prepare", "phase 1: raw BUSI folder -> PAIRS folder"
+        "medsegdiff.config:PrepareConfig",
+        "medsegdiff.data.prepare:prepare",
+        "phase 1: raw BUSI folder -> sample folder",
     ),
     "train": Command(
-        "medsegdiff.config:TrainConfig", "medsegdiff.training.train:train", "phase 2: PAIRS -> generative checkpoint"
+        "medsegdiff.config:TrainConfig", "medsegdiff.training.train:train", "phase 2: samples -> generative checkpoint"
     ),
     "generate": Command(
         "medsegdiff.config:GenerateConfig",
         "medsegdiff.generation.run:generate",
-        "phase 3: checkpoint -> new PAIRS, or masks of images",
+        "phase 3: checkpoint -> new samples, or masks of images",
     ),
     "combine": Command(
-        "medsegdiff.config:CombineConfig", "medsegdiff.data.combine:combine", "phase 4: real + synthetic PAIRS -> PAIRS"
+        "medsegdiff.config:CombineConfig",
+        "medsegdiff.data.combine:combine",
+        "phase 4: real + synthetic samples -> samples",
     ),
     "segment": Command(
         "medsegdiff.config:SegmentConfig",
         "medsegdiff.protocol.run:segment",
-        "phase 5: PAIRS -> segmentation model and its scores on real test pictures",
+        "phase 5: samples -> segmentation model and its scores on real test pictures",
     ),
     "evaluate": Command(
         "medsegdiff.config:EvaluateConfig",
@@ -79,7 +83,7 @@ COMMANDS = {
     "describe": Command(
         "medsegdiff.data.describe:DescribeConfig",
         "medsegdiff.data.describe:describe",
-        "shape of the lesions of a PAIRS folder, class by class",
+        "shape of the lesions of a sample folder, class by class",
     ),
     "export": Command(
         "medsegdiff.export:ExportConfig",
@@ -250,7 +254,7 @@ def _kind(setting: Setting) -> str:
     return f"a list of {name}" if setting.many else name
 
 
-def _told(error: Exception, name: str, known: dict[str, Setting]) -> UserError:
+def _reported(error: Exception, name: str, known: dict[str, Setting]) -> UserError:
     """What jsonargparse says in several lines, as a `UserError`."""
     text = _one_line(error)
     hint = f"See medsegdiff {name} --help."
@@ -298,7 +302,7 @@ def parse(name: str, config_class: type, argv: Sequence[str]) -> Any:
     try:
         values = _parser(name, config_class).parse_args(tokens).as_dict()
     except ArgumentError as error:
-        raise _told(error, name, known) from error
+        raise _reported(error, name, known) from error
     values.pop("config", None)
     _check_values(values)
     return build(config_class, values)
@@ -344,13 +348,13 @@ def main(argv: Sequence[str]) -> int:
 
 @contextmanager
 def _quiet_threads() -> Iterator[None]:
-    """Leave out the traceback of a thread that the system refused something: TensorBoard's tells the main one too."""
+    """Leave out the traceback of a thread that the system refused something: TensorBoard's says the main one too."""
 
-    def told(failure: threading.ExceptHookArgs) -> None:
+    def on_thread_failure(failure: threading.ExceptHookArgs) -> None:
         if not isinstance(failure.exc_value, Exception) or from_os_error(failure.exc_value) is None:
             before(failure)
 
-    before, threading.excepthook = threading.excepthook, told
+    before, threading.excepthook = threading.excepthook, on_thread_failure
     try:
         yield
     finally:

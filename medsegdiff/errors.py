@@ -30,10 +30,10 @@ STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 class UserError(Exception):
-    """Bad input, told in one line: where it is, what was found, what was expected, what to do.
+    """Bad input, reported in one line: where it is, what was found, what was expected, what to do.
 
     Command lines print it without a traceback and exit with status 2 (`medsegdiff.cli`). Characters that would break
-    the line, or that a terminal would obey, are told as escapes: file names may hold them.
+    the line, or that a terminal would obey, are reported as escapes: file names may hold them.
     """
 
     def __init__(self, where: object, found: object, expected: object, hint: str) -> None:

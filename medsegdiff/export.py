@@ -26,7 +26,7 @@ class ExportConfig:
 def export(config: ExportConfig) -> Path:
     """Write the checkpoint with weights rounded to bf16; returns the path.
 
-    Rounding moves a weight by at most one part in 256; drawing computes with as many digits as before. The file keeps
+    Rounding moves a weight by at most one part in 256; sampling computes with as many digits as before. The file keeps
     the card: settings, statistics, class names, and hashes of the train pictures, by which later phases notice leaks.
     Raises `UserError` for a file that is no generative checkpoint, and where it would be written over itself.
     """

@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 
 from medsegdiff.errors import UserError
+from medsegdiff.legacy import renamed
 from medsegdiff.locks import clear_stale_lock, locked
 
-# What the phases write last of all, as the sign that they are finished: by it a folder tells what it holds.
+# What the phases write last of all, as the sign that they are finished: by it a folder says what it holds.
 DATASET_FILE, SUMMARY_FILE, SCORES_FILE = "dataset.json", "summary.json", "scores.json"
 REPORT_FILE = "report.json"
 HOLDS = {
@@ -25,7 +26,7 @@ HOLDS = {
     SCORES_FILE: "a segmentation run",
     REPORT_FILE: "an evaluation",
 }
-IDENTITY_FILE = "identity.json"  # in a folder that is being made: what decides its content
+FINGERPRINT_FILE = "fingerprint.json"  # in a folder that is being made: what decides its content
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -60,6 +61,11 @@ def read_json(path: Path) -> Any:
         raise UserError(path, error.strerror or error, "a readable JSON file", "Check the path.") from error
     except (ValueError, RecursionError) as error:
         raise UserError(path, f"text that is not JSON ({error})", "a JSON file", "Make it anew.") from error
+
+
+def read_record(path: Path) -> Any:
+    """Read what a phase wrote of its output, such as dataset.json: keys and settings under their names of today."""
+    return renamed(read_json(path))
 
 
 def encode_png(picture: np.ndarray) -> bytes:
@@ -110,8 +116,8 @@ def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if isinstance(before, dict) and isinstance(after, dict):
             lines += [f"{key}.{line}" for line in differing_keys(before, after)]
         elif before != after or (key in old) != (key in new):
-            told = [repr(values[key]) if key in values else "nothing" for values in (old, new)]
-            lines.append(f"{key}: {told[0]} -> {told[1]}")
+            reported = [repr(values[key]) if key in values else "nothing" for values in (old, new)]
+            lines.append(f"{key}: {reported[0]} -> {reported[1]}")
     return lines
 
 
@@ -139,10 +145,10 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def check_output_folder(output: Path, identity: dict[str, Any]) -> None:
+def check_output_folder(output: Path, fingerprint: dict[str, Any]) -> None:
     """Refuse an output folder that holds something else, or was made by other settings.
 
-    `identity` is what decides the content (phase and settings).
+    `fingerprint` is what decides the content (phase and settings).
     """
     if output.is_file():
         raise UserError(output, "a file", "a folder to write", "Choose another output folder.")
@@ -153,14 +159,14 @@ def check_output_folder(output: Path, identity: dict[str, Any]) -> None:
         raise UserError(
             output, "other files", "an empty folder or one made by this command", "Choose another output folder."
         )
-    info = read_json(record)
-    made_by = info.get("identity", {}) if isinstance(info, dict) else {}
-    phase = made_by.get("phase", identity.get("phase"))
-    if phase != identity.get("phase"):  # nothing that this command should have anybody delete
+    info = read_record(record)
+    made_by = info.get("fingerprint", {}) if isinstance(info, dict) else {}
+    phase = made_by.get("phase", fingerprint.get("phase"))
+    if phase != fingerprint.get("phase"):  # nothing that this command should have anybody delete
         raise UserError(
             output, f"a data set that {phase} made", "a folder of this command's own", "Choose another output folder."
         )
-    changed = differing_keys(made_by, identity)
+    changed = differing_keys(made_by, fingerprint)
     if changed:
         raise UserError(
             output,
@@ -177,47 +183,47 @@ def refuse_other_phase(output: Path, own: str, expected: str) -> None:
             raise UserError(output, what, expected, "Choose another --output_dir.")
 
 
-def is_finished(output: Path, identity: dict[str, Any]) -> bool:
+def is_finished(output: Path, fingerprint: dict[str, Any]) -> bool:
     """Whether `output` is a data set that the same settings made. Raises `UserError` as `check_output_folder` does.
 
     Clears what is left of a run that was killed after its data set had got its name.
     """
     output = Path(os.path.realpath(output))
-    check_output_folder(output, identity)
+    check_output_folder(output, fingerprint)
     if not (output / DATASET_FILE).is_file():
         return False
-    (output / IDENTITY_FILE).unlink(missing_ok=True)
+    (output / FINGERPRINT_FILE).unlink(missing_ok=True)
     clear_stale_lock(output, beside=True)
     return True
 
 
 @contextmanager
-def staged_folder(output: Path, identity: dict[str, Any], keep_partial: bool = False) -> Iterator[Path]:
+def staged_folder(output: Path, fingerprint: dict[str, Any], keep_partial: bool = False) -> Iterator[Path]:
     """Yield `<output>.partial` to write into; on success it takes the place of `output` in one rename.
 
-    With `keep_partial`, what an interrupted run left there with the same identity is kept, so that it can go on.
+    With `keep_partial`, what an interrupted run left there with the same fingerprint is kept, so that it can go on.
     Raises `UserError` where `output` is more than an empty folder, and where another run is at it.
     """
     output = Path(os.path.realpath(output))
     make_folder(output.parent)
     with locked(output, beside=True):
-        check_output_folder(output, identity)
+        check_output_folder(output, fingerprint)
         if (output / DATASET_FILE).is_file():  # another run was quicker, between `is_finished` and the lock
             hint = "Start the same command again: it takes what is there."
             raise UserError(output, "a finished data set", "an empty folder or none", hint)
         staging = output.with_name(output.name + ".partial")
-        _open_staging(staging, identity, keep_partial)
+        _open_staging(staging, fingerprint, keep_partial)
         yield staging
         _put_in_place(staging, output)
 
 
-def _open_staging(staging: Path, identity: dict[str, Any], keep: bool) -> None:
+def _open_staging(staging: Path, fingerprint: dict[str, Any], keep: bool) -> None:
     """Make `staging` ready. Whatever a kill leaves of it, it says whose it is, or is empty."""
-    begun = staging / IDENTITY_FILE
+    begun = staging / FINGERPRINT_FILE
     if staging.is_dir() and not begun.is_file() and any(p.suffix != ".tmp" for p in staging.iterdir()):
         raise UserError(staging, "other files", "no such folder: it is where the output grows", "Move it away.")
     if keep and begun.is_file():
-        changed = differing_keys(read_json(begun), identity)
+        changed = differing_keys(read_json(begun), fingerprint)
         if not changed:
             clear_leftovers(staging, "**/*")
             return
@@ -229,7 +235,7 @@ def _open_staging(staging: Path, identity: dict[str, Any], keep: bool) -> None:
     for path in make_folder(staging).iterdir():
         if path != begun:  # that one last, by the rename below: without it nobody knows whose the rest is
             remove(path)
-    write_json(begun, identity)
+    write_json(begun, fingerprint)
 
 
 def _put_in_place(staging: Path, output: Path) -> None:
@@ -241,5 +247,7 @@ def _put_in_place(staging: Path, output: Path) -> None:
         found = error.strerror or error
         hint = f"What was to go there is whole, in {staging}. Move the other files away, and start the command again."
         raise UserError(output, found, "an empty folder or none, as at the start", hint) from error
-    (output / IDENTITY_FILE).unlink(missing_ok=True)  # only now: until the rename it says whose half-made work this is
+    (output / FINGERPRINT_FILE).unlink(
+        missing_ok=True
+    )  # only now: until the rename it says whose half-made work this is
     sync_folder(output.parent)

@@ -50,7 +50,7 @@ def clear_stale_lock(folder: Path, beside: bool = False) -> None:
 
 
 def _acquire(lock: FileLock, folder: Path, holder: str, wait: bool) -> None:
-    """Take the lock, at once or after `wait`ing; `holder` is how its process is told."""
+    """Take the lock, at once or after `wait`ing; `holder` is how its process is reported."""
     try:
         lock.acquire()
     except Timeout as error:
@@ -64,7 +64,7 @@ def _acquire(lock: FileLock, folder: Path, holder: str, wait: bool) -> None:
 
 
 def _holder(path: Path) -> str:
-    """` (process 123)`, as the lock file tells, or nothing."""
+    """` (process 123)`, as the lock file says, or nothing."""
     try:
         return f" (process {int(path.read_text())})"
     except (OSError, ValueError):

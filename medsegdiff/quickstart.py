@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 WARNING = "phantom data: simulated, not patients; these figures say nothing about real pictures"
 SETTINGS_FILE = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
-SHEET_FILE = "contact_sheet.png"  # what `generate` draws beside its pairs
+SHEET_FILE = "contact_sheet.png"  # what `generate` samples beside its pairs
 SCRIPTS = {
     "phantom": "medsegdiff phantom",
     "prepare": "python prepare_busi_dataset.py",
@@ -108,10 +108,10 @@ def report(todo: list[Phase], seconds: list[float], real: dict[str, Any], combin
     lines += [f"{'together':<45}{sum(seconds):>6.0f} s", "", WARNING]
     lines += [f"Dice on test phantoms at {combined['img_size']} x {combined['img_size']} pixels, mean [95 % interval]"]
     lines += [f"{'':<12}{'n':>4}  {'real only':<22}{'real + synthetic':<22}difference"]
-    for scope, compared in combined["comparison"]["scopes"].items():
-        before, after = (run["test"][scope]["dice"] for run in (real, combined))
+    for subgroup, compared in combined["comparison"]["subgroups"].items():
+        before, after = (run["test"][subgroup]["dice"] for run in (real, combined))
         cells = f"{_interval(before):<22}{_interval(after):<22}{_interval(compared['dice']['difference'], '+')}"
-        lines.append(f"{scope:<12}{before['n']:>4}  {cells}")
+        lines.append(f"{subgroup:<12}{before['n']:>4}  {cells}")
     return "\n".join(lines)
 
 

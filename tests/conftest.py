@@ -1,4 +1,4 @@
-"""Fixtures for several test files: a Gaussian with its denoiser in closed form, small PAIRS folders, benchmarks."""
+"""Fixtures for several test files: a Gaussian with its denoiser in closed form, small sample folders, benchmarks."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from torch import Tensor
 
 from medsegdiff.checkpoint import ModelCard, build_denoiser, save_checkpoint
 from medsegdiff.config import DiffusionConfig, GenerateConfig, ModelConfig
-from medsegdiff.data.records import PairRecord, PairSet, write_pair, write_pairs
+from medsegdiff.data.records import SampleRecord, SampleSet, write_sample, write_samples
 from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.errors import UserError
 from medsegdiff.generation.run import generate_pairs
 
 CLASSES = ["benign", "malignant"]
-WritePairs = Callable[..., PairSet]
+WriteSamples = Callable[..., SampleSet]
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ def gaussian() -> Gaussian:
 
 # Tiny, for pictures of 16 px, of which it sees 8 where noise is high
 TWO_SIZES = ModelConfig(
-    patch_size=2, model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2, coarse_factor=2
+    patch_size=2, model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2, low_res_factor=2
 )
 
 
-def refuse_to_draw(message: str, config: GenerateConfig) -> None:
-    """Assert that nothing is drawn with `config`, and that nothing half-written stays."""
+def refuse_to_sample(message: str, config: GenerateConfig) -> None:
+    """Assert that nothing is sampled with `config`, and that nothing half-written stays."""
     with pytest.raises(UserError, match=message):
         generate_pairs(config)
     assert not Path(config.output_dir).exists()
@@ -101,10 +101,10 @@ def random_checkpoint(path: Path, noise: float = 0.02, **changes: Any) -> Path:
 
 def ellipse_pairs(
     root: Path, counts: dict[str, int], *, side: int = 32, seed: int = 0, classes: list[str] | None = None
-) -> PairSet:
-    """PAIRS of dark ellipses on noise, `counts` of each class and split; benign ones lie, malignant ones stand."""
+) -> SampleSet:
+    """Samples of dark ellipses on noise, `counts` of each class and split; benign ones lie, malignant ones stand."""
     random = np.random.default_rng(seed)
-    records: list[PairRecord] = []
+    records: list[SampleRecord] = []
     y, x = np.mgrid[:side, :side] / side
     for split, count in counts.items():
         for label in classes or CLASSES:
@@ -115,19 +115,19 @@ def ellipse_pairs(
                 image = np.where(mask, 40, 160) + random.normal(0, 20, size=mask.shape)
                 name = f"{split}_{label}_{number}"
                 pictures = image.clip(0, 255).astype(np.uint8), mask.astype(np.uint8) * 255
-                record = write_pair(root, *pictures, id=name, label=label, split=split, group=name, source="test")
+                record = write_sample(root, *pictures, id=name, label=label, split=split, group=name, source="test")
                 records.append(record)
-    return write_pairs(root, records, classes=classes or CLASSES, identity={"phase": "test", "seed": seed})
+    return write_samples(root, records, classes=classes or CLASSES, fingerprint={"phase": "test", "seed": seed})
 
 
 @pytest.fixture(scope="session")
-def write_ellipses() -> WritePairs:
+def write_ellipses() -> WriteSamples:
     """`ellipse_pairs`, for tests that write their own set."""
     return ellipse_pairs
 
 
 @pytest.fixture(scope="session")
-def ellipses(tmp_path_factory: pytest.TempPathFactory) -> PairSet:
+def ellipses(tmp_path_factory: pytest.TempPathFactory) -> SampleSet:
     """One set of ellipses for all tests that do not change it."""
     return ellipse_pairs(tmp_path_factory.mktemp("ellipses") / "pairs", {"train": 6, "val": 3, "test": 2})
 

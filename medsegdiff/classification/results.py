@@ -17,8 +17,8 @@ from torch import nn
 from medsegdiff.classification.scores import SPECIFICITY, positive_class, rank_auc
 from medsegdiff.classification.training import predict_probabilities
 from medsegdiff.config import SegmentConfig
-from medsegdiff.data.dataset import PairTensors
-from medsegdiff.data.records import PairRecord
+from medsegdiff.data.dataset import SampleTensors
+from medsegdiff.data.records import SampleRecord
 from medsegdiff.errors import UserError
 from medsegdiff.files import write_bytes
 from medsegdiff.scoring.summary import ALL
@@ -41,11 +41,11 @@ class ClassScore:
 
 
 def score_pairs(
-    model: nn.Module, settings: dict[str, Any], data: PairTensors, config: SegmentConfig, picture: Path
+    model: nn.Module, settings: dict[str, Any], data: SampleTensors, config: SegmentConfig, picture: Path
 ) -> list[ClassScore]:
     """Score a network of `load_classifier`, on its device, on all pairs; draws `draw_roc` to the file `picture`.
 
-    Raises `UserError` for a pair of a class that the network was not trained to tell.
+    Raises `UserError` for a pair of a class that the network was not trained to predict.
     """
     classes = settings["classes"]
     for record in data.records:
@@ -60,7 +60,7 @@ def score_pairs(
 
 
 def class_rows(
-    records: Sequence[PairRecord], probabilities: np.ndarray, classes: list[str], threshold: float
+    records: Sequence[SampleRecord], probabilities: np.ndarray, classes: list[str], threshold: float
 ) -> list[ClassScore]:
     """The rows of N pictures; `probabilities` (N, K) in the order of `classes`."""
     positive = positive_class(classes)
@@ -79,8 +79,8 @@ def class_rows(
     ]
 
 
-def scopes(rows: Sequence[ClassScore]) -> dict[str, np.ndarray]:
-    """Row numbers of all pictures. One class alone has no AUC, so that classes are no scopes here."""
+def subgroups(rows: Sequence[ClassScore]) -> dict[str, np.ndarray]:
+    """Row numbers of all pictures. One class alone has no AUC, so that classes are no subgroups here."""
     return {ALL: np.arange(len(rows))}
 
 

@@ -1,4 +1,4 @@
-"""How well classes are told apart: AUC, balanced accuracy, sensitivity at a fixed specificity.
+"""How well classes are distinguished: AUC, balanced accuracy, sensitivity at a fixed specificity.
 
 "Positive" is the class that must not be missed: malignant. A measure that needs a class which is not there is NaN.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from medsegdiff.scoring.intervals import Columns, Measure
 
 MALIGNANT = "malignant"
-SPECIFICITY = 0.9  # at which the sensitivity for the positive class is told
+SPECIFICITY = 0.9  # at which the sensitivity for the positive class is reported
 
 
 def positive_class(classes: list[str]) -> str:
@@ -101,8 +101,8 @@ def balanced_accuracy(columns: Columns, index: np.ndarray) -> float:
 def sensitivity_at_specificity(columns: Columns, index: np.ndarray) -> float:
     """The highest sensitivity of any threshold with a specificity of at least 0.9 on these same pictures.
 
-    A point of the ROC curve: it tells how well the classes are told apart, not what a user gets, who has to choose the
-    threshold beforehand (`sensitivity`, `specificity`).
+    A point of the ROC curve: it says how well the classes are distinguished, not what a user gets, who has to choose
+    the threshold beforehand (`sensitivity`, `specificity`).
     """
     values, positive = _positives(columns, index)
     if not positive.any() or positive.all():

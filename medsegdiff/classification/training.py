@@ -1,4 +1,4 @@
-"""Training a network that tells the class of a picture, and finding classes with it."""
+"""Training a network that predicts the class of a picture, and finding classes with it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from medsegdiff.classification.models import DEFAULT_MODEL, build_classifier
 from medsegdiff.classification.scores import macro_auc, operating_threshold, positive_class
 from medsegdiff.config import SegmentConfig
-from medsegdiff.data.dataset import PairTensors
+from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.errors import UserError
 from medsegdiff.training.device import autocast
 from medsegdiff.training.sizes import output_shapes
@@ -31,7 +31,7 @@ def build_network(config: SegmentConfig, classes: list[str]) -> nn.Module:
     """
     if len(classes) < 2:
         hint = "Prepare the data with both, or use --task segment."
-        raise UserError("--task classify", f"one class ({', '.join(classes)})", "two or more to tell apart", hint)
+        raise UserError("--task classify", f"one class ({', '.join(classes)})", "two or more to distinguish", hint)
     name = config.model or DEFAULT_MODEL
     return build_classifier(name, config.encoder_weights, len(classes), config.dropout, config.img_size)
 
@@ -45,7 +45,7 @@ class ClassificationTrainer(SupervisedTrainer):
     score_name = "auc"
 
     def __init__(
-        self, config: SegmentConfig, classes: list[str], train: PairTensors, val: PairTensors, steps: int
+        self, config: SegmentConfig, classes: list[str], train: SampleTensors, val: SampleTensors, steps: int
     ) -> None:
         torch.manual_seed(config.seed)
         super().__init__(config, build_network(config, classes), train, val, steps)
@@ -83,17 +83,17 @@ class ClassificationTrainer(SupervisedTrainer):
 
 @torch.no_grad()
 def predict_probabilities(
-    model: nn.Module, data: PairTensors, mean: float, std: float, config: SegmentConfig, device: torch.device
+    model: nn.Module, data: SampleTensors, mean: float, std: float, config: SegmentConfig, device: torch.device
 ) -> np.ndarray:
     """(N, K) float64 probabilities of the classes of all pictures, each row adding up to 1.
 
     `model` is in evaluation mode on `device`; `mean` and `std` are the grey values that it was trained with, in [0, 1].
-    With `config.flip_test` the mean of the probabilities of each picture and of its mirror image.
+    With `config.tta_flip` the mean of the probabilities of each picture and of its mirror image.
     """
     parts: list[Tensor] = []
     for rows in torch.arange(len(data)).split(PREDICT_BATCH):
         images = data.batch(rows)[0].to(device)
-        views = [images, images.flip(-1)] if config.flip_test else [images]
+        views = [images, images.flip(-1)] if config.tta_flip else [images]
         found = []
         for view in views:
             x = ((view - mean) / std).contiguous(memory_format=torch.channels_last)

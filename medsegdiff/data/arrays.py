@@ -15,7 +15,7 @@ BINARY = {BACKGROUND: 0, "lesion": 255}
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """The arrays of a data set, as dataset.json tells them; a binary mask is the case of two values.
+    """The arrays of a data set, as dataset.json describes them; a binary mask is the case of two values.
 
     Pixel values of masks appear here and nowhere else in the code: a mask on disk is an index map of `mask_values`, a
     mask in a network is one channel a foreground class (`coverage`).
@@ -31,7 +31,7 @@ class ArraySpec:
 
     @property
     def is_binary(self) -> bool:
-        """Whether a mask tells one class from the background, as lesion metrics need it."""
+        """Whether a mask separates one class from the background, as lesion metrics need it."""
         return len(self.foreground) == 1
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Phase 4: real PAIRS + synthetic PAIRS -> PAIRS whose train split holds both; val and test stay real, untouched.
+"""Phase 4: real samples + synthetic samples -> samples whose train split holds both; val and test stay real, untouched.
 
 Leakage is refused by content, never by file name: neither the pictures that the generating checkpoint was trained on
 nor the synthetic pictures themselves may be pictures of the real val or test split.
@@ -21,49 +21,57 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from medsegdiff.config import CombineConfig, PrepareConfig, identity_of, require
+from medsegdiff.config import CombineConfig, PrepareConfig, fingerprint_of, require
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS
 from medsegdiff.data.hashing import hash_distances
 from medsegdiff.data.pictures import balance_table
-from medsegdiff.data.records import LEARNT, METADATA_FILE, PairRecord, PairSet, class_counts, read_pairs, write_pairs
+from medsegdiff.data.records import (
+    LEARNT,
+    METADATA_FILE,
+    SampleRecord,
+    SampleSet,
+    class_counts,
+    read_samples,
+    write_samples,
+)
 from medsegdiff.errors import UserError
 from medsegdiff.files import DATASET_FILE, is_finished, make_folder, staged_folder, write_json
 
 log = logging.getLogger(__name__)
 
-# Intersection over union from which two lesion masks, squashed to one size, are one. Between train and val or test of
+# Intersection over union from which two lesion masks, resized to one size, are one. Between train and val or test of
 # BUSI, at 128 x 128 pixels and mirrored or not, no two masks come above 0.88.
 SAME_MASK = 0.92
 
 
-def combine(config: CombineConfig) -> PairSet:
+def combine(config: CombineConfig) -> SampleSet:
     """Add synthetic pairs to the train split of a real data set and write the result to `config.output_dir`.
 
     Files are hard links where the file system has them. Beside the pairs: class_balance.json (before, after).
     Raises `UserError` for bad settings, data sets that do not fit together, and leakage into val or test.
     """
     _check_settings(config)
-    real, synthetic = read_pairs(Path(config.real_data)), read_pairs(Path(config.synthetic_data))
+    real, synthetic = read_samples(Path(config.real_data)), read_samples(Path(config.synthetic_data))
     _check_roles(real, synthetic)
-    identity = identity_of(config, "combine", leave_out=("real_data", "synthetic_data", "output_dir"))
-    identity |= {"real_hash": _metadata_hash(real), "synthetic_hash": _metadata_hash(synthetic)}
+    fingerprint = fingerprint_of(config, "combine", leave_out=("real_data", "synthetic_data", "output_dir"))
+    fingerprint |= {"real_hash": _metadata_hash(real), "synthetic_hash": _metadata_hash(synthetic)}
     output = Path(os.path.abspath(config.output_dir))
-    if is_finished(output, identity):  # before pictures are read
+    if is_finished(output, fingerprint):  # before pictures are read
         log.info("%s holds this data set, finished", output)
-        return read_pairs(output)
+        return read_samples(output)
     _check_leakage(real, synthetic, _duplicate_bits(config, real))
     chosen = choose(real, synthetic, config)
     kept = [r for r in real.records if not (config.synthetic_only and r.split == "train")]
-    with staged_folder(output, identity) as folder:
+    with staged_folder(output, fingerprint) as folder:
         records = _link_all(folder, [(real, r, r) for r in kept] + _renamed(real, synthetic, chosen))
         balance = describe_balance(real, records)
-        write_pairs(
+        write_samples(
             folder,
             records,
             classes=real.classes,
-            identity=identity,
-            real=real.info["identity"],
-            synthetic=synthetic.info["identity"],
+            fingerprint=fingerprint,
+            real=real.info["fingerprint"],
+            synthetic=synthetic.info["fingerprint"],
             synthetic_pairs=len(chosen),
             class_balance=balance,
             **{LEARNT: _learnt(real, synthetic)},
@@ -72,7 +80,7 @@ def combine(config: CombineConfig) -> PairSet:
     log.info("before:\n%s", balance_table(class_counts(real.records)))
     log.info("after, in %s:\n%s", output, balance_table(class_counts(records)))
     log.info("%s; %d of %d synthetic pairs used", balance["text"], len(chosen), len(synthetic))
-    return read_pairs(output)
+    return read_samples(output)
 
 
 def _check_settings(config: CombineConfig) -> None:
@@ -90,14 +98,14 @@ def _check_settings(config: CombineConfig) -> None:
         folders[path] = name
 
 
-def _duplicate_bits(config: CombineConfig, real: PairSet) -> int:
-    """The distance within which pictures count as one: what the real data set was split by, unless told."""
+def _duplicate_bits(config: CombineConfig, real: SampleSet) -> int:
+    """The distance within which pictures count as one: what the real data set was split by, unless set."""
     if config.duplicate_bits is not None:
         return config.duplicate_bits
     return int(real.info.get("duplicates", {}).get("bits", PrepareConfig.duplicate_bits))
 
 
-def _check_roles(real: PairSet, synthetic: PairSet) -> None:
+def _check_roles(real: SampleSet, synthetic: SampleSet) -> None:
     """Raise `UserError` unless one set is all real, the other all synthetic with provenance, and the classes fit."""
     generated = [r.id for r in real.records if r.is_synthetic]
     if generated:
@@ -117,10 +125,10 @@ def _check_roles(real: PairSet, synthetic: PairSet) -> None:
         raise UserError(real.root, "no pair in train", "at least one", "Prepare the data with a train split.")
 
 
-def _check_pictures(pairs: PairSet, what: str) -> None:
+def _check_pictures(pairs: SampleSet, what: str) -> None:
     """Read every picture and mask of a set, which refuses those that are not what their rows describe."""
 
-    def read(record: PairRecord) -> None:
+    def read(record: SampleRecord) -> None:
         pairs.read_image(record)
         pairs.read_mask(record)
 
@@ -129,8 +137,8 @@ def _check_pictures(pairs: PairSet, what: str) -> None:
             pass
 
 
-def _train_hashes(synthetic: PairSet) -> list[dict[str, str]]:
-    """Hashes of the pictures that the generating checkpoint was trained on, as its dataset.json tells."""
+def _train_hashes(synthetic: SampleSet) -> list[dict[str, str]]:
+    """Hashes of the pictures that the generating checkpoint was trained on, as its dataset.json says."""
     checkpoint = synthetic.info.get("checkpoint")
     hashes = checkpoint.get("train_hashes") if isinstance(checkpoint, Mapping) else None
     complete = isinstance(hashes, list) and all({"image_hash", "perceptual_hash"} <= set(h) for h in hashes)
@@ -140,18 +148,18 @@ def _train_hashes(synthetic: PairSet) -> list[dict[str, str]]:
     return list(hashes)
 
 
-def _learnt(real: PairSet, synthetic: PairSet) -> list[str]:
+def _learnt(real: SampleSet, synthetic: SampleSet) -> list[str]:
     """Perceptual hashes of the real pictures behind the combined train split, whether or not they stand in it."""
     shown = {r.perceptual_hash for r in real.select("train").records}
     return sorted(shown | {h["perceptual_hash"] for h in _train_hashes(synthetic)})
 
 
-def _check_leakage(real: PairSet, synthetic: PairSet, bits: int) -> None:
+def _check_leakage(real: SampleSet, synthetic: SampleSet, bits: int) -> None:
     """Raise `UserError` where a val or test picture was seen in training, or comes back as a synthetic picture."""
     held_out = dataclasses.replace(real, records=tuple(r for r in real.records if r.split != "train"))
     _check_pictures(real, "real pairs")
     _check_pictures(synthetic, "synthetic pairs")
-    _check_given_masks(held_out, synthetic)
+    _check_conditioning_masks(held_out, synthetic)
     seen = _train_hashes(synthetic)
     exact, looks = [h["image_hash"] for h in seen], [h["perceptual_hash"] for h in seen]
     leaked = _near(held_out, exact, looks, bits)
@@ -169,29 +177,29 @@ def _check_leakage(real: PairSet, synthetic: PairSet, bits: int) -> None:
         raise UserError(synthetic.root, found, f"none within {SAME_PICTURE_BITS} bits", "Leave these pairs out.")
 
 
-def _check_given_masks(held_out: PairSet, synthetic: PairSet) -> None:
-    """Raise `UserError` where images were drawn for the mask of a val or test picture, or for one of its group.
+def _check_conditioning_masks(held_out: SampleSet, synthetic: SampleSet) -> None:
+    """Raise `UserError` where images were sampled for the mask of a val or test picture, or for one of its group.
 
-    Masks are compared by group, by content, and squashed to the size of the network: so one that was saved at another
-    size, mirrored, or drawn for once already, is recognised. One that was edited beyond `SAME_MASK` is not.
+    Masks are compared by group, by content, and resized to the size of the network: so one that was saved at another
+    size, mirrored, or sampled for once already, is recognised. One that was edited beyond `SAME_MASK` is not.
     """
-    entry = synthetic.info.get("given_masks", [])
+    entry = synthetic.info.get("conditioning_masks", [])
     if not isinstance(entry, list) or not all(isinstance(value, str) for value in entry):
-        expected = "given_masks: the hashes of the masks that were given"
+        expected = "conditioning_masks: the hashes of the masks that were given"
         raise UserError(synthetic.root / DATASET_FILE, "something else", expected, "Generate the pairs anew.")
-    given = set(entry)
-    if not given:
+    hashes = set(entry)
+    if not hashes:
         return
-    hint = "Draw images for masks of the train split."
+    hint = "Sample images for masks of the train split."
     groups = {r.group: r for r in held_out.records}
     shared = [r for r in synthetic.records if r.group in groups]
     if shared:
         other = groups[shared[0].group]
-        found = f"{shared[0].id}, drawn for a mask in the group of {other.id} ({other.split})"
-        raise UserError(synthetic.root, found, "pairs drawn for masks of train alone", hint)
-    leaked = [r for r in held_out.records if r.mask_hash in given and held_out.read_mask(r).any()]
+        found = f"{shared[0].id}, sampled for a mask in the group of {other.id} ({other.split})"
+        raise UserError(synthetic.root, found, "pairs sampled for masks of train alone", hint)
+    leaked = [r for r in held_out.records if r.mask_hash in hashes and held_out.read_mask(r).any()]
     if leaked:
-        found = f"images drawn for the masks of {len(leaked)} val or test pictures, the first of {leaked[0].id}"
+        found = f"images sampled for the masks of {len(leaked)} val or test pictures, the first of {leaked[0].id}"
         raise UserError(synthetic.root, found, "masks of train alone", hint)
     likest = _likest_masks(held_out, synthetic)
     if likest is not None:
@@ -199,12 +207,12 @@ def _check_given_masks(held_out: PairSet, synthetic: PairSet) -> None:
         raise UserError(synthetic.root, found, f"no mask of val or test (overlap below {SAME_MASK})", hint)
 
 
-def _likest_masks(held_out: PairSet, synthetic: PairSet) -> tuple[str, str, float] | None:
+def _likest_masks(held_out: SampleSet, synthetic: SampleSet) -> tuple[str, str, float] | None:
     """Ids of a synthetic and a held-out pair whose lesion masks are one, and their intersection over union."""
-    drawn = {r.mask_hash: r for r in synthetic.records}
-    masks = [synthetic.read_mask(r) > 127 for r in drawn.values()]
+    sampled = {r.mask_hash: r for r in synthetic.records}
+    masks = [synthetic.read_mask(r) > 127 for r in sampled.values()]
     for shape in sorted({mask.shape for mask in masks}):
-        rows = [(r, m) for r, m in zip(drawn.values(), masks, strict=True) if m.shape == shape]
+        rows = [(r, m) for r, m in zip(sampled.values(), masks, strict=True) if m.shape == shape]
         plain = [(r, _resized(held_out.read_mask(r), shape) > 127) for r in held_out.records]
         theirs = plain + [(r, mask[:, ::-1]) for r, mask in plain]  # mirrored, as augmentation does
         ours, others = (np.stack([m.ravel() for _, m in some]).astype(np.float32) for some in (rows, theirs))
@@ -223,7 +231,7 @@ def _resized(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(cv2.resize(mask, (shape[1], shape[0]), interpolation=how))
 
 
-def _near(pairs: PairSet, exact: list[str], looks: list[str], bits: int) -> dict[str, int]:
+def _near(pairs: SampleSet, exact: list[str], looks: list[str], bits: int) -> dict[str, int]:
     """Pairs whose picture is among the given exact hashes or near one of the perceptual ones: {id: distance, bits}."""
     if not len(pairs) or not looks:
         return {}
@@ -261,8 +269,8 @@ def plan_counts(
     return counts
 
 
-def choose(real: PairSet, synthetic: PairSet, config: CombineConfig) -> list[PairRecord]:
-    """The synthetic pairs to add, drawn by seed; a larger ratio draws the same pairs and more.
+def choose(real: SampleSet, synthetic: SampleSet, config: CombineConfig) -> list[SampleRecord]:
+    """The synthetic pairs to add, sampled by seed; a larger ratio samples the same pairs and more.
 
     Raises `UserError` where none can be added; says in the log where fewer than wanted are there.
     """
@@ -272,16 +280,16 @@ def choose(real: PairSet, synthetic: PairSet, config: CombineConfig) -> list[Pai
     available = {label: have[label] for label in real.classes}
     wanted = None if config.ratio is None else round(config.ratio * sum(before.values()))
     counts = plan_counts(kept, available, wanted, config.balance)
-    chosen: list[PairRecord] = []
+    chosen: list[SampleRecord] = []
     for index, (label, count) in enumerate(counts.items()):
         records = sorted(synthetic.select(label=label).records, key=lambda r: r.id)
         order = np.random.default_rng([config.seed, index]).permutation(len(records))[:count]
         chosen += [records[i] for i in sorted(order)]
-    _tell_shortage(kept, counts, available, wanted, config, synthetic.root)
+    _report_shortage(kept, counts, available, wanted, config, synthetic.root)
     return chosen
 
 
-def _tell_shortage(
+def _report_shortage(
     kept: Mapping[str, int],
     counts: Mapping[str, int],
     available: Mapping[str, int],
@@ -303,22 +311,24 @@ def _tell_shortage(
 
 
 def _renamed(
-    real: PairSet, synthetic: PairSet, chosen: list[PairRecord]
-) -> list[tuple[PairSet, PairRecord, PairRecord]]:
+    real: SampleSet, synthetic: SampleSet, chosen: list[SampleRecord]
+) -> list[tuple[SampleSet, SampleRecord, SampleRecord]]:
     """Chosen pairs as (set, record there, record here): in train, in no fold, with ids and groups of their own."""
     ids, groups = {r.id for r in real.records}, {r.group for r in real.records}
-    given = bool(synthetic.info.get("given_masks"))  # then a pair is of the group of its mask, and has to stay there
+    conditioned = bool(
+        synthetic.info.get("conditioning_masks")
+    )  # then a pair is of the group of its mask, and has to stay there
     # One clash renames all: ids of one origin keep one pattern, and stay unique among themselves.
-    clash = any(r.id in ids or (r.group in groups and not given) for r in chosen)
+    clash = any(r.id in ids or (r.group in groups and not conditioned) for r in chosen)
     prefix = "syn_" if clash else ""
-    group_prefix = "" if given else prefix
+    group_prefix = "" if conditioned else prefix
     return [
         (synthetic, r, dataclasses.replace(r, id=prefix + r.id, group=group_prefix + r.group, split="train", fold=-1))
         for r in chosen
     ]
 
 
-def _link_all(folder: Path, items: list[tuple[PairSet, PairRecord, PairRecord]]) -> list[PairRecord]:
+def _link_all(folder: Path, items: list[tuple[SampleSet, SampleRecord, SampleRecord]]) -> list[SampleRecord]:
     """Link or copy the files of all pairs into `folder`; returns their records there."""
     for name in ("images", "masks"):
         make_folder(folder / name)
@@ -339,7 +349,7 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def describe_balance(real: PairSet, records: list[PairRecord]) -> dict[str, Any]:
+def describe_balance(real: SampleSet, records: list[SampleRecord]) -> dict[str, Any]:
     """Classes of train before and after: counts, shares, and one line such as "68/32 -> 50/50"."""
 
     def shares(counts: Mapping[str, int]) -> dict[str, float]:
@@ -357,6 +367,6 @@ def describe_balance(real: PairSet, records: list[PairRecord]) -> dict[str, Any]
     }
 
 
-def _metadata_hash(pairs: PairSet) -> str:
+def _metadata_hash(pairs: SampleSet) -> str:
     """SHA-256 of metadata.csv, which holds the hash of every picture."""
     return hashlib.sha256((pairs.root / METADATA_FILE).read_bytes()).hexdigest()

@@ -1,7 +1,7 @@
 """A first test for copied patients: are synthetic pictures nearer to the pictures trained on than to held-out ones?
 
 Without copying, the nearest real neighbour of a synthetic picture is a train picture as often as a held-out one, when
-there are equally many of both. Likeness is the correlation of fine detail after small shifts and mirroring
+there are equally many of both. Similarity is the correlation of fine detail after small shifts and mirroring
 (`medsegdiff.data.duplicates.detail`), which finds a copy whatever its brightness and contrast.
 """
 
@@ -14,15 +14,15 @@ import numpy as np
 
 from medsegdiff.config import PrepareConfig, require
 from medsegdiff.data.duplicates import MAX_SHIFT, detail, detail_windows
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SampleSet
 
 SUBSETS = 20  # random choices of as many train pictures as there are held-out ones
-SAME_SCENE = PrepareConfig.duplicate_correlation  # likeness from which `prepare` takes two pictures for one scene
+SAME_SCENE = PrepareConfig.duplicate_correlation  # similarity from which `prepare` takes two pictures for one scene
 COPYING, ALLOWED = 0.5, 0.6  # share nearest to train: surely above the first is copying, surely below the second is not
 Groups = tuple[np.ndarray, np.ndarray, np.ndarray]  # of synthetic, train and held-out pictures; alike ones share one
 
 
-def likeness(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
+def similarity(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
     """(N, K) largest correlation of the details of N and K (H, W) uint8 images, over shifts and mirroring."""
     a, b = (np.stack([detail(image) for image in images]) for images in (first, second))
     best = np.full((len(a), len(b)), -1.0, np.float32)
@@ -49,12 +49,12 @@ def copying_test(
     like a train picture than 95 % of held-out pictures are (0.05 is expected). copies: synthetic pictures that show the
     scene of a train picture, being more like it than `SAME_SCENE` and than any held-out picture is to train. verdict:
     "fail" where there are copies, which the shares may be blind to, or the lower bound of the first is above 0.5, else
-    "pass" where its upper bound is at most 0.6, else "too few pictures to tell".
+    "pass" where its upper bound is at most 0.6, else "too few pictures to decide".
 
     `groups`: names of what belongs together; without them every picture stands for itself.
     """
-    to_train, to_held = likeness(synthetic, train), likeness(synthetic, held_out)
-    strangers = likeness(held_out, train).max(axis=1)
+    to_train, to_held = similarity(synthetic, train), similarity(synthetic, held_out)
+    strangers = similarity(held_out, train).max(axis=1)
     if groups is None:
         groups = (np.arange(len(synthetic)), np.arange(len(train)), np.arange(len(held_out)))
     share = nearest_share(to_train, to_held, groups, bootstrap=bootstrap, seed=seed)
@@ -76,13 +76,14 @@ def copying_test(
 
 def verdict_of(share: dict[str, float]) -> str:
     """What the interval of `nearest_share` says."""
-    return "fail" if share["low"] > COPYING else "pass" if share["high"] <= ALLOWED else "too few pictures to tell"
+    return "fail" if share["low"] > COPYING else "pass" if share["high"] <= ALLOWED else "too few pictures to decide"
 
 
 def nearest_share(
     to_train: np.ndarray, to_held_out: np.ndarray, groups: Groups, *, bootstrap: int, seed: int
 ) -> dict[str, float]:
-    """mean, low, high: share of N pictures nearer to train than to as many held-out ones, by likenesses (N, T), (N, H).
+    """mean, low, high: share of N pictures nearer to train than to as many held-out ones, by similarities (N, T), (N,
+    H).
 
     Averaged over random choices of train, with a 95 % bootstrap interval over groups of synthetic and of real pictures:
     chance decides which real pictures are in train, and an interval over synthetic ones alone takes that for copying
@@ -95,9 +96,9 @@ def nearest_share(
         return nearer(train[some_train].max(axis=0)[rows], held[some_held].max(axis=0)[rows])
 
     value = float(np.mean([share(everything, *equally_many(*groups[1:], random)) for _ in range(SUBSETS)]))
-    draws = np.array([share(*drawn_again(groups, random)) for _ in range(bootstrap)])
-    # Drawing again loses pictures on both sides alike, and moves the level
-    low, high = (float(v) for v in np.percentile(draws - draws.mean() + value, [2.5, 97.5]).clip(0, 1))
+    resampled = np.array([share(*resampled(groups, random)) for _ in range(bootstrap)])
+    # Sampling again loses pictures on both sides alike, and moves the level
+    low, high = (float(v) for v in np.percentile(resampled - resampled.mean() + value, [2.5, 97.5]).clip(0, 1))
     return {"mean": value, "low": low, "high": high}
 
 
@@ -112,14 +113,14 @@ def whole_groups(
     _, number = np.unique(groups[rows], return_inverse=True)
     sizes = np.bincount(number)
     first = np.cumsum(sizes) - sizes  # of each group, in the order of groups
-    drawn = random.integers(len(sizes), size=count) if again else random.permutation(len(sizes))
-    drawn = drawn[: int(np.searchsorted(np.cumsum(sizes[drawn]), count)) + 1]  # no more than are kept
-    before = np.cumsum(sizes[drawn]) - sizes[drawn]
-    places = np.repeat(first[drawn] - before, sizes[drawn])
+    resampled = random.integers(len(sizes), size=count) if again else random.permutation(len(sizes))
+    resampled = resampled[: int(np.searchsorted(np.cumsum(sizes[resampled]), count)) + 1]  # no more than are kept
+    before = np.cumsum(sizes[resampled]) - sizes[resampled]
+    places = np.repeat(first[resampled] - before, sizes[resampled])
     return rows[np.argsort(number, kind="stable")][places + np.arange(len(places))][:count]
 
 
-def drawn_again(groups: Groups, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def resampled(groups: Groups, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row numbers of one resample of synthetic, train and held-out pictures: of the real ones, a new choice of each."""
     rows = (np.arange(len(groups[0])), *equally_many(groups[1], groups[2], random))
     synthetic, train, held_out = (
@@ -143,8 +144,8 @@ def nearer(first: np.ndarray, second: np.ndarray) -> float:
     return float((first > second).mean() + 0.5 * (first == second).mean())
 
 
-def copying_of(synthetic: PairSet, real: PairSet, *, bootstrap: int, seed: int) -> dict[str, Any]:
-    """`copying_test` of a synthetic PAIRS against train and against val + test of a real one."""
+def copying_of(synthetic: SampleSet, real: SampleSet, *, bootstrap: int, seed: int) -> dict[str, Any]:
+    """`copying_test` of synthetic samples against train and against val + test of a real one."""
     rows = {
         split: [r for r in real.records if (r.split == "train") == (split == "train")]
         for split in ("train", "held_out")

@@ -1,4 +1,4 @@
-"""PAIRS in memory: pictures squashed to a square, decoded once."""
+"""Samples in memory: pictures resized to a square, decoded once."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from medsegdiff.data.records import PairRecord, PairSet
+from medsegdiff.data.records import SampleRecord, SampleSet
 from medsegdiff.errors import UserError
 
 
 @dataclass(frozen=True)
-class PairTensors:
+class SampleTensors:
     """N pairs of one size. Masks are soft: the share of each pixel that the lesion covers, in 255ths."""
 
     images: Tensor  # (N, 1, S, S) uint8
     masks: Tensor  # (N, 1, S, S) uint8
     labels: Tensor  # (N,) int64, index into the class list
-    records: tuple[PairRecord, ...]
+    records: tuple[SampleRecord, ...]
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def to(self, device: torch.device) -> PairTensors:
+    def to(self, device: torch.device) -> SampleTensors:
         """The same pairs on `device`."""
         images, masks, labels = (part.to(device) for part in (self.images, self.masks, self.labels))
-        return PairTensors(images, masks, labels, self.records)
+        return SampleTensors(images, masks, labels, self.records)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images and masks of the given rows as float32 in [0, 1], (B, 1, S, S), and labels (B,)."""
         return self.images[index].float() / 255, self.masks[index].float() / 255, self.labels[index]
 
 
-def squash(picture: np.ndarray, size: int) -> np.ndarray:
+def resize_anisotropic(picture: np.ndarray, size: int) -> np.ndarray:
     """Resize a (H, W) uint8 picture to (size, size), whatever its shape; area averages when it shrinks."""
     shrinks = min(picture.shape) >= size
     return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def load_tensors(pairs: PairSet, size: int, *, what: str) -> PairTensors:
+def load_tensors(pairs: SampleSet, size: int, *, what: str) -> SampleTensors:
     """Read all pairs of a selection at `size` x `size`.
 
     Raises `UserError` where there is none, or where a picture is not the one that metadata.csv describes.
@@ -54,14 +54,17 @@ def load_tensors(pairs: PairSet, size: int, *, what: str) -> PairTensors:
     images = np.empty((len(pairs), 1, size, size), dtype=np.uint8)
     masks = np.empty_like(images)
     for row, record in enumerate(tqdm(pairs.records, desc=f"reading {what}", unit="pair", leave=False)):
-        images[row, 0], masks[row, 0] = squash(pairs.read_image(record), size), squash(pairs.read_mask(record), size)
+        images[row, 0], masks[row, 0] = (
+            resize_anisotropic(pairs.read_image(record), size),
+            resize_anisotropic(pairs.read_mask(record), size),
+        )
     labels = torch.tensor([pairs.classes.index(r.label) for r in pairs.records])
-    return PairTensors(torch.from_numpy(images), torch.from_numpy(masks), labels, pairs.records)
+    return SampleTensors(torch.from_numpy(images), torch.from_numpy(masks), labels, pairs.records)
 
 
-def pixel_size(record: PairRecord, size: int) -> tuple[float, float]:
-    """(width, height) of one pixel of the squashed picture, in heights of a native pixel.
+def pixel_size(record: SampleRecord, size: int) -> tuple[float, float]:
+    """(width, height) of one pixel of the resized picture, in heights of a native pixel.
 
-    True geometry of the squashed picture: `record.pixel_aspect` is native pixel width over height.
+    True geometry of the resized picture: `record.pixel_aspect` is native pixel width over height.
     """
     return record.width * record.pixel_aspect / size, record.height / size

@@ -23,7 +23,7 @@ MAX_SIDE = 10_000
 RESTORE = "Restore the file."
 PNG_END = b"IEND\xaeB`\x82"
 
-warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd files, beside what is told here
+warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd files, beside what we report
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Kind:
     name: str
     signatures: tuple[bytes, ...]  # how its files begin
     endings: tuple[str, ...]  # of its file names, lower-case
-    reader: type[ImageFile]  # reads the header at once, pixels when told to
+    reader: type[ImageFile]  # reads the header at once, pixels when asked to
 
 
 PNG = Kind("PNG", (b"\x89PNG\r\n\x1a\n",), (".png",), PngImageFile)
@@ -81,7 +81,7 @@ def _check_file(path: Path, data: bytes) -> None:
     try:
         header = kind.reader(io.BytesIO(data))
         if fits := max(header.size) <= MAX_SIDE:
-            # Checksums tell it of PNG at a twentieth of the price of decoding; the others have none.
+            # Checksums show it for PNG at a twentieth of the price of decoding; the others have none.
             header.verify() if kind is PNG else header.load()
         if kind is PNG and PNG_END not in data:  # whose checksum Pillow leaves out
             raise ValueError("no whole end chunk")

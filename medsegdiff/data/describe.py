@@ -1,4 +1,4 @@
-"""What a first look at a data set should tell: lesion shape by class, real beside synthetic, and a copying test."""
+"""What a first look at a data set should show: lesion shape by class, real beside synthetic, and a copying test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from medsegdiff.config import require, require_positive
 from medsegdiff.data.copying import copying_of
 from medsegdiff.data.descriptors import lesion_shape
-from medsegdiff.data.records import SPLITS, PairSet, read_pairs
+from medsegdiff.data.records import SPLITS, SampleSet, read_samples
 from medsegdiff.files import make_folder, write_json
 
 logger = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ MASK_HEIGHT = 128  # rows at which every mask is described, so that margins of a
 class DescribeConfig:
     """Subcommand describe: lesion shape by class, real beside synthetic, and a copying test."""
 
-    real_data: str  # PAIRS folder of real pairs
-    synthetic_data: str | None = None  # PAIRS folder of synthetic pairs to compare with
+    real_data: str  # sample folder of real pairs
+    synthetic_data: str | None = None  # sample folder of synthetic pairs to compare with
     output_dir: str = "./description"  # folder for description.json
     split: str = "train"  # split of the real pairs that is described
     bootstrap: int = 2000  # resamples of the intervals
@@ -42,20 +42,22 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
     over both sides.
 
     Other intervals are percentile bootstraps (95 %) over groups of real pictures (near-duplicates count as one) and
-    over synthetic pairs. Raises `UserError` for a folder that is no PAIRS or has fewer than two classes.
+    over synthetic pairs. Raises `UserError` for a folder that is no sample folder or has fewer than two classes.
     """
     require_positive(bootstrap=config.bootstrap)
     require(config.seed >= 0, "--seed", config.seed, "0 or more")
     require(config.split in SPLITS, "--split", repr(config.split), f"one of {', '.join(SPLITS)}")
-    real = read_pairs(Path(config.real_data))
-    drawn = sum(record.is_synthetic for record in real.records)
-    require(not drawn, config.real_data, f"{drawn} synthetic pairs", "real pairs alone", "They go to --synthetic_data.")
+    real = read_samples(Path(config.real_data))
+    sampled = sum(record.is_synthetic for record in real.records)
+    require(
+        not sampled, config.real_data, f"{sampled} synthetic pairs", "real pairs alone", "They go to --synthetic_data."
+    )
     sets = {"real": real.select(config.split)}
     if config.synthetic_data is not None:
-        given = read_pairs(Path(config.synthetic_data))
-        sets["synthetic"] = given.drawn()
-        if others := len(given) - len(sets["synthetic"]):
-            logger.info("%d real pairs of %s are left out", others, given.root)
+        synthetic = read_samples(Path(config.synthetic_data))
+        sets["synthetic"] = synthetic.synthetic_only()
+        if others := len(synthetic) - len(sets["synthetic"]):
+            logger.info("%d real pairs of %s are left out", others, synthetic.root)
     result: dict[str, Any] = {"split": config.split, "bootstrap": config.bootstrap, "seed": config.seed}
     for name, pairs in sets.items():
         result[name] = describe_pairs(pairs, config.bootstrap, config.seed)
@@ -67,7 +69,7 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
     return result
 
 
-def describe_pairs(pairs: PairSet, bootstrap: int, seed: int) -> dict[str, Any]:
+def describe_pairs(pairs: SampleSet, bootstrap: int, seed: int) -> dict[str, Any]:
     """{descriptor: {class: {mean, low, high}, "difference": {...}}} of one set, and its counts."""
     values: dict[str, dict[str, list[tuple[str, float]]]] = {s: {c: [] for c in pairs.classes} for s in SHAPE}
     for record in pairs.records:
@@ -85,12 +87,12 @@ def describe_pairs(pairs: PairSet, bootstrap: int, seed: int) -> dict[str, Any]:
     result: dict[str, Any] = {"pairs": {c: len(values["area"][c]) for c in classes}}
     for name in SHAPE:
         rng = np.random.default_rng(seed)
-        draws = {c: _group_bootstrap(values[name][c], bootstrap, rng) for c in classes}
+        resampled = {c: _group_bootstrap(values[name][c], bootstrap, rng) for c in classes}
         means = {c: float(np.mean([v for _, v in values[name][c]])) for c in classes}
-        result[name] = {c: _interval(means[c], draws[c]) for c in classes}
+        result[name] = {c: _interval(means[c], resampled[c]) for c in classes}
         result[name]["difference"] = {
             "classes": f"{last} - {first}",
-            **_interval(means[last] - means[first], draws[last] - draws[first]),
+            **_interval(means[last] - means[first], resampled[last] - resampled[first]),
         }
     return result
 
@@ -106,8 +108,8 @@ def _group_bootstrap(rows: list[tuple[str, float]], count: int, rng: np.random.G
     return np.asarray(sums[index].sum(axis=1) / sizes[index].sum(axis=1))
 
 
-def _interval(mean: float, draws: np.ndarray) -> dict[str, float]:
-    low, high = np.percentile(draws, [2.5, 97.5])
+def _interval(mean: float, resampled: np.ndarray) -> dict[str, float]:
+    low, high = np.percentile(resampled, [2.5, 97.5])
     return {"mean": round(mean, 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 

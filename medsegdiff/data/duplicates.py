@@ -17,7 +17,7 @@ really show the same scene of the same patient among those looked at:
 
 Below 30 bits lie 184 more pairs, all of them alike to numbers too (correlation of the grey values above 0.97). So the
 defaults are 78 bits and 0.6: wrongly grouping two pictures costs little, a scene that crosses splits spoils a score. At
-0.5 chains of chance likenesses begin to tie benign to malignant pictures. Neither sign finds every second view of one
+0.5 chains of chance similarities begin to tie benign to malignant pictures. Neither sign finds every second view of one
 patient (another angle, another lesion): where patients are known, they should be the groups.
 """
 
@@ -41,7 +41,7 @@ NOISE_FLOOR = 4.0  # grey values; keeps flat black margins from being amplified
 def detail(image: np.ndarray) -> np.ndarray:
     """(48, 48) float32 small copy of a (H, W) uint8 image, evened to local mean 0 and about standard deviation 1.
 
-    All breast ultrasound is bright above and dark below; what tells scenes apart is what is left without that.
+    All breast ultrasound is bright above and dark below; what distinguishes scenes is what is left without that.
     """
     thumb = cv2.resize(image, (DETAIL_SIDE, DETAIL_SIDE), interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(thumb.astype(np.float32), (0, 0), 0.7)

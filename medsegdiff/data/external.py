@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from medsegdiff.config import PrepareConfig
-from medsegdiff.data.dataset import PairTensors, load_tensors, squash
+from medsegdiff.data.dataset import SampleTensors, load_tensors, resize_anisotropic
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS, duplicate_groups, scene_correlations
 from medsegdiff.data.hashing import content_hash, hash_distances, perceptual_hash
-from medsegdiff.data.readers import RawPair, bus_bra, bus_uclm, stu_hospital, udiat
+from medsegdiff.data.readers import RawSample, bus_bra, bus_uclm, stu_hospital, udiat
 from medsegdiff.data.readers.matching import contents
-from medsegdiff.data.records import METADATA_FILE, PairRecord, PairSet, content_digest, read_pairs
+from medsegdiff.data.records import METADATA_FILE, SampleRecord, SampleSet, content_digest, read_samples
 from medsegdiff.errors import UserError
 from medsegdiff.files import DATASET_FILE, require_folder
 
@@ -27,7 +27,7 @@ class Reader:
     """A published layout."""
 
     find: Callable[[Path], Path | None]  # the data set's own folder, at the given one or below
-    read: Callable[[Path], list[RawPair]]
+    read: Callable[[Path], list[RawSample]]
     layout: str  # in short, for messages
 
 
@@ -43,8 +43,8 @@ READERS = {
 class ExternalSet:
     """Pairs to score on that have nothing to do with training."""
 
-    name: str  # of the layout; of PAIRS the folder's
-    data: PairTensors  # labels index into the classes that were asked for, -1 where the class is unknown or another
+    name: str  # of the layout; of a sample folder its own
+    data: SampleTensors  # labels index into the classes that were asked for, -1 where the class is unknown or another
     left_out: int  # pictures that training knew as well
     near_synthetic: int  # pictures kept that a synthetic one comes close to
     digest: str  # of the content, wherever the folder lies
@@ -53,19 +53,19 @@ class ExternalSet:
 def read_external(
     folder: Path, img_size: int, classes: list[str], known: Sequence[str], synthetic: Sequence[str] = ()
 ) -> ExternalSet:
-    """The pairs of a data set in a published layout, or of a PAIRS folder, at `img_size` x `img_size`.
+    """The pairs of a data set in a published layout, or of a sample folder, at `img_size` x `img_size`.
 
     `known`: perceptual hashes of the real pictures that training knew; near-duplicates of them, by the number of bits
     that `prepare` splits by, are left out. `synthetic`: those of its synthetic pictures, which leave out none, so that
     arms with other synthetic pairs are scored on the same pictures; copies are counted. Groups are patients where these
-    are known, else near-duplicates as `prepare` finds them by default; those of PAIRS stay. Raises `UserError` for
+    are known, else near-duplicates as `prepare` finds them by default; those of samples stay. Raises `UserError` for
     another layout, several data sets in one folder, files that are missing or broken, synthetic pairs, and a set that
     training knew whole.
     """
     where = f"--test_data {folder}"
     require_folder(folder, "a data set to test on")
     if (folder / METADATA_FILE).is_file() or (folder / DATASET_FILE).is_file():
-        name, data = folder.resolve().name, _from_pairs(read_pairs(folder), img_size)
+        name, data = folder.resolve().name, _from_pairs(read_samples(folder), img_size)
     else:
         name, data = _from_layout(folder, img_size)
     near = hash_distances([r.perceptual_hash for r in data.records], list(known)) <= PrepareConfig.duplicate_bits
@@ -74,13 +74,13 @@ def read_external(
         raise UserError(where, "pictures of train and val only", "pictures that training has not seen", "Leave it out.")
     records = tuple(data.records[i] for i in fresh)
     labels = torch.tensor([classes.index(r.label) if r.label in classes else -1 for r in records])
-    kept = PairTensors(data.images[fresh], data.masks[fresh], labels, records)
+    kept = SampleTensors(data.images[fresh], data.masks[fresh], labels, records)
     copied = hash_distances([r.perceptual_hash for r in records], list(synthetic)) <= SAME_PICTURE_BITS
     return ExternalSet(name, kept, len(data) - len(fresh), int(copied.any(axis=1).sum()), content_digest(records))
 
 
-def _from_pairs(pairs: PairSet, img_size: int) -> PairTensors:
-    """All pairs of a PAIRS folder, whatever their split."""
+def _from_pairs(pairs: SampleSet, img_size: int) -> SampleTensors:
+    """All pairs of a sample folder, whatever their split."""
     for record in pairs.records:
         if record.is_synthetic:
             where = f"--test_data {pairs.root}, {record.id}"
@@ -90,12 +90,14 @@ def _from_pairs(pairs: PairSet, img_size: int) -> PairTensors:
     return dataclasses.replace(found, records=records)
 
 
-def _from_layout(folder: Path, img_size: int) -> tuple[str, PairTensors]:
+def _from_layout(folder: Path, img_size: int) -> tuple[str, SampleTensors]:
     """Name of the layout and its pairs."""
     where = f"--test_data {folder}"
     roots = {name: root for name, reader in READERS.items() if (root := reader.find(folder)) is not None}
     if not roots:
-        expected = f"PAIRS, or one of these layouts: {'; '.join(reader.layout for reader in READERS.values())}"
+        expected = (
+            f"a sample folder, or one of these layouts: {'; '.join(reader.layout for reader in READERS.values())}"
+        )
         raise UserError(where, contents(folder), expected, "Give the folder of the unpacked data set.")
     if len(roots) > 1:
         raise UserError(where, f"several data sets ({', '.join(roots)})", "one", "Give the folder of each of them.")
@@ -104,20 +106,20 @@ def _from_layout(folder: Path, img_size: int) -> tuple[str, PairTensors]:
     if not raw:
         raise UserError(root, "no pair with a lesion", READERS[name].layout, "Unpack the data set completely.")
     images, masks = (
-        torch.stack([torch.from_numpy(squash(getattr(pair, kind), img_size)) for pair in raw])[:, None]
+        torch.stack([torch.from_numpy(resize_anisotropic(getattr(pair, kind), img_size)) for pair in raw])[:, None]
         for kind in ("image", "mask")
     )
-    return name, PairTensors(images, masks, torch.zeros(len(raw), dtype=torch.int64), _records(name, raw))
+    return name, SampleTensors(images, masks, torch.zeros(len(raw), dtype=torch.int64), _records(name, raw))
 
 
-def _records(name: str, raw: list[RawPair]) -> tuple[PairRecord, ...]:
+def _records(name: str, raw: list[RawSample]) -> tuple[SampleRecord, ...]:
     hashes = [perceptual_hash(pair.image) for pair in raw]
     # patients say more, and comparing 1,875 pictures with each other takes most of a minute
     correlations = None if all(pair.patient for pair in raw) else scene_correlations([pair.image for pair in raw])
     near = duplicate_groups(hashes, PrepareConfig.duplicate_bits, correlations, PrepareConfig.duplicate_correlation)
     groups = [f"{name}-{number}" for number in near]
     return tuple(
-        PairRecord(
+        SampleRecord(
             id=pair.name,
             image_file_name=pair.source,
             mask_file_name=pair.source,

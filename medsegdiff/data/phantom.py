@@ -25,7 +25,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from medsegdiff.config import identity_of, require
+from medsegdiff.config import fingerprint_of, require
 from medsegdiff.errors import UserError
 from medsegdiff.files import differing_keys, make_folder, write_bytes, write_png
 
@@ -293,7 +293,7 @@ def _write_all(folder: Path, config: PhantomConfig) -> None:
         _write_case(folder, label, counts[label] + turn + 1, *again)
 
 
-def _made_before(output: Path, identity: dict[str, Any]) -> bool:
+def _made_before(output: Path, fingerprint: dict[str, Any]) -> bool:
     """Whether `output` was made by these settings; anything else that stands there is a `UserError`."""
     if output.is_file():
         raise UserError(output, "a file", "a folder to write", "Choose another output folder.")
@@ -307,7 +307,7 @@ def _made_before(output: Path, identity: dict[str, Any]) -> bool:
         made_by = dict(json.loads(text.removeprefix(NOTE)))
     except (ValueError, TypeError) as error:
         raise UserError(note, "settings that are not JSON", "the note of a phantom", "Delete that folder.") from error
-    changed = differing_keys(made_by, identity)
+    changed = differing_keys(made_by, fingerprint)
     if changed:
         found = f"a phantom made with other settings ({'; '.join(changed)})"
         raise UserError(output, found, "the same settings", "Delete that folder or choose another.")
@@ -324,9 +324,9 @@ def write_phantom(config: PhantomConfig) -> Path:
         require(getattr(config, name) >= 0, f"--{name}", getattr(config, name), "a whole number of 0 or more")
     cases = config.num_benign + config.num_malignant + config.num_normal
     require(cases > 0, "the counts of cases", "0 altogether", "at least one case", "Raise --num_benign.")
-    identity = {**identity_of(config, "phantom", leave_out=("output_dir",)), "recipe": RECIPE}
+    fingerprint = {**fingerprint_of(config, "phantom", leave_out=("output_dir",)), "recipe": RECIPE}
     output = Path(os.path.abspath(config.output_dir))
-    if _made_before(output, identity):
+    if _made_before(output, fingerprint):
         return output
     staging = output.with_name(output.name + ".partial")
     if staging.exists():
@@ -335,6 +335,6 @@ def write_phantom(config: PhantomConfig) -> Path:
             raise UserError(staging, "other files", "no such folder, or a phantom that was begun", hint)
         shutil.rmtree(staging)
     _write_all(make_folder(staging), config)
-    write_bytes(staging / NOTE_FILE, (NOTE + json.dumps(identity, indent=2) + "\n").encode())
+    write_bytes(staging / NOTE_FILE, (NOTE + json.dumps(fingerprint, indent=2) + "\n").encode())
     os.replace(staging, output)
     return output

@@ -1,4 +1,4 @@
-"""Pictures and tables of PAIRS for people: contact sheets with outlines, an overview, class balance as text."""
+"""Pictures and tables of samples for people: contact sheets with outlines, an overview, class balance as text."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from medsegdiff.data.records import SPLITS, PairRecord, PairSet, class_counts
+from medsegdiff.data.records import SPLITS, SampleRecord, SampleSet, class_counts
 from medsegdiff.files import write_bytes
 
 T = TypeVar("T")
 
 OUTLINE = (255, 200, 0)  # RGB
 TITLE_HEIGHT = 14  # pixels
-COLORS = ("#4477aa", "#cc6677", "#228833", "#ccbb44", "#66ccee")
+COLOURS = ("#4477aa", "#cc6677", "#228833", "#ccbb44", "#66ccee")
 
 
 def outlined(image: np.ndarray, mask: np.ndarray | None, size: int) -> np.ndarray:
@@ -94,9 +94,9 @@ def spread(items: Sequence[T], number: int) -> list[T]:
     return [items[i] for i in np.linspace(0, len(items) - 1, min(number, len(items))).round().astype(int)]
 
 
-def _examples(pairs: PairSet, number: int) -> list[PairRecord]:
+def _examples(pairs: SampleSet, number: int) -> list[SampleRecord]:
     """About `number` pairs, the same number of each class, evenly over the ids."""
-    chosen: list[PairRecord] = []
+    chosen: list[SampleRecord] = []
     each = max(1, number // len(pairs.classes))
     for label in pairs.classes:
         records = pairs.select(label=label).records
@@ -104,7 +104,7 @@ def _examples(pairs: PairSet, number: int) -> list[PairRecord]:
     return chosen
 
 
-def _draw_counts(axes: Axes, pairs: PairSet) -> None:
+def _draw_counts(axes: Axes, pairs: SampleSet) -> None:
     """Bars: pairs per split, one colour a class, with numbers and shares."""
     counts = class_counts(pairs.records)
     splits = [s for s in SPLITS if s in counts]
@@ -113,7 +113,7 @@ def _draw_counts(axes: Axes, pairs: PairSet) -> None:
         heights = [counts[s].get(label, 0) for s in splits]
         texts = [f"{h}\n{h / sum(counts[s].values()):.0%}" for h, s in zip(heights, splits, strict=True)]
         places = np.arange(len(splits)) + (rank - (len(pairs.classes) - 1) / 2) * width
-        bars = axes.bar(places, heights, width, label=label, color=COLORS[rank % len(COLORS)])
+        bars = axes.bar(places, heights, width, label=label, color=COLOURS[rank % len(COLOURS)])
         axes.bar_label(bars, texts, fontsize=8)
     axes.set_xticks(range(len(splits)), splits)
     axes.set(title="pairs per split and class", ylabel="pairs")
@@ -121,21 +121,23 @@ def _draw_counts(axes: Axes, pairs: PairSet) -> None:
     axes.legend(fontsize=8)
 
 
-def overview(pairs: PairSet, examples: int = 40, columns: int = 10) -> Figure:
-    """A figure of a PAIRS folder: class counts, picture sizes, share of the picture that is lesion, and examples."""
+def overview(pairs: SampleSet, examples: int = 40, columns: int = 10) -> Figure:
+    """A figure of a sample folder: class counts, picture sizes, share of the picture that is lesion, and examples."""
     figure = Figure(figsize=(14, 10.3), dpi=100, layout="constrained")
     grid = figure.add_gridspec(2, 3, height_ratios=(1, 2.2))
     _draw_counts(figure.add_subplot(grid[0, 0]), pairs)
     sizes, areas = figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[0, 2])
     for rank, label in enumerate(pairs.classes):
         chosen = pairs.select(label=label)
-        color = COLORS[rank % len(COLORS)]
+        colour = COLOURS[rank % len(COLOURS)]
         sizes.scatter(
-            [r.width for r in chosen.records], [r.height for r in chosen.records], 8, color, alpha=0.5, label=label
+            [r.width for r in chosen.records], [r.height for r in chosen.records], 8, colour, alpha=0.5, label=label
         )
         shares = [100 * float((chosen.read_mask(r) > 127).mean()) for r in chosen.records]
         if any(shares):
-            areas.hist(shares, bins=np.linspace(0, 100, 51).tolist(), histtype="step", color=color, label=label, lw=1.5)
+            areas.hist(
+                shares, bins=np.linspace(0, 100, 51).tolist(), histtype="step", color=colour, label=label, lw=1.5
+            )
     sizes.set(title="picture size", xlabel="width, pixels", ylabel="height, pixels")
     areas.set(title="lesion area", xlabel="share of the picture, %", ylabel="pairs")
     for axes in (sizes, areas):
@@ -154,7 +156,7 @@ def overview(pairs: PairSet, examples: int = 40, columns: int = 10) -> Figure:
     return figure
 
 
-def write_overview(path: Path, pairs: PairSet) -> None:
+def write_overview(path: Path, pairs: SampleSet) -> None:
     """Write `overview(pairs)` as PNG; the same pairs give the same bytes."""
     buffer = io.BytesIO()
     overview(pairs).savefig(buffer, format="png", metadata={"Software": None})

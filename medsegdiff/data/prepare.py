@@ -1,4 +1,4 @@
-"""Phase 1: raw folder -> PAIRS, with near-duplicates kept together and class conflicts left out."""
+"""Phase 1: raw folder -> samples, with near-duplicates kept together and class conflicts left out."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from typing import Any
 
 from tqdm import tqdm
 
-from medsegdiff.config import PrepareConfig, identity_of, require, require_fraction
+from medsegdiff.config import PrepareConfig, fingerprint_of, require, require_fraction
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS, class_conflicts, duplicate_groups, scene_correlations
 from medsegdiff.data.hashing import content_hash, perceptual_hash
 from medsegdiff.data.pictures import balance_table, write_overview
-from medsegdiff.data.readers import RawPair
+from medsegdiff.data.readers import RawSample
 from medsegdiff.data.readers.busi import read_busi
-from medsegdiff.data.records import PairRecord, PairSet, class_counts, read_pairs, write_pair, write_pairs
+from medsegdiff.data.records import SampleRecord, SampleSet, class_counts, read_samples, write_sample, write_samples
 from medsegdiff.data.splits import assign_folds, assign_splits
-from medsegdiff.files import DATASET_FILE, check_output_folder, is_finished, read_json, staged_folder, write_json
+from medsegdiff.files import DATASET_FILE, check_output_folder, is_finished, read_record, staged_folder, write_json
 
 log = logging.getLogger(__name__)
 
 SOURCE = "busi"
 
 
-def prepare(config: PrepareConfig) -> PairSet:
-    """Read a raw data set, group its near-duplicates, split it, and write it as PAIRS to `config.output_dir`.
+def prepare(config: PrepareConfig) -> SampleSet:
+    """Read a raw data set, group its near-duplicates, split it, and write it as samples to `config.output_dir`.
 
     Beside the pairs: class_balance.json and overview.png. The same input and settings give the same bytes.
     Raises `UserError` for bad settings, a broken input, or an output folder that holds something else.
     """
     _check(config)
-    identity = identity_of(config, "prepare", leave_out=("input_dir", "output_dir"))
+    fingerprint = fingerprint_of(config, "prepare", leave_out=("input_dir", "output_dir"))
     output = Path(os.path.abspath(config.output_dir))
-    _check_output(output, identity)
+    _check_output(output, fingerprint)
     found = read_busi(Path(config.input_dir), config.classes)
     raw, left_out = leave_out_conflicts(found)
     for label in config.classes:
@@ -49,18 +49,18 @@ def prepare(config: PrepareConfig) -> PairSet:
     labels = [pair.label for pair in raw]
     splits = assign_splits(labels, groups, config.val_fraction, config.test_fraction, config.seed)
     folds = assign_folds(labels, groups, splits, config.folds, config.seed)
-    identity["input_hash"] = input_hash(found)
-    if is_finished(output, identity):
+    fingerprint["input_hash"] = input_hash(found)
+    if is_finished(output, fingerprint):
         log.info("%s holds this data set, finished", output)
-        return read_pairs(output)
-    with staged_folder(output, identity) as folder:
+        return read_samples(output)
+    with staged_folder(output, fingerprint) as folder:
         records = _write_all(folder, raw, groups, splits, folds)
-        pairs = write_pairs(
+        pairs = write_samples(
             folder,
             records,
             classes=list(config.classes),
-            identity=identity,
-            input_hash=identity["input_hash"],
+            fingerprint=fingerprint,
+            input_hash=fingerprint["input_hash"],
             pictures_read=len(found),
             left_out=left_out,
             duplicates=describe_groups(raw, groups, config),
@@ -68,16 +68,16 @@ def prepare(config: PrepareConfig) -> PairSet:
         write_json(folder / "class_balance.json", class_balance(pairs))
         write_overview(folder / "overview.png", pairs)
     log.info("%d pairs in %s\n%s", len(raw), output, balance_table(class_counts(records)))
-    return read_pairs(output)
+    return read_samples(output)
 
 
 def _write_all(
-    folder: Path, raw: list[RawPair], groups: list[str], splits: list[str], folds: list[int]
-) -> list[PairRecord]:
+    folder: Path, raw: list[RawSample], groups: list[str], splits: list[str], folds: list[int]
+) -> list[SampleRecord]:
     """Write every pair below `folder`, two at a time: coding PNG takes most of the run, and releases the lock."""
 
-    def write(pair: RawPair, group: str, split: str, fold: int) -> PairRecord:
-        return write_pair(
+    def write(pair: RawSample, group: str, split: str, fold: int) -> SampleRecord:
+        return write_sample(
             folder,
             pair.image,
             pair.mask,
@@ -109,16 +109,16 @@ def _check(config: PrepareConfig) -> None:
     require(unique, "--classes", config.classes, "one or more class folders, each once")
 
 
-def _check_output(output: Path, identity: dict[str, Any]) -> None:
+def _check_output(output: Path, fingerprint: dict[str, Any]) -> None:
     """Refuse an output folder that cannot do before pictures are read, whatever these will turn out to be."""
     record = output / DATASET_FILE
-    info = read_json(record) if record.is_file() else {}
-    made_by = info.get("identity") if isinstance(info, dict) else None
+    info = read_record(record) if record.is_file() else {}
+    made_by = info.get("fingerprint") if isinstance(info, dict) else None
     known = made_by.get("input_hash") if isinstance(made_by, dict) else None
-    check_output_folder(output, identity | {"input_hash": known})
+    check_output_folder(output, fingerprint | {"input_hash": known})
 
 
-def input_hash(pairs: list[RawPair]) -> str:
+def input_hash(pairs: list[RawSample]) -> str:
     """SHA-256 of names, pictures and masks that were read, whatever folder they lie in."""
     digest = hashlib.sha256()
     for pair in sorted(pairs, key=lambda p: p.source):
@@ -126,7 +126,7 @@ def input_hash(pairs: list[RawPair]) -> str:
     return digest.hexdigest()
 
 
-def leave_out_conflicts(pairs: list[RawPair]) -> tuple[list[RawPair], list[dict[str, str]]]:
+def leave_out_conflicts(pairs: list[RawSample]) -> tuple[list[RawSample], list[dict[str, str]]]:
     """Part the pictures that also stand in another class, whose class nobody knows, from the others.
 
     Returns the pairs to keep, and for each one left out its file, why, and the file it contradicts.
@@ -145,7 +145,7 @@ def leave_out_conflicts(pairs: list[RawPair]) -> tuple[list[RawPair], list[dict[
     return [pair for index, pair in enumerate(pairs) if index not in conflicts], left_out
 
 
-def group_names(pairs: list[RawPair], bits: int, correlation: float) -> list[str]:
+def group_names(pairs: list[RawSample], bits: int, correlation: float) -> list[str]:
     """The group of each pair: near-duplicates have one. Named after content, so renaming files changes nothing."""
     correlations = scene_correlations([pair.image for pair in pairs]) if correlation < 1 else None
     hashes = [perceptual_hash(pair.image) for pair in pairs]
@@ -157,8 +157,8 @@ def group_names(pairs: list[RawPair], bits: int, correlation: float) -> list[str
     return [names[number] for number in numbers]
 
 
-def describe_groups(pairs: list[RawPair], groups: list[str], config: PrepareConfig) -> dict[str, Any]:
-    """What dataset.json tells about near-duplicates: thresholds, group sizes, the largest group."""
+def describe_groups(pairs: list[RawSample], groups: list[str], config: PrepareConfig) -> dict[str, Any]:
+    """What dataset.json says about near-duplicates: thresholds, group sizes, the largest group."""
     sizes = Counter(groups)
     largest = min(sizes, key=lambda name: (-sizes[name], name))
     log.info("%d pictures in %d groups of near-duplicates", len(pairs), len(sizes))
@@ -174,7 +174,7 @@ def describe_groups(pairs: list[RawPair], groups: list[str], config: PrepareConf
     }
 
 
-def class_balance(pairs: PairSet) -> dict[str, Any]:
+def class_balance(pairs: SampleSet) -> dict[str, Any]:
     """Counts and shares of each class, in all and per split, and the commonest class as a multiple of the rarest."""
     counts: Mapping[str, Mapping[str, int]] = class_counts(pairs.records)
     whole = {label: sum(row.get(label, 0) for row in counts.values()) for label in pairs.classes}

@@ -1,4 +1,4 @@
-"""PAIRS: the one data contract between all phases (images/, masks/, metadata.csv, dataset.json)."""
+"""Samples: the one data contract between all phases (images/, masks/, metadata.csv, dataset.json)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from medsegdiff import __version__
 from medsegdiff.data.decoding import read_grey
 from medsegdiff.data.hashing import content_hash, perceptual_hash
 from medsegdiff.errors import UserError
-from medsegdiff.files import DATASET_FILE, make_folder, read_json, require_folder, write_bytes, write_json, write_png
+from medsegdiff.files import DATASET_FILE, make_folder, read_record, require_folder, write_bytes, write_json, write_png
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")
@@ -40,7 +40,7 @@ def _is_hash(value: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{64}", value) is not None
 
 
-# Columns whose values are more than of a type: what holds for them, and how it is told. Ids become file names.
+# Columns whose values are more than of a type: what holds for them, and how it is reported. Ids become file names.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "id": (lambda value: _is_name(value) and not set(value) & {"/", "\\"}, "a name that can be a file name"),
     "image_file_name": (_is_name, "a file name"),
@@ -57,7 +57,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 @dataclass(frozen=True)
-class PairRecord:
+class SampleRecord:
     """One row of metadata.csv: an image, its mask, and where they stand."""
 
     id: str
@@ -82,11 +82,11 @@ class PairRecord:
 
 
 @dataclass(frozen=True)
-class PairSet:
-    """The records of a PAIRS folder (or a selection of them) and its dataset.json."""
+class SampleSet:
+    """The records of a sample folder (or a selection of them) and its dataset.json."""
 
     root: Path
-    records: tuple[PairRecord, ...]
+    records: tuple[SampleRecord, ...]
     info: dict[str, Any]
 
     @property
@@ -99,14 +99,14 @@ class PairSet:
         """Perceptual hashes of the real pictures that a combined set was made from, in train or by its generator."""
         return list(self.info.get(LEARNT, []))
 
-    def select(self, split: str | None = None, label: str | None = None) -> PairSet:
+    def select(self, split: str | None = None, label: str | None = None) -> SampleSet:
         """The pairs of one split and/or one class."""
         kept = tuple(
             r for r in self.records if (split is None or r.split == split) and (label is None or r.label == label)
         )
         return dataclasses.replace(self, records=kept)
 
-    def drawn(self) -> PairSet:
+    def synthetic_only(self) -> SampleSet:
         """The synthetic pairs; all where there are none, as tests for copies have to say that such a set is real."""
         kept = tuple(record for record in self.records if record.is_synthetic)
         return dataclasses.replace(self, records=kept) if kept else self
@@ -114,27 +114,27 @@ class PairSet:
     def __len__(self) -> int:
         return len(self.records)
 
-    def read_image(self, record: PairRecord) -> np.ndarray:
+    def read_image(self, record: SampleRecord) -> np.ndarray:
         """The (H, W) uint8 grey image of a record. Raises `UserError` where it is not the one that was prepared."""
         return self._read(record.image_file_name, record.image_hash, record)
 
-    def read_mask(self, record: PairRecord) -> np.ndarray:
+    def read_mask(self, record: SampleRecord) -> np.ndarray:
         """The (H, W) uint8 mask, 0 or 255. Raises `UserError` where it is not the one that was prepared."""
         return self._read(record.mask_file_name, record.mask_hash, record)
 
-    def _read(self, name: str, known_hash: str, record: PairRecord) -> np.ndarray:
+    def _read(self, name: str, known_hash: str, record: SampleRecord) -> np.ndarray:
         """A picture of the set, which has to be the one that its row describes: hashing costs a tenth of decoding."""
         path, hint = self.root / name, "Restore the file, or make the data set anew."
         picture = read_grey(path)
         if picture.shape != (record.height, record.width):
             found, expected = f"{picture.shape[1]} x {picture.shape[0]}", f"{record.width} x {record.height}"
-            raise UserError(path, f"{found} pixels", f"{expected}, as {METADATA_FILE} tells", hint)
+            raise UserError(path, f"{found} pixels", f"{expected}, as {METADATA_FILE} says", hint)
         if content_hash(picture) != known_hash:
             raise UserError(path, "another picture", f"the picture that {METADATA_FILE} describes", hint)
         return picture
 
 
-def write_pair(
+def write_sample(
     root: Path,
     image: np.ndarray,
     mask: np.ndarray,
@@ -146,13 +146,13 @@ def write_pair(
     source: str,
     fold: int = -1,
     pixel_aspect: float = 1.0,
-) -> PairRecord:
+) -> SampleRecord:
     """Write one (H, W) uint8 image and its {0, 255} mask below `root` and return their record."""
     names = (f"images/{id}.png", f"masks/{id}.png")
     for name, picture in zip(names, (image, mask), strict=True):
         make_folder((root / name).parent)
         write_png(root / name, picture)
-    return PairRecord(
+    return SampleRecord(
         id=id,
         image_file_name=names[0],
         mask_file_name=names[1],
@@ -170,7 +170,7 @@ def write_pair(
     )
 
 
-def class_counts(records: Iterable[PairRecord]) -> dict[str, dict[str, int]]:
+def class_counts(records: Iterable[SampleRecord]) -> dict[str, dict[str, int]]:
     """Pairs per split and class: {"train": {"benign": 301, ...}, ...}."""
     counts: Counter[tuple[str, str]] = Counter((r.split, r.label) for r in records)
     result: dict[str, dict[str, int]] = {}
@@ -179,16 +179,16 @@ def class_counts(records: Iterable[PairRecord]) -> dict[str, dict[str, int]]:
     return result
 
 
-def write_pairs(
-    root: Path, records: Iterable[PairRecord], *, classes: list[str], identity: dict[str, Any], **info: Any
-) -> PairSet:
-    """Write metadata.csv and, last of all, dataset.json; `info` is whatever else the phase has to tell."""
+def write_samples(
+    root: Path, records: Iterable[SampleRecord], *, classes: list[str], fingerprint: dict[str, Any], **info: Any
+) -> SampleSet:
+    """Write metadata.csv and, last of all, dataset.json; `info` is whatever else the phase has to say."""
     rows = sorted(records, key=lambda r: r.id)
     text = io.StringIO()
     values = [value for r in rows for value in dataclasses.astuple(r)]
     # csv leaves a lone carriage return unquoted, and reads it back as the end of the row
     unusual = any("\r" in str(value) for value in values)
-    names = [f.name for f in fields(PairRecord)]
+    names = [f.name for f in fields(SampleRecord)]
     writer = csv.DictWriter(text, names, lineterminator="\n", quoting=csv.QUOTE_ALL if unusual else csv.QUOTE_MINIMAL)
     writer.writeheader()
     writer.writerows(dataclasses.asdict(r) for r in rows)
@@ -196,23 +196,23 @@ def write_pairs(
     record = {
         "schema_version": SCHEMA_VERSION,
         "made_by": {"medsegdiff": __version__, "opencv": cv2.__version__, "numpy": np.__version__},
-        "identity": identity,
+        "fingerprint": fingerprint,
         "classes": classes,
         "class_counts": class_counts(rows),
         **info,
     }
     write_json(root / DATASET_FILE, record)
-    return PairSet(root, tuple(rows), record)
+    return SampleSet(root, tuple(rows), record)
 
 
-def content_digest(records: Iterable[PairRecord]) -> str:
+def content_digest(records: Iterable[SampleRecord]) -> str:
     """SHA-256 of ids, classes, splits, groups, geometry and content hashes, whatever the order of the records."""
     rows = sorted((r.id, r.label, r.split, r.group, r.pixel_aspect, r.image_hash, r.mask_hash) for r in records)
     return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
-def read_pairs(root: Path) -> PairSet:
-    """Read a PAIRS folder and check its contract: schema, columns, values, unique ids, files inside it that exist.
+def read_samples(root: Path) -> SampleSet:
+    """Read a sample folder and check its contract: schema, columns, values, unique ids, files inside it that exist.
 
     Raises `UserError` naming file, row, what was found and what was expected.
     """
@@ -220,20 +220,20 @@ def read_pairs(root: Path) -> PairSet:
     require_folder(root, f"{METADATA_FILE} and {DATASET_FILE}, as the phases write it")
     if not (root / DATASET_FILE).is_file():
         hint = "Give the output of prepare (phase 1, for raw pictures), generate or combine."
-        raise UserError(root, f"no {DATASET_FILE}", "a PAIRS folder, as the phases write it", hint)
+        raise UserError(root, f"no {DATASET_FILE}", "a sample folder, as the phases write it", hint)
     info = _read_info(root / DATASET_FILE)
     path = root / METADATA_FILE
     records = tuple(_parse_row(path, number, row) for number, row in enumerate(_read_rows(path), start=2))
     _check_records(path, root, records, list(info["classes"]))
-    return PairSet(root, records, info)
+    return SampleSet(root, records, info)
 
 
 def _read_info(path: Path) -> dict[str, Any]:
     """dataset.json, with what the phases read of it in place."""
-    info = read_json(path)
+    info = read_record(path)
     if isinstance(info, dict) and "kind" in info:
         hint = "Predicted masks are no labels: give what prepare, generate or combine wrote."
-        raise UserError(path, str(info["kind"]), "a PAIRS folder", hint)
+        raise UserError(path, str(info["kind"]), "a sample folder", hint)
     version = info.get("schema_version") if isinstance(info, dict) else None
     if version != SCHEMA_VERSION:
         found = "no schema version" if version is None else f"schema version {version}"
@@ -242,7 +242,7 @@ def _read_info(path: Path) -> dict[str, Any]:
     names = classes if isinstance(classes, list) else []
     if not names or not all(isinstance(c, str) and c for c in names) or len(set(names)) < len(names):
         raise UserError(path, "no list of classes", "classes: their names, each once", ANEW)
-    for key, default in (("identity", None), ("duplicates", {})):
+    for key, default in (("fingerprint", None), ("duplicates", {})):
         if not isinstance(info.get(key, default), dict):
             raise UserError(path, f"no mapping under {key!r}", f"{key}: settings and their values", ANEW)
     learnt = info.get(LEARNT, [])
@@ -262,20 +262,20 @@ def _read_rows(path: Path) -> list[dict[str | None, str]]:
         raise UserError(path, f"text that is not UTF-8 ({error.reason})", "a CSV", ANEW) from error
     except csv.Error as error:
         raise UserError(path, f"text that is not CSV ({error})", "a CSV", ANEW) from error
-    missing = [f.name for f in fields(PairRecord) if f.name not in columns]
+    missing = [f.name for f in fields(SampleRecord) if f.name not in columns]
     if missing:
         found = f"no column {', '.join(missing)}" if columns else "an empty file"
-        raise UserError(path, found, "every column of PAIRS", ANEW)
+        raise UserError(path, found, "every column of samples", ANEW)
     return rows
 
 
-def _parse_row(path: Path, number: int, row: dict[str | None, str]) -> PairRecord:
+def _parse_row(path: Path, number: int, row: dict[str | None, str]) -> SampleRecord:
     """One row, every value of its type and in its range."""
     if None in row or None in row.values():
         found = "more values than columns" if None in row else "fewer values than columns"
         raise UserError(f"{path}, line {number}", found, "a value for every column", "Correct the row.")
     values: dict[str, Any] = {}
-    for field in fields(PairRecord):
+    for field in fields(SampleRecord):
         text = row[field.name]
         where = f"{path}, line {number}, column {field.name}"
         kind = {"str": str, "int": int, "float": float}[str(field.type)]
@@ -287,10 +287,10 @@ def _parse_row(path: Path, number: int, row: dict[str | None, str]) -> PairRecor
         if not fits(value):
             raise UserError(where, repr(text), expected, "Correct the row.")
         values[field.name] = value
-    return PairRecord(**values)
+    return SampleRecord(**values)
 
 
-def _check_records(path: Path, root: Path, records: tuple[PairRecord, ...], classes: list[str]) -> None:
+def _check_records(path: Path, root: Path, records: tuple[SampleRecord, ...], classes: list[str]) -> None:
     seen: set[str] = set()
     split_of: dict[str, str] = {}
     base = Path(os.path.realpath(root))

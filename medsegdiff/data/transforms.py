@@ -58,8 +58,8 @@ STRONG = AugmentConfig(
     blur=0.3,
     shadow=0.3,
 )
-# For pictures of which the network is told how they were moved: how far is in MOVE_UNITS
-TOLD = AugmentConfig(zoom_out=0.15, zoom_in=0.3, aspect=0.15, rotate=10.0, shift=0.1)
+# For pictures whose augmentation the network is conditioned on: how far is in MOVE_UNITS
+CONDITIONED_AUGMENT = AugmentConfig(zoom_out=0.15, zoom_in=0.3, aspect=0.15, rotate=10.0, shift=0.1)
 MOVE_UNITS = (1.0, 0.2, 0.1, math.radians(10), 0.3, 0.3)  # of: moved at all, ln zoom, ln aspect, angle, shifts
 SEGMENTATION_LEVELS = {"standard": SEGMENTATION, "strong": STRONG}  # by the name of the setting
 
@@ -94,24 +94,25 @@ def augment(images: Tensor, masks: Tensor, config: AugmentConfig, random: torch.
     return _grey_values(images, config, random).clamp(0, 1), masks.clamp(0, 1)
 
 
-def augment_told(
+def augment_conditioned(
     images: Tensor, masks: Tensor, config: AugmentConfig, share: float, random: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Augment (B, 1, S, S) images and masks as `config` says, a `share` of them as `TOLD` does; tell how, (B, 6).
+    """Augment (B, 1, S, S) images and masks as `config` says, a `share` of them as `CONDITIONED_AUGMENT` does; return
+    how, (B, 6).
 
-    What is told is in `MOVE_UNITS`, and 0 for pictures that lie as pictures may: a network that learnt with it and
-    draws with 0 draws such, and shows no turned or stretched picture (non-leaking augmentation, Karras et al. 2022,
+    What is returned is in `MOVE_UNITS`, and 0 for pictures that lie as pictures may: a network that learnt with it and
+    samples with 0 makes such, and shows no turned or stretched picture (non-leaking augmentation, Karras et al. 2022,
     "Elucidating the design space of diffusion-based generative models", appendix F.2).
     """
     n = len(images)
-    mild, further = _moves(n, config, random), _moves(n, TOLD, random)
+    mild, further = _moves(n, config, random), _moves(n, CONDITIONED_AUGMENT, random)
     chosen = torch.rand(n, generator=random) < share
     moves = torch.where(chosen, further, mild)
-    scale, stretch, angle, flip, x, y = moves  # pictures are mirrored first, so shifts are told of what is seen
-    told = torch.stack([torch.ones(n), scale.log(), stretch.log(), angle, flip * x, y])
+    scale, stretch, angle, flip, x, y = moves  # pictures are mirrored first, so shifts are those of what is seen
+    conditioning = torch.stack([torch.ones(n), scale.log(), stretch.log(), angle, flip * x, y])
     images, masks = _moved(images, masks, moves, config.interpolation)
     images = _grey_values(images, config, random)
-    return images.clamp(0, 1), masks.clamp(0, 1), (told * chosen / torch.tensor(MOVE_UNITS)[:, None]).T
+    return images.clamp(0, 1), masks.clamp(0, 1), (conditioning * chosen / torch.tensor(MOVE_UNITS)[:, None]).T
 
 
 def _moved(images: Tensor, masks: Tensor, moves: Tensor, interpolation: str) -> tuple[Tensor, Tensor]:

@@ -22,11 +22,11 @@ def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.devic
         return torch.tensor(values, dtype=dtype, device=device)
 
 
-def code_masks(masks: Tensor, radius: float) -> Tensor:
+def encode_sdf(masks: Tensor, radius: float) -> Tensor:
     """uint8 masks (N, 1, *S) as distances to the lesion's edge, cut at `radius` pixels; as they are where it is 0.
 
     The edge has 127.5, so that one threshold reads either code; inside runs up to 255, outside down to 0. Without an
-    edge, all is outside (or inside). A signed distance tells of the edge far from it, and a speck has little of it.
+    edge, all is outside (or inside). A signed distance speaks of the edge far from it, and a speck has little of it.
     """
     if not radius:
         return masks
@@ -51,10 +51,10 @@ class PairCodec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_channels: int = 1
-    mask_radius: float = 0.0  # pixels; masks are coded as distances cut at so many (`code_masks`); 0: as they are
+    sdf_truncation: float = 0.0  # pixels; masks are coded as distances cut at so many (`encode_sdf`); 0: as they are
 
     @classmethod
-    def fit(cls, images: Tensor, masks: Tensor, mask_radius: float = 0.0) -> PairCodec:
+    def fit(cls, images: Tensor, masks: Tensor, sdf_truncation: float = 0.0) -> PairCodec:
         """Statistics of (N, C, *S) images and (N, 1, *S) coded masks in [0, 1] (or uint8 in 0..255)."""
         mean: list[float] = []
         std: list[float] = []
@@ -64,7 +64,7 @@ class PairCodec:
                 values = channel.double() / scale
                 mean.append(values.mean().item())
                 std.append(max(values.std().item(), 1e-3))  # a constant channel must not divide by zero
-        return cls(tuple(mean), tuple(std), images.shape[1], mask_radius)
+        return cls(tuple(mean), tuple(std), images.shape[1], sdf_truncation)
 
     @property
     def modality(self) -> Tensor:
@@ -94,20 +94,20 @@ class PairCodec:
 
     def covered(self, coded: Tensor) -> Tensor:
         """The share of each pixel that a coded mask covers, 0 to 1, of the same shape."""
-        if not self.mask_radius:
+        if not self.sdf_truncation:
             return coded.clamp(0, 1)
-        distance = (coded - 0.5) * 2 * self.mask_radius  # pixels inside the edge
+        distance = (coded - 0.5) * 2 * self.sdf_truncation  # pixels inside the edge
         return (distance + 0.5).clamp(0, 1)
 
-    def decode(self, x: Tensor, given: bool = False) -> tuple[Tensor, Tensor]:
-        """Images in [0, 1] and boolean masks of channels (B, C, *S); `given` masks come back as they were coded.
+    def decode(self, x: Tensor, known: bool = False) -> tuple[Tensor, Tensor]:
+        """Images in [0, 1] and boolean masks of channels (B, C, *S); `known` masks come back as they were coded.
 
         The mask is thresholded half-way between the codes of background and lesion (0.5 in pixels), not at code 0,
         which is the mean of the mask and lies close to background. Distances are averaged over 3 x 3 pixels before:
         they run straight across an edge, which so stays where it is, and what noise is left makes no specks beside it.
-        Given masks have no noise, and thin ones would be lost.
+        Conditioning masks have no noise, and thin ones would be lost.
         """
         image, mask = self.pixels(x)
-        if self.mask_radius and not given:
+        if self.sdf_truncation and not known:
             mask = _MEANS[mask.ndim](mask, 3, stride=1, padding=1, count_include_pad=False)
         return image.clamp(0, 1), mask > 0.5

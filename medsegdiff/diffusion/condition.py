@@ -13,7 +13,7 @@ class Condition:
 
     label: Tensor | None = None  # (B,) int64 class index
     keep_label: Tensor | None = None  # (B,) bool; False: the null embedding instead of the class; None: keep all
-    moves: Tensor | None = None  # (B, 6) how each picture was moved, 0: not, as data.transforms.augment_told tells it
+    moves: Tensor | None = None  # (B, 6) how each picture was moved, 0: not (augment_conditioned)
 
     def rows(self, index: Tensor | slice) -> Condition:
         """The conditions of the pairs that `index` names."""

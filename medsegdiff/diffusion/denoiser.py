@@ -24,10 +24,10 @@ def expand_levels(sigma: Tensor, modality: Tensor, ndim: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Coarse:
+class LowRes:
     """High noise is taken off pictures `factor` times smaller, since there is no finer detail to see.
 
-    Averaging squares of factor x factor pixels divides the noise by `factor` and hardly touches what can be told
+    Averaging squares of factor x factor pixels divides the noise by `factor` and hardly touches what can be made out
     beneath it, so that D(x, sigma) is about the enlarged D(averaged x, sigma / factor), at a fraction of the cost. A
     clean modality beside a noisy one is averaged with it, so that its finest detail does not speak here. In the manner
     of cascades (Ho et al. 2022, "Cascaded diffusion models"; Gu et al. 2022, "f-DM"), but within one network:
@@ -56,18 +56,18 @@ class Denoiser(nn.Module):
     """D(x, sigma, cond) = c_skip x + c_out F(c_in x, c_noise, cond): the expected clean channels.
 
     `backbone` maps (B, C, *S), (B, M), `Condition` to (B, C, *S); `modality` (C,) says which modality a channel
-    belongs to. A clean channel (sigma = 0) comes back unchanged, to the bit. Pairs that `coarse` serves are
+    belongs to. A clean channel (sigma = 0) comes back unchanged, to the bit. Pairs that `low_res` serves are
     seen smaller than they are.
     """
 
     modality: Tensor
 
     def __init__(
-        self, backbone: nn.Module, modality: Tensor, sigma_data: float = 0.5, coarse: Coarse | None = None
+        self, backbone: nn.Module, modality: Tensor, sigma_data: float = 0.5, low_res: LowRes | None = None
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.coarse = coarse
+        self.low_res = low_res
         self.sigma_data = sigma_data
         self.sizes_stand = False  # whether torch.compile makes a graph for each size of pictures, not one for all
         self.register_buffer("modality", modality, persistent=False)
@@ -91,13 +91,13 @@ class Denoiser(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor, cond: Condition, high: int | None = None) -> Tensor:
         """(B, C, *S) denoised estimate of noisy channels x at levels sigma (B, M).
 
-        `high`: how many pairs `coarse` serves, where they are known to come first (`by_size`); a GPU need not be asked
+        `high`: how many pairs `low_res` serves, where they are known to come first (`by_size`); a GPU need not be asked
         then. With 0 all pairs are seen at their size.
         """
-        if self.coarse is None or high == 0:
+        if self.low_res is None or high == 0:
             return self._estimate(x, sigma, cond)
         if high is not None:
-            parts = [self._coarsely(self.coarse, x[:high], sigma[:high], cond.rows(slice(high)))]
+            parts = [self._at_low_res(self.low_res, x[:high], sigma[:high], cond.rows(slice(high)))]
             if high < len(x):
                 parts.append(self._estimate(x[high:], sigma[high:], cond.rows(slice(high, None))))
             return torch.cat(parts)
@@ -107,10 +107,10 @@ class Denoiser(nn.Module):
         return self.forward(x[order], sigma[order], cond.rows(order), high)[order.argsort()]
 
     def by_size(self, sigma: Tensor) -> tuple[Tensor, int]:
-        """Of levels (B, M), the order (B,) that brings first what `coarse` serves, and how many pairs these are."""
-        if self.coarse is None:
+        """Of levels (B, M), the order (B,) that brings first what `low_res` serves, and how many pairs these are."""
+        if self.low_res is None:
             return torch.arange(len(sigma), device=sigma.device), 0
-        served = self.coarse.serves(sigma)
+        served = self.low_res.serves(sigma)
         return served.int().argsort(descending=True, stable=True), int(served.sum())
 
     def _estimate(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
@@ -123,6 +123,6 @@ class Denoiser(nn.Module):
         output: Tensor = self.backbone(scaled, c_noise, cond)
         return c_skip * x + c_out * output.to(x.dtype)
 
-    def _coarsely(self, coarse: Coarse, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
-        small = self._estimate(coarse.reduced(x), sigma / coarse.factor, cond)
-        return torch.where(expand_levels(sigma, self.modality, x.ndim) > 0, coarse.enlarged(small), x)
+    def _at_low_res(self, low_res: LowRes, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
+        small = self._estimate(low_res.reduced(x), sigma / low_res.factor, cond)
+        return torch.where(expand_levels(sigma, self.modality, x.ndim) > 0, low_res.enlarged(small), x)

@@ -1,4 +1,4 @@
-"""Noise levels: the DDPM table, how training draws levels, how the loss weighs them, which levels sampling walks.
+"""Noise levels: the DDPM table, how training samples levels, how the loss weighs them, which levels sampling walks.
 
 Levels are per modality, (B, M) or (T + 1, M), with column 0 the image and column 1 the mask.
 """
@@ -98,7 +98,7 @@ def _quantile_to_sigma(u: Tensor, column: int, config: NoiseConfig) -> Tensor:
     return (mean + std * torch.special.ndtri(u)).exp().clamp(max=config.sigma_max)
 
 
-def draw_sigma(n: int, config: NoiseConfig, generator: torch.Generator) -> Tensor:
+def sample_sigma(n: int, config: NoiseConfig, generator: torch.Generator) -> Tensor:
     """(n, 2) training noise levels: a mixture that holds the corners of the square as well as its middle.
 
     Most pairs get equal quantiles for both modalities; shares of `config` get independent levels, a clean mask, a
@@ -158,8 +158,9 @@ def sigma_table(mode: str, config: NoiseConfig, steps: int) -> Tensor:
     """(T + 1, 2) levels that a sampler walks: the table is the generation mode. T = steps; mask_first has T = 2 steps.
 
     joint: image and mask go down together. mask_first: the mask goes down while the image stays at the highest level,
-    which hides it, then the image with the mask clean. mask_to_image, image_to_mask: the given modality has level 0 in
-    every row, so that samplers leave it as it is (Bao et al. 2023, UniDiffuser). Raises ValueError for another mode.
+    which hides it, then the image with the mask clean. mask_to_image, image_to_mask: the conditioning modality has
+    level 0 in every row, so that samplers leave it as it is (Bao et al. 2023, UniDiffuser). Raises ValueError for
+    another mode.
     """
     levels = sampling_sigmas(config, steps)
     clean, hidden = torch.zeros_like(levels), levels[:1].expand(steps)

@@ -4,7 +4,7 @@
 
 `denoise(x, sigma)` gives the denoised estimate of x (B, C, *S) at levels sigma (M,); `sigmas` is (T + 1, M), never
 increasing in either column; `modality` (C,) maps channels to columns; x starts at sigmas[0] times standard normal
-noise. A column that stands still in a step is copied, so a given modality (0 in every row) stays bit-identical.
+noise. A column that stands still in a step is copied, so a conditioning modality (0 in every row) stays bit-identical.
 Stochastic samplers get `noise(step)`, a standard normal tensor like x.
 
 With s, s' the levels before and after a step and D the denoised estimate, everything is written with

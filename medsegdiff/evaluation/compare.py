@@ -1,8 +1,8 @@
-"""Distances between two sets of pictures, with the floor that real pictures set among themselves, and intervals.
+"""Distances between two sets of pictures, with the baseline that real pictures set among themselves, and intervals.
 
 With a few hundred pictures every distance between sets is biased by how many there are, so the synthetic set and the
 real held-out one are compared with train in equal numbers: `n` train pictures against `n` synthetic ones, and `n` train
-against `n` held-out ones (the *floor*: what a perfect generator would reach).
+against `n` held-out ones (the *baseline*: what a perfect generator would reach).
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ class Sample:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A figure of the synthetic set beside its floor."""
+    """A figure of the synthetic set beside its baseline."""
 
     synthetic: Interval
-    floor: Interval
+    baseline: Interval
     n: int  # pictures on each side
 
     def within(self, lowest: float, highest: float) -> Comparison:
         """The same with intervals cut to what the figure can be."""
-        return Comparison(self.synthetic.within(lowest, highest), self.floor.within(lowest, highest), self.n)
+        return Comparison(self.synthetic.within(lowest, highest), self.baseline.within(lowest, highest), self.n)
 
 
-def against_floor(
+def against_baseline(
     measure: Measure, train: Sample, held_out: Sample, synthetic: Sample, *, resamples: int, seed: int
 ) -> dict[str, Comparison]:
-    """Every figure of `measure` for train against synthetic, and for train against held-out: its floor.
+    """Every figure of `measure` for train against synthetic, and for train against held-out: its baseline.
 
     The value is the mean over `SUBSETS` random choices without replacement of n = the size of the smallest set. The
-    interval comes from a bootstrap of both sides over groups, n pictures each; as pictures drawn twice push such
-    distances up, the draws are shifted so that their mean is the value.
+    interval comes from a bootstrap of both sides over groups, n pictures each; as pictures sampled twice push such
+    distances up, the samples are shifted so that their mean is the value.
     """
     n = min(len(s.features) for s in (train, held_out, synthetic))
-    sides = {"synthetic": synthetic, "floor": held_out}
+    sides = {"synthetic": synthetic, "baseline": held_out}
     found = {name: _measured(measure, train, other, n, resamples, seed) for name, other in sides.items()}
-    return {name: Comparison(found["synthetic"][name], found["floor"][name], n) for name in found["floor"]}
+    return {name: Comparison(found["synthetic"][name], found["baseline"][name], n) for name in found["baseline"]}
 
 
 def _measured(measure: Measure, train: Sample, other: Sample, n: int, resamples: int, seed: int) -> dict[str, Interval]:
@@ -64,19 +64,19 @@ def _measured(measure: Measure, train: Sample, other: Sample, n: int, resamples:
         for _ in range(SUBSETS)
     ]
     random = np.random.default_rng([seed, OTHER])
-    draws = [
+    resampled = [
         measure(train.features[_resample(train, n, random)], other.features[_resample(other, n, random)])
         for _ in range(resamples)
     ]
     return {
-        name: centred_interval(np.mean([p[name] for p in plain]), np.array([d[name] for d in draws]))
+        name: centred_interval(np.mean([p[name] for p in plain]), np.array([d[name] for d in resampled]))
         for name in plain[0]
     }
 
 
-def centred_interval(value: float | np.floating, draws: np.ndarray) -> Interval:
-    """95 % percentile interval of bootstrap draws, shifted so that their mean is `value`."""
-    low, high = np.percentile(draws - draws.mean() + value, [2.5, 97.5])
+def centred_interval(value: float | np.floating, resampled: np.ndarray) -> Interval:
+    """95 % percentile interval of bootstrap samples, shifted so that their mean is `value`."""
+    low, high = np.percentile(resampled - resampled.mean() + value, [2.5, 97.5])
     return Interval(float(value), float(low), float(high))
 
 
@@ -93,11 +93,11 @@ def statistic_interval(
     Resamples in which it is not defined (NaN) are left out. Raises `ValueError` where it is defined in none.
     """
     random, everything = np.random.default_rng([seed, OTHER]), Sample(np.arange(len(groups)), groups)
-    draws = np.array([statistic(_resample(everything, len(groups), random)) for _ in range(resamples)])
-    value, draws = float(statistic(everything.features)), draws[~np.isnan(draws)]
-    if np.isnan(value) or not len(draws):
+    resampled = np.array([statistic(_resample(everything, len(groups), random)) for _ in range(resamples)])
+    value, resampled = float(statistic(everything.features)), resampled[~np.isnan(resampled)]
+    if np.isnan(value) or not len(resampled):
         raise ValueError("a figure that is not defined for these pictures")
-    low, high = np.percentile(draws, [2.5, 97.5])
+    low, high = np.percentile(resampled, [2.5, 97.5])
     return Interval(value, float(low), float(high))
 
 
@@ -105,15 +105,15 @@ def pairs_interval(values: np.ndarray, groups: np.ndarray, resamples: int, seed:
     """The mean of one number a pair of pictures, with a 95 % bootstrap interval over groups of pictures.
 
     `values` (K,); `groups` (K, 2), those of the two pictures of each pair. A picture that stands in several pairs is
-    met in all of them, so pairs are not drawn on their own: groups are, as many as there are, and a pair counts as
-    often as its two groups were drawn, multiplied. Resamples without any pair are left out; raises `ValueError` where
+    met in all of them, so pairs are not sampled on their own: groups are, as many as there are, and a pair counts as
+    often as its two groups were sampled, multiplied. Resamples without any pair are left out; raises `ValueError` where
     none is left. Where chance lies in the single pairs rather than in their pictures, the interval is too wide.
     """
     _, number = np.unique(groups, return_inverse=True)
     first, second = number.reshape(groups.shape).T
     count = number.max() + 1
-    drawn = np.random.default_rng([seed, OTHER]).multinomial(count, np.full(count, 1 / count), size=resamples)
-    weights = (drawn[:, first] * drawn[:, second]).astype(float)  # (resamples, K)
+    resampled = np.random.default_rng([seed, OTHER]).multinomial(count, np.full(count, 1 / count), size=resamples)
+    weights = (resampled[:, first] * resampled[:, second]).astype(float)  # (resamples, K)
     weights = weights[weights.any(axis=1)]
     if not len(weights):
         raise ValueError("no resample holds a pair")
@@ -126,7 +126,7 @@ def _subset(sample: Sample, n: int, random: np.random.Generator) -> np.ndarray:
 
 
 def _resample(sample: Sample, n: int, random: np.random.Generator) -> np.ndarray:
-    """n row numbers: whole groups drawn with replacement until there are n, the last one cut."""
+    """n row numbers: whole groups sampled with replacement until there are n, the last one cut."""
     _, number = np.unique(sample.groups, return_inverse=True)
     members = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
     rows: list[np.ndarray] = []

@@ -17,8 +17,8 @@ from medsegdiff.evaluation.sets import Pairs, Sets
 
 if TYPE_CHECKING:
     from medsegdiff.config import EvaluateConfig
-    from medsegdiff.data.records import PairSet
-    from medsegdiff.evaluation.judges.judge import Judges
+    from medsegdiff.data.records import SampleSet
+    from medsegdiff.evaluation.judges.judge import ReferenceModels
 
 TITLES = {"train": "real train", "held_out": "real held-out", "synthetic": "synthetic"}  # what the page calls the sets
 SETS = tuple(TITLES)
@@ -28,12 +28,12 @@ Space = Callable[["Context", Pairs], np.ndarray]
 
 @dataclass(frozen=True)
 class Context:
-    """The sets, the judges and the settings; features are computed once and kept."""
+    """The sets, the reference models and the settings; features are computed once and kept."""
 
     sets: Sets
-    real: PairSet  # the whole real PAIRS folder: masks to compare images drawn for them, for example
-    synthetic: PairSet  # the whole synthetic one: what its dataset.json tells of the generator
-    judges: Judges
+    real: SampleSet  # the whole real sample folder: masks to compare images sampled for them, for example
+    synthetic: SampleSet  # the whole synthetic one: what its dataset.json says of the generator
+    reference_models: ReferenceModels
     config: EvaluateConfig
     _kept: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
 
@@ -45,7 +45,7 @@ class Context:
 
     @property
     def resampling(self) -> dict[str, int]:
-        """How intervals are drawn: keywords of the functions that make them."""
+        """How intervals are sampled: keywords of the functions that make them."""
         return {"resamples": self.config.bootstrap, "seed": self.config.seed}
 
     def features(self, name: str, space: Space, which: str) -> np.ndarray:
@@ -64,8 +64,8 @@ class Context:
         """Pictures of a class (None: of all) in these of `SETS`, by what the page calls them."""
         return {TITLES[name]: len(getattr(self.sets, name).of(label)) for name in which}
 
-    def scopes(self) -> dict[str, str | None]:
-        """What is told apart: {"all": None, "benign": "benign", ...}."""
+    def subgroups(self) -> dict[str, str | None]:
+        """What is distinguished: {"all": None, "benign": "benign", ...}."""
         several = self.sets.classes if len(self.sets.classes) > 1 else ()
         return {"all": None, **{label: label for label in several}}
 
@@ -78,7 +78,7 @@ class Metric:
     order: int  # place on the page
     run: Callable[[Context], Section | None]  # None: does not apply to what was given
     # Raises `UserError` for settings that cannot work, given the real set; called before anything is trained
-    check: Callable[[EvaluateConfig, PairSet], object] = lambda config, real: None
+    check: Callable[[EvaluateConfig, SampleSet], object] = lambda config, real: None
 
 
 def all_metrics() -> list[Metric]:

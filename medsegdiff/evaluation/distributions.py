@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from scipy.stats import ks_2samp, wasserstein_distance
 
-from medsegdiff.evaluation.compare import Comparison, Measure, Sample, against_floor
+from medsegdiff.evaluation.compare import Comparison, Measure, Sample, against_baseline
 from medsegdiff.evaluation.section import Cell, Interval
 
 MIN_PICTURES = 10  # that have a value, of each set, for a distribution to be compared
@@ -23,13 +23,13 @@ def column(sample: Sample, number: int) -> Sample:
 def column_distances(
     sets: Sequence[Sample], names: Sequence[str], scale: np.ndarray, *, resamples: int, seed: int
 ) -> dict[str, Comparison]:
-    """Wasserstein distance of every column of (N, F) features, in units of `scale` (F,), beside its floor.
+    """Wasserstein distance of every column of (N, F) features, in units of `scale` (F,), beside its baseline.
 
     `sets` are train, held-out and synthetic. One column at a time, as a few dozen pictures do not determine a
     covariance. A picture without a value (NaN) is left out of the columns that it does not have. Columns that
     `missing` names a reason for are left out.
     """
-    alike: dict[tuple[bytes, ...], list[int]] = {}  # columns that the same pictures have are drawn together
+    alike: dict[tuple[bytes, ...], list[int]] = {}  # columns that the same pictures have are sampled together
     for number in range(len(names)):
         if missing(sets, number, scale) is None:
             alike.setdefault(tuple(np.isnan(s.features[:, number]).tobytes() for s in sets), []).append(number)
@@ -40,7 +40,7 @@ def column_distances(
             Sample(s.features[r][:, numbers], s.groups[r]) for s, r in zip(sets, rows, strict=True)
         )
         measure = _wasserstein([names[n] for n in numbers], scale[numbers])
-        found |= against_floor(measure, train, held_out, synthetic, resamples=resamples, seed=seed)
+        found |= against_baseline(measure, train, held_out, synthetic, resamples=resamples, seed=seed)
     return {name: found[name].within(0, np.inf) for name in names if name in found}
 
 
@@ -69,8 +69,8 @@ def spread(features: np.ndarray) -> np.ndarray:
 
 
 def excess(found: Comparison) -> float | None:
-    """Distance beyond the floor, where the intervals of both are apart; else None."""
-    return found.synthetic.value - found.floor.value if found.synthetic.low > found.floor.high else None
+    """Distance beyond the baseline, where the intervals of both are apart; else None."""
+    return found.synthetic.value - found.baseline.value if found.synthetic.low > found.baseline.high else None
 
 
 def cells(values: np.ndarray) -> list[Cell]:
@@ -109,16 +109,17 @@ def holm(p: Sequence[float]) -> list[float]:
 def difference_of_means(first: Sample, second: Sample, resamples: int, seed: int) -> Interval:
     """Mean of (N,) values minus that of (K,) others, with a 95 % percentile interval over groups of both.
 
-    As many whole groups are drawn as there are, independently on both sides.
+    As many whole groups are sampled as there are, independently on both sides.
     """
     low, high = np.percentile(
-        _mean_draws(first, resamples, [seed, FIRST]) - _mean_draws(second, resamples, [seed, SECOND]), [2.5, 97.5]
+        _resampled_means(first, resamples, [seed, FIRST]) - _resampled_means(second, resamples, [seed, SECOND]),
+        [2.5, 97.5],
     )
     return Interval(float(first.features.mean() - second.features.mean()), float(low), float(high))
 
 
-def _mean_draws(sample: Sample, resamples: int, seed: Sequence[int]) -> np.ndarray:
-    """(resamples,) means over drawn groups."""
+def _resampled_means(sample: Sample, resamples: int, seed: Sequence[int]) -> np.ndarray:
+    """(resamples,) means over sampled groups."""
     _, number = np.unique(sample.groups, return_inverse=True)
     sums, sizes = np.bincount(number, weights=sample.features), np.bincount(number)
     times = np.random.default_rng(seed).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=resamples)
@@ -130,13 +131,13 @@ def preserved(real: Interval, synthetic: Interval) -> str:
 
     "none in real" where the real interval holds 0; else "kept" where the synthetic one excludes 0 on the same side,
     with "(weaker)" or "(stronger)" where the intervals are apart; "reversed" where it excludes 0 on the other side;
-    "lost" where it holds 0 and does not reach the real one, and "too few pictures to tell" where it does.
+    "lost" where it holds 0 and does not reach the real one, and "too few pictures to decide" where it does.
     """
     if real.low <= 0 <= real.high:
         return "none in real"
     apart = synthetic.high < real.low or real.high < synthetic.low
     if synthetic.low <= 0 <= synthetic.high:
-        return "lost" if apart else "too few pictures to tell"
+        return "lost" if apart else "too few pictures to decide"
     if (synthetic.value > 0) != (real.value > 0):
         return "reversed"
     weaker = abs(synthetic.value) < abs(real.value)

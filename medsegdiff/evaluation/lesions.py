@@ -1,7 +1,7 @@
 """Characteristics of lesions in the terms of the BI-RADS lexicon, from image and mask, in true geometry.
 
 Lengths are in heights of the picture, which is the depth that was scanned: pictures carry no scale in millimetres. A
-pixel of a squashed S x S picture is 1/S high and aspect/S wide. Grey values are the levels 0 to 255 of a log-compressed
+pixel of a resized S x S picture is 1/S high and aspect/S wide. Grey values are the levels 0 to 255 of a log-compressed
 picture, so that differences between them are ratios of echo strength.
 """
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from medsegdiff.config import EvaluateConfig, identity_of, require, require_positive
-from medsegdiff.data.records import LEARNT, SPLITS, PairRecord, PairSet, content_digest, read_pairs
+from medsegdiff.config import EvaluateConfig, fingerprint_of, require, require_positive
+from medsegdiff.data.records import LEARNT, SPLITS, SampleRecord, SampleSet, content_digest, read_samples
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.context import Context, all_metrics
-from medsegdiff.evaluation.judges.fit import fit_judges
-from medsegdiff.evaluation.judges.judge import Judges
+from medsegdiff.evaluation.judges.fit import fit_reference_models
+from medsegdiff.evaluation.judges.judge import ReferenceModels
 from medsegdiff.evaluation.report.write import PAGE_FILE, TABLE_FILE, write_report
 from medsegdiff.evaluation.section import Section
 from medsegdiff.evaluation.sets import Sets, load_pairs
@@ -35,22 +35,22 @@ SMALLEST_SIZE = 64  # side below which speckle and texture say nothing
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Compare, write report.html, report.json and per_pair.csv to `config.output_dir`; returns report.json's content.
 
-    The judges are kept (`config.judges_dir`), and go on where an interrupted training of them stopped. Raises
-    `UserError` for bad settings and for folders that cannot be compared.
+    The reference models are kept (`config.reference_models_dir`), and go on where an interrupted training of them
+    stopped. Raises `UserError` for bad settings and for folders that cannot be compared.
     """
     config = settle_precision(config)
     _check(config)
     output = Path(config.output_dir)
     refuse_other_phase(output, REPORT_FILE, "a folder for a report")
-    real, synthetic = read_pairs(Path(config.real_data)), read_pairs(Path(config.synthetic_data))
+    real, synthetic = read_samples(Path(config.real_data)), read_samples(Path(config.synthetic_data))
     metrics = all_metrics()
     for metric in metrics:
         metric.check(config, real)
     sets, notes = _load(config, real, synthetic)
     with locked(make_folder(output)):
         clear_leftovers(output, REPORT_FILE, TABLE_FILE, PAGE_FILE)
-        judges = fit_judges(config, real, sets)
-        context = Context(sets, real, synthetic, judges, config)
+        reference_models = fit_reference_models(config, real, sets)
+        context = Context(sets, real, synthetic, reference_models, config)
         sections: dict[str, Section] = {}
         bar = tqdm(metrics, desc="evaluating", unit="metric")
         for metric in bar:
@@ -58,7 +58,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             section = metric.run(context)
             if section is not None:
                 sections[metric.name] = section
-        result: dict[str, Any] = {"compared": _compared(config, real, synthetic, sets, notes), "judges": _told(judges)}
+        result: dict[str, Any] = {
+            "compared": _compared(config, real, synthetic, sets, notes),
+            "reference_models": _reported(reference_models),
+        }
         result |= write_report(output, context, sections, result)
     for line in result["verdicts"]:
         logger.info("%s: %s. %s", line["metric"], line["outcome"], line["sentence"])
@@ -68,13 +71,19 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 def _check(config: EvaluateConfig) -> None:
     """Raise `UserError` for a setting that cannot work, before anything is read."""
-    require_positive(judge_steps=config.judge_steps, embedding_steps=config.embedding_steps)
+    require_positive(reference_model_steps=config.reference_model_steps, embedding_steps=config.embedding_steps)
     require(config.bootstrap >= MIN_RESAMPLES, "--bootstrap", config.bootstrap, f"{MIN_RESAMPLES} or more")
     require(config.seed >= 0, "--seed", config.seed, "0 or more")
     require(config.max_pairs is None or config.max_pairs > 0, "--max_pairs", config.max_pairs, "a number above 0")
-    judges = config.judges_dir
-    found = f"{judges}, a file"
-    require(judges is None or not Path(judges).is_file(), "--judges_dir", found, "a folder", "Choose another one.")
+    reference_models = config.reference_models_dir
+    found = f"{reference_models}, a file"
+    require(
+        reference_models is None or not Path(reference_models).is_file(),
+        "--reference_models_dir",
+        found,
+        "a folder",
+        "Choose another one.",
+    )
     allowed = [name for name in SPLITS if name != "train"]
     good = bool(config.held_out) and set(config.held_out) <= set(allowed)
     require(good, "--held_out", " ".join(config.held_out) or "nothing", f"one or both of {', '.join(allowed)}")
@@ -84,7 +93,7 @@ def _check(config: EvaluateConfig) -> None:
         require(good, "--img_size", size, f"a multiple of {SIZE_FACTOR}, {SMALLEST_SIZE} or more")
 
 
-def _load(config: EvaluateConfig, real: PairSet, synthetic: PairSet) -> tuple[Sets, list[str]]:
+def _load(config: EvaluateConfig, real: SampleSet, synthetic: SampleSet) -> tuple[Sets, list[str]]:
     """The three sets at one size, and what the reader of the report has to know of how they were chosen."""
     size, notes = _size(config, synthetic)
     held_out = tuple(r for split in dict.fromkeys(config.held_out) for r in real.select(split).records)
@@ -102,9 +111,9 @@ def _load(config: EvaluateConfig, real: PairSet, synthetic: PairSet) -> tuple[Se
     return Sets(**loaded, classes=classes, img_size=size), [*notes, *more, *lost]
 
 
-def _check_held_out(real: PairSet, held_out: Sequence[PairRecord], synthetic: PairSet) -> None:
+def _check_held_out(real: SampleSet, held_out: Sequence[SampleRecord], synthetic: SampleSet) -> None:
     """Raise `UserError` where real pairs are not real, or held-out ones were learnt by the generator."""
-    hint = "Give the PAIRS folder that the generator was trained on."
+    hint = "Give the sample folder that the generator was trained on."
     for record in real.records:
         if record.is_synthetic:
             raise UserError(f"{real.root}, {record.id}", "a synthetic pair", "real pairs alone", hint)
@@ -112,12 +121,12 @@ def _check_held_out(real: PairSet, held_out: Sequence[PairRecord], synthetic: Pa
     known = checkpoint.get("train_hashes", []) if isinstance(checkpoint, dict) else []
     learnt = {hashes["image_hash"] for hashes in known} | set(synthetic.info.get(LEARNT, []))
     for record in held_out:
-        if learnt & {record.image_hash, record.perceptual_hash}:  # a combined set tells by the second alone
+        if learnt & {record.image_hash, record.perceptual_hash}:  # a combined set says by the second alone
             found = f"a {record.split} picture that the generator of {synthetic.root} learnt"
             raise UserError(f"{real.root}, {record.id}", found, "held-out pictures that it never saw", hint)
 
 
-def _size(config: EvaluateConfig, synthetic: PairSet) -> tuple[int, list[str]]:
+def _size(config: EvaluateConfig, synthetic: SampleSet) -> tuple[int, list[str]]:
     """The side of the squares that are compared; that of the synthetic pairs where they have one."""
     if config.img_size is not None:
         return config.img_size, []
@@ -129,19 +138,19 @@ def _size(config: EvaluateConfig, synthetic: PairSet) -> tuple[int, list[str]]:
     return DEFAULT_SIZE, [f"Synthetic pairs of {found} pixels were resampled to {DEFAULT_SIZE} x {DEFAULT_SIZE}."]
 
 
-def _choose(config: EvaluateConfig, synthetic: PairSet) -> tuple[tuple[PairRecord, ...], list[str]]:
+def _choose(config: EvaluateConfig, synthetic: SampleSet) -> tuple[tuple[SampleRecord, ...], list[str]]:
     """All synthetic pairs, or `max_pairs` of each class at random; real ones beside them are left out.
 
     A set without any synthetic pair is taken as it is: the audit has to say that it is real.
     """
-    drawn = synthetic.drawn()
-    if len(drawn) < len(synthetic):
-        records, notes = _choose(config, drawn)
-        return records, [f"{len(synthetic) - len(drawn)} real pairs of the synthetic set were left out.", *notes]
+    sampled = synthetic.synthetic_only()
+    if len(sampled) < len(synthetic):
+        records, notes = _choose(config, sampled)
+        return records, [f"{len(synthetic) - len(sampled)} real pairs of the synthetic set were left out.", *notes]
     if config.max_pairs is None:
         return synthetic.records, []
     random = np.random.default_rng(config.seed)
-    chosen: list[PairRecord] = []
+    chosen: list[SampleRecord] = []
     for label in synthetic.classes:
         records = synthetic.select(label=label).records
         rows = sorted(random.permutation(len(records))[: config.max_pairs])
@@ -151,7 +160,7 @@ def _choose(config: EvaluateConfig, synthetic: PairSet) -> tuple[tuple[PairRecor
     return tuple(chosen), [f"Of {len(synthetic)} synthetic pairs {len(chosen)} were chosen at random (--max_pairs)."]
 
 
-def _classes(real: PairSet, parts: Mapping[str, Sequence[PairRecord]]) -> tuple[tuple[str, ...], list[str]]:
+def _classes(real: SampleSet, parts: Mapping[str, Sequence[SampleRecord]]) -> tuple[tuple[str, ...], list[str]]:
     """Classes that all three sets have, and what is left out because a set lacks it."""
     present = {name: {r.label for r in records} for name, records in parts.items()}
     common = tuple(label for label in real.classes if all(label in labels for labels in present.values()))
@@ -169,7 +178,7 @@ def _classes(real: PairSet, parts: Mapping[str, Sequence[PairRecord]]) -> tuple[
 
 
 def _compared(
-    config: EvaluateConfig, real: PairSet, synthetic: PairSet, sets: Sets, notes: list[str]
+    config: EvaluateConfig, real: SampleSet, synthetic: SampleSet, sets: Sets, notes: list[str]
 ) -> dict[str, Any]:
     """What was compared with what."""
     counts = {
@@ -177,7 +186,7 @@ def _compared(
         for name in ("train", "held_out", "synthetic")
     }
     return {
-        "config": identity_of(config, "evaluate"),
+        "config": fingerprint_of(config, "evaluate"),
         "img_size": sets.img_size,
         "counts": counts,
         "held_out": list(config.held_out),
@@ -188,11 +197,15 @@ def _compared(
     }
 
 
-def _told(judges: Judges) -> dict[str, Any]:
-    """Quality of every judge."""
-    told: dict[str, Any] = dict(judges.missing)
-    for judge in (judges.segmenter, judges.classifier, judges.embedding):
-        if judge is not None:
-            quality = vars(judge.quality)
-            told[judge.name] = {judge.measure: quality, "minimum": judge.minimum, "trusted": judge.trusted}
-    return told
+def _reported(reference_models: ReferenceModels) -> dict[str, Any]:
+    """Quality of every reference model."""
+    reported: dict[str, Any] = dict(reference_models.missing)
+    for reference_model in (reference_models.segmenter, reference_models.classifier, reference_models.embedding):
+        if reference_model is not None:
+            quality = vars(reference_model.quality)
+            reported[reference_model.name] = {
+                reference_model.measure: quality,
+                "minimum": reference_model.minimum,
+                "trusted": reference_model.trusted,
+            }
+    return reported

@@ -1,4 +1,4 @@
-"""What a metric tells: numbers for report.json and per_pair.csv, and tables, pictures and sentences for the page."""
+"""What a metric says: numbers for report.json and per_pair.csv, and tables, pictures and sentences for the page."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ class Figure:
 class Verdict:
     """One line that can be acted on."""
 
-    outcome: Literal["pass", "fail", "too few pictures to tell"]
+    outcome: Literal["pass", "fail", "too few pictures to decide"]
     sentence: str
 
 
 @dataclass
 class Section:
-    """Everything that one metric has to tell."""
+    """Everything that one metric has to say."""
 
     title: str
     text: list[str] = field(default_factory=list)  # sentences for a clinician: what was compared, what it means
@@ -67,14 +67,14 @@ class Section:
     verdict: Verdict | None = None
 
     def too_few(self, what: str, counts: Mapping[str, int], minimum: int) -> bool:
-        """Whether a set has fewer pictures than `minimum`; then `skipped` tells that `what` is not measured.
+        """Whether a set has fewer pictures than `minimum`; then `skipped` says that `what` is not measured.
 
         `counts` are the pictures by what the page calls their set.
         """
         if min(counts.values()) >= minimum:
             return False
-        told = ", ".join(f"{count} {title}" for title, count in counts.items())
-        self.skipped.append(f"{what}: {told} pictures; at least {minimum} of each needed.")
+        reported = ", ".join(f"{count} {title}" for title, count in counts.items())
+        self.skipped.append(f"{what}: {reported} pictures; at least {minimum} of each needed.")
         return True
 
 

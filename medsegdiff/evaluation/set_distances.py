@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from medsegdiff.evaluation.compare import Comparison, Measure, Sample, against_floor
+from medsegdiff.evaluation.compare import Comparison, Measure, Sample, against_baseline
 
 MIN_PICTURES = 20  # of each set, for such figures to say anything
 NEAREST = 5  # neighbours that precision, recall, density and coverage look at, as their authors do
@@ -23,7 +23,7 @@ RANGES = {
 
 
 def compared(sets: Sequence[Sample], *, resamples: int, seed: int) -> dict[str, Comparison]:
-    """All figures of `RANGES` of train against synthetic, beside train against held-out (their floor).
+    """All figures of `RANGES` of train against synthetic, beside train against held-out (their baseline).
 
     `sets` are train, held-out and synthetic, features (N, F), at least `NEAREST` + 1 pictures each.
     """
@@ -33,7 +33,7 @@ def compared(sets: Sequence[Sample], *, resamples: int, seed: int) -> dict[str, 
     train, held_out, synthetic = (
         Sample(np.arange(end - len(s.features), end), s.groups) for s, end in zip(sets, ends, strict=True)
     )
-    found = against_floor(measure, train, held_out, synthetic, resamples=resamples, seed=seed)
+    found = against_baseline(measure, train, held_out, synthetic, resamples=resamples, seed=seed)
     return {name: comparison.within(*RANGES[name]) for name, comparison in found.items()}
 
 
@@ -114,11 +114,11 @@ def inception_score(probabilities: np.ndarray) -> float:
 
 
 def scores_compared(sets: Sequence[Sample], *, resamples: int, seed: int) -> Comparison:
-    """Inception score of the synthetic set, and of held-out pictures for its floor, from probabilities (N, K)."""
+    """Inception score of the synthetic set, and of held-out pictures for its baseline, from probabilities (N, K)."""
     train, held_out, synthetic = sets
 
     def measure(_: np.ndarray, other: np.ndarray) -> dict[str, float]:
         return {"score": inception_score(other)}
 
-    found = against_floor(measure, train, held_out, synthetic, resamples=resamples, seed=seed)["score"]
+    found = against_baseline(measure, train, held_out, synthetic, resamples=resamples, seed=seed)["score"]
     return found.within(1.0, math.inf)

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from medsegdiff.data.dataset import PairTensors, load_tensors, pixel_size
-from medsegdiff.data.records import PairRecord, PairSet
+from medsegdiff.data.dataset import SampleTensors, load_tensors, pixel_size
+from medsegdiff.data.records import SampleRecord, SampleSet
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """N pairs, squashed to squares of one size."""
+    """N pairs, resized to squares of one size."""
 
     images: np.ndarray  # (N, S, S) uint8
     masks: np.ndarray  # (N, S, S) bool: pixels of which the lesion covers at least half
     labels: np.ndarray  # (N,) class names
-    groups: np.ndarray  # (N,) cluster of near-duplicates, or patient; of synthetic pairs: drawn for one mask
+    groups: np.ndarray  # (N,) cluster of near-duplicates, or patient; of synthetic pairs: sampled for one mask
     pixels: np.ndarray  # (N, 2) width and height of a pixel in heights of a native one, true geometry
-    records: tuple[PairRecord, ...]
+    records: tuple[SampleRecord, ...]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -48,12 +48,12 @@ class Pairs:
         """(K,) row numbers of a class; of all pairs where `label` is None."""
         return np.arange(len(self)) if label is None else np.flatnonzero(self.labels == label)
 
-    def tensors(self, classes: Sequence[str]) -> PairTensors:
-        """The same pairs as the trainers and judges take them; labels index into `classes`."""
+    def tensors(self, classes: Sequence[str]) -> SampleTensors:
+        """The same pairs as the trainers and reference models take them; labels index into `classes`."""
         images = torch.from_numpy(self.images[:, None])
         masks = torch.from_numpy((self.masks[:, None] * np.uint8(255)).astype(np.uint8))
         labels = torch.tensor([list(classes).index(label) for label in self.labels])
-        return PairTensors(images, masks, labels, self.records)
+        return SampleTensors(images, masks, labels, self.records)
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Sets:
     img_size: int
 
 
-def load_pairs(pairs: PairSet, size: int, what: str) -> Pairs:
-    """Read a selection of a PAIRS folder at `size` x `size`. Raises `UserError` as `load_tensors` does."""
+def load_pairs(pairs: SampleSet, size: int, what: str) -> Pairs:
+    """Read a selection of a sample folder at `size` x `size`. Raises `UserError` as `load_tensors` does."""
     data = load_tensors(pairs, size, what=what)
     return Pairs(
         images=data.images[:, 0].numpy(),

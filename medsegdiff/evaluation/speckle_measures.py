@@ -5,7 +5,7 @@ the size of the scanner's point-spread function (Wagner et al., "Statistics of s
 Trans. Sonics and Ultrasonics 30(3), 1983). Pictures are log-compressed by an unknown curve, so envelope statistics
 that need linear echoes (Nakagami's m) cannot be had; the spread and skewness of grey stand for them.
 
-Lengths are in heights of the picture. A pixel of a squashed S x S picture is 1/S high and aspect/S wide.
+Lengths are in heights of the picture. A pixel of a resized S x S picture is 1/S high and aspect/S wide.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which drawn pairs are let through. Only what cannot be a labelled lesion is refused: this is no quality filter."""
+"""Which sampled pairs are let through. Only what cannot be a labelled lesion is refused: this is no quality filter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks or images that a user gives, to draw the other modality for."""
+"""Masks or images that a user gives, to sample the other modality for."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from medsegdiff.data.dataset import squash
+from medsegdiff.data.dataset import resize_anisotropic
 from medsegdiff.data.hashing import content_hash
 from medsegdiff.data.readers.busi import MASK_NAME, MASK_THRESHOLD, SUFFIXES
-from medsegdiff.data.records import read_grey, read_pairs
+from medsegdiff.data.records import read_grey, read_samples
 from medsegdiff.errors import UserError
 from medsegdiff.files import DATASET_FILE, read_json, require_folder
 from medsegdiff.generation.gates import LARGEST_LESION
@@ -24,13 +24,13 @@ GREY_SHARE = 0.05  # least share of an ultrasound picture that is neither black 
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
-    """One picture that is given, squashed to the size of the network."""
+class ConditioningInput:
+    """One picture that is given, resized to the size of the network."""
 
-    id: str  # of the pair in PAIRS, or the file's name
+    id: str  # of the pair in samples, or the file's name
     file: str  # relative to the folder
-    label: str | None  # class, where the folder tells it
-    group: str  # group of the pair, or one made from the content: a drawn image stays with the mask that it shows
+    label: str | None  # class, where the folder says it
+    group: str  # group of the pair, or one made from the content: a sampled image stays with the mask that it shows
     width: int  # pixels, native
     height: int  # pixels, native
     pixel_aspect: float  # native pixel width / height
@@ -43,10 +43,10 @@ class Given:
         return int(hashlib.sha256(f"{self.id} {self.hash}".encode()).hexdigest()[:15], 16)
 
 
-def read_given(folder: Path, kind: str, size: int, split: str | None, classes: list[str]) -> list[Given]:
-    """The "masks" or "images" (`kind`) in a PAIRS folder (of `split`, or all), or in a folder of pictures.
+def read_inputs(folder: Path, kind: str, size: int, split: str | None, classes: list[str]) -> list[ConditioningInput]:
+    """The "masks" or "images" (`kind`) in a sample folder (of `split`, or all), or in a folder of pictures.
 
-    A folder of pictures may hold sub-folders named after `classes`, which tell the class. Raises `UserError` where
+    A folder of pictures may hold sub-folders named after `classes`, which give the class. Raises `UserError` where
     there is none, where one cannot be read, or where a mask is none.
     """
     require_folder(folder, kind)
@@ -55,13 +55,13 @@ def read_given(folder: Path, kind: str, size: int, split: str | None, classes: l
     if (folder.resolve().parent / DATASET_FILE).is_file():  # its split and groups would be lost, and leaks unnoticed
         hint = f"Give {folder.resolve().parent.name}/ itself, so that splits and groups are known."
         if "kind" in read_json(folder.resolve().parent / DATASET_FILE):
-            hint = "What image_to_mask wrote is nothing to draw for."
-        raise UserError(folder, "a part of a data set", "a PAIRS folder, or pictures of their own", hint)
+            hint = "What image_to_mask wrote is nothing to sample for."
+        raise UserError(folder, "a part of a data set", "a sample folder, or pictures of their own", hint)
     if split is not None:
         raise UserError(
-            "--split", split, f"--{kind} that is a PAIRS folder", f"{folder} has no splits; leave --split out."
+            "--split", split, f"--{kind} that is a sample folder", f"{folder} has no splits; leave --split out."
         )
-    found: dict[str, Given] = {}
+    found: dict[str, ConditioningInput] = {}
     for label, stem, paths in tqdm(_picture_files(folder, kind, classes), f"reading {kind}", unit="file", leave=False):
         path = paths[0]
         picture = _union(paths) if kind == "masks" else _as_image(path)
@@ -76,12 +76,14 @@ def read_given(folder: Path, kind: str, size: int, split: str | None, classes: l
                 path, f"the same name {name!r} as {found[name].file}", "unlike names", "Rename one of them."
             )
         height, width = picture.shape
-        found[name] = Given(name, relative, label, f"m{digest[:12]}", width, height, 1.0, digest, squash(picture, size))
+        found[name] = ConditioningInput(
+            name, relative, label, f"m{digest[:12]}", width, height, 1.0, digest, resize_anisotropic(picture, size)
+        )
     return [found[name] for name in sorted(found)]
 
 
-def _from_pairs(folder: Path, kind: str, size: int, split: str | None) -> list[Given]:
-    pairs = read_pairs(folder).select(split)
+def _from_pairs(folder: Path, kind: str, size: int, split: str | None) -> list[ConditioningInput]:
+    pairs = read_samples(folder).select(split)
     if not len(pairs):
         raise UserError(folder, f"no pair in the {split} split", "at least one", "Choose another --split.")
     result = []
@@ -90,7 +92,17 @@ def _from_pairs(folder: Path, kind: str, size: int, split: str | None) -> list[G
         picture = pairs.read_mask(r) if masks else pairs.read_image(r)
         name, digest = (r.mask_file_name, r.mask_hash) if masks else (r.image_file_name, r.image_hash)
         result.append(
-            Given(r.id, name, r.label, r.group, r.width, r.height, r.pixel_aspect, digest, squash(picture, size))
+            ConditioningInput(
+                r.id,
+                name,
+                r.label,
+                r.group,
+                r.width,
+                r.height,
+                r.pixel_aspect,
+                digest,
+                resize_anisotropic(picture, size),
+            )
         )
     return result
 
@@ -103,7 +115,7 @@ def _picture_files(folder: Path, kind: str, classes: list[str]) -> list[tuple[st
     below = {p.name.lower(): p for p in sorted(folder.iterdir()) if p.is_dir()}
     places: list[tuple[str | None, Path]] = [(c, below[c.lower()]) for c in classes if c.lower() in below]
     if kind == "images" and not any(p.suffix.lower() in SUFFIXES for p in folder.iterdir()):
-        places = [(p.name, p) for p in below.values()]  # no class is told, so every folder will do
+        places = [(p.name, p) for p in below.values()]  # no class is given, so every folder will do
     result: list[tuple[str | None, str, list[Path]]] = []
     for label, place in places or [(None, folder)]:
         files = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
@@ -116,7 +128,7 @@ def _picture_files(folder: Path, kind: str, classes: list[str]) -> list[tuple[st
         else:
             result += [(label, p.stem, [p]) for p in files if not MASK_NAME.fullmatch(p.stem)]
     if not result:
-        expected = f"a PAIRS folder, or pictures ({', '.join(SUFFIXES)}), or folders {', '.join(classes)} of them"
+        expected = f"a sample folder, or pictures ({', '.join(SUFFIXES)}), or folders {', '.join(classes)} of them"
         raise UserError(folder, f"no {kind}", expected, "Check the path.")
     return result
 

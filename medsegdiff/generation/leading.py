@@ -1,4 +1,5 @@
-"""What leads draws: from the settings of `generate`, and by default. Training looks at its progress with the latter."""
+"""What guides sampling: from the settings of `generate`, and by default. Training looks at its progress with the
+latter."""
 
 from __future__ import annotations
 
@@ -6,25 +7,25 @@ from medsegdiff.config import DiffusionConfig, GenerateConfig
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.guidance import Guidance
 
-MASK_GUIDANCE = 2.0  # where nothing else is told: masks then fit images as real ones do (docs/results/sampling.md)
+MASK_GUIDANCE = 2.0  # where nothing else is set: masks then fit images as real ones do (docs/results/sampling.md)
 
 
-def guidance_of(config: GenerateConfig, guide: Denoiser | None = None) -> Guidance:
-    """What leads draws by settings whose mask guidance is settled."""
+def guidance_of(config: GenerateConfig, guidance_model: Denoiser | None = None) -> Guidance:
+    """What guides sampling by settings whose mask guidance is settled."""
     assert config.mask_guidance is not None
-    return Guidance(config.guidance, guide, config.mask_guidance, (config.guidance_low, config.guidance_high))
+    return Guidance(config.guidance, guidance_model, config.mask_guidance, (config.guidance_low, config.guidance_high))
 
 
 def learnt_alone(diffusion: DiffusionConfig) -> bool:
-    """Whether a network so trained knows images alone, which `mask_guidance` leads away from."""
+    """Whether a network so trained knows images alone, which `mask_guidance` steers away from."""
     return diffusion.share_marginal > 0
 
 
 def default_mask_guidance(diffusion: DiffusionConfig) -> float:
-    """Weight of the mask where nothing else is told, for a network trained so."""
+    """Weight of the mask where nothing else is set, for a network trained so."""
     return MASK_GUIDANCE if learnt_alone(diffusion) else 1.0
 
 
 def default_guidance(diffusion: DiffusionConfig) -> Guidance:
-    """What leads draws where no settings are told, for a network trained so."""
+    """What guides sampling where no settings are passed, for a network trained so."""
     return guidance_of(GenerateConfig("", "", mask_guidance=default_mask_guidance(diffusion)))

@@ -1,4 +1,4 @@
-"""Drawing chunks of pairs, with degenerate masks drawn again, and gathering them into PAIRS."""
+"""Sampling chunks of pairs, with degenerate masks sampled again, and gathering them into samples."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from medsegdiff.data.pictures import contact_sheet, spread
-from medsegdiff.data.records import SYNTHETIC, PairRecord, PairSet, class_counts, write_pair, write_pairs
+from medsegdiff.data.records import SYNTHETIC, SampleRecord, SampleSet, class_counts, write_sample, write_samples
 from medsegdiff.data.transforms import generator
 from medsegdiff.errors import UserError
 from medsegdiff.files import read_json, write_json, write_png
-from medsegdiff.generation.draw import draw_pairs
+from medsegdiff.generation.draw import sample_pairs
 from medsegdiff.generation.gates import mask_fault
 from medsegdiff.generation.plan import Chunk, Item, record_file
 from medsegdiff.generation.source import ASPECT, Source, padded
@@ -25,18 +25,22 @@ from medsegdiff.training.device import autocast
 
 REDRAWN = 8  # redraws go in batches of the chunk size by this: few masks are refused, and a whole chunk costs minutes
 SHEET_PER_CLASS = 32
-SHEET_MASKS, SHEET_DRAWS, SHEET_COLUMNS = 12, 7, 8  # given masks on a sheet, images beside each, pictures a row
+SHEET_MASKS, SHEET_SAMPLES, SHEET_COLUMNS = (
+    12,
+    7,
+    8,
+)  # conditioning masks on a sheet, images beside each, pictures a row
 
 
 def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
-    """Draw a chunk, write its pairs and then, as the sign that it is finished, its record."""
-    images, masks, faults = draw_chunk(source, task)
+    """Sample a chunk, write its pairs and then, as the sign that it is finished, its record."""
+    images, masks, faults = sample_chunk(source, task)
     records = []
     for item, image, mask in zip(task.items, images, masks, strict=True):
         records.append(
-            write_pair(
+            write_sample(
                 folder, image, mask, id=item.name, label=item.label, split="train",
-                group=item.name if item.given is None else item.given.group,
+                group=item.name if item.conditioning_input is None else item.conditioning_input.group,
                 source=f"{SYNTHETIC}{source.digest}", pixel_aspect=_aspect(source, item),
             )
         )  # fmt: skip
@@ -45,19 +49,20 @@ def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
 
 
 def _aspect(source: Source, item: Item) -> float:
-    """True width / height: that of the given mask, else that of a train picture of the class."""
-    if item.given is not None:
-        return item.given.width * item.given.pixel_aspect / item.given.height
+    """True width / height: that of the conditioning mask, else that of a train picture of the class."""
+    if item.conditioning_input is not None:
+        return item.conditioning_input.width * item.conditioning_input.pixel_aspect / item.conditioning_input.height
     aspects = source.card.aspects[item.label]
     choice = torch.randint(len(aspects), (1,), generator=generator(source.config.seed, *item.key, ASPECT))
     return aspects[int(choice)]
 
 
-def draw_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, dict[str, Counter[str]]]:
+def sample_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, dict[str, Counter[str]]]:
     """(n, S, S) images and masks of a chunk, and by class how many masks were refused, by reason.
 
     An item keeps the first of its attempts 0, 1, ... whose mask passes, so what it becomes does not depend on the chunk
-    that it stands in. Given masks are not judged. Raises `UserError` where `max_redraws` further ones do not do.
+    that it stands in. Conditioning masks are not evaluated. Raises `UserError` where `max_redraws` further ones do not
+    do.
     """
     config, size = source.config, source.card.img_size
     images = np.zeros((len(task.items), size, size), np.uint8)
@@ -67,12 +72,12 @@ def draw_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, dic
     tries, batch = [(gap, 0) for gap in gaps], config.chunk_size
     tried = [1] * len(gaps)  # attempts that each item has had
     while tries:
-        drawn = draw_batch(source, [task.items[g] for g, _ in tries], [a for _, a in tries], batch)
-        for (gap, _), image, mask in zip(tries, *drawn, strict=True):
+        sampled = sample_batch(source, [task.items[g] for g, _ in tries], [a for _, a in tries], batch)
+        for (gap, _), image, mask in zip(tries, *sampled, strict=True):
             if gap not in gaps:  # an earlier attempt has passed
                 continue
             item = task.items[gap]
-            fault = None if item.given else mask_fault(mask, item.label in source.card.lesion_classes)
+            fault = None if item.conditioning_input else mask_fault(mask, item.label in source.card.lesion_classes)
             if fault is None:
                 images[gap], masks[gap] = image, mask
                 gaps.remove(gap)
@@ -101,13 +106,13 @@ def _next_tries(gaps: list[int], tried: list[int], count: int, max_redraws: int)
     return tries
 
 
-def draw_batch(source: Source, items: list[Item], attempts: list[int], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, S, S) uint8 images and masks of the given attempts, drawn in a batch that is padded to `size`."""
+def sample_batch(source: Source, items: list[Item], attempts: list[int], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n, S, S) uint8 images and masks of the given attempts, sampled in a batch that is padded to `size`."""
     config, card = source.config, source.card
     batch = padded(items, size)
     numbers = [*attempts, *[attempts[-1]] * (size - len(items))]
     with autocast(source.device, config.precision):
-        images, masks = draw_pairs(
+        images, masks = sample_pairs(
             source.denoiser,
             card.codec,
             torch.tensor([card.classes.index(i.label) for i in batch]),
@@ -115,68 +120,70 @@ def draw_batch(source: Source, items: list[Item], attempts: list[int], size: int
             source.noise(batch, numbers),
             sampler=config.sampler,
             guidance=source.guidance,
-            noise_told=config.noise_told,
-            given=source.given(batch),
+            sigma_scale=config.sigma_scale,
+            known=source.known(batch),
         )
     return images[: len(items), 0].numpy(), masks[: len(items), 0].numpy()
 
 
-def gather(source: Source, tasks: list[Chunk], folder: Path, classes: list[str], identity: dict[str, Any]) -> PairSet:
+def gather(
+    source: Source, tasks: list[Chunk], folder: Path, classes: list[str], fingerprint: dict[str, Any]
+) -> SampleSet:
     """Turn the records of all chunks into metadata; also writes class_balance.json and contact_sheet.png."""
     chunks = [read_json(record_file(t, folder)) for t in tasks]
-    records = [PairRecord(**row) for chunk in chunks for row in chunk["records"]]
+    records = [SampleRecord(**row) for chunk in chunks for row in chunk["records"]]
     redrawn: dict[str, Counter[str]] = {c: Counter() for c in classes}
     for chunk in chunks:
         for label, counts in chunk["faults"].items():
             redrawn[label].update(counts)
-    given = sorted({item.given.hash for task in tasks for item in task.items if item.given})
-    pairs = write_pairs(
+    hashes = sorted({item.conditioning_input.hash for task in tasks for item in task.items if item.conditioning_input})
+    pairs = write_samples(
         folder,
         records,
         classes=classes,
-        identity=identity,
+        fingerprint=fingerprint,
         checkpoint=source.provenance,
         masks_redrawn={label: dict(counts) for label, counts in redrawn.items()},
-        **({"given_masks": given} if given else {}),
+        **({"conditioning_masks": hashes} if hashes else {}),
     )
     balance = {"generated": class_counts(records)["train"], "masks_redrawn": redrawn}
     write_json(folder / "class_balance.json", balance)
-    write_png(folder / "contact_sheet.png", _given_sheet(tasks, pairs) if given else _sheet(pairs))
+    write_png(folder / "contact_sheet.png", _input_sheet(tasks, pairs) if hashes else _sheet(pairs))
     return pairs
 
 
-def _sheet(pairs: PairSet) -> np.ndarray:
+def _sheet(pairs: SampleSet) -> np.ndarray:
     """The first pairs of each class."""
     chosen = [r for label in pairs.classes for r in pairs.select(label=label).records[:SHEET_PER_CLASS]]
     images, masks = zip(*[_in_proportion(pairs, r) for r in chosen], strict=True)
     return contact_sheet(images, masks, [r.label for r in chosen])
 
 
-def _in_proportion(pairs: PairSet, record: PairRecord) -> tuple[np.ndarray, np.ndarray]:
-    """Image and mask of a pair in their true proportions: squashed to a square, a wide lesion looks tall."""
+def _in_proportion(pairs: SampleSet, record: SampleRecord) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask of a pair in their true proportions: resized to a square, a wide lesion looks tall."""
     size = (max(1, round(record.width * record.pixel_aspect)), record.height)
     image = cv2.resize(pairs.read_image(record), size, interpolation=cv2.INTER_LINEAR)
     return image, cv2.resize(pairs.read_mask(record), size, interpolation=cv2.INTER_LINEAR)
 
 
-def _given_sheet(tasks: list[Chunk], pairs: PairSet) -> np.ndarray:
-    """Some given masks, spread over all: each mask, then images drawn for it."""
+def _input_sheet(tasks: list[Chunk], pairs: SampleSet) -> np.ndarray:
+    """Some conditioning masks, spread over all: each mask, then images sampled for it."""
     names: dict[str, list[str]] = {}
     for task in tasks:
         for item in task.items:
-            assert item.given is not None
-            names.setdefault(f"{item.given.id} {item.label}", []).append(item.name)
+            assert item.conditioning_input is not None
+            names.setdefault(f"{item.conditioning_input.id} {item.label}", []).append(item.name)
     rows = spread(list(names.items()), SHEET_MASKS)
     by_id = {r.id: r for r in pairs.records}
-    width = min(SHEET_DRAWS, max(len(drawn) for _, drawn in rows))
+    width = min(SHEET_SAMPLES, max(len(sampled) for _, sampled in rows))
     images: list[np.ndarray] = []
     masks: list[np.ndarray | None] = []
     titles: list[str] = []
-    for title, drawn in rows:
-        records = [by_id[name] for name in drawn[:width]]
+    for title, sampled in rows:
+        records = [by_id[name] for name in sampled[:width]]
         shown = [_in_proportion(pairs, r) for r in records]
         images += [np.maximum(shown[0][1], 48), *[image for image, _ in shown]]  # its edge shows on black
         masks += [None, *[mask for _, mask in shown]]
-        titles += [title, *[f"draw {n}" for n in range(len(records))]]
+        titles += [title, *[f"sample {n}" for n in range(len(records))]]
     masks_a_row = max(1, SHEET_COLUMNS // (width + 1))
     return contact_sheet(images, masks, titles, columns=masks_a_row * (width + 1))

@@ -1,4 +1,5 @@
-"""What there is to draw, as a plan from the settings and the given pictures alone, and which of it is left to do."""
+"""What there is to sample, as a plan from the settings and the conditioning pictures alone, and which of it is left to
+do."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from medsegdiff.diffusion.noise import MODES
-from medsegdiff.generation.given import Given
+from medsegdiff.generation.given import ConditioningInput
 
 T = TypeVar("T")
 
@@ -20,17 +21,17 @@ CHUNKS = "chunks"  # folder of the records of finished chunks
 
 @dataclass(frozen=True)
 class Item:
-    """One draw. All its chance comes from `key` and the seed, whatever else is drawn, and with what."""
+    """One sample. All its chance comes from `key` and the seed, whatever else is sampled, and with what."""
 
     name: str  # id of the pair
-    label: str  # class; "" where none is told
+    label: str  # class; "" where none is known
     key: tuple[int, ...]  # counters of its random streams
-    given: Given | None = None
+    conditioning_input: ConditioningInput | None = None
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """One task: items that are drawn together. Its record is written last, as the sign that it is finished."""
+    """One task: items that are sampled together. Its record is written last, as the sign that it is finished."""
 
     name: str  # of its record, without ending
     items: tuple[Item, ...]
@@ -46,26 +47,30 @@ def plan_pairs(mode: str, classes: list[str], known: list[str], per_class: int, 
     return chunks
 
 
-def plan_images(given: list[Given], classes: list[str], known: list[str], draws: int, chunk_size: int) -> list[Chunk]:
-    """`draws` images of each given mask, in its class, or where the folder tells none in each of `classes`."""
+def plan_images(
+    inputs: list[ConditioningInput], classes: list[str], known: list[str], samples: int, chunk_size: int
+) -> list[Chunk]:
+    """`samples` images of each conditioning mask, in its class, or where the folder says none in each of `classes`."""
     items = []
     mode = MODES.index("mask_to_image")
-    for mask in given:
+    for mask in inputs:
         for label in [mask.label] if mask.label is not None else classes:
             stem = f"syn_{mask.id}" if mask.label is not None or len(classes) == 1 else f"syn_{mask.id}_{label}"
             key = (mode, known.index(label), mask.number)
-            items += [Item(f"{stem}_{draw:03d}", label, (*key, draw), mask) for draw in range(draws)]
+            items += [Item(f"{stem}_{sample:03d}", label, (*key, sample), mask) for sample in range(samples)]
     return [Chunk(f"images_{n:05d}", some) for n, some in enumerate(batched(items, chunk_size))]
 
 
-def plan_masks(given: list[Given], draws: int, chunk_size: int) -> list[Chunk]:
-    """`draws` masks of each given image; all of an image stand in one chunk."""
+def plan_masks(inputs: list[ConditioningInput], samples: int, chunk_size: int) -> list[Chunk]:
+    """`samples` masks of each conditioning image; all of an image stand in one chunk."""
     mode = MODES.index("image_to_mask")
-    together = batched(given, max(1, chunk_size // draws))
+    together = batched(inputs, max(1, chunk_size // samples))
     return [
         Chunk(
             f"masks_{n:05d}",
-            tuple(Item(image.id, "", (mode, image.number, draw), image) for image in images for draw in range(draws)),
+            tuple(
+                Item(image.id, "", (mode, image.number, sample), image) for image in images for sample in range(samples)
+            ),
         )
         for n, images in enumerate(together)
     ]

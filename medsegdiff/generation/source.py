@@ -1,4 +1,4 @@
-"""What is drawn from: network, settings, noise of each item, and the given pictures as channels."""
+"""What is sampled from: network, settings, noise of each item, and the conditioning pictures as channels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from medsegdiff.checkpoint import ModelCard
 from medsegdiff.config import GenerateConfig
 from medsegdiff.data.transforms import generator
-from medsegdiff.diffusion.codec import code_masks
+from medsegdiff.diffusion.codec import encode_sdf
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.guidance import Guidance
 from medsegdiff.diffusion.noise import sigma_table
@@ -24,14 +24,14 @@ SAMPLE, ASPECT = 21, 22  # purpose numbers of the random streams
 
 @dataclass(frozen=True)
 class Source:
-    """A loaded checkpoint and how to draw from it; `config.mode` is settled."""
+    """A loaded checkpoint and how to sample from it; `config.mode` is settled."""
 
     config: GenerateConfig
     denoiser: Denoiser
     card: ModelCard
     digest: str  # of the checkpoint
-    guide: Denoiser | None = None  # a less trained network, which guidance leads away from
-    guide_digest: str | None = None
+    guidance_model: Denoiser | None = None  # a less trained network, which guidance steers away from
+    guidance_digest: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -46,12 +46,12 @@ class Source:
 
     @property
     def guidance(self) -> Guidance:
-        """What leads the draws of pairs."""
-        return guidance_of(self.config, self.guide)
+        """What guides sampling of pairs."""
+        return guidance_of(self.config, self.guidance_model)
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What dataset.json tells about the checkpoint; by its hashes `combine` refuses leakage."""
+        """What dataset.json says about the checkpoint; by its hashes `combine` refuses leakage."""
         return {"sha256": self.digest, "step": self.card.step, "train_hashes": self.card.train_hashes}
 
     def noise(self, items: Sequence[Item], attempts: Sequence[int]) -> Callable[[int], Tensor]:
@@ -67,14 +67,14 @@ class Source:
 
         return noise
 
-    def given(self, items: Sequence[Item]) -> Tensor | None:
-        """(B, C, S, S) channels of what the items are given, in both modalities: the mode tells which one counts."""
-        pictures = [i.given.picture for i in items if i.given is not None]
+    def known(self, items: Sequence[Item]) -> Tensor | None:
+        """(B, C, S, S) channels of what the items are given, in both modalities: the mode says which one counts."""
+        pictures = [i.conditioning_input.picture for i in items if i.conditioning_input is not None]
         if not pictures:
             return None
         stack = torch.stack([torch.from_numpy(p) for p in pictures])[:, None]
         codec = self.card.codec
-        return codec.encode(stack.float() / 255, code_masks(stack, codec.mask_radius).float() / 255)
+        return codec.encode(stack.float() / 255, encode_sdf(stack, codec.sdf_truncation).float() / 255)
 
 
 def padded(items: Sequence[Item], size: int) -> list[Item]:

@@ -13,8 +13,8 @@ from torch.nn import functional as F  # noqa: N812  (the field's usual name)
 
 from medsegdiff.diffusion.condition import Condition
 
-MOVES = 6  # numbers that tell how a picture was moved
-SEAM_WIDTH = 8  # channels of the full-resolution output stage
+MOVES = 6  # numbers that say how a picture was moved
+REFINER_WIDTH = 8  # channels of the full-resolution output stage
 
 
 def positions_at(position: Tensor, side: int) -> Tensor:
@@ -121,7 +121,7 @@ class TransformerBlock(nn.Module):
         return x + gate2 * self.mlp(h)
 
 
-class Seam(nn.Module):
+class OutputRefiner(nn.Module):
     """The output stage at full resolution: the coarse network's word, the noisy input, and what in it looks like noise.
 
     At low noise the network has to return the noise itself, pixel by pixel and with a gain of 1 / sigma, which a
@@ -135,9 +135,9 @@ class Seam(nn.Module):
         super().__init__()
         channels = len(modality)
         self.register_buffer("modality", torch.tensor(modality), persistent=False)
-        self.conv1 = nn.Conv2d(features + 2 * channels, SEAM_WIDTH, 3, padding=1)
-        self.modulation = nn.Linear(embedding, 2 * SEAM_WIDTH)
-        self.conv2 = nn.Conv2d(SEAM_WIDTH, channels, 3, padding=1)
+        self.conv1 = nn.Conv2d(features + 2 * channels, REFINER_WIDTH, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * REFINER_WIDTH)
+        self.conv2 = nn.Conv2d(REFINER_WIDTH, channels, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)  # the untrained network says nothing but a bias
 
     def forward(self, h: Tensor, x: Tensor, c_noise: Tensor, embedding: Tensor) -> Tensor:
@@ -153,10 +153,11 @@ class Seam(nn.Module):
         return result
 
 
-class Conditioned(nn.Module):
-    """A backbone's embedding of noise levels, class and, where `tell_moves`, of how a picture was augmented."""
+class ConditionEmbedding(nn.Module):
+    """A backbone's embedding of noise levels, class and, where `augment_conditioning`, of how a picture was
+    augmented."""
 
-    def __init__(self, modalities: int, num_classes: int, embedding: int, tell_moves: bool = False) -> None:
+    def __init__(self, modalities: int, num_classes: int, embedding: int, augment_conditioning: bool = False) -> None:
         super().__init__()
         bands = 32
         self.levels = LevelEmbedding(bands)
@@ -164,7 +165,7 @@ class Conditioned(nn.Module):
             nn.Linear(2 * bands * modalities, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
         self.label = nn.Embedding(num_classes + 1, embedding)  # the last row is the null class
-        self.moves = nn.Linear(MOVES, embedding, bias=False) if tell_moves else None  # of 0: nothing
+        self.moves = nn.Linear(MOVES, embedding, bias=False) if augment_conditioning else None  # of 0: nothing
 
     def embedding(self, c_noise: Tensor, cond: Condition) -> Tensor:
         """(B, E) of levels (B, M) and conditions."""

@@ -3,8 +3,8 @@
 Wu et al., "MedSegDiff-V2: Diffusion-based medical image segmentation with transformer", AAAI 2024 (arXiv 2301.11798),
 has a condition network on the clean image and a diffusion network on the noisy mask; the first informs the second
 through an anchor (U-SA) in the encoder and through SS-Former, with its neural band-pass filter, at the bottleneck.
-Here both streams are noisy and each informs the other by the same two ways, so that one network draws pairs, images of
-masks and masks of images. The published code never held these modules; they are built from the paper. What differs
+Here both streams are noisy and each informs the other by the same two ways, so that one network samples pairs, images
+of masks and masks of images. The published code never held these modules; they are built from the paper. What differs
 from it: the anchor is the other stream's feature of the same stage, as its decoder comes too late to inform an encoder
 that it depends on itself; the network works on patches; a small output stage sees both streams at full resolution.
 """
@@ -22,8 +22,8 @@ from torch.nn import functional as F  # noqa: N812  (the field's usual name)
 from medsegdiff.config import ModelConfig
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.models.blocks import (
-    Conditioned,
-    Seam,
+    ConditionEmbedding,
+    OutputRefiner,
     TransformerBlock,
     closed_linear,
     decoder_stages,
@@ -35,7 +35,7 @@ from medsegdiff.models.blocks import (
 )
 
 KERNEL = 5  # pixels of the anchor's Gaussian kernel
-SEAM_FEATURES = (4, 2)  # channels that image and mask stream hand to the output stage
+REFINER_FEATURES = (4, 2)  # channels that image and mask stream hand to the output stage
 STREAMS = 2
 
 
@@ -61,7 +61,7 @@ def build(img_size: int, modality: Sequence[int], settings: ModelConfig) -> MedS
         channel_mult=settings.channel_mult,
         num_res_blocks=settings.num_res_blocks,
         dropout=settings.dropout,
-        tell_moves=settings.tell_moves,
+        augment_conditioning=settings.augment_conditioning,
         mask_share=settings.mask_share,
         use_anchor=settings.use_anchor,
         use_spectrum=settings.use_spectrum,
@@ -175,10 +175,10 @@ class HalfBlock(nn.Module):
     def forward(self, own: Tensor, other: Tensor, embedding: Tensor) -> Tensor:
         """(B, N, C) tokens of the own and the other stream -> those of the own."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(embedding)[:, None].chunk(6, dim=2)
-        heard = self.attention(self.norm1(own) * (1 + scale1) + shift1, self.norm1(other))
+        attended = self.attention(self.norm1(own) * (1 + scale1) + shift1, self.norm1(other))
         if self.filter is not None:
-            heard = self.filter(heard, embedding)
-        own = own + gate1 * self.out(heard)
+            attended = self.filter(attended, embedding)
+        own = own + gate1 * self.out(attended)
         h = self.norm2(own) * (1 + scale2) + shift2
         return own + gate2 * self.mlp(h)
 
@@ -232,8 +232,8 @@ class Exchange(nn.Module):
         for block in self.blocks:
             e, c = block(e, c, embedding)
         e, c = (leave(t) for leave, t in zip(self.outward, (e, c), strict=True))
-        told = (rearrange(t, "b (y x) c -> b c y x", y=side) for t in (e, c))
-        return image + next(told), mask + next(told)
+        updates = (rearrange(t, "b (y x) c -> b c y x", y=side) for t in (e, c))
+        return image + next(updates), mask + next(updates)
 
 
 class Stream(nn.Module):
@@ -262,7 +262,7 @@ class Stream(nn.Module):
         return F.pixel_shuffle(self.out(F.silu(self.out_norm(h))), self.patch)
 
 
-class MedSegDiffV2(Conditioned):
+class MedSegDiffV2(ConditionEmbedding):
     """The joint denoising network of image and mask, (B, C, S, S) -> (B, C, S, S), image channels first.
 
     `img_size` must be a multiple of patch_size * 2^(levels - 1); smaller pictures of such sizes may come too. The mask
@@ -289,16 +289,16 @@ class MedSegDiffV2(Conditioned):
         use_anchor: bool = True,
         use_spectrum: bool = True,
         use_band_pass: bool = True,
-        tell_moves: bool = False,
+        augment_conditioning: bool = False,
     ) -> None:
         embedding = 4 * model_channels
-        super().__init__(STREAMS, num_classes, embedding, tell_moves)
+        super().__init__(STREAMS, num_classes, embedding, augment_conditioning)
         self.channels = (in_channels, out_channels)
         bases = (model_channels, max(8, round(model_channels * mask_share / 8) * 8))
         widths = [[base * m for m in channel_mult] for base in bases]
         image, mask = (
             Stream(channels, features, w, patch_size, num_res_blocks, embedding, dropout)
-            for channels, features, w in zip(self.channels, SEAM_FEATURES, widths, strict=True)
+            for channels, features, w in zip(self.channels, REFINER_FEATURES, widths, strict=True)
         )
         self.image, self.mask = image, mask
         levels = len(widths[0]) if use_anchor else 0
@@ -315,7 +315,7 @@ class MedSegDiffV2(Conditioned):
             ]
             self.exchange = Exchange([w[-1] for w in widths], width, side, blocks)
         modality = [0] * in_channels + [1] * out_channels
-        self.seam = Seam(sum(SEAM_FEATURES), modality, embedding)
+        self.refiner = OutputRefiner(sum(REFINER_FEATURES), modality, embedding)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
         embedding = self.embedding(c_noise, cond)
@@ -332,5 +332,5 @@ class MedSegDiffV2(Conditioned):
         if self.exchange is not None:
             image, mask = self.exchange(image, mask, embedding)
         image, mask = self.image.finish(image, image_skips, embedding), self.mask.finish(mask, mask_skips, embedding)
-        result: Tensor = self.seam(torch.cat([image, mask], dim=1), x, c_noise, embedding)
+        result: Tensor = self.refiner(torch.cat([image, mask], dim=1), x, c_noise, embedding)
         return result

@@ -1,8 +1,8 @@
 """A patchified U-Net with transformer blocks at the bottleneck: the network works at a fraction of the resolution.
 
 Space-to-depth (Shi et al. 2016, sub-pixel convolution, and its inverse) by 4 makes a training step about twenty times
-cheaper on a CPU than a U-Net at full resolution. A small output stage at full resolution (`Seam`) removes the seams
-between patches, which otherwise show as jagged mask edges, and the grain that a coarse network leaves.
+cheaper on a CPU than a U-Net at full resolution. A small output stage at full resolution (`OutputRefiner`) removes the
+seams between patches, which otherwise show as jagged mask edges, and the grain that a coarse network leaves.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch.nn import functional as F  # noqa: N812  (the field's usual name)
 from medsegdiff.config import ModelConfig
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.models.blocks import (
-    Conditioned,
-    Seam,
+    ConditionEmbedding,
+    OutputRefiner,
     TransformerBlock,
     decoder_stages,
     encoder_stages,
@@ -27,7 +27,7 @@ from medsegdiff.models.blocks import (
     run_stage,
 )
 
-SEAM_FEATURES = 4  # channels that the coarse network hands to the output stage
+REFINER_FEATURES = 4  # channels that the coarse network hands to the output stage
 
 
 def ignored(settings: ModelConfig) -> tuple[str, ...]:
@@ -49,7 +49,7 @@ def build(img_size: int, modality: Sequence[int], settings: ModelConfig) -> Patc
         transformer_depth=settings.transformer_depth,
         num_heads=settings.num_heads,
         dropout=settings.dropout,
-        tell_moves=settings.tell_moves,
+        augment_conditioning=settings.augment_conditioning,
     )
 
 
@@ -68,10 +68,10 @@ class Bottleneck(nn.Module):
         return rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2])
 
 
-class PatchUNet(Conditioned):
+class PatchUNet(ConditionEmbedding):
     """The joint denoising network of image and mask, (B, C, S, S) -> (B, C, S, S).
 
-    `modality` tells, for each of the C channels, which of the M noise levels is its own. `img_size` must be a
+    `modality` says, for each of the C channels, which of the M noise levels is its own. `img_size` must be a
     multiple of patch_size * 2^(levels - 1); smaller pictures of such sizes may come too.
     """
 
@@ -88,10 +88,10 @@ class PatchUNet(Conditioned):
         transformer_depth: int = 4,
         num_heads: int = 4,
         dropout: float = 0.1,
-        tell_moves: bool = False,
+        augment_conditioning: bool = False,
     ) -> None:
         embedding = 4 * model_channels
-        super().__init__(max(modality) + 1, num_classes, embedding, tell_moves)
+        super().__init__(max(modality) + 1, num_classes, embedding, augment_conditioning)
         widths = [model_channels * m for m in channel_mult]
         self.patch_size = patch_size
         self.stem = nn.Conv2d(len(modality) * patch_size**2, widths[0], 3, padding=1)
@@ -101,8 +101,8 @@ class PatchUNet(Conditioned):
         self.bottleneck = Bottleneck(widths[-1], side, depth, num_heads, embedding, dropout)
         self.up = decoder_stages(widths, num_res_blocks, embedding, dropout)
         self.out_norm = group_norm(widths[0])
-        self.out = nn.Conv2d(widths[0], SEAM_FEATURES * patch_size**2, 3, padding=1)
-        self.seam = Seam(SEAM_FEATURES, modality, embedding)
+        self.out = nn.Conv2d(widths[0], REFINER_FEATURES * patch_size**2, 3, padding=1)
+        self.refiner = OutputRefiner(REFINER_FEATURES, modality, embedding)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
         embedding = self.embedding(c_noise, cond)
@@ -115,5 +115,5 @@ class PatchUNet(Conditioned):
         for stage in self.up:
             h = run_stage(stage, h, embedding, skips.pop())
         h = F.pixel_shuffle(self.out(F.silu(self.out_norm(h))), self.patch_size)
-        result: Tensor = self.seam(h, x, c_noise, embedding)
+        result: Tensor = self.refiner(h, x, c_noise, embedding)
         return result

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medsegdiff.config import SegmentConfig, require, require_fraction, require_positive
-from medsegdiff.data.records import PairRecord, PairSet
+from medsegdiff.data.records import SampleRecord, SampleSet
 from medsegdiff.errors import UserError
 from medsegdiff.training.supervised import SIZE_FACTOR
 
@@ -34,7 +34,7 @@ def check_settings(config: SegmentConfig) -> None:
     require(0 <= config.ema_decay < 1, "--ema_decay", config.ema_decay, "from 0 to below 1")
     require(0 <= config.dropout < 1, "--dropout", config.dropout, "from 0 to below 1")
     require(0 <= config.label_smoothing < 1, "--label_smoothing", config.label_smoothing, "from 0 to below 1")
-    require_fraction("small_share", config.small_share)
+    require_fraction("progressive_resizing", config.progressive_resizing)
     require(config.batch_size >= 2, "--batch_size", config.batch_size, "2 or more, as batch normalisation needs")
     below = max(SIZE_FACTOR, config.img_size // SIZE_FACTOR * SIZE_FACTOR)
     expected = f"a multiple of {SIZE_FACTOR}, such as {below} or {below + SIZE_FACTOR}"
@@ -47,7 +47,7 @@ def check_settings(config: SegmentConfig) -> None:
         require(config.encoder is None, "--encoder", config.encoder, "none with --task classify", "Name it as --model.")
 
 
-def check_splits(pairs: PairSet, mixing: str) -> None:
+def check_splits(pairs: SampleSet, mixing: str) -> None:
     """Raise `UserError` where a split or a class of one is empty, or where a picture of val or test is not clean.
 
     Clean: real, and neither it nor another one of its group is in an earlier split (train, val, test).
@@ -64,7 +64,7 @@ def check_splits(pairs: PairSet, mixing: str) -> None:
                 hint = f"Prepare the data with {'more images' if split == 'train' else f'a larger --{split}_fraction'}"
                 raise UserError(pairs.root, found, "at least one of each class", f"{hint}, or without that class.")
     _check_kinds(pairs, mixing)
-    seen: dict[str, PairRecord] = {}
+    seen: dict[str, SampleRecord] = {}
     for split in ("train", "val", "test"):
         held = pairs.select(split).records
         for record in held:
@@ -78,7 +78,7 @@ def check_splits(pairs: PairSet, mixing: str) -> None:
         seen |= {key: record for record in held for key in (record.group, record.image_hash)}
 
 
-def _check_kinds(pairs: PairSet, mixing: str) -> None:
+def _check_kinds(pairs: SampleSet, mixing: str) -> None:
     """Gradual mixing goes from synthetic to real pairs, and needs both."""
     kinds = {record.is_synthetic for record in pairs.select("train").records}
     if mixing == "gradual" and len(kinds) < 2:

@@ -1,4 +1,4 @@
-"""Phase 5: train on PAIRS with one seed or several, score on test and on external sets, compare with another run."""
+"""Phase 5: train on samples with one seed or several, score on test and on external sets, compare with another run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medsegdiff.config import SegmentConfig, identity_of
+from medsegdiff.config import SegmentConfig, fingerprint_of
 from medsegdiff.data.external import ExternalSet, read_external
-from medsegdiff.data.records import PairSet, content_digest, read_pairs
+from medsegdiff.data.records import SampleSet, content_digest, read_samples
 from medsegdiff.errors import UserError
 from medsegdiff.files import (
     SCORES_FILE,
@@ -24,15 +24,15 @@ from medsegdiff.files import (
 from medsegdiff.locks import locked
 from medsegdiff.protocol.checks import check_comparable, check_settings, check_splits
 from medsegdiff.protocol.once import (
-    NOT_IDENTITY,
+    NOT_IN_FINGERPRINT,
     WEIGHTS_FILE,
     Data,
     other_settings,
-    run_identity,
-    run_once,
+    run_fingerprint,
     score_weights,
     sha256,
     total_steps,
+    train_and_test,
 )
 from medsegdiff.protocol.tasks import TASKS, Rows, Task, settle_names
 from medsegdiff.scoring.rows import PER_IMAGE_FILE, read_rows, read_run
@@ -51,14 +51,14 @@ def segment(config: SegmentConfig) -> dict[str, Any]:
     """Train, score on test, write everything to `config.output_dir`, and return scores.json's content.
 
     With `config.seeds` every seed has a folder `seed_<n>` of its own, laid out like a single run, and the scores.json
-    above them tells of all. The result has "external" (by name of the set) and "comparison" too where they were asked
+    above them says of all. The result has "external" (by name of the set) and "comparison" too where they were asked
     for. The same call goes on where an interrupted one stopped, and returns the scores of a finished one without
     training. Raises `UserError` for bad settings or data, before training wherever that can be known.
     """
     config = settle_names(settle_precision(config))
     check_settings(config)
     config = dataclasses.replace(config, steps=total_steps(config), epochs=None)
-    pairs = read_pairs(Path(config.data_dir))
+    pairs = read_samples(Path(config.data_dir))
     check_splits(pairs, config.mixing)
     task = TASKS[config.task]
     parts = _parts(config)
@@ -69,7 +69,7 @@ def segment(config: SegmentConfig) -> dict[str, Any]:
     external = _read_external(config, pairs)
     _check_layout(config, pairs)
     data = Data(pairs, config.img_size)
-    done = [run_once(part, task, data) for part in parts]
+    done = [train_and_test(part, task, data) for part in parts]
     results = _together(config, task, done)
     weights = _weights(config, parts)
     if external:
@@ -97,7 +97,7 @@ def _weights(config: SegmentConfig, parts: Sequence[SegmentConfig]) -> Weights:
     return {name: sha256(file) if file.is_file() else None for name, file in zip(names, files, strict=True)}
 
 
-def _check_layout(config: SegmentConfig, pairs: PairSet) -> None:
+def _check_layout(config: SegmentConfig, pairs: SampleSet) -> None:
     """Refuse a folder of one run for several, and the other way round, and seeds of other settings: they would mix."""
     output, repeated = Path(config.output_dir), config.seeds is not None
     refuse_other_phase(output, SCORES_FILE, "a folder for weights and scores")
@@ -107,9 +107,9 @@ def _check_layout(config: SegmentConfig, pairs: PairSet) -> None:
         found = "runs with --seeds" if holds_many else "a run with one --seed"
         expected = "runs with --seeds, or none" if repeated else "a run without --seeds, or none"
         raise UserError(output, found, expected, "Choose another --output_dir.")
-    identity = run_identity(config, pairs)
+    fingerprint = run_fingerprint(config, pairs)
     for folder in sorted(output.glob("seed_*")):
-        changed = other_settings(folder, config, identity, apart=("seed",))
+        changed = other_settings(folder, config, fingerprint, apart=("seed",))
         if changed:
             expected = "the same settings for every seed in one folder"
             hint = "Choose another --output_dir, or delete that folder."
@@ -118,17 +118,17 @@ def _check_layout(config: SegmentConfig, pairs: PairSet) -> None:
 
 def _how(config: SegmentConfig, task: Task, rows: Rows) -> dict[str, Any]:
     """How scores are put together: the parts of the pictures, and the bootstrap."""
-    return {"scopes": task.scopes(rows), "resamples": config.bootstrap, "seed": 0}
+    return {"subgroups": task.subgroups(rows), "resamples": config.bootstrap, "seed": 0}
 
 
 def _together(config: SegmentConfig, task: Task, done: Sequence[tuple[dict[str, Any], Rows]]) -> dict[str, Any]:
-    """What scores.json tells: of one run all that it wrote, of several what they share and lists of the rest."""
+    """What scores.json says: of one run all that it wrote, of several what they share and lists of the rest."""
     first = done[0][0]
     if config.seeds is None:
-        results = dict(first) | {"config": identity_of(config, "segment")}
+        results = dict(first) | {"config": fingerprint_of(config, "segment")}
     else:
         shared = ("dataset", "img_size", "pairs", "test_ids", "test_digest")
-        results = {"config": identity_of(config, "segment"), "runs": [f"seed_{seed}" for seed in config.seeds]}
+        results = {"config": fingerprint_of(config, "segment"), "runs": [f"seed_{seed}" for seed in config.seeds]}
         results |= {name: first[name] for name in shared}
         results |= {name: [scores[name] for scores, _ in done] for name in PER_RUN if name in first}
     return results | _scores(config, task, [rows for _, rows in done])
@@ -137,7 +137,7 @@ def _together(config: SegmentConfig, task: Task, done: Sequence[tuple[dict[str, 
 def _scores(config: SegmentConfig, task: Task, runs: Sequence[Rows]) -> dict[str, Any]:
     """The summary of runs on the same pictures, and what every run had."""
     how = _how(config, task, runs[0])
-    means = per_run_means(runs, task.measures, how["scopes"])
+    means = per_run_means(runs, task.measures, how["subgroups"])
     return {"test": summarise(runs, task.measures, **how), "test_by_run": means}
 
 
@@ -166,18 +166,18 @@ def _read(path: Path) -> dict[str, Any]:
 def _of_runs(found: dict[str, Any], weights: Weights) -> dict[str, Any]:
     """Those of the named results that were made with these runs, in this order; weights that are gone may be any."""
 
-    def same(told: Any) -> bool:
-        old = told.get("weights") if isinstance(told, dict) else None
+    def same(reported: Any) -> bool:
+        old = reported.get("weights") if isinstance(reported, dict) else None
         return (
             isinstance(old, dict)
             and list(old) == list(weights)
             and all(sha in (None, old[name]) for name, sha in weights.items())
         )
 
-    return {name: told for name, told in found.items() if same(told)}
+    return {name: reported for name, reported in found.items() if same(reported)}
 
 
-def _read_baseline(config: SegmentConfig, task: Task, test: PairSet) -> tuple[dict[str, Any], list[Any]] | None:
+def _read_baseline(config: SegmentConfig, task: Task, test: SampleSet) -> tuple[dict[str, Any], list[Any]] | None:
     """The settings and rows to compare with, checked before hours of training rather than after."""
     if config.baseline is None:
         return None
@@ -191,17 +191,19 @@ def _compare(
     config: SegmentConfig, task: Task, runs: Sequence[Rows], settings: dict[str, Any], baseline: Sequence[Rows]
 ) -> dict[str, Any]:
     """The difference to the baseline, with the settings that were others there: all alike, or no fair comparison."""
-    apart = (*NOT_IDENTITY, "seed")
-    ours, theirs = ({k: v for k, v in s.items() if k not in apart} for s in (identity_of(config, "segment"), settings))
+    apart = (*NOT_IN_FINGERPRINT, "seed")
+    ours, theirs = (
+        {k: v for k, v in s.items() if k not in apart} for s in (fingerprint_of(config, "segment"), settings)
+    )
     return {
         "baseline": str(config.baseline),
         "runs": [len(runs), len(baseline)],
         "other_settings": differing_keys(theirs, ours),
-        "scopes": compare(runs, baseline, task.measures, **_how(config, task, runs[0])),
+        "subgroups": compare(runs, baseline, task.measures, **_how(config, task, runs[0])),
     }
 
 
-def _read_external(config: SegmentConfig, pairs: PairSet) -> list[ExternalSet]:
+def _read_external(config: SegmentConfig, pairs: SampleSet) -> list[ExternalSet]:
     """The external sets, without what training knew. Raises `UserError` for two of one name.
 
     Known are the real pictures of train and val, and those that the generator of synthetic pairs has learnt, so that
@@ -210,7 +212,7 @@ def _read_external(config: SegmentConfig, pairs: PairSet) -> list[ExternalSet]:
     synthetic = [r.perceptual_hash for r in pairs.records if r.is_synthetic]
     known = [r.perceptual_hash for r in pairs.records if r.split != "test" and not r.is_synthetic] + pairs.learnt
     if config.test_data and synthetic and not pairs.learnt:
-        text = "%s does not tell what its synthetic pairs were made from: external pictures may be among it"
+        text = "%s does not say what its synthetic pairs were made from: external pictures may be among it"
         logger.warning(text + "; combine anew to leave these out", pairs.root)
     sets: list[ExternalSet] = []
     for folder in config.test_data or []:
@@ -267,12 +269,12 @@ def format_results(results: dict[str, Any]) -> str:
         lines += ["", f"external set {name}, {scores['pictures']} pictures{left_out}"]
         lines += summary_lines(scores["test"], scores["test_by_run"], runs)
     if "comparison" in results:
-        told = results["comparison"]
-        ours, theirs = told["runs"]
-        lines += ["", f"against {told['baseline']}, paired by image, {ours} run(s) against {theirs}"]
-        if told["other_settings"]:
-            lines += [f"not trained alike: {'; '.join(told['other_settings'])}"]
-        lines += comparison_lines(told["scopes"])
+        reported = results["comparison"]
+        ours, theirs = reported["runs"]
+        lines += ["", f"against {reported['baseline']}, paired by image, {ours} run(s) against {theirs}"]
+        if reported["other_settings"]:
+            lines += [f"not trained alike: {'; '.join(reported['other_settings'])}"]
+        lines += comparison_lines(reported["subgroups"])
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The tasks that the protocol trains and scores, each told in one way."""
+"""The tasks that the downstream benchmark trains and scores, each reported in one way."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from medsegdiff.classification.models import DEFAULT_MODEL as DEFAULT_CLASSIFIER
 from medsegdiff.classification.models import load_classifier
 from medsegdiff.classification.scores import MEASURES as CLASS_MEASURES
 from medsegdiff.config import SegmentConfig
-from medsegdiff.data.dataset import PairTensors
+from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.scoring.intervals import Measure
 from medsegdiff.segmentation.models import DEFAULT_ENCODER, DEFAULT_ENCODERS, DEFAULT_MODEL, load_model
-from medsegdiff.segmentation.results import MEASURES, ImageScore, scopes
+from medsegdiff.segmentation.results import MEASURES, ImageScore, subgroups
 from medsegdiff.segmentation.testing import score_pairs
 from medsegdiff.segmentation.training import SegmentationTrainer, build_network
 from medsegdiff.training.supervised import SupervisedTrainer
@@ -33,13 +33,15 @@ class Task:
     """Segmentation or classification, as `protocol.run` sees it."""
 
     check: Callable[[SegmentConfig, list[str]], object]  # raises `UserError` for a network that cannot be had
-    trainer: Callable[[SegmentConfig, list[str], PairTensors, PairTensors, int], SupervisedTrainer]  # train, val, steps
+    trainer: Callable[
+        [SegmentConfig, list[str], SampleTensors, SampleTensors, int], SupervisedTrainer
+    ]  # train, val, steps
     load: Callable[[Path], tuple[nn.Module, dict[str, Any]]]  # network and settings of a weights file
-    score: Callable[[nn.Module, dict[str, Any], PairTensors, SegmentConfig, Path], Rows]  # draws a picture too
+    score: Callable[[nn.Module, dict[str, Any], SampleTensors, SegmentConfig, Path], Rows]  # Samples a picture too
     picture: str  # file name of that picture
     row: type[Any]  # one line of per_image.csv
     measures: Mapping[str, Measure]
-    scopes: Callable[[Rows], dict[str, np.ndarray]]  # row numbers of all, of each class, ...
+    subgroups: Callable[[Rows], dict[str, np.ndarray]]  # row numbers of all, of each class, ...
 
 
 TASKS = {
@@ -51,7 +53,7 @@ TASKS = {
         picture="overlays.png",
         row=ImageScore,
         measures=MEASURES,
-        scopes=scopes,
+        subgroups=subgroups,
     ),
     "classify": Task(
         check=class_training.build_network,
@@ -61,7 +63,7 @@ TASKS = {
         picture="roc.png",
         row=class_results.ClassScore,
         measures=CLASS_MEASURES,
-        scopes=class_results.scopes,
+        subgroups=class_results.subgroups,
     ),
 }
 

@@ -2,24 +2,25 @@
 
 The data are S training runs (the same settings, other seeds) scored on the same N test pictures. Pictures come in
 clusters, of one patient or of near-duplicates, and are alike within them. Runs and clusters are crossed: every run saw
-every cluster. One resample draws S runs with replacement and, independently, as many clusters as there are, with all
-pictures of each; all drawn runs are measured on these same pictures, and the statistic is the mean over them. With
-one run only clusters are drawn. The interval is that of the percentiles (Efron and Tibshirani, "An Introduction to the
-Bootstrap", 1993, section 13.3).
+every cluster. One resample samples S runs with replacement and, independently, as many clusters as there are, with all
+pictures of each; all sampled runs are measured on these same pictures, and the statistic is the mean over them. With
+one run only clusters are sampled. The interval is that of the percentiles (Efron and Tibshirani, "An Introduction to
+the Bootstrap", 1993, section 13.3).
 
-Whole clusters are drawn, and nothing within them: Davison and Hinkley, "Bootstrap Methods and their Application",
+Whole clusters are sampled, and nothing within them: Davison and Hinkley, "Bootstrap Methods and their Application",
 1997, section 3.8; Saravanan et al., "Application of the hierarchical bootstrap to multi-level data in neuroscience",
-Neurons, Behavior, Data analysis, and Theory 3(5), 2020. Both factors are drawn apart: Owen, "The pigeonhole
+Neurons, Behavior, Data analysis, and Theory 3(5), 2020. Both factors are sampled apart: Owen, "The pigeonhole
 bootstrap", Annals of Applied Statistics 1(2), 2007. No bootstrap is exact for crossed factors. This one counts the
 variance of what single runs do on single clusters up to three times: it errs towards wider intervals there.
 
-**What three seeds tell.** That a result does not hang on one lucky seed, and roughly how far runs lie apart. They do
+**What three seeds say.** That a result does not hang on one lucky seed, and roughly how far runs lie apart. They do
 not measure the variance between runs: on average the bootstrap finds (S - 1) / S of it, two thirds, and no resample
 leaves the range of the runs there are. Where runs alone differ, and pictures hardly matter, the interval of three runs
 is their range, from lowest to highest, and holds the true mean in about 75 % of cases rather than 95 % (all three lie
 on one side of it with probability 2 / 2^3). Where the spread over pictures outweighs that over runs, as it does for
 the mean of an arm on a hundred pictures, this hardly shows. It shows most in a paired `contrast`, from which the
-spread over pictures is gone. The runs themselves are therefore told beside every interval (`summary.per_run_means`).
+spread over pictures is gone. The runs themselves are therefore reported beside every interval
+(`summary.per_run_means`).
 
 Nothing here speaks of other training data: all runs learnt from the same pictures.
 """
@@ -65,8 +66,8 @@ def interval(runs: Sequence[Columns], measure: Measure, clusters: Sequence[str],
     Raises `ValueError` without runs or pictures, and where columns and clusters are not equally long.
     """
     _check(runs, clusters)
-    draws = _draw_runs(_table(runs, measure, clusters, resamples, seed), seed, RUNS)
-    return _percentiles(_mean(runs, measure), draws, len(clusters), len(runs))
+    resampled = _resample_runs(_table(runs, measure, clusters, resamples, seed), seed, RUNS)
+    return _percentiles(_mean(runs, measure), resampled, len(clusters), len(runs))
 
 
 class Contrast(NamedTuple):
@@ -86,14 +87,17 @@ def contrast(
 ) -> Contrast:
     """`measure` of `runs` minus and over that of `baseline_runs`, each averaged over its runs, and their intervals.
 
-    Paired by picture, which takes out how hard the pictures are: both arms are measured on the same drawn pictures.
-    Runs of the arms are drawn independently, as a seed has no meaning across arms that were trained on different data.
-    Raises `ValueError` as `interval` does.
+    Paired by picture, which takes out how hard the pictures are: both arms are measured on the same sampled pictures.
+    Runs of the arms are sampled independently, as a seed has no meaning across arms that were trained on different
+    data. Raises `ValueError` as `interval` does.
     """
     _check(runs, clusters)
     _check(baseline_runs, clusters)
     table = _table([*runs, *baseline_runs], measure, clusters, resamples, seed)
-    ours, others = _draw_runs(table[:, : len(runs)], seed, RUNS), _draw_runs(table[:, len(runs) :], seed, BASELINE_RUNS)
+    ours, others = (
+        _resample_runs(table[:, : len(runs)], seed, RUNS),
+        _resample_runs(table[:, len(runs) :], seed, BASELINE_RUNS),
+    )
     our_mean, other_mean = (np.array([_mean(arm, measure)]) for arm in (runs, baseline_runs))
     counts = len(clusters), min(len(runs), len(baseline_runs))
     return Contrast(
@@ -121,33 +125,33 @@ def _mean(runs: Sequence[Columns], measure: Measure) -> float:
 
 def _table(runs: Sequence[Columns], measure: Measure, clusters: Sequence[str], resamples: int, seed: int) -> np.ndarray:
     """(resamples, S): what every run measures on the pictures of each resample."""
-    drawn = _draw_pictures(clusters, resamples, seed)
-    return np.array([[measure(columns, index) for columns in runs] for index in drawn])
+    resampled = _resample_pictures(clusters, resamples, seed)
+    return np.array([[measure(columns, index) for columns in runs] for index in resampled])
 
 
-def _draw_runs(table: np.ndarray, seed: int, purpose: int) -> np.ndarray:
-    """(resamples,): in each row of `table` the mean over as many drawn columns as there are."""
-    drawn = np.random.default_rng([seed, purpose]).integers(table.shape[1], size=table.shape)
-    means: np.ndarray = np.take_along_axis(table, drawn, axis=1).mean(axis=1)
+def _resample_runs(table: np.ndarray, seed: int, purpose: int) -> np.ndarray:
+    """(resamples,): in each row of `table` the mean over as many sampled columns as there are."""
+    resampled = np.random.default_rng([seed, purpose]).integers(table.shape[1], size=table.shape)
+    means: np.ndarray = np.take_along_axis(table, resampled, axis=1).mean(axis=1)
     return means
 
 
-def _draw_pictures(clusters: Sequence[str], resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """The picture indices of each resample: all members of as many drawn clusters as there are."""
+def _resample_pictures(clusters: Sequence[str], resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """The picture indices of each resample: all members of as many sampled clusters as there are."""
     _, number, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
     members = np.argsort(number, kind="stable")  # pictures, cluster by cluster
     first = np.cumsum(sizes) - sizes  # where each cluster begins in `members`
     random = np.random.default_rng([seed, PICTURES])
     for _ in range(resamples):
-        drawn = random.integers(len(sizes), size=len(sizes))
-        counts = sizes[drawn]
+        resampled = random.integers(len(sizes), size=len(sizes))
+        counts = sizes[resampled]
         ends = np.cumsum(counts)
-        # the k-th picture of a drawn cluster stands at first + k, where k is its place minus where the cluster begins
-        yield members[np.arange(ends[-1]) + np.repeat(first[drawn] - (ends - counts), counts)]
+        # the k-th picture of a sampled cluster stands at first + k, where k is its place minus where the cluster begins
+        yield members[np.arange(ends[-1]) + np.repeat(first[resampled] - (ends - counts), counts)]
 
 
-def _percentiles(mean: float, draws: np.ndarray, pictures: int, runs: int) -> Interval:
-    defined = draws[~np.isnan(draws)]
+def _percentiles(mean: float, resampled: np.ndarray, pictures: int, runs: int) -> Interval:
+    defined = resampled[~np.isnan(resampled)]
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(defined, [tail, 100 - tail]) if len(defined) else (np.nan, np.nan)
-    return Interval(mean, float(low), float(high), pictures, runs, 1 - len(defined) / len(draws))
+    return Interval(mean, float(low), float(high), pictures, runs, 1 - len(defined) / len(resampled))

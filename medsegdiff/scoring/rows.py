@@ -13,12 +13,12 @@ from typing import Any, TypeVar, get_type_hints
 import numpy as np
 
 from medsegdiff.errors import UserError
-from medsegdiff.files import SCORES_FILE, read_json, require_folder, write_bytes
+from medsegdiff.files import SCORES_FILE, read_record, require_folder, write_bytes
 from medsegdiff.scoring.intervals import Columns
 
 PER_IMAGE_FILE = "per_image.csv"
 EXPECTED, HINT = "the scores per image of a finished run", "Train that run anew."
-TOLD = {"config": dict, "img_size": int, "test_ids": list, "test_digest": str}  # what scores.json has at least
+REPORTED = {"config": dict, "img_size": int, "test_ids": list, "test_digest": str}  # what scores.json has at least
 
 Row = TypeVar("Row")
 
@@ -97,25 +97,25 @@ def read_run(folder: Path, row_type: type[Row]) -> tuple[dict[str, Any], list[li
 
     `folder` holds one training (scores.json, per_image.csv), or several with other seeds: its scores.json names their
     folders under "runs", and each of these holds a per_image.csv. Raises `UserError` where it holds neither, where
-    scores.json lacks what it has to tell, and where a run was scored on other test images than it names.
+    scores.json lacks what it has to say, and where a run was scored on other test images than it names.
     """
     require_folder(folder, f"{SCORES_FILE} of a finished run")
     path = folder / SCORES_FILE
     if not path.is_file():
         hint = "Finish that run first: the same command goes on where it stopped."
         raise UserError(folder, f"no {SCORES_FILE}", "the output folder of a finished run", hint)
-    scores = read_json(path)
+    scores = read_record(path)
     names = scores.get("runs", ["."]) if isinstance(scores, dict) else None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UserError(path, "no list of runs", "the scores of a finished run", HINT)
-    lacking = [key for key, kind in TOLD.items() if not isinstance(scores.get(key), kind)]
+    lacking = [key for key, kind in REPORTED.items() if not isinstance(scores.get(key), kind)]
     if lacking:
         raise UserError(path, f"no {', '.join(lacking)}", "the scores of a finished run", HINT)
     runs = [read_rows(folder / name / PER_IMAGE_FILE, row_type) for name in names]
-    told = sorted(map(str, scores["test_ids"]))
+    reported = sorted(map(str, scores["test_ids"]))
     for name, rows in zip(names, runs, strict=True):
         found = sorted(str(id) for id in columns(rows)["id"])
-        if found != told or len(set(found)) != len(found):
+        if found != reported or len(set(found)) != len(found):
             expected = "the same test images in every run, each once"
             raise UserError(folder / name / PER_IMAGE_FILE, "other or repeated test images", expected, HINT)
     return scores, runs

@@ -1,7 +1,7 @@
-"""Scores of repeated training runs in short: means with intervals for every scope, comparisons, and text tables.
+"""Scores of repeated training runs in short: means with intervals for every subgroup, comparisons, and text tables.
 
 A run is the rows of its test pictures, dataclasses with at least `id` and `group` (the cluster of near-duplicates or
-of one patient); several runs are scored on the same pictures. A scope is a part of the pictures: its name, and their
+of one patient); several runs are scored on the same pictures. A subgroup is a part of the pictures: its name, and their
 indices in the rows of the first run.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from medsegdiff.scoring.intervals import Columns, Measure, contrast, interval
 from medsegdiff.scoring.rows import columns
 
-ALL = "all"  # the scope of all pictures
+ALL = "all"  # the subgroup of all pictures
 MANY_UNDEFINED = 0.05  # an interval that leaves out more than this share of its resamples is marked in tables
 PIXEL_METRICS = {"hd95"}  # one decimal; all others are shares
 RATIO = "ratio"  # of run and baseline, a share whatever the metric
@@ -26,7 +26,7 @@ CELL = 23  # characters a column of a table
 Run = Sequence[Any]  # rows
 
 
-def label_scopes(labels: Sequence[str]) -> dict[str, np.ndarray]:
+def label_subgroups(labels: Sequence[str]) -> dict[str, np.ndarray]:
     """Indices of all pictures, and of those of each class in alphabetical order; "" is no class."""
     found = np.asarray(labels)
     parts = {str(label): np.flatnonzero(found == label) for label in np.unique(found) if label}
@@ -36,32 +36,32 @@ def label_scopes(labels: Sequence[str]) -> dict[str, np.ndarray]:
 def summarise(
     runs: Sequence[Run],
     measures: Mapping[str, Measure],
-    scopes: Mapping[str, np.ndarray],
+    subgroups: Mapping[str, np.ndarray],
     resamples: int,
     seed: int,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """{scope: {metric: {mean, low, high, n, runs, undefined}}}: the fields of `intervals.Interval`.
+    """{subgroup: {metric: {mean, low, high, n, runs, undefined}}}: the fields of `intervals.Interval`.
 
-    A metric that some run has no value of in a scope (AUC of one class) is left out there. Raises `ValueError` where
+    A metric that some run has no value of in a subgroup (AUC of one class) is left out there. Raises `ValueError` where
     runs were not scored on the same pictures.
     """
     tables = _aligned(runs)
     result: dict[str, dict[str, dict[str, Any]]] = {}
-    for scope, index in scopes.items():
+    for subgroup, index in subgroups.items():
         part = _select(tables, index)
         found = {name: interval(part, m, part[0]["group"].tolist(), resamples, seed) for name, m in measures.items()}
-        result[scope] = {name: dataclasses.asdict(f) for name, f in found.items() if not math.isnan(f.mean)}
+        result[subgroup] = {name: dataclasses.asdict(f) for name, f in found.items() if not math.isnan(f.mean)}
     return result
 
 
 def per_run_means(
-    runs: Sequence[Run], measures: Mapping[str, Measure], scopes: Mapping[str, np.ndarray]
+    runs: Sequence[Run], measures: Mapping[str, Measure], subgroups: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, list[float]]]:
-    """{scope: {metric: one value a run}}, with the metrics that `summarise` has. Raises `ValueError` as it does."""
+    """{subgroup: {metric: one value a run}}, with the metrics that `summarise` has. Raises `ValueError` as it does."""
     tables = _aligned(runs)
     found = {
-        scope: {name: [measure(table, index) for table in tables] for name, measure in measures.items()}
-        for scope, index in scopes.items()
+        subgroup: {name: [measure(table, index) for table in tables] for name, measure in measures.items()}
+        for subgroup, index in subgroups.items()
     }
     return {s: {n: v for n, v in metrics.items() if not np.isnan(v).any()} for s, metrics in found.items()}
 
@@ -70,27 +70,28 @@ def compare(
     runs: Sequence[Run],
     baseline: Sequence[Run],
     measures: Mapping[str, Measure],
-    scopes: Mapping[str, np.ndarray],
+    subgroups: Mapping[str, np.ndarray],
     resamples: int,
     seed: int,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """{scope: {metric: {run, baseline, difference, ratio}}}: run minus baseline, and run over baseline (relative Dice).
+    """{subgroup: {metric: {run, baseline, difference, ratio}}}: run minus baseline, and run over baseline (relative
+    Dice).
 
-    Both are {mean, low, high, n, runs, undefined}, paired by the id of the picture; scopes and groups are those of
+    Both are {mean, low, high, n, runs, undefined}, paired by the id of the picture; subgroups and groups are those of
     `runs`. Metrics without a value are left out, and ratios where the baseline is 0.
     Raises `ValueError` where the runs were not all scored on the same pictures.
     """
     tables = _aligned([*runs, *baseline])
     result: dict[str, dict[str, dict[str, Any]]] = {}
-    for scope, index in scopes.items():
+    for subgroup, index in subgroups.items():
         part = _select(tables, index)
         ours, others, clusters = part[: len(runs)], part[len(runs) :], part[0]["group"].tolist()
         everything = np.arange(len(index))
-        result[scope] = {}
+        result[subgroup] = {}
         for name, measure in measures.items():
             found, share = contrast(ours, others, measure, clusters, resamples, seed)
             if not math.isnan(found.mean):
-                result[scope][name] = {
+                result[subgroup][name] = {
                     "run": float(np.mean([measure(table, everything) for table in ours])),
                     "baseline": float(np.mean([measure(table, everything) for table in others])),
                     "difference": dataclasses.asdict(found),
@@ -124,34 +125,35 @@ def summary_lines(
     means: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
     names: Sequence[str] = (),
 ) -> list[str]:
-    """A text table of `summarise`'s result: one scope a line, one metric a column, `mean [low, high]`.
+    """A text table of `summarise`'s result: one subgroup a line, one metric a column, `mean [low, high]`.
 
-    Given `means` (of `per_run_means`) and the `names` of several runs, the lines of the runs follow each scope's own.
+    Given `means` (of `per_run_means`) and the `names` of several runs, the lines of the runs follow each subgroup's
+    own.
     """
     metrics = list(dict.fromkeys(metric for cells in summary.values() for metric in cells))
     wide = max(10, *(len(text) for text in (*summary, *(f"  {name}" for name in names)))) + 2
     lines = [f"{'':<{wide}}{'n':>5}  " + "".join(f"{metric:<{CELL}}" for metric in metrics)]
-    for scope, cells in summary.items():
+    for subgroup, cells in summary.items():
         count = str(next((cell["n"] for cell in cells.values()), ""))
-        lines.append(f"{scope:<{wide}}{count:>5}  " + "".join(f"{_cell(m, cells.get(m)):<{CELL}}" for m in metrics))
+        lines.append(f"{subgroup:<{wide}}{count:>5}  " + "".join(f"{_cell(m, cells.get(m)):<{CELL}}" for m in metrics))
         for number, name in enumerate(names if means is not None and len(names) > 1 else ()):
-            values = {m: f"{v[number]:.{_digits(m)}f}" for m, v in (means or {}).get(scope, {}).items()}
+            values = {m: f"{v[number]:.{_digits(m)}f}" for m, v in (means or {}).get(subgroup, {}).items()}
             text = "".join(f"{values.get(m, '-'):<{CELL}}" for m in metrics)
             lines.append(f"{'  ' + name:<{wide}}{'':>5}  {text}")
     return [line.rstrip() for line in lines] + _footnote("*" in "".join(lines[1:]))
 
 
-def comparison_lines(scopes: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
-    """A text table of `compare`'s result: one scope and metric a line."""
-    wide = max(10, *(len(scope) for scope in scopes)) + 2
-    tall = max(11, *(len(metric) for cells in scopes.values() for metric in cells)) + 2
+def comparison_lines(subgroups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """A text table of `compare`'s result: one subgroup and metric a line."""
+    wide = max(10, *(len(subgroup) for subgroup in subgroups)) + 2
+    tall = max(11, *(len(metric) for cells in subgroups.values() for metric in cells)) + 2
     lines = [f"{'':<{wide}}{'metric':<{tall}}{'this run':>9}{'baseline':>10}  {'difference [95 % interval]':<28}ratio"]
-    for scope, cells in scopes.items():
+    for subgroup, cells in subgroups.items():
         for metric, cell in cells.items():
             run, baseline = (f"{cell[key]:.{_digits(metric)}f}" for key in ("run", "baseline"))
             change = _cell(metric, cell["difference"], sign="+")
             share = _cell(RATIO, cell.get(RATIO))
-            lines.append(f"{scope:<{wide}}{metric:<{tall}}{run:>9}{baseline:>10}  {change:<28}{share}")
+            lines.append(f"{subgroup:<{wide}}{metric:<{tall}}{run:>9}{baseline:>10}  {change:<28}{share}")
     return lines + _footnote("*" in "".join(lines[1:]))
 
 

@@ -1,4 +1,4 @@
-"""What a segmentation run leaves behind: scores per image, the parts that they are told of, pictures."""
+"""What a segmentation run leaves behind: scores per image, the parts that they are of, pictures."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from medsegdiff.data.pictures import draw_outline
 from medsegdiff.files import write_bytes
 from medsegdiff.scoring import rows as scoring_rows
 from medsegdiff.scoring.intervals import Measure, mean_of
-from medsegdiff.scoring.summary import label_scopes
+from medsegdiff.scoring.summary import label_subgroups
 from medsegdiff.segmentation.scores import METRICS
 
 OVERLAY_COLUMNS = 4  # pictures each of the best, the middling and the worst
 # Lesions that cover a smaller share of the picture are "small". A round number near the median of BUSI (0.056 of 633
-# pairs), fixed so that it means the same on every set. It is no physical size: BUSI tells no millimetres.
+# pairs), fixed so that it means the same on every set. It is no physical size: BUSI says no millimetres.
 SMALL_AREA = 0.05
 MEASURES: dict[str, Measure] = {metric: mean_of(metric) for metric in METRICS}
 
@@ -30,7 +30,7 @@ class ImageScore:
     """The scores of one test image; `hd95` in native pixels (heights)."""
 
     id: str
-    group: str  # cluster of near-duplicates or patient (`PairRecord.group`)
+    group: str  # cluster of near-duplicates or patient (`SampleRecord.group`)
     label: str  # class, or "" where it is not known
     area: float  # share of the picture that the true lesion covers
     dice: float
@@ -40,14 +40,14 @@ class ImageScore:
     hd95: float
 
 
-def scopes(rows: Sequence[ImageScore]) -> dict[str, np.ndarray]:
+def subgroups(rows: Sequence[ImageScore]) -> dict[str, np.ndarray]:
     """Indices of all images, of each class, and of small and large lesions (`SMALL_AREA`), without empty parts.
 
     An image without a lesion is neither small nor large.
     """
     area = np.array([row.area for row in rows])
     sizes = {"small": (area > 0) & (area < SMALL_AREA), "large": area >= SMALL_AREA}
-    found = label_scopes([row.label for row in rows])
+    found = label_subgroups([row.label for row in rows])
     return found | {name: np.flatnonzero(part) for name, part in sizes.items() if part.any()}
 
 

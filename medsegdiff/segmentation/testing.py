@@ -8,14 +8,14 @@ from typing import Any
 from torch import nn
 
 from medsegdiff.config import SegmentConfig
-from medsegdiff.data.dataset import PairTensors, pixel_size
+from medsegdiff.data.dataset import SampleTensors, pixel_size
 from medsegdiff.segmentation.results import ImageScore, draw_overlays
 from medsegdiff.segmentation.scores import score_image
 from medsegdiff.segmentation.training import predict_masks, true_masks
 
 
 def score_pairs(
-    model: nn.Module, settings: dict[str, Any], data: PairTensors, config: SegmentConfig, picture: Path
+    model: nn.Module, settings: dict[str, Any], data: SampleTensors, config: SegmentConfig, picture: Path
 ) -> list[ImageScore]:
     """Scores of every pair, and a picture of the best, middling and worst ones at `picture`.
 

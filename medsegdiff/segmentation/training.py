@@ -1,4 +1,4 @@
-"""Training a segmentation network on PAIRS, and finding lesions with it."""
+"""Training a segmentation network on samples, and finding lesions with it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from medsegdiff.config import SegmentConfig
-from medsegdiff.data.dataset import PairTensors
+from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.segmentation.madgnet import MADGNet
 from medsegdiff.segmentation.models import (
     DEFAULT_ENCODER,
@@ -33,7 +33,7 @@ class SegmentationTrainer(SupervisedTrainer):
     score_name = "dice"
 
     def __init__(
-        self, config: SegmentConfig, classes: list[str], train: PairTensors, val: PairTensors, steps: int
+        self, config: SegmentConfig, classes: list[str], train: SampleTensors, val: SampleTensors, steps: int
     ) -> None:
         torch.manual_seed(config.seed)
         model = build_network(config)
@@ -52,7 +52,7 @@ class SegmentationTrainer(SupervisedTrainer):
 
     def score(self) -> float:
         """Mean Dice over val, picture by picture; without mirror images, for speed."""
-        config = dataclasses.replace(self.config, flip_test=False)
+        config = dataclasses.replace(self.config, tta_flip=False)
         found = predict_masks(self.ema.model, self.val, self.mean, self.std, config, self.device)
         return float(np.mean([overlaps(p, t)["dice"] for p, t in zip(found, true_masks(self.val), strict=True)]))
 
@@ -94,17 +94,17 @@ def predict(model: nn.Module, images: Tensor, mean: float, std: float, precision
 
 @torch.no_grad()
 def predict_masks(
-    model: nn.Module, data: PairTensors, mean: float, std: float, config: SegmentConfig, device: torch.device
+    model: nn.Module, data: SampleTensors, mean: float, std: float, config: SegmentConfig, device: torch.device
 ) -> np.ndarray:
     """(N, S, S) boolean masks of all pairs: probability above one half."""
     parts: list[Tensor] = []
     for rows in torch.arange(len(data)).split(PREDICT_BATCH):
         images, _, _ = data.batch(rows)
-        logits = predict(model, images.to(device), mean, std, config.precision, config.flip_test)
+        logits = predict(model, images.to(device), mean, std, config.precision, config.tta_flip)
         parts.append(logits[:, 0].cpu() > 0)
     return torch.cat(parts).numpy()
 
 
-def true_masks(data: PairTensors) -> np.ndarray:
+def true_masks(data: SampleTensors) -> np.ndarray:
     """(N, S, S) boolean true masks: pixels of which the lesion covers at least half."""
     return (data.masks[:, 0] >= 128).numpy()

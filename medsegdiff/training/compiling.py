@@ -59,5 +59,5 @@ def compile_backbone(denoiser: Denoiser, spread: bool) -> None:
             layer.forward = torch.compiler.disable(layer.forward)
     # Pairs of each size differ in number from step to step where high noise is taken off smaller pictures; their sizes
     # are few, and a graph each (`Denoiser.sizes_stand`)
-    denoiser.sizes_stand = denoiser.coarse is not None
+    denoiser.sizes_stand = denoiser.low_res is not None
     denoiser.backbone.compile(dynamic=None if denoiser.sizes_stand else False)

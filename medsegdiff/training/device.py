@@ -37,7 +37,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         # is_bf16_supported says yes to emulation as well
         return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch tells this by no public name
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch says this by no public name
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
@@ -46,7 +46,7 @@ def settle_precision(config: Config, device: torch.device | None = None) -> Conf
 
     auto is bf16 where the device has it, else fp16 on a GPU and fp32 on a CPU. bf16 on a GPU without it becomes fp16,
     which is said. Raises `UserError` for fp16 on a CPU. What was settled decides the numbers, so it stands in the
-    identity of a run: one that began in bf16 is not gone on with in fp32 unnoticed.
+    fingerprint of a run: one that began in bf16 is not gone on with in fp32 unnoticed.
     """
     device = device or choose_device(config.device)
     asked = config.precision
@@ -82,7 +82,7 @@ def clip_gradients(
     """Clip the norm of the gradients, once what the scaler did to them is undone; returns it as it was, on the device.
 
     Gradients that a scaler made too large for fp16 are no failure: it leaves such a step out and halves its scale.
-    Their norm is told as 0 then. Only at a scale of 1, where scaling is not to blame, it is told as it is.
+    Their norm is reported as 0 then. Only at a scale of 1, where scaling is not to blame, it is reported as it is.
     """
     scaler.unscale_(optimiser)
     norm = clip_grad_norm_(network.parameters(), largest)

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from medsegdiff.errors import UserError
-from medsegdiff.training.processes import Alone
+from medsegdiff.training.processes import SingleProcess
 from medsegdiff.training.state import begin_run, damaged_state, knows_run, latest_state, save_state
 
 logger = logging.getLogger(__name__)
@@ -56,12 +56,14 @@ class LoopConfig:
     evals: int  # evaluations in the whole run; the last falls on the last step
     save_every: int  # steps between saved states
     images_per_step: int
-    identity: dict[str, Any]  # what a state must have been made with, to be resumed
+    fingerprint: dict[str, Any]  # what a state must have been made with, to be resumed
     bar: Sequence[str] = ("loss",)  # scalars that the progress bar shows
     evals_from: int = 0  # steps before the part of the run over which evaluations are spread
     read_every: int = 1  # steps between two readings of what steps returned; a GPU has to finish them for it
-    drawn: Callable[[int], Sequence[str]] = lambda step: ()  # ids of the pairs that a step saw, for messages
-    processes: Alone = field(default_factory=Alone)  # those that train together; the main one alone writes
+    sample_ids: Callable[[int], Sequence[str]] = lambda step: ()  # ids of the pairs that a step saw, for messages
+    processes: SingleProcess = field(
+        default_factory=SingleProcess
+    )  # those that train together; the main one alone writes
 
 
 @dataclass
@@ -100,7 +102,7 @@ def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str
     was begun with other settings, or where its state is damaged.
     """
     processes = config.processes
-    processes.told(lambda: begin_run(config.output_dir, config.identity))
+    processes.run_on_main(lambda: begin_run(config.output_dir, config.fingerprint))
     progress = _resume(trainer, config.output_dir)
     _check_shared(config, progress.step)
     if progress.step:
@@ -121,9 +123,9 @@ def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str
                 progress.done = trainer.finished()
             progress.seconds += time.perf_counter() - started
             if saves and processes.is_main:
-                curves.flush()  # what a kill takes from its queue would not be drawn again after this state
+                curves.flush()  # what a kill takes from its queue would not be sampled again after this state
                 state = {"trainer": trainer.state_dict(), "progress": dataclasses.asdict(progress)}
-                save_state(config.output_dir, done, config.identity, state)
+                save_state(config.output_dir, done, config.fingerprint, state)
     return {
         "steps": progress.step,
         "seconds": round(progress.seconds, 1),
@@ -146,7 +148,7 @@ def _check_shared(config: LoopConfig, step: int) -> None:
 
 
 def _resume(trainer: Trainer, output_dir: Path) -> Progress:
-    """Put the last saved state back where there is one, and tell how far it had come."""
+    """Put the last saved state back where there is one, and say how far it had come."""
     found = latest_state(output_dir)
     if found is None:
         return Progress()
@@ -209,7 +211,7 @@ class _Curves:
             self.writer.close()
 
 
-def _numbers(rows: Sequence[Scalars], processes: Alone) -> list[dict[str, float]]:
+def _numbers(rows: Sequence[Scalars], processes: SingleProcess) -> list[dict[str, float]]:
     """What steps returned, as numbers, averaged over the processes: all tensors come from the device at once."""
     tensors = [value.detach().double() for row in rows for value in row.values() if isinstance(value, Tensor)]
     found = iter(processes.mean(torch.stack(tensors)).tolist() if tensors else [])
@@ -218,11 +220,13 @@ def _numbers(rows: Sequence[Scalars], processes: Alone) -> list[dict[str, float]
 
 def _check(scalars: dict[str, float], step: int, config: LoopConfig) -> None:
     if not all(math.isfinite(v) for v in scalars.values()):
-        drawn = config.drawn(step)
-        pairs = ", ".join(drawn[:NAMED]) + (f" and {len(drawn) - NAMED} more" if len(drawn) > NAMED else "")
+        sample_ids = config.sample_ids(step)
+        pairs = ", ".join(sample_ids[:NAMED]) + (
+            f" and {len(sample_ids) - NAMED} more" if len(sample_ids) > NAMED else ""
+        )
         raise UserError(
             f"training step {step}",
-            f"loss {scalars}" + (f" of the pairs {pairs}" if drawn else ""),
+            f"loss {scalars}" + (f" of the pairs {pairs}" if sample_ids else ""),
             "finite numbers",
             "Lower --lr or use --precision fp32, in a new --output_dir; unchanged, the command goes on from the last "
             "saved state.",

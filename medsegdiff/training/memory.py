@@ -14,7 +14,7 @@ from medsegdiff.config import TrainConfig, require
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.errors import UserError
 from medsegdiff.training.device import autocast
-from medsegdiff.training.processes import Together
+from medsegdiff.training.processes import Distributed
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def largest_batch(try_step: Callable[[int], object], start: int) -> int:
     return good
 
 
-def arrangement(pairs: int, largest: int, processes: int) -> tuple[int, int] | None:
+def micro_batches(pairs: int, largest: int, processes: int) -> tuple[int, int] | None:
     """(batch_size, accumulate) with batch_size * accumulate = `pairs` and batch_size at most `largest`, or None.
 
     The largest of pairs, pairs / 2, pairs / 4, ... that `processes` can share equally.
@@ -86,10 +86,10 @@ def arrangement(pairs: int, largest: int, processes: int) -> tuple[int, int] | N
     return size, parts
 
 
-class Room:
+class BatchSizeFinder:
     """What memory holds of the batches of a training: `objective` is the network with its loss, (M,) of a batch."""
 
-    def __init__(self, objective: nn.Module, optimiser: torch.optim.Optimizer, processes: Together) -> None:
+    def __init__(self, objective: nn.Module, optimiser: torch.optim.Optimizer, processes: Distributed) -> None:
         self.objective, self.optimiser, self.processes = objective, optimiser, processes
 
     def try_batch(self, pairs: int, config: TrainConfig) -> None:
@@ -135,21 +135,21 @@ class Room:
         pairs, count = config.batch_size * config.accumulate, self.processes.count
         require(pairs >= count, "--batch_size", config.batch_size, f"a pair for each of the {count} processes")
         largest = self.processes.smallest(self.largest(pairs, config))
-        found = arrangement(pairs, largest, count)
+        found = micro_batches(pairs, largest, count)
         if found is None:
             short = f"{pairs} pairs a step, and memory for {largest} at once"
             raise UserError("--find_batch_size", short, "a number that halving brings down to that", smaller(config))
         size, parts = found
-        told = "%d of %d pairs a step fit into memory at once: going on as with --batch_size %d --accumulate %d"
-        logger.info(told, largest, pairs, size, parts)
+        reported = "%d of %d pairs a step fit into memory at once: going on as with --batch_size %d --accumulate %d"
+        logger.info(reported, largest, pairs, size, parts)
         return dataclasses.replace(config, batch_size=size, accumulate=parts)
 
     def too_large(self, config: TrainConfig) -> UserError:
-        """What to tell when a step found no memory: the whole batch did not fit, whatever a trial of it might say."""
+        """What to say when a step found no memory: the whole batch did not fit, whatever a trial of it might say."""
         for layer in self.objective.modules():
             layer._compiled_call_impl = None  # each trial would be a graph of its own, and nothing comes after them
         largest = self.largest(config.batch_size - self.processes.count, config)
-        better = arrangement(config.batch_size * config.accumulate, largest, self.processes.count)
+        better = micro_batches(config.batch_size * config.accumulate, largest, self.processes.count)
         hint = smaller(config)
         if better is not None:
             same = f"--batch_size {better[0]} --accumulate {better[1]}"

@@ -27,7 +27,7 @@ def read_weights(path: Path, setting: str = "--encoder_weights", named: str = "i
 
     A state dict may lie within another dictionary, as training scripts save it ({"epoch": ..., "state_dict": ...}); the
     one with the most tensors is taken. Raises `UserError` where the file is missing, broken or without tensors: it
-    tells the `setting`, and what that takes beside files (`named`).
+    says the `setting`, and what that takes beside files (`named`).
     """
     where = f"{setting} {path}"
     if not path.is_file():
@@ -96,11 +96,11 @@ def _fitting(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], prefix: s
     """Tensors of the file that fit, under the names that the encoder has for them."""
     found: dict[str, Tensor] = {}
     for name, value in own.items():
-        given = tensors.get(prefix + name)
-        if given is None:
+        stored = tensors.get(prefix + name)
+        if stored is None:
             continue
-        if given.ndim == 4 and given.shape[1] == 3 and value.shape[1:2] == (1,):
-            given = given.sum(dim=1, keepdim=True)
-        if given.shape == value.shape:
-            found[name] = given
+        if stored.ndim == 4 and stored.shape[1] == 3 and value.shape[1:2] == (1,):
+            stored = stored.sum(dim=1, keepdim=True)
+        if stored.shape == value.shape:
+            found[name] = stored
     return found

@@ -18,8 +18,8 @@ T = TypeVar("T")
 PATIENCE = datetime.timedelta(hours=12)  # others wait so long for the main process, which alone evaluates
 
 
-class Alone:
-    """A process that asks nobody, for trainers that one process runs; `Together` has the same methods for many."""
+class SingleProcess:
+    """A process that asks nobody, for trainers that one process runs; `Distributed` has the same methods for many."""
 
     count = 1
     is_main = True
@@ -32,7 +32,7 @@ class Alone:
         """The smallest `value` of all processes."""
         return value
 
-    def told(self, find: Callable[[], T]) -> T:
+    def run_on_main(self, find: Callable[[], T]) -> T:
         """What the main process finds; only there `find` is called."""
         return find()
 
@@ -40,7 +40,7 @@ class Alone:
         """Go on when all have come here."""
 
 
-class Together(Alone):
+class Distributed(SingleProcess):
     """All processes of this training, however many: device, shares of a batch, gradients.
 
     A process learns of the others from the environment that `accelerate launch` (or torchrun) sets; without one it is
@@ -92,7 +92,7 @@ class Together(Alone):
         values: Tensor = self.accelerator.gather(torch.tensor([value], device=self.device))
         return int(values.min())
 
-    def told(self, find: Callable[[], T]) -> T:
+    def run_on_main(self, find: Callable[[], T]) -> T:
         from accelerate.utils import broadcast_object_list
 
         found: list[Any] = [find() if self.is_main else None]

@@ -20,7 +20,7 @@ def size_multiple(config: TrainConfig) -> int:
 def first_size(config: TrainConfig) -> int:
     """Side of the pictures of the first steps, pixels: half the full one, or that where a half does not fit."""
     half, odd = divmod(config.img_size, 2)
-    fits = config.small_share > 0 and not odd and half >= SMALLEST and half % size_multiple(config) == 0
+    fits = config.progressive_resizing > 0 and not odd and half >= SMALLEST and half % size_multiple(config) == 0
     return half if fits else config.img_size
 
 
@@ -36,14 +36,25 @@ def check_settings(config: TrainConfig) -> None:
     require(config.seed >= 0, "--seed", config.seed, "0 or more")
     require(config.weight_decay >= 0, "--weight_decay", config.weight_decay, "0 or more")
     require_fraction("label_dropout", config.label_dropout)
-    require(0 <= config.told_share < 1, "--told_share", config.told_share, "0 or more, and below 1")
-    told = config.augment or not config.told_share
-    require(told, "--told_share", config.told_share, "0 with --augment false", "Leave one of them out.")
-    require(0 <= config.small_share < 1, "--small_share", config.small_share, "0 or more, and below 1")
+    require(0 <= config.augment_prob < 1, "--augment_prob", config.augment_prob, "0 or more, and below 1")
+    augmentable = config.augment or not config.augment_prob
+    require(augmentable, "--augment_prob", config.augment_prob, "0 with --augment false", "Leave one of them out.")
+    require(
+        0 <= config.progressive_resizing < 1,
+        "--progressive_resizing",
+        config.progressive_resizing,
+        "0 or more, and below 1",
+    )
     fits = bool(config.ema_lengths) and 0 < min(config.ema_lengths) <= max(config.ema_lengths) <= 0.28
     require(fits, "--ema_lengths", config.ema_lengths, "numbers above 0 and up to 0.28")
     m = config.model
-    require(not m.tell_moves, "--model.tell_moves", m.tell_moves, "--told_share, which sets it", "Leave it out.")
+    require(
+        not m.augment_conditioning,
+        "--model.augment_conditioning",
+        m.augment_conditioning,
+        "--augment_prob, which sets it",
+        "Leave it out.",
+    )
     require(0 < m.mask_share <= 1, "--model.mask_share", m.mask_share, "above 0 and up to 1")
     sizes = ("patch_size", "model_channels", "num_res_blocks", "num_heads")
     require_positive(**{f"model.{name}": getattr(m, name) for name in sizes})
@@ -63,27 +74,27 @@ def check_settings(config: TrainConfig) -> None:
     require(widest % m.num_heads == 0, "--model.num_heads", m.num_heads, f"a divisor of {widest} channels")
     require((m.in_channels, m.out_channels) == (1, 1), "--model.in_channels", (m.in_channels, m.out_channels), "1, 1")
     _check_noise(config.diffusion)
-    _check_coarse(config)
+    _check_low_res(config)
     shares = [getattr(config.diffusion, f"share_{k}") for k in ("independent", "mask_clean", "image_clean", "marginal")]
     require(min(shares) >= 0 and sum(shares) <= 1, "--diffusion.share_*", shares, "shares that add up to at most 1")
 
 
-def _check_coarse(config: TrainConfig) -> None:
+def _check_low_res(config: TrainConfig) -> None:
     """Raise `UserError` where high noise cannot be taken off smaller pictures, or the level is set and nothing else."""
     m = config.model
-    require_positive(**{"model.coarse_factor": m.coarse_factor})
-    if m.coarse_factor == 1:
-        plain, expected = ModelConfig.coarse_sigma, "--model.coarse_factor above 1 beside it"
-        require(m.coarse_sigma == plain, "--model.coarse_sigma", m.coarse_sigma, expected, "Leave it out.")
+    require_positive(**{"model.low_res_factor": m.low_res_factor})
+    if m.low_res_factor == 1:
+        plain, expected = ModelConfig.low_res_sigma, "--model.low_res_factor above 1 beside it"
+        require(m.low_res_sigma == plain, "--model.low_res_sigma", m.low_res_sigma, expected, "Leave it out.")
         return
     lowest, highest = lowest_sigma(config.diffusion), highest_sigma(config.diffusion)
     expected = f"a noise level between {lowest:.3g} and {highest:.3g}, so that both sizes are used"
-    require(lowest < m.coarse_sigma < highest, "--model.coarse_sigma", m.coarse_sigma, expected)
-    side, left = divmod(config.img_size, m.coarse_factor)
+    require(lowest < m.low_res_sigma < highest, "--model.low_res_sigma", m.low_res_sigma, expected)
+    side, left = divmod(config.img_size, m.low_res_factor)
     multiple = size_multiple(config)
     expected = f"one that divides {config.img_size} pixels and leaves 2, 3, ... times {multiple} (patch and halvings)"
     fits = not left and side % multiple == 0 and side > multiple
-    require(fits, "--model.coarse_factor", m.coarse_factor, expected, "1 keeps pictures at their size.")
+    require(fits, "--model.low_res_factor", m.low_res_factor, expected, "1 keeps pictures at their size.")
 
 
 def _check_noise(d: DiffusionConfig) -> None:
@@ -91,7 +102,12 @@ def _check_noise(d: DiffusionConfig) -> None:
         **{"diffusion.timesteps": d.timesteps, "diffusion.min_snr": d.min_snr, "diffusion.rho": d.rho},
         **{"diffusion.image_p_std": d.image_p_std, "diffusion.mask_p_std": d.mask_p_std},
     )
-    require(0 <= d.mask_radius < math.inf, "--diffusion.mask_radius", d.mask_radius, "a number of pixels, 0 or more")
+    require(
+        0 <= d.sdf_truncation < math.inf,
+        "--diffusion.sdf_truncation",
+        d.sdf_truncation,
+        "a number of pixels, 0 or more",
+    )
     require(d.mask_weight >= 0, "--diffusion.mask_weight", d.mask_weight, "0 or more")
     betas, levels = (d.beta_start, d.beta_end), (d.sigma_min, d.sigma_max)
     require(0 < betas[0] <= betas[1] < 1, "--diffusion.beta_start, beta_end", betas, "0 < start <= end < 1")

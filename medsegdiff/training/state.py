@@ -1,6 +1,6 @@
 """States to resume from: step-named directories, written, flushed, renamed. The newest one counts.
 
-Beside them lies the identity of the run, from before its first step on.
+Beside them lies the fingerprint of the run, from before its first step on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from medsegdiff.errors import UserError
 from medsegdiff.files import (
-    IDENTITY_FILE,
+    FINGERPRINT_FILE,
     clear_leftovers,
     differing_keys,
     make_folder,
@@ -27,19 +27,19 @@ from medsegdiff.files import (
 STATE_FOLDER = "state"
 
 
-def begin_run(output_dir: Path, identity: dict[str, Any]) -> None:
+def begin_run(output_dir: Path, fingerprint: dict[str, Any]) -> None:
     """Write down whose run `output_dir` holds, and clear what a killed one left half-written in its states.
 
     Raises `UserError` where a run with other settings was begun there.
     """
     folder, record = output_dir / STATE_FOLDER, _record(output_dir)
-    for known in (record, *folder.glob(f"step_*[0-9]/{IDENTITY_FILE}")):  # older runs have the second alone
+    for known in (record, *folder.glob(f"step_*[0-9]/{FINGERPRINT_FILE}")):  # older runs have the second alone
         if known.is_file():
-            refuse_other_run(output_dir, read_json(known), identity)
+            refuse_other_run(output_dir, read_json(known), fingerprint)
     clear_leftovers(folder, "*")
     if not record.is_file():
         make_folder(folder)
-        write_json(record, identity)
+        write_json(record, fingerprint)
         sync_folder(folder)
 
 
@@ -49,18 +49,18 @@ def knows_run(output_dir: Path) -> bool:
 
 
 def begun_run(output_dir: Path) -> dict[str, Any]:
-    """The identity of the run that was begun in `output_dir`; {} where there is none."""
+    """The fingerprint of the run that was begun in `output_dir`; {} where there is none."""
     found: dict[str, Any] = read_json(_record(output_dir)) if knows_run(output_dir) else {}
     return found
 
 
 def _record(output_dir: Path) -> Path:
-    """Where the identity of a run stands."""
-    return output_dir / STATE_FOLDER / IDENTITY_FILE
+    """Where the fingerprint of a run stands."""
+    return output_dir / STATE_FOLDER / FINGERPRINT_FILE
 
 
 def refuse_other_run(output_dir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raise `UserError`, naming the differences, where two identities are not the same."""
+    """Raise `UserError`, naming the differences, where two fingerprints are not the same."""
     changed = differing_keys(old, new)
     if changed:
         raise UserError(
@@ -71,7 +71,7 @@ def refuse_other_run(output_dir: Path, old: dict[str, Any], new: dict[str, Any])
         )
 
 
-def save_state(output_dir: Path, step: int, identity: dict[str, Any], state: dict[str, Any]) -> Path:
+def save_state(output_dir: Path, step: int, fingerprint: dict[str, Any], state: dict[str, Any]) -> Path:
     """Save `state` as `state/step_<step>`, and drop older ones.
 
     Flushed in this order: what the run wrote so far, the state, its name. So no state is newer than the weights and
@@ -86,7 +86,7 @@ def save_state(output_dir: Path, step: int, identity: dict[str, Any], state: dic
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    write_json(temporary / IDENTITY_FILE, identity)
+    write_json(temporary / FINGERPRINT_FILE, fingerprint)
     for written in (temporary, output_dir):
         sync_folder(written)
     if target.exists():

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from medsegdiff.config import SegmentConfig
-from medsegdiff.data.dataset import PairTensors
+from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.data.transforms import SEGMENTATION_LEVELS, augment, generator, send
 from medsegdiff.training.device import choose_device, clip_gradients, gradient_scaler
 from medsegdiff.training.ema import EMA
 from medsegdiff.training.loop import Scalars, lr_factor
-from medsegdiff.training.sampling import draw_gradual, draw_indices
+from medsegdiff.training.sampling import sample_gradual, sample_indices
 
 AUGMENT, DROPOUT = 1, 2  # purposes of random numbers
 SIZE_FACTOR = 32  # encoders halve the picture five times
@@ -53,7 +53,7 @@ class SupervisedTrainer:
     score_name = "score"
 
     def __init__(
-        self, config: SegmentConfig, model: nn.Module, train: PairTensors, val: PairTensors, steps: int
+        self, config: SegmentConfig, model: nn.Module, train: SampleTensors, val: SampleTensors, steps: int
     ) -> None:
         self.config, self.train, self.val, self.steps = config, train, val, steps
         self.device = choose_device(config.device)
@@ -61,7 +61,7 @@ class SupervisedTrainer:
         self.synthetic = torch.tensor([record.is_synthetic for record in train.records])
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = EMA(self.model, config.ema_decay)
-        self.optimizer = torch.optim.AdamW(
+        self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
         self.scaler = gradient_scaler(self.device, config.precision)
@@ -81,7 +81,7 @@ class SupervisedTrainer:
     @property
     def small_steps(self) -> int:
         """Steps before the pictures have their full size."""
-        return round(self.config.small_share * self.steps) if len(self.sizes) > 1 else 0
+        return round(self.config.progressive_resizing * self.steps) if len(self.sizes) > 1 else 0
 
     def size_at(self, step: int) -> int:
         """Side of the pictures of a step: each smaller size for as many steps as the others, then the full one."""
@@ -99,9 +99,9 @@ class SupervisedTrainer:
         first, count = step * config.batch_size, config.batch_size
         if config.mixing == "gradual":
             total = self.steps * config.batch_size
-            index = draw_gradual(labels, self.synthetic, first, count, total, config.seed, config.balance_classes)
+            index = sample_gradual(labels, self.synthetic, first, count, total, config.seed, config.balance_classes)
         else:
-            index = draw_indices(labels, first, count, config.seed, config.balance_classes)
+            index = sample_indices(labels, first, count, config.seed, config.balance_classes)
         images, masks, labels = self.resident.batch(send(index, self.device))
         if config.augment != "none":
             level = SEGMENTATION_LEVELS[config.augment]
@@ -116,15 +116,15 @@ class SupervisedTrainer:
         """One optimiser step on an augmented batch; step counts from 0."""
         config = self.config
         batch = self.batch(step)
-        torch.manual_seed(generator(config.seed, step, DROPOUT).initial_seed())  # dropout draws from the global one
-        for group in self.optimizer.param_groups:
+        torch.manual_seed(generator(config.seed, step, DROPOUT).initial_seed())  # dropout samples from the global one
+        for group in self.optimiser.param_groups:
             group["lr"] = config.lr * lr_factor(step, config.warmup_steps, self.steps)
         self.model.train()
         loss = self.loss(*batch)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        norm = clip_gradients(self.scaler, self.optimizer, self.model, config.grad_clip)
-        self.scaler.step(self.optimizer)  # with a norm that is not finite the loop stops, and saves nothing of this
+        norm = clip_gradients(self.scaler, self.optimiser, self.model, config.grad_clip)
+        self.scaler.step(self.optimiser)  # with a norm that is not finite the loop stops, and saves nothing of this
         self.scaler.update()
         self.ema.update(self.model, step)
         val = {f"val_{self.score_name}": self.best_score} if self.best_step else {}
@@ -148,7 +148,7 @@ class SupervisedTrainer:
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best_weights": self.best_weights,
             "best": {"score": self.best_score, "step": self.best_step, "stale": self.stale},
@@ -158,7 +158,7 @@ class SupervisedTrainer:
         """Go on from a `state_dict`."""
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state.get("scaler", {}))  # older states were never in fp16
         self.best_weights = state["best_weights"]
         best = state["best"]

@@ -1,4 +1,4 @@
-"""Phase 2: train the joint denoiser on the train split of PAIRS, watching val; the test split is not touched."""
+"""Phase 2: train the joint denoiser on the train split of samples, watching val; the test split is not touched."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from medsegdiff.checkpoint import BEST_FILE, ModelCard, build_denoiser, save_checkpoint
-from medsegdiff.config import DiffusionConfig, TrainConfig, identity_of, require
-from medsegdiff.data.dataset import PairTensors, load_tensors
-from medsegdiff.data.records import PairSet, read_pairs
-from medsegdiff.data.transforms import GENERATIVE, augment, augment_told, generator, send
-from medsegdiff.diffusion.codec import PairCodec, code_masks
+from medsegdiff.config import DiffusionConfig, TrainConfig, fingerprint_of, require
+from medsegdiff.data.dataset import SampleTensors, load_tensors
+from medsegdiff.data.records import SampleSet, read_samples
+from medsegdiff.data.transforms import GENERATIVE, augment, augment_conditioned, generator, send
+from medsegdiff.diffusion.codec import PairCodec, encode_sdf
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.loss import denoising_loss
-from medsegdiff.diffusion.noise import IMAGE, MASK, draw_sigma
+from medsegdiff.diffusion.noise import IMAGE, MASK, sample_sigma
 from medsegdiff.errors import UserError
-from medsegdiff.files import SUMMARY_FILE, clear_leftovers, make_folder, read_json, refuse_other_phase, write_json
+from medsegdiff.files import SUMMARY_FILE, clear_leftovers, make_folder, read_record, refuse_other_phase, write_json
 from medsegdiff.locks import locked
 from medsegdiff.training.checkpointing import checkpoint_blocks
 from medsegdiff.training.compiling import compile_backbone, compiles, missing_for_compile
@@ -39,12 +39,12 @@ from medsegdiff.training.device import (
 )
 from medsegdiff.training.ema import Averages
 from medsegdiff.training.loop import LoopConfig, Scalars, lr_factor, run_loop
-from medsegdiff.training.memory import Room, out_of_memory
-from medsegdiff.training.processes import Together
-from medsegdiff.training.sampling import draw_indices
+from medsegdiff.training.memory import BatchSizeFinder, out_of_memory
+from medsegdiff.training.processes import Distributed
+from medsegdiff.training.sampling import sample_indices
 from medsegdiff.training.settings import check_settings, first_size
 from medsegdiff.training.state import begun_run, refuse_other_run
-from medsegdiff.training.watch import Watch
+from medsegdiff.training.watch import Validator
 
 logger = logging.getLogger(__name__)
 
@@ -60,36 +60,36 @@ def train(config: TrainConfig) -> dict[str, Any]:
     several processes (`accelerate launch`) each computes its share of every batch; the main one alone writes.
     Raises `UserError` for settings or data that do not fit, and where memory does not hold a batch.
     """
-    processes = Together(config.device)
+    processes = Distributed(config.device)
     config = settle_precision(config, processes.device)
     check_settings(config)
     if not config.find_batch_size:
         _check_shares(config, processes, "Change the setting.")
     compiles(config.compile, processes.device)
-    pairs = read_pairs(Path(config.data_dir))
+    pairs = read_samples(Path(config.data_dir))
     generated = [r.id for r in pairs.records if r.is_synthetic]
     if generated:
         raise UserError(
             pairs.root,
             f"{len(generated)} synthetic pairs, the first {generated[0]}",
-            "real pairs only, since a checkpoint tells by their hashes what it saw",
+            "real pairs only, since a checkpoint says by their hashes what it saw",
             "Give the folder that prepare wrote.",
         )
     with contextlib.ExitStack() as stack:
-        config, found, summary = processes.told(lambda: _enter(config, pairs, stack))
+        config, found, summary = processes.run_on_main(lambda: _enter(config, pairs, stack))
         if found:
             _check_shares(config, processes, "Start as many processes as before.")
         return summary or _train(config, pairs, processes, found)
 
 
-def _check_shares(config: TrainConfig, processes: Together, hint: str) -> None:
+def _check_shares(config: TrainConfig, processes: Distributed, hint: str) -> None:
     """Raise `UserError` where a batch cannot be cut into equal shares: pairs would be left out."""
     shared = config.batch_size % processes.count == 0
     require(shared, "--batch_size", config.batch_size, f"a multiple of the {processes.count} processes", hint)
 
 
 def _enter(
-    config: TrainConfig, pairs: PairSet, stack: contextlib.ExitStack
+    config: TrainConfig, pairs: SampleSet, stack: contextlib.ExitStack
 ) -> tuple[TrainConfig, bool, dict[str, Any] | None]:
     """Lock the output folder and look what it holds, for as long as `stack` is open.
 
@@ -106,39 +106,39 @@ def _enter(
         size, parts = begun.get("batch_size", 0), begun.get("accumulate", 0)
         if size * parts == config.batch_size * config.accumulate:
             config, found = dataclasses.replace(config, batch_size=size, accumulate=parts), True
-    identity = run_identity(config, pairs)
-    summary = _finished(output, identity)
+    fingerprint = run_fingerprint(config, pairs)
+    summary = _finished(output, fingerprint)
     if summary is None and begun:
-        refuse_other_run(output, begun, identity)  # before the minutes that reading, building and trials may take
+        refuse_other_run(output, begun, fingerprint)  # before the minutes that reading, building and trials may take
     return config, found, summary
 
 
-def run_identity(config: TrainConfig, pairs: PairSet) -> dict[str, Any]:
+def run_fingerprint(config: TrainConfig, pairs: SampleSet) -> dict[str, Any]:
     """What a run is known by: settings and data that decide the weights (but for the last bits of their numbers)."""
     places = ("data_dir", "output_dir", "device", "save_every")
-    identity = identity_of(config, "train", (*places, "compile", "checkpoint_gradients", "find_batch_size"))
-    return identity | {"data": data_digest(pairs), "augmented_at": FINER, "small_augmented_at": FINER}
+    fingerprint = fingerprint_of(config, "train", (*places, "compile", "checkpoint_gradients", "find_batch_size"))
+    return fingerprint | {"data": data_digest(pairs), "augmented_at": FINER, "small_augmented_at": FINER}
 
 
-def _finished(output: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+def _finished(output: Path, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
     """The summary of a finished run with the same settings; other settings are a `UserError`."""
     if not (output / SUMMARY_FILE).is_file():
         return None
-    summary: dict[str, Any] = read_json(output / SUMMARY_FILE)
-    if "identity" not in summary:  # an older run; the state beside it tells
+    summary: dict[str, Any] = read_record(output / SUMMARY_FILE)
+    if "fingerprint" not in summary:  # an older run; the state beside it says
         return None
-    refuse_other_run(output, summary["identity"], identity)
+    refuse_other_run(output, summary["fingerprint"], fingerprint)
     logger.info("%s holds this run, finished", output)
     return summary
 
 
-def _train(config: TrainConfig, pairs: PairSet, processes: Together, found: bool) -> dict[str, Any]:
+def _train(config: TrainConfig, pairs: SampleSet, processes: Distributed, found: bool) -> dict[str, Any]:
     trainer = DiffusionTrainer(config, pairs, processes)
     if config.find_batch_size:
         if not found:
-            config = trainer.config = trainer.room.fitted(config)
+            config = trainer.config = trainer.batch_size_finder.fitted(config)
         trainer.build_kernels()
-    output, identity = Path(config.output_dir), run_identity(config, pairs)
+    output, fingerprint = Path(config.output_dir), run_fingerprint(config, pairs)
     n = len(trainer.train_set)
     per_step = config.batch_size * config.accumulate
     total = config.num_epochs * max(1, math.ceil(n / per_step))
@@ -154,10 +154,10 @@ def _train(config: TrainConfig, pairs: PairSet, processes: Together, found: bool
     if trainer.small_steps:
         text = "the first %d steps are on pictures of %d pixels; val is looked at when they are done"
         logger.info(text, trainer.small_steps, first_size(config))
-    elif config.small_share:
+    elif config.progressive_resizing:
         logger.info("all steps are on pictures of %d pixels: half of that does not suit", config.img_size)
-    if trainer.small_steps or trainer.denoiser.coarse is not None:  # the first steps need less memory than later ones
-        trainer.room.check(config)
+    if trainer.small_steps or trainer.denoiser.low_res is not None:  # the first steps need less memory than later ones
+        trainer.batch_size_finder.check(config)
     loop = LoopConfig(
         output_dir=output,
         total_steps=total,
@@ -165,18 +165,18 @@ def _train(config: TrainConfig, pairs: PairSet, processes: Together, found: bool
         evals_from=trainer.small_steps,
         save_every=config.save_every,
         images_per_step=per_step,
-        identity=identity,
+        fingerprint=fingerprint,
         bar=("image_loss", "mask_loss"),
         read_every=READ_EVERY.get(trainer.device.type, 1),
-        drawn=trainer.drawn,
+        sample_ids=trainer.sample_ids,
         processes=processes,
     )
     summary = run_loop(trainer, loop, "training")
-    return processes.told(lambda: _finish(trainer, summary, per_step, identity))
+    return processes.run_on_main(lambda: _finish(trainer, summary, per_step, fingerprint))
 
 
 def _finish(
-    trainer: DiffusionTrainer, summary: dict[str, Any], per_step: int, identity: dict[str, Any]
+    trainer: DiffusionTrainer, summary: dict[str, Any], per_step: int, fingerprint: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the last weights and the summary of `run_loop`, completed; returns it."""
     config, total, output = trainer.config, trainer.total_steps, Path(trainer.config.output_dir)
@@ -185,16 +185,18 @@ def _finish(
         "parameters": sum(p.numel() for p in trainer.denoiser.parameters()),
         "train_pairs": len(trainer.train_set),
         "images_per_second": round(summary["steps"] * per_step / max(summary["seconds"], 1e-9), 1),
-        "best": trainer.watch.best,
+        "best": trainer.validator.best,
         "config": dataclasses.asdict(config),
-        "identity": identity,
+        "fingerprint": fingerprint,
     }
     write_json(output / SUMMARY_FILE, summary)  # last of all: it says that the run is finished
-    logger.info("best model: step %d, val loss %.4f", trainer.watch.best["step"], trainer.watch.best["val_loss"])
+    logger.info(
+        "best model: step %d, val loss %.4f", trainer.validator.best["step"], trainer.validator.best["val_loss"]
+    )
     return summary
 
 
-def data_digest(pairs: PairSet) -> str:
+def data_digest(pairs: SampleSet) -> str:
     """A short digest of what train and val hold, so that a run is not resumed on other data."""
     rows = [r for r in pairs.records if r.split != "test"]
     text = " ".join(pairs.classes)
@@ -217,10 +219,10 @@ class Objective(nn.Module):
 class DiffusionTrainer:
     """Steps, evaluation and state of the joint denoiser, for `run_loop`."""
 
-    def __init__(self, config: TrainConfig, pairs: PairSet, processes: Together | None = None) -> None:
+    def __init__(self, config: TrainConfig, pairs: SampleSet, processes: Distributed | None = None) -> None:
         self.config = config
         self.total_steps = 1
-        self.processes = processes or Together(config.device)
+        self.processes = processes or Distributed(config.device)
         self.device = self.processes.device
         self.pairs = pairs
         self.train_set = load_tensors(pairs.select("train"), config.img_size, what="train split")
@@ -233,8 +235,8 @@ class DiffusionTrainer:
                 "Prepare the data anew.",
             )
         self.val_set = load_tensors(pairs.select("val"), config.img_size, what="val split")
-        radius = config.diffusion.mask_radius
-        self.codec = PairCodec.fit(self.train_set.images, code_masks(self.train_set.masks, radius), radius)
+        radius = config.diffusion.sdf_truncation
+        self.codec = PairCodec.fit(self.train_set.images, encode_sdf(self.train_set.masks, radius), radius)
         torch.manual_seed(int(generator(config.seed, WEIGHTS).initial_seed()))
         self.denoiser = build_denoiser(self.card(0)).to(self.device)
         self.ema = Averages(self.denoiser, config.ema_lengths)
@@ -242,7 +244,7 @@ class DiffusionTrainer:
             self.denoiser.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
         self.scaler = gradient_scaler(self.device, config.precision)
-        self.watch = Watch(config, self.codec, self.train_set, self.val_set, pairs.classes)
+        self.validator = Validator(config, self.codec, self.train_set, self.val_set, pairs.classes)
         # Moving a picture takes its finest detail, which networks would learn to leave out: it is moved where that is
         # finer than what they see
         self.finer = FINER if config.augment else 1
@@ -255,7 +257,7 @@ class DiffusionTrainer:
             self.build_kernels()
         self.objective = Objective(self.denoiser, config.diffusion)
         self.network = self.processes.prepare(self.objective)
-        self.room = Room(self.objective, self.optimiser, self.processes)
+        self.batch_size_finder = BatchSizeFinder(self.objective, self.optimiser, self.processes)
 
     def build_kernels(self) -> None:
         """Have torch.compile build what `--compile` asks for."""
@@ -264,26 +266,30 @@ class DiffusionTrainer:
         elif self.config.compile == "auto" and self.device.type == "cuda":
             logger.info("training without torch.compile, for want of %s", missing_for_compile(self.device))
 
-    def _coded(self, size: int) -> PairTensors:
+    def _coded(self, size: int) -> SampleTensors:
         """The train split at `size` x `size` pixels, its masks coded as far from their edges as at full size."""
         read = self.train_set
         if size != self.config.img_size:
             read = load_tensors(self.pairs.select("train"), size, what=f"train split, {size} px")
-        radius = self.config.diffusion.mask_radius * size / self.config.img_size
-        return dataclasses.replace(read, masks=code_masks(read.masks, radius))
+        radius = self.config.diffusion.sdf_truncation * size / self.config.img_size
+        return dataclasses.replace(read, masks=encode_sdf(read.masks, radius))
 
     @property
     def small_steps(self) -> int:
         """Steps before the pictures have their full size."""
-        return int(self.config.small_share * self.total_steps) if first_size(self.config) < self.config.img_size else 0
+        return (
+            int(self.config.progressive_resizing * self.total_steps)
+            if first_size(self.config) < self.config.img_size
+            else 0
+        )
 
     @functools.cached_property
     def small_price(self) -> float:
         """Work of a step on small pictures, share of one at full size: by the pixels that the network sees."""
-        coarse, sample = self.denoiser.coarse, 4096
-        sigma = draw_sigma(sample, self.config.diffusion, generator(self.config.seed, PRICE))
+        low_res, sample = self.denoiser.low_res, 4096
+        sigma = sample_sigma(sample, self.config.diffusion, generator(self.config.seed, PRICE))
         high = self.denoiser.by_size(sigma)[1] / sample
-        full = 1.0 if coarse is None else 1 - high + high / coarse.factor**2
+        full = 1.0 if low_res is None else 1 - high + high / low_res.factor**2
         return float(first_size(self.config) / self.config.img_size) ** 2 / full
 
     def card(self, step: int, scores: dict[str, float] | None = None) -> ModelCard:
@@ -299,7 +305,9 @@ class DiffusionTrainer:
             classes=self.pairs.classes,
             lesion_classes=lesions,
             model=dataclasses.replace(
-                self.config.model, num_classes=len(self.pairs.classes), tell_moves=self.config.told_share > 0
+                self.config.model,
+                num_classes=len(self.pairs.classes),
+                augment_conditioning=self.config.augment_prob > 0,
             ),
             diffusion=self.config.diffusion,
             codec=self.codec,
@@ -310,33 +318,34 @@ class DiffusionTrainer:
             backbone=self.config.backbone,
         )
 
-    def drawn(self, step: int) -> list[str]:
+    def sample_ids(self, step: int) -> list[str]:
         """Ids of the pairs that `step` sees."""
         config, labels = self.config, self.train_set.labels
         count = config.batch_size * config.accumulate
-        rows = draw_indices(labels, step * count, count, config.seed, config.balance_classes)
+        rows = sample_indices(labels, step * count, count, config.seed, config.balance_classes)
         return [self.train_set.records[row].id for row in rows.tolist()]
 
-    def _batch(self, draw: int, seed_step: int) -> tuple[Tensor, Condition, Tensor, Tensor, int]:
-        """x0, condition, sigma, noise and `high` of this process's share of the batch of draws draw, draw + 1, ...
+    def _batch(self, sample: int, seed_step: int) -> tuple[Tensor, Condition, Tensor, Tensor, int]:
+        """x0, condition, sigma, noise and `high` of this process's share of the batch of samples sample, sample + 1,
+        ...
 
-        Random numbers are drawn for the whole batch, so that it is the same one for any number of processes. Pictures
+        Random numbers are sampled for the whole batch, so that it is the same one for any number of processes. Pictures
         that are small already are not made smaller where noise is high.
         """
         config = self.config
-        rows = draw_indices(self.train_set.labels, draw, config.batch_size, config.seed, config.balance_classes)
+        rows = sample_indices(self.train_set.labels, sample, config.batch_size, config.seed, config.balance_classes)
         small = seed_step < self.small_steps * config.accumulate
         size = self.finer * (first_size(config) if small else config.img_size)
         images, masks, labels = self.resident[size].batch(send(rows, self.device))
-        told, chance = None, generator(config.seed, seed_step, AUGMENT)
-        if config.told_share:
-            images, masks, told = augment_told(images, masks, GENERATIVE, config.told_share, chance)
+        conditioning, chance = None, generator(config.seed, seed_step, AUGMENT)
+        if config.augment_prob:
+            images, masks, conditioning = augment_conditioned(images, masks, GENERATIVE, config.augment_prob, chance)
         elif config.augment:
             images, masks = augment(images, masks, GENERATIVE, chance)
         images, masks = avg_pool2d(images, self.finer), avg_pool2d(masks, self.finer)
         random = generator(config.seed, seed_step, NOISE)
         x0 = self.codec.encode(images, masks)
-        sigma = draw_sigma(len(x0), config.diffusion, random)
+        sigma = sample_sigma(len(x0), config.diffusion, random)
         noise = torch.randn(x0.shape, generator=random)
         keep = torch.rand(len(x0), generator=random) >= config.label_dropout
         own, high = torch.arange(len(x0))[self.processes.share(len(x0))], 0
@@ -344,13 +353,13 @@ class DiffusionTrainer:
             order, high = self.denoiser.by_size(sigma[own])
             own = own[order]
         sigma, noise, keep = (send(part[own], self.device) for part in (sigma, noise, keep))
-        moves = None if told is None else send(told[own], self.device)
+        moves = None if conditioning is None else send(conditioning[own], self.device)
         own = send(own, self.device)
         return x0[own], Condition(labels[own], keep, moves), sigma, noise, high
 
-    def _loss(self, draw: int, seed_step: int) -> Tensor:
-        """(M,) mean loss of each modality over this process's share of the batch of draws draw, draw + 1, ..."""
-        batch = self._batch(draw, seed_step)
+    def _loss(self, sample: int, seed_step: int) -> Tensor:
+        """(M,) mean loss of each modality over this process's share of the batch of samples sample, sample + 1, ..."""
+        batch = self._batch(sample, seed_step)
         seed = generator(self.config.seed, seed_step, DROPOUT).initial_seed()  # dropout uses the global generator
         torch.manual_seed((seed + self.processes.rank) % 2**63)
         with autocast(self.device, self.config.precision):
@@ -365,7 +374,7 @@ class DiffusionTrainer:
             if not out_of_memory(error):
                 raise
         # Not within `except`: the traceback holds what the step had computed
-        raise self.room.too_large(self.config)
+        raise self.batch_size_finder.too_large(self.config)
 
     def _step(self, step: int) -> Scalars:
         config = self.config
@@ -396,19 +405,19 @@ class DiffusionTrainer:
 
         The main process does it, which has the pairs of val to itself; others get the scores.
         """
-        return self.processes.told(lambda: self._evaluate(step))
+        return self.processes.run_on_main(lambda: self._evaluate(step))
 
     def _evaluate(self, step: int) -> dict[str, float]:
         output = Path(self.config.output_dir)
         found = {}
         if step == self.total_steps and len(self.ema.lengths) > 1:
-            found = self.ema.choose(lambda model: self.watch.val_losses(model)["val_loss"])
-            told = ", ".join(f"{length:g}: {loss:.4f}" for length, loss in found.items())
-            logger.info("val loss by length of the average: %s", told)
+            found = self.ema.choose(lambda model: self.validator.val_losses(model)["val_loss"])
+            conditioning = ", ".join(f"{length:g}: {loss:.4f}" for length, loss in found.items())
+            logger.info("val loss by length of the average: %s", conditioning)
         known = {f"val_loss_of_average/{length:g}": loss for length, loss in found.items()}
         known["ema_length"] = self.ema.lengths[self.ema.chosen]
-        scores = self.watch.look(self.ema.model, step, output, known)
-        if self.watch.is_best(step, scores):
+        scores = self.validator.validate(self.ema.model, step, output, known)
+        if self.validator.is_best(step, scores):
             save_checkpoint(output / BEST_FILE, self.ema.model.state_dict(), self.card(step, scores))
         return scores
 
@@ -423,8 +432,8 @@ class DiffusionTrainer:
             "ema": self.ema.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "best": self.watch.best,
-            "history": self.watch.history,
+            "best": self.validator.best,
+            "history": self.validator.history,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -433,5 +442,5 @@ class DiffusionTrainer:
         self.ema.load_state_dict(state["ema"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state.get("scaler", {}))  # older states were never in fp16
-        self.watch.best = state["best"]
-        self.watch.history = state["history"]
+        self.validator.best = state["best"]
+        self.validator.history = state["history"]

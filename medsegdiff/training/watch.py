@@ -13,53 +13,53 @@ import torch
 from torch import Tensor
 
 from medsegdiff.config import TrainConfig
-from medsegdiff.data.dataset import PairTensors
+from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.data.descriptors import feature_distance, feature_matrix
 from medsegdiff.data.pictures import contact_sheet
 from medsegdiff.data.transforms import generator
-from medsegdiff.diffusion.codec import PairCodec, code_masks
+from medsegdiff.diffusion.codec import PairCodec, encode_sdf
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.loss import denoising_loss
 from medsegdiff.diffusion.noise import IMAGE, MASK, sigma_table
 from medsegdiff.files import make_folder, write_bytes, write_png
-from medsegdiff.generation.draw import draw_pairs
+from medsegdiff.generation.draw import sample_pairs
 from medsegdiff.generation.leading import default_guidance
 from medsegdiff.training.device import autocast
 
 BANDS = (0.05, 0.15, 0.4, 1.0, 2.5, 6.0, 20.0)  # noise levels at which val is looked at, both modalities alike
-EVAL_NOISE, EVAL_SAMPLES, FLOOR = 11, 12, 13  # purpose numbers of the random streams
+EVAL_NOISE, EVAL_SAMPLES, BASELINE = 11, 12, 13  # purpose numbers of the random streams
 EVAL_BATCH = 32
 
 
-class Watch:
+class Validator:
     """Evaluates averaged weights with the same noise every time, so that only the weights make a difference."""
 
     def __init__(
-        self, config: TrainConfig, codec: PairCodec, train: PairTensors, val: PairTensors, classes: list[str]
+        self, config: TrainConfig, codec: PairCodec, train: SampleTensors, val: SampleTensors, classes: list[str]
     ) -> None:
         self.config = config
         self.codec = codec
         self.classes = classes
-        self.val = dataclasses.replace(val, masks=code_masks(val.masks, codec.mask_radius))
+        self.val = dataclasses.replace(val, masks=encode_sdf(val.masks, codec.sdf_truncation))
         self.best: dict[str, float] = {"step": -1, "val_loss": math.inf}
         self.history: list[dict[str, float]] = []
         train_features, self.val_features = _features(train), _features(val)
         self.scale = np.nanstd(train_features, axis=0)
-        # Equal class shares on both sides: samples are drawn with the classes balanced
+        # Equal class shares on both sides: samples are sampled with the classes balanced
         self.val_rows = _balanced_rows(val.labels, config.eval_samples, config.seed)
-        floor_rows = _balanced_rows(train.labels, config.eval_samples, config.seed)
-        self.floor = feature_distance(train_features[floor_rows], self.val_features[self.val_rows], self.scale)
+        baseline_rows = _balanced_rows(train.labels, config.eval_samples, config.seed)
+        self.baseline = feature_distance(train_features[baseline_rows], self.val_features[self.val_rows], self.scale)
 
-    def look(self, model: Denoiser, step: int, output: Path, known: dict[str, float]) -> dict[str, float]:
+    def validate(self, model: Denoiser, step: int, output: Path, known: dict[str, float]) -> dict[str, float]:
         """Scores of `model` beside those `known` already; also writes samples/step_<step>.png and history.jsonl."""
         scores = self.val_losses(model) | known
-        images, masks, labels = self.draw(model)
+        images, masks, labels = self.sample(model)
         aspects = [r.width * r.pixel_aspect / r.height for r in self.val.records]
         median = float(np.median(aspects))
         features = feature_matrix((i[0], m[0], median) for i, m in zip(images.numpy(), masks.numpy(), strict=True))
         scores["quality/feature_distance"] = feature_distance(features, self.val_features[self.val_rows], self.scale)
-        scores["quality/feature_distance_floor"] = self.floor
+        scores["quality/feature_distance_baseline"] = self.baseline
         scores["quality/empty_masks"] = float((masks == 0).flatten(1).all(dim=1).float().mean())
         shown = min(32, len(images))
         titles = [self.classes[int(k)] for k in labels[:shown]]
@@ -82,7 +82,7 @@ class Watch:
         """Weighted loss of each modality in each noise band, and their mean as "val_loss".
 
         Always with the weight of edm, by which an untrained network has about 1 in every band: that of ddpm would
-        judge a network by the middle bands alone.
+        rate a network by the middle bands alone.
         """
         weighing = dataclasses.replace(self.config.diffusion, process="edm")
         device = model.modality.device
@@ -107,10 +107,10 @@ class Watch:
         total = sum(weights[name.split("/")[0]] * value for name, value in result.items())
         return {"val_loss": total / len(BANDS), **result}
 
-    def draw(self, model: Denoiser) -> tuple[Tensor, Tensor, Tensor]:
+    def sample(self, model: Denoiser) -> tuple[Tensor, Tensor, Tensor]:
         """`eval_samples` pairs, the classes in turn: images, masks (N, 1, S, S) uint8 and labels (N,).
 
-        Led as `generate` leads by default: what is looked at is what a user will get.
+        Guided as `generate` leads by default: what is looked at is what a user will get.
         """
         config = self.config
         labels = torch.arange(config.eval_samples) % len(self.classes)
@@ -125,12 +125,12 @@ class Watch:
                 return torch.randn(shape, generator=generator(config.seed, start, step, EVAL_SAMPLES))
 
             with autocast(model.modality.device, config.precision):
-                parts.append(draw_pairs(model, self.codec, chunk, sigmas, noise, guidance=guidance))
+                parts.append(sample_pairs(model, self.codec, chunk, sigmas, noise, guidance=guidance))
         images, masks = (torch.cat(column) for column in zip(*parts, strict=True))
         return images, masks, labels
 
 
-def _features(pairs: PairTensors) -> np.ndarray[Any, Any]:
+def _features(pairs: SampleTensors) -> np.ndarray[Any, Any]:
     triples = (
         (image[0], np.where(mask[0] > 127, 255, 0), record.width * record.pixel_aspect / record.height)
         for image, mask, record in zip(pairs.images.numpy(), pairs.masks.numpy(), pairs.records, strict=True)
@@ -145,5 +145,5 @@ def _balanced_rows(labels: Tensor, count: int, seed: int) -> np.ndarray[Any, Any
     rows = []
     for number, label in enumerate(classes):
         pool = torch.nonzero(labels == label).flatten()
-        rows.append(pool[torch.randperm(len(pool), generator=generator(seed, number, FLOOR))[:share]])
+        rows.append(pool[torch.randperm(len(pool), generator=generator(seed, number, BASELINE))[:share]])
     return torch.cat(rows).numpy()

@@ -23,7 +23,7 @@ import numpy as np
 from medsegdiff.cli import main
 from medsegdiff.config import PrepareConfig
 from medsegdiff.data.prepare import prepare
-from medsegdiff.data.records import write_pair, write_pairs
+from medsegdiff.data.records import write_sample, write_samples
 from medsegdiff.files import write_png
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also where no pytest has done so
@@ -105,14 +105,14 @@ def build_base(base: Path) -> Path:
     real = prepare(config)
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in real.select("train").records]
     records = [
-        write_pair(
+        write_sample(
             base / "synthetic", scene(500 + n), disc(), id=f"syn_{label}_{n}", label=label, split="train",
             group=f"syn_{label}_{n}", source="synthetic:0123456789ab",
         )
         for n, label in enumerate(CLASSES * 2)
     ]  # fmt: skip
     info = {"checkpoint": {"train_hashes": hashes}}
-    write_pairs(base / "synthetic", records, classes=CLASSES, identity={"phase": "generate"}, **info)
+    write_samples(base / "synthetic", records, classes=CLASSES, fingerprint={"phase": "generate"}, **info)
     random_checkpoint(base / "model.safetensors", train_hashes=hashes)
     return base
 

@@ -229,7 +229,7 @@ RAW = [
 ]  # fmt: skip
 
 PAIRS = [
-    Case("raw pictures where PAIRS are due", "describe --real_data raw --output_dir out",
+    Case("raw pictures where samples are due", "describe --real_data raw --output_dir out",
          ("no dataset.json", "prepare")),
     Case("dataset.json is broken", DESCRIBE, ("real/dataset.json: found text that is not JSON",),
          cut("real/dataset.json", 0.5)),
@@ -237,7 +237,7 @@ PAIRS = [
     Case("dataset.json of another version", DESCRIBE, ("schema version 99; expected version 1",),
          info(schema_version=99)),
     Case("dataset.json without classes", DESCRIBE, ("found no list of classes",), info(classes=None)),
-    Case("dataset.json without settings", DESCRIBE, ("no mapping under 'identity'",), info(identity=3)),
+    Case("dataset.json without settings", DESCRIBE, ("no mapping under 'fingerprint'",), info(fingerprint=3)),
     Case("metadata.csv is missing", DESCRIBE, ("real/metadata.csv: found No such file",), remove("real/metadata.csv")),
     Case("metadata.csv is empty", DESCRIBE, ("real/metadata.csv: found an empty file",), put("real/metadata.csv", "")),
     Case("metadata.csv is not UTF-8", DESCRIBE, ("found text that is not UTF-8",),
@@ -277,7 +277,7 @@ PAIRS = [
     ),
     Case("id that would leave the output", DESCRIBE, ("column id: found '../../x'",), row(id="../../x")),
     Case(
-        "picture of another size", DESCRIBE, ("found 44 x 40 pixels; expected 48 x 40, as metadata.csv tells",),
+        "picture of another size", DESCRIBE, ("found 44 x 40 pixels; expected 48 x 40, as metadata.csv says",),
         other_picture(column="mask_file_name", shape=(40, 44)),
     ),
     Case("changed mask, in describe", DESCRIBE, ("found another picture",), other_picture(column="mask_file_name")),
@@ -350,9 +350,9 @@ SETTINGS = [
     Case("average longer than training", "train --data_dir real --ema_lengths 0.5",
          ("--ema_lengths: found [0.5]; expected numbers above 0 and up to 0.28",)),
     Case("fp16 on the CPU", "train --data_dir real --precision fp16 --device cpu", ("--precision: found fp16",)),
-    Case("guide without guidance", GENERATE + " --guide_path model.safetensors",
-         ("--guide_path: found --guidance 1, which is none",)),
-    Case("no noise told", GENERATE + " --noise_told 0", ("--noise_told: found 0.0; expected above 0, at most 1",)),
+    Case("guide without guidance", GENERATE + " --guidance_checkpoint model.safetensors",
+         ("--guidance_checkpoint: found --guidance 1, which is none",)),
+    Case("no noise passed", GENERATE + " --sigma_scale 0", ("--sigma_scale: found 0.0; expected above 0, at most 1",)),
     Case("learning rate NaN", "train --data_dir real --lr nan", ("--lr: found nan; expected a finite number",)),
     Case("weight decay NaN", f"{SEGMENT} --weight_decay nan", ("--weight_decay: found nan",)),
     Case("infinite learning rate", "segment --data_dir real --lr inf", ("--lr: found inf",)),
@@ -439,9 +439,9 @@ OUTPUTS = [
 
 CASES: dict[str, list[Case]] = {
     "Raw pictures": RAW,
-    "PAIRS folders": PAIRS,
+    "sample folders": PAIRS,
     "Checkpoints": CHECKPOINTS,
-    "Given masks and images": DIRECTIONS,
+    "Conditioning masks and images": DIRECTIONS,
     "Segmentation and classification": SEGMENTATION,
     "Evaluation": EVALUATION,
     "Settings": SETTINGS,

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from bad_base import Case, scene, without_permission
 
-EVALUATE = "evaluate --real_data real --synthetic_data synthetic --output_dir out --judges_dir judges --device cpu"
+EVALUATE = (
+    "evaluate --real_data real --synthetic_data synthetic --output_dir out --reference_models_dir reference_models "
+    "--device cpu"
+)
 
 
 def relabelled(folder: Path) -> None:
@@ -41,8 +44,8 @@ def of_other_data(folder: Path) -> None:
 
 
 EVALUATION = [
-    Case("raw pictures where the synthetic PAIRS are due", EVALUATE.replace("data synthetic", "data raw"),
-         ("raw", "a PAIRS folder")),
+    Case("raw pictures where the synthetic samples are due", EVALUATE.replace("data synthetic", "data raw"),
+         ("raw", "a sample folder")),
     Case("no class in common", EVALUATE, ("classes: found", "cyst"), relabelled),
     Case("no synthetic pair", EVALUATE, ("synthetic",), emptied),
     Case("train as held-out split", f"{EVALUATE} --held_out train", ("--held_out: found train", "val, test")),
@@ -60,8 +63,9 @@ EVALUATION = [
          ("gone.safetensors",)),
     Case("checkpoint of other pictures", f"{EVALUATE} --checkpoint_path model.safetensors", ("model.safetensors",),
          of_other_data),
-    Case("judges in a file", f"{EVALUATE.replace('judges_dir judges', 'judges_dir tiny.yaml')}", ("tiny.yaml",)),
-    Case("no judges, and no permission to keep any", EVALUATE.replace("judges_dir judges", "judges_dir locked/judges"),
-         ("locked/judges: found Permission denied; expected permission to use it",),
+    Case("reference models in a file", EVALUATE.replace("_dir reference_models", "_dir tiny.yaml"), ("tiny.yaml",)),
+    Case("no reference models, and no permission to keep any",
+         EVALUATE.replace("_dir reference_models", "_dir locked/reference_models"),
+         ("locked/reference_models: found Permission denied; expected permission to use it",),
          lambda folder: (folder / "locked").mkdir(), lambda folder: without_permission(folder / "locked")),
 ]  # fmt: skip

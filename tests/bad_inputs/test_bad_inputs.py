@@ -16,7 +16,7 @@ from medsegdiff.cli import main
 
 BY_NAME = {case.wrong: case for cases in CASES.values() for case in cases}
 TRAIN = "train --config {base}/tiny.yaml --data_dir {base}/real --output_dir disk/out"
-Judge = Callable[[Case], Outcome]
+ReferenceModel = Callable[[Case], Outcome]
 
 
 @pytest.fixture(scope="session")
@@ -26,16 +26,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def judge(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Judge:
+def reference_model(base: Path, tmp_path_factory: pytest.TempPathFactory) -> ReferenceModel:
     """What a case does; each is run once, for its own test and for that of the document."""
     known: dict[str, Outcome] = {}
 
-    def judge(case: Case) -> Outcome:
+    def reference_model(case: Case) -> Outcome:
         if case.wrong not in known:
             known[case.wrong] = run(case, base, tmp_path_factory.mktemp("case"))
         return known[case.wrong]
 
-    return judge
+    return reference_model
 
 
 def test_names_are_unlike() -> None:
@@ -44,10 +44,10 @@ def test_names_are_unlike() -> None:
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_bad_input(name: str, judge: Judge, capfd: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(name: str, reference_model: ReferenceModel, capfd: pytest.CaptureFixture[str]) -> None:
     """Damage: any one check taken out (a traceback, status 0 or 1, a line without place or advice, a file left)."""
     case = BY_NAME[name]
-    outcome = judge(case)
+    outcome = reference_model(case)
     assert len(outcome.lines) == 1, outcome.lines
     line = outcome.lines[0]
     assert outcome.status == 2
@@ -61,9 +61,9 @@ def test_bad_input(name: str, judge: Judge, capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr() == ("", "")  # libraries in C print past Python
 
 
-def test_the_document_shows_what_is_printed_now(judge: Judge) -> None:
+def test_the_document_shows_what_is_printed_now(reference_model: ReferenceModel) -> None:
     """Damage: a message changed without `python tests/bad_inputs/write_table.py`."""
-    assert DOCUMENT.read_text() == document(judge)
+    assert DOCUMENT.read_text() == document(reference_model)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ finished. After a full disk, the same command goes on once there is room.
 
 **What is never trusted.** A pickle (`.pth`, `.pt`) can run code: checkpoints are none, and files with weights of
 encoders are read as tensors only, whatever else they hold. Paths in metadata.csv stay
-inside their folder, and ids that become file names hold no slashes. A picture of a PAIRS folder is compared with the
+inside their folder, and ids that become file names hold no slashes. A picture of a sample folder is compared with the
 hash in metadata.csv whenever it is read. Pictures above 10,000 pixels a side are refused by their headers, before they
 are decoded. Text for the terminal is escaped.
 
@@ -52,11 +52,11 @@ def cell(text: str) -> str:
     return f"{fence}{text}{fence}".replace("|", "\\|")
 
 
-def document(judge: Callable[[Case], Outcome]) -> str:
+def document(reference_model: Callable[[Case], Outcome]) -> str:
     """The whole page."""
     parts = [TEXT]
     for title, cases in CASES.items():
-        rows = [f"| {c.wrong} | {cell(c.command)} | {cell(' '.join(judge(c).lines))} |" for c in cases]
+        rows = [f"| {c.wrong} | {cell(c.command)} | {cell(' '.join(reference_model(c).lines))} |" for c in cases]
         head = ["| what is wrong | `medsegdiff` ... | what is printed |", "|---|---|---|"]
         parts.append("\n".join(["", f"## {title}", "", *head, *rows, ""]))
     return "".join(parts)
@@ -69,10 +69,10 @@ def write_document() -> None:
         base.mkdir()
         build_base(base)
 
-        def judge(case: Case) -> Outcome:
+        def reference_model(case: Case) -> Outcome:
             return run(case, base, Path(tempfile.mkdtemp(dir=name)))
 
-        DOCUMENT.write_text(document(judge))
+        DOCUMENT.write_text(document(reference_model))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from medsegdiff.data.phantom import PhantomConfig, write_phantom
-from medsegdiff.data.records import class_counts, read_pairs
+from medsegdiff.data.records import class_counts, read_samples
 
 REPOSITORY = Path(__file__).parents[2]
 SETTINGS = """
@@ -71,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_prepared_pairs(folder: Path) -> None:
     """Damage: an exit status of 0 without an output; a split without one of the classes."""
-    pairs = read_pairs(folder / "data" / "busi_processed")
+    pairs = read_samples(folder / "data" / "busi_processed")
     counts = class_counts(pairs.records)
     assert sum(n for row in counts.values() for n in row.values()) == 29
     assert all(counts[split][label] > 0 for split in ("train", "val", "test") for label in pairs.classes)
@@ -89,7 +89,7 @@ def test_training_leaves_all_its_files(folder: Path) -> None:
 
 def test_generated_pairs(folder: Path) -> None:
     """Damage: classes in the shares of the real data."""
-    pairs = read_pairs(folder / "synthetic_busi")
+    pairs = read_samples(folder / "synthetic_busi")
     assert class_counts(pairs.records) == {"train": {"benign": 16, "malignant": 16}}
     assert all(pairs.read_mask(r).any() for r in pairs.records)
     assert "benign" in (folder / "generate_synthetic.py.log").read_text()
@@ -97,7 +97,7 @@ def test_generated_pairs(folder: Path) -> None:
 
 def test_combined_pairs(folder: Path) -> None:
     """Damage: synthetic pairs in val or test; real test pairs left out; a class balance that is not reported."""
-    real, combined = (read_pairs(folder / "data" / name) for name in ("busi_processed", "busi_combined"))
+    real, combined = (read_samples(folder / "data" / name) for name in ("busi_processed", "busi_combined"))
     synthetic = [r for r in combined.records if r.source.startswith("synthetic:")]
     assert synthetic
     assert {r.split for r in synthetic} == {"train"}
@@ -113,10 +113,10 @@ def test_combined_pairs(folder: Path) -> None:
 def test_scores(folder: Path) -> None:
     """Damage: scores of val for test; means without intervals; no scores per image."""
     scores = json.loads((folder / "segmentation" / "scores.json").read_text())
-    real = read_pairs(folder / "data" / "busi_processed").select("test")
+    real = read_samples(folder / "data" / "busi_processed").select("test")
     assert sorted(scores["test_ids"]) == sorted(r.id for r in real.records)
-    for scope in ("all", "benign", "malignant"):
-        dice = scores["test"][scope]["dice"]
+    for subgroup in ("all", "benign", "malignant"):
+        dice = scores["test"][subgroup]["dice"]
         assert 0 <= dice["low"] <= dice["mean"] <= dice["high"] <= 1
     with (folder / "segmentation" / "per_image.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(real)

@@ -1,4 +1,4 @@
-"""The direction mask -> image on a real model: does what is drawn for a mask show a lesion there?
+"""The direction mask -> image on a real model: does what is sampled for a mask show a lesion there?
 
     MEDSEGDIFF_RUN=runs/busi_128 python -m pytest tests/e2e/test_real_directions.py
 
@@ -27,19 +27,20 @@ REQUIRED_DROP = 0.3  # Dice
 
 
 def test_shuffled_masks_cost_agreement(tmp_path: Path) -> None:
-    """Damage: a network that does not see the given mask, or the given mask taken from another item of the batch."""
+    """Damage: a network that does not see the conditioning mask, or the conditioning mask taken from another item of
+    the batch."""
     if "MEDSEGDIFF_RUN" not in os.environ:
         pytest.skip("MEDSEGDIFF_RUN does not name a folder of benchmarks/busi_128_cpu.py with its trained networks")
     run = Path(os.environ["MEDSEGDIFF_RUN"])
     config = GenerateConfig(
-        str(run / "checkpoints" / "best_model.safetensors"), str(tmp_path / "drawn"), masks=str(run / "real"),
+        str(run / "checkpoints" / "best_model.safetensors"), str(tmp_path / "sampled"), masks=str(run / "real"),
         split="val", steps=12, chunk_size=24,
     )  # fmt: skip
-    drawn = generate_pairs(config)
+    sampled = generate_pairs(config)
     model, settings = load_model(run / "segmentation_real" / "seed_0" / "best_model.safetensors")
-    data = load_tensors(drawn, int(settings["config"]["img_size"]), what="drawn pairs")
-    judge = SegmentConfig("", precision="fp32", flip_test=False)
-    found = predict_masks(model, data, settings["mean"], settings["std"], judge, torch.device("cpu"))
+    data = load_tensors(sampled, int(settings["config"]["img_size"]), what="sampled pairs")
+    reference_model = SegmentConfig("", precision="fp32", tta_flip=False)
+    found = predict_masks(model, data, settings["mean"], settings["std"], reference_model, torch.device("cpu"))
     given = true_masks(data)
     right = np.mean([overlaps(f, g)["dice"] for f, g in zip(found, given, strict=True)])
     shuffled = np.mean([overlaps(f, g)["dice"] for f, g in zip(np.roll(found, 1, axis=0), given, strict=True)])

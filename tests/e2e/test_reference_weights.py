@@ -1,4 +1,4 @@
-"""The weights that come with the project: what a new user draws in the first minute, and what they learnt from."""
+"""The weights that come with the project: what a new user samples in the first minute, and what they learnt from."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_there_are_weights_with_a_card() -> None:
     """Damage: weights left out of the repository, or handed on without their card."""
     assert [path.name for path in WEIGHTS] == ["busi-128.safetensors"]
     card = (FOLDER / "MODEL_CARD.md").read_text()
-    for told in ("licence", "BUSI", "not for diagnosis", "copying", "train split"):
-        assert told.lower() in card.lower(), told
+    for reported in ("licence", "BUSI", "not for diagnosis", "copying", "train split"):
+        assert reported.lower() in card.lower(), reported
 
 
 @pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)
@@ -33,8 +33,8 @@ def test_they_draw_pairs(path: Path, tmp_path: Path) -> None:
     with safe_open(path, framework="pt") as file:
         kinds = {str(file.get_tensor(name).dtype) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     assert kinds == {"torch.bfloat16", "torch.float32"}  # buffers keep their digits
-    drawn = GenerateConfig(str(path), str(tmp_path / "pairs"), num_samples_per_class=4, chunk_size=4, device="cpu")
-    pairs = generate_pairs(drawn)
+    sampled = GenerateConfig(str(path), str(tmp_path / "pairs"), num_samples_per_class=4, chunk_size=4, device="cpu")
+    pairs = generate_pairs(sampled)
     assert len(pairs) == 8
     darker = []
     for record in pairs.records:

@@ -1,4 +1,4 @@
-"""Noise tables against closed forms, and the mixture of levels that training draws."""
+"""Noise tables against closed forms, and the mixture of levels that training samples."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from medsegdiff.config import DiffusionConfig
 from medsegdiff.diffusion.noise import (
     ddpm_abar,
     ddpm_sigmas,
-    draw_sigma,
     highest_sigma,
+    sample_sigma,
     sampling_sigmas,
     sigma_table,
 )
@@ -24,8 +24,8 @@ DDPM = DiffusionConfig(process="ddpm")
 WIDE = DiffusionConfig(sigma_max=1e9, image_p_mean=0.5, image_p_std=1.8, mask_p_mean=-0.5, mask_p_std=1.2)
 
 
-def draws(config: DiffusionConfig, n: int = 20_000, seed: int = 0) -> torch.Tensor:
-    return draw_sigma(n, config, torch.Generator().manual_seed(seed))
+def samples(config: DiffusionConfig, n: int = 20_000, seed: int = 0) -> torch.Tensor:
+    return sample_sigma(n, config, torch.Generator().manual_seed(seed))
 
 
 def test_linear_table_is_the_product_of_its_betas() -> None:
@@ -94,7 +94,7 @@ def test_ddpm_sampling_uses_entries_of_the_table() -> None:
 
 
 def test_joint_table_and_unknown_mode() -> None:
-    """Damage: a table for any mode, so that a typo draws joint pairs."""
+    """Damage: a table for any mode, so that a typo samples joint pairs."""
     levels = sampling_sigmas(DDPM, 6)
     assert torch.equal(sigma_table("joint", DDPM, 6), torch.stack([levels, levels], dim=1))
     with pytest.raises(ValueError, match="mode 'jiont'; known: joint"):
@@ -103,7 +103,7 @@ def test_joint_table_and_unknown_mode() -> None:
 
 def test_shares_of_the_mixture() -> None:
     """Damage: edges without cumsum; the clean column swapped; marginal always the mask."""
-    sigma = draws(WIDE)
+    sigma = samples(WIDE)
     image, mask = sigma.unbind(1)
     z_image, z_mask = (image.log() - 0.5) / 1.8, (mask.log() + 0.5) / 1.2
     clean_mask, clean_image = mask == 0, image == 0
@@ -119,14 +119,14 @@ def test_shares_of_the_mixture() -> None:
 def test_a_share_of_one(name: str, column: int) -> None:
     """Damage: kind <= edge comparisons that leave a rest, or reading another share."""
     none = {f"share_{k}": 0.0 for k in ("independent", "mask_clean", "image_clean", "marginal")}
-    sigma = draws(dataclasses.replace(WIDE, **{**none, f"share_{name}": 1.0}), n=500)
+    sigma = samples(dataclasses.replace(WIDE, **{**none, f"share_{name}": 1.0}), n=500)
     assert bool((sigma[:, column] == 0).all())
     assert bool((sigma[:, 1 - column] > 0).all())
 
 
 def test_log_normal_quantiles() -> None:
     """Damage: exp(mean + std * u) without the normal quantile; image and mask parameters swapped."""
-    sigma = draws(WIDE)
+    sigma = samples(WIDE)
     for column, mean, std in ((0, 0.5, 1.8), (1, -0.5, 1.2)):
         level = sigma[:, column]
         level = level[(level > 0) & (level < 1e9)].log()
@@ -137,24 +137,24 @@ def test_log_normal_quantiles() -> None:
 def test_levels_never_exceed_the_highest() -> None:
     """Damage: no clamp at sigma_max, so that training goes beyond where sampling starts."""
     config = DiffusionConfig(sigma_max=2.0)
-    assert float(draws(config, 2000).max()) == 2.0
+    assert float(samples(config, 2000).max()) == 2.0
 
 
 def test_small_batches_are_stratified() -> None:
-    """Damage: independent uniform quantiles: 8 draws then leave octiles empty."""
+    """Damage: independent uniform quantiles: 8 samples then leave octiles empty."""
     none = {f"share_{k}": 0.0 for k in ("independent", "mask_clean", "image_clean", "marginal")}
     config = dataclasses.replace(WIDE, **none)
     for seed in range(20):
-        z = (draws(config, 8, seed)[:, 0].log() - 0.5) / 1.8
+        z = (samples(config, 8, seed)[:, 0].log() - 0.5) / 1.8
         octile = (torch.special.ndtr(z) * 8).long()
         assert sorted(octile.tolist()) == list(range(8))
 
 
-def test_ddpm_draws_come_from_the_table() -> None:
-    """Damage: interpolating between entries; the first or last entry never drawn."""
+def test_ddpm_samples_come_from_the_table() -> None:
+    """Damage: interpolating between entries; the first or last entry never sampled."""
     config = dataclasses.replace(DDPM, timesteps=40)
     table = ddpm_sigmas(config).float()
-    sigma = draws(config, 5000)
+    sigma = samples(config, 5000)
     assert bool(torch.isin(sigma, torch.cat([table, torch.zeros(1)])).all())
     assert set(table.tolist()) <= set(sigma[:, 0].tolist())
     counts = torch.stack([(sigma[:, 0] == level).sum() for level in table[:-1]]).float()
@@ -162,11 +162,11 @@ def test_ddpm_draws_come_from_the_table() -> None:
 
 
 @pytest.mark.parametrize("config", [WIDE, DDPM])
-def test_draws_depend_on_the_generator_only(config: DiffusionConfig) -> None:
+def test_samples_depend_on_the_generator_only(config: DiffusionConfig) -> None:
     """Damage: torch.rand without the generator."""
     torch.manual_seed(1)
-    first = draws(config, 64)
+    first = samples(config, 64)
     torch.manual_seed(2)
-    assert torch.equal(draws(config, 64), first)
-    assert not torch.equal(draws(config, 64, seed=1), first)
+    assert torch.equal(samples(config, 64), first)
+    assert not torch.equal(samples(config, 64, seed=1), first)
     assert first.dtype == torch.float32

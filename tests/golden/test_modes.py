@@ -1,7 +1,7 @@
 """Generation modes with an exact denoiser: every mode gives the covariance of the pairs, the given stays to the bit.
 
-As in test_samplers, a draw is an affine map of its standard normal numbers, so unit vectors give exact moments. What is
-given is itself drawn from its own Gaussian, so that given and drawn together have to be pairs.
+As in test_samplers, a sample is an affine map of its standard normal numbers, so unit vectors give exact moments. What
+is given is itself sampled from its own Gaussian, so that given and sampled together have to be pairs.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from medsegdiff.config import DiffusionConfig
 from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.diffusion.noise import IMAGE, MASK, MODES, highest_sigma, sigma_table
 from medsegdiff.diffusion.samplers import SAMPLERS
-from medsegdiff.generation.draw import draw_channels
+from medsegdiff.generation.draw import sample_channels
 
 if TYPE_CHECKING:
     from conftest import Gaussian
 
 CODEC = PairCodec((0.5, 0.5), (0.5, 0.5))
 LEVELS = DiffusionConfig(sigma_min=0.002)
-GIVEN = {"mask_to_image": MASK, "image_to_mask": IMAGE}
+KNOWN = {"mask_to_image": MASK, "image_to_mask": IMAGE}
 TOLERANCE = {"ddim": 0.02, "dpmpp_2m": 0.004, "heun": 0.002, "ddpm": 0.03}
 
 
-def draw(mode: str, name: str, gaussian: Gaussian, steps: int = 120) -> tuple[Tensor, Tensor | None]:
-    """Rows (3 + 2 T, 2) of what `mode` draws from nothing, from each starting number and from each number of a step;
+def sample(mode: str, name: str, gaussian: Gaussian, steps: int = 120) -> tuple[Tensor, Tensor | None]:
+    """Rows (3 + 2 T, 2) of what `mode` samples from nothing, from each starting number and from each number of a step;
     and the rows of what was given."""
     table = sigma_table(mode, LEVELS, steps)
     size = 3 + 2 * (len(table) - 1)
@@ -38,41 +38,41 @@ def draw(mode: str, name: str, gaussian: Gaussian, steps: int = 120) -> tuple[Te
         z[1 + 2 * step, 0] = z[2 + 2 * step, 1] = 1
         return z
 
-    given = None
-    if mode in GIVEN:
-        column = GIVEN[mode]
-        given = torch.full((size, 2, 1, 1), torch.nan, dtype=torch.float64)
-        given[:, column] = gaussian.mean[column]
-        given[1 + column, column] += gaussian.covariance[column, column].sqrt()
-    x = draw_channels(gaussian.denoise, CODEC, table, noise, sampler=name, given=given)
-    return x[:, :, 0, 0], None if given is None else given[:, :, 0, 0]
+    known = None
+    if mode in KNOWN:
+        column = KNOWN[mode]
+        known = torch.full((size, 2, 1, 1), torch.nan, dtype=torch.float64)
+        known[:, column] = gaussian.mean[column]
+        known[1 + column, column] += gaussian.covariance[column, column].sqrt()
+    x = sample_channels(gaussian.denoise, CODEC, table, noise, sampler=name, known=known)
+    return x[:, :, 0, 0], None if known is None else known[:, :, 0, 0]
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", list(SAMPLERS))
 def test_every_mode_gives_the_covariance(name: str, mode: str, gaussian: Gaussian) -> None:
-    """Damage: the columns of a table swapped; the image moving while mask_first draws the mask; starting the given
+    """Damage: the columns of a table swapped; the image moving while mask_first samples the mask; starting the given
     modality from noise."""
-    rows, _ = draw(mode, name, gaussian)
+    rows, _ = sample(mode, name, gaussian)
     columns = rows[1:] - rows[0]
     assert torch.allclose(rows[0], gaussian.mean, atol=0.02)
     assert torch.allclose(columns.T @ columns, gaussian.covariance, atol=TOLERANCE[name])
 
 
-@pytest.mark.parametrize("mode", GIVEN)
+@pytest.mark.parametrize("mode", KNOWN)
 @pytest.mark.parametrize("name", list(SAMPLERS))
-def test_the_given_modality_stays_to_the_bit(name: str, mode: str, gaussian: Gaussian) -> None:
+def test_the_conditioning_modality_stays_to_the_bit(name: str, mode: str, gaussian: Gaussian) -> None:
     """Damage: (1 - a) D + a x with a = 1 for a given column, which rounds; a last table row that is not 0."""
-    rows, given = draw(mode, name, gaussian)
-    column = GIVEN[mode]
-    assert given is not None
-    assert torch.equal(rows[:, column], given[:, column])
+    rows, known = sample(mode, name, gaussian)
+    column = KNOWN[mode]
+    assert known is not None
+    assert torch.equal(rows[:, column], known[:, column])
     assert bool(torch.isfinite(rows).all())
 
 
 @pytest.mark.parametrize("process", ["edm", "ddpm"])
 def test_tables(process: str) -> None:
-    """Damage: mask_first drawing the image first; a table that does not end in 0 or starts below the highest level."""
+    """Damage: mask_first sampling the image first; a table that does not end in 0 or starts below the highest level."""
     config = DiffusionConfig(process=process)
     top = float(highest_sigma(config))
     ends = {"joint": (top, top), "mask_first": (top, top), "mask_to_image": (top, 0), "image_to_mask": (0, top)}

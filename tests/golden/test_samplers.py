@@ -1,7 +1,7 @@
-"""Samplers on a correlated Gaussian whose denoiser is known: convergence order, covariance, given modalities.
+"""Samplers on a correlated Gaussian whose denoiser is known: convergence order, covariance, conditioning modalities.
 
 On a Gaussian every sampler is an affine map of its starting noise (and of the noise of each step), so feeding unit
-vectors gives the exact covariance of what it draws, with no statistical error.
+vectors gives the exact covariance of what it samples, with no statistical error.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def start_points(level: float, n: int = 16) -> Tensor:
 
 
 def moments(name: str, gaussian: Gaussian, table: Tensor) -> tuple[Tensor, Tensor]:
-    """Exact mean (2,) and covariance (2, 2) of what a sampler draws from table[0] times normal noise."""
+    """Exact mean (2,) and covariance (2, 2) of what a sampler samples from table[0] times normal noise."""
     steps = len(table) - 1
     size = 3 + 2 * steps  # nothing; each starting number; each number of each step
     x = torch.zeros(size, 2, 1, 1, dtype=torch.float64)
@@ -147,7 +147,7 @@ def test_heun_corrects_the_column_that_goes_on(gaussian: Gaussian) -> None:
     assert torch.allclose(out[:, 1], euler[:, 1], rtol=0, atol=1e-12)
 
 
-def test_ddpm_draws_the_gaussian(gaussian: Gaussian) -> None:
+def test_ddpm_samples_the_gaussian(gaussian: Gaussian) -> None:
     """Damage: noise s' sqrt(1 - a) instead of s' sqrt(1 - a^2); noise left out."""
     errors = []
     for steps in (100, 200, 400):
@@ -177,24 +177,24 @@ PATHS: dict[str, Callable[[], Tensor]] = {
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(("name", "tolerance"), [("ddim", 0.02), ("dpmpp_2m", 0.004), ("heun", 0.002), ("ddpm", 0.03)])
-def test_every_way_down_draws_the_same_joint(name: str, tolerance: float, path: str, gaussian: Gaussian) -> None:
+def test_every_way_down_samples_the_same_joint(name: str, tolerance: float, path: str, gaussian: Gaussian) -> None:
     """Damage: dividing by h_prev = 0 when a column starts to move; moving a column that stands still."""
     mean, covariance = moments(name, gaussian, PATHS[path]())
     assert torch.allclose(mean, gaussian.mean, atol=0.02)
     assert torch.allclose(covariance, gaussian.covariance, atol=tolerance)
 
 
-@pytest.mark.parametrize("given", [0, 1])
+@pytest.mark.parametrize("known", [0, 1])
 @pytest.mark.parametrize("name", list(SAMPLERS))
-def test_a_given_modality(name: str, given: int, gaussian: Gaussian) -> None:
+def test_a_conditioning_modality(name: str, known: int, gaussian: Gaussian) -> None:
     """Damage: x (s'/s) + (1 - s'/s) D for a column at 0 instead of a copy, which rounds or gives nan."""
     steps = 300
     table = torch.zeros(steps + 1, 2, dtype=torch.float64)
-    table[:, 1 - given] = to_zero(steps)
+    table[:, 1 - known] = to_zero(steps)
     value = 0.1234567
     x = torch.full((2 + steps, 2, 1, 1), value, dtype=torch.float64)
-    x[:, 1 - given] = 0
-    x[1, 1 - given] = TOP
+    x[:, 1 - known] = 0
+    x[1, 1 - known] = TOP
 
     def noise(step: int) -> Tensor:
         z = torch.zeros_like(x)
@@ -202,13 +202,13 @@ def test_a_given_modality(name: str, given: int, gaussian: Gaussian) -> None:
         return z
 
     out = SAMPLERS[name](gaussian.denoise, x, table, PAIR, noise)
-    assert torch.equal(out[:, given], x[:, given])
-    drawn = out[:, 1 - given].flatten()
-    S, mu, free = gaussian.covariance, gaussian.mean, 1 - given
-    expected = mu[free] + S[free, given] / S[given, given] * (value - mu[given])
-    variance = S[free, free] - S[free, given] ** 2 / S[given, given]
-    assert float(drawn[0]) == pytest.approx(float(expected), abs=0.01)
-    assert float((drawn[1:] - drawn[0]).square().sum()) == pytest.approx(float(variance), rel=0.06)
+    assert torch.equal(out[:, known], x[:, known])
+    sampled = out[:, 1 - known].flatten()
+    S, mu, free = gaussian.covariance, gaussian.mean, 1 - known
+    expected = mu[free] + S[free, known] / S[known, known] * (value - mu[known])
+    variance = S[free, free] - S[free, known] ** 2 / S[known, known]
+    assert float(sampled[0]) == pytest.approx(float(expected), abs=0.01)
+    assert float((sampled[1:] - sampled[0]).square().sum()) == pytest.approx(float(variance), rel=0.06)
 
 
 @pytest.mark.parametrize("name", list(SAMPLERS))

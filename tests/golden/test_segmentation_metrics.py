@@ -28,7 +28,7 @@ from medsegdiff.segmentation.scores import METRICS, score_image
 
 OVERLAPS = METRICS[:4]
 SHAPE = (40, 52)
-PIXEL = (2.5, 0.75)  # width, height: squashed pictures have no square pixels
+PIXEL = (2.5, 0.75)  # width, height: resized pictures have no square pixels
 NOTHING = np.zeros(SHAPE, dtype=bool)
 CLASSIFICATION = {
     "dice": binary_f1_score,
@@ -136,7 +136,7 @@ EMPTY: dict[str, tuple[np.ndarray, np.ndarray, list[float], list[float]]] = {
 
 
 @pytest.mark.parametrize("case", EMPTY)
-def test_empty_masks_differ_as_told(case: str) -> None:
+def test_empty_masks_differ_as_reported(case: str) -> None:
     """The table in the docstring of `scores`. Fails if a convention for empty masks changes, here or there."""
     predicted, true, here, there = EMPTY[case]
     ours = score_image(predicted, true, PIXEL)

@@ -50,13 +50,13 @@ def _digest(path: Path) -> str:
             return _hash(header.encode() + data[8 + length :])
         if path.name == "state.pt":
             return _state_digest(path)
-    except Exception as error:  # a damaged file differs from a sound one, and is told as such
+    except Exception as error:  # a damaged file differs from a sound one, and is reported as such
         return f"unreadable: {error}"
     return _hash(data)
 
 
 def _scalars(folder: Path) -> str:
-    """What TensorBoard would draw, apart from speed: steps and values of every curve."""
+    """What TensorBoard would sample, apart from speed: steps and values of every curve."""
     from tensorboard.backend.event_processing import event_accumulator as events
 
     reader = events.EventAccumulator(str(folder), size_guidance={events.SCALARS: 0}).Reload()

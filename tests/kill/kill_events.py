@@ -1,4 +1,4 @@
-"""What a run does to its folder, told as it happens, and death at a chosen one of these events.
+"""What a run does to its folder, reported as it happens, and death at a chosen one of these events.
 
 An audit hook sees every open for writing, rename, link, removal and new folder before it is done; `os.fsync`, which has
 no audit event, is wrapped. Death is SIGKILL. At a flush the file is cut to its half first: that is what a kill (or a
@@ -135,5 +135,5 @@ class Recorder:
 
 
 def read_events(log: Path) -> list[Event]:
-    """The events that a process has told."""
+    """The events that a process has reported."""
     return [Event(*json.loads(line)) for line in log.read_text().splitlines()]

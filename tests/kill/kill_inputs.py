@@ -1,4 +1,5 @@
-"""Small inputs for every job: ellipses of 32 pixels, a checkpoint of a tiny network, pairs drawn from it, a phantom."""
+"""Small inputs for every job: ellipses of 32 pixels, a checkpoint of a tiny network, pairs sampled from it, a
+phantom."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ FLAGS = {"prepare": "--folds 2", "train": TRAIN, "generate": GENERATE, "combine"
 
 
 def make_inputs(folder: Path, jobs: Iterable[str]) -> int:
-    """real/, synthetic/ (PAIRS), checkpoint/best_model.safetensors, and raw/ where `jobs` need it; returns 0."""
+    """real/, synthetic/ (samples), checkpoint/best_model.safetensors, and raw/ where `jobs` need it; returns 0."""
     from medsegdiff.cli import run
     from medsegdiff.data.phantom import PhantomConfig, write_phantom
 
@@ -45,9 +46,9 @@ def write_checkpoint(real: Path, path: Path) -> None:
     """A network with random weights. Its masks are noise of which half is lesion: one large connected part."""
     from conftest import random_checkpoint
 
-    from medsegdiff.data.records import read_pairs
+    from medsegdiff.data.records import read_samples
 
-    pairs = read_pairs(real)
+    pairs = read_samples(real)
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in pairs.select("train").records]
     random_checkpoint(
         path, img_size=32, classes=pairs.classes, lesion_classes=pairs.classes, train_hashes=hashes,

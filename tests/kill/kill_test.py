@@ -124,7 +124,7 @@ class Bench:
         return len(kept)
 
     def start(self, target: Target | None = None, stray: int = 0) -> tuple[bool, list[Event]]:
-        """Run the job in a process of its own; whether it was killed as told, and its events.
+        """Run the job in a process of its own; whether it was killed as reported, and its events.
 
         Raises `BrokenTestError` where it ended in any other way than by that kill or in order.
         """
@@ -162,7 +162,7 @@ class Bench:
     def _kept_name(self, event: Event) -> re.Match[str] | None:
         return re.search(self.job.kept, event.path)
 
-    def tell(self, stage: int, position: int) -> str:
+    def report(self, stage: int, position: int) -> str:
         """Progress in words."""
         part = f"event {position} of {len(self.events)}"
         if self.job.unit == "event":
@@ -281,7 +281,11 @@ def _kill_all(bench: Bench, targets: list[Target], result: Result) -> None:
             kind = target.event.kind if planned else f"{events[-1].kind} in clearing up"
             after = target.position if planned else position
             row = Kill(
-                len(result.kills) + 1, kind, events[-1].path, bench.tell(stage, position), bench.tell(reached, after)
+                len(result.kills) + 1,
+                kind,
+                events[-1].path,
+                bench.report(stage, position),
+                bench.report(reached, after),
             )
             result.kills.append(row)
             print(f"{row.number:4d}  {row.event:<22} {row.path:<52} {row.before} -> {row.after}", flush=True)
@@ -323,7 +327,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--job", nargs="+", choices=list(JOBS), default=["train"], help="which command(s) to kill")
     parser.add_argument(
-        "--data", nargs="+", help="PAIRS; prepare: raw folder; generate: checkpoint; combine: real and synthetic PAIRS"
+        "--data",
+        nargs="+",
+        help="samples; prepare: raw folder; generate: checkpoint; combine: real and synthetic samples",
     )
     parser.add_argument("--kills", nargs="+", type=int, default=[24], help="at least so many kills (one number a job)")
     parser.add_argument("--sample", action="store_true", help="exactly --kills, though not every place is hit then")

@@ -32,7 +32,7 @@ COMMAND = "python tests/mutation/run_mutations.py"
 
 
 class CannotRunError(Exception):
-    """The check itself is at fault, so it tells nothing about the tests."""
+    """The check itself is at fault, so it says nothing about the tests."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def report(outcomes: Sequence[Outcome], arguments: Sequence[str]) -> str:
         "# Do the tests notice when the code is wrong?",
         "",
         f"Each row is one deliberate damage to the code; {noticed} of {len(outcomes)} were noticed by a test. The last",
-        "column tells how long the tests that were run for it took, up to the first that failed:",
+        "column says how long the tests that were run for it took, up to the first that failed:",
         f"{seconds:.0f} seconds in all, with Python {platform.python_version()}. Made by",
         "",
         "```",
@@ -157,7 +157,7 @@ def report(outcomes: Sequence[Outcome], arguments: Sequence[str]) -> str:
 
 
 def run(chosen: Sequence[Damage], tree: Path) -> list[Outcome]:
-    """All outcomes, told one by one, after a look at the undamaged tests."""
+    """All outcomes, reported one by one, after a look at the undamaged tests."""
     for damage in chosen:  # before minutes of tests: the list may not rot
         damaged(damage, (tree / "medsegdiff" / damage.file).read_text())
     tests = addresses([test for damage in chosen for test in damage.tests], tree)

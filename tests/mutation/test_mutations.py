@@ -52,8 +52,8 @@ def test_a_damage_is_noticed(tree: Path) -> None:
     assert (tree / "medsegdiff" / damage.file).read_bytes() == before
 
 
-def test_what_no_test_notices_is_told(tree: Path) -> None:
-    """Damage: every damage told as noticed, because the tests fail in the copy for another reason."""
+def test_what_no_test_notices_is_reported(tree: Path) -> None:
+    """Damage: every damage reported as noticed, because the tests fail in the copy for another reason."""
     harmless = dataclasses.replace(BY_NAME["dice_of_nothing"], new="float(there == found))")
     outcome = try_damage(harmless, tree)
     assert outcome.caught_by is None
@@ -64,7 +64,7 @@ def test_what_no_test_notices_is_told(tree: Path) -> None:
 
 @pytest.mark.parametrize("old", ["no such text", "def "])
 def test_a_place_that_is_not_there_once_is_refused(old: str) -> None:
-    """Damage: replacing nothing, and telling for ever that the tests notice it (or not); replacing every place."""
+    """Damage: replacing nothing, and reporting for ever that the tests notice it (or not); replacing every place."""
     damage = dataclasses.replace(BY_NAME["dice_of_nothing"], old=old)
     with pytest.raises(CannotRunError, match="expected once"):
         damaged(damage, (ROOT / "medsegdiff" / damage.file).read_text())

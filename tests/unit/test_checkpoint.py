@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_checkpoint, refuse_to_draw
+from conftest import random_checkpoint, refuse_to_sample
 from safetensors.torch import save_file
 
 from medsegdiff.checkpoint import VERSION, load_checkpoint, save_checkpoint
@@ -23,7 +23,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refuse(message: str, path: Path) -> None:
-    refuse_to_draw(message, GenerateConfig(str(path), str(path.parent / "pairs"), precision="fp32", device="cpu"))
+    refuse_to_sample(message, GenerateConfig(str(path), str(path.parent / "pairs"), precision="fp32", device="cpu"))
 
 
 class Bomb:
@@ -64,7 +64,7 @@ def test_weights_of_something_else(metadata: dict[str, str] | None, tmp_path: Pa
     """Damage: KeyError of a missing card."""
     path = tmp_path / "other.safetensors"
     save_file({"w": torch.ones(2)}, path, metadata)
-    refuse(r"found kind .*; expected kind 'medsegdiff\.generative', version '2'", path)
+    refuse(r"found kind .*; expected kind 'medsegdiff\.generative', version '3'", path)
 
 
 def test_checkpoint_round_trip(checkpoint: Path, tmp_path: Path) -> None:

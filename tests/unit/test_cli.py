@@ -237,7 +237,7 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 
 @pytest.mark.usefixtures("toy_command")
-def test_help_tells_what_the_comments_say(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_say_what_the_comments_say(capsys: pytest.CaptureFixture[str]) -> None:
     """Fails if `field_comments` finds nothing, or if % in a comment is taken for a format."""
     with pytest.raises(SystemExit) as stop:
         main(["toy", "--help"])

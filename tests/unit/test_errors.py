@@ -24,7 +24,7 @@ from medsegdiff.errors import UserError, from_os_error
         (errno.ETIMEDOUT, "f: found Connection timed out; expected a system that allows it. Mend the cause; the same"),
     ],
 )
-def test_refusals_are_told(code: int, text: str) -> None:
+def test_refusals_are_reported(code: int, text: str) -> None:
     """Damage: an errno without advice that is let through, or one advice for all."""
     assert str(from_os_error(OSError(code, os.strerror(code), "f"))).startswith(text)
 
@@ -55,7 +55,7 @@ def test_a_refusal_that_torch_answers_with_an_error_of_its_own() -> None:
 
 @pytest.mark.parametrize("bug", [ValueError("x"), RuntimeError("x"), OSError("x"), io.UnsupportedOperation("x")])
 def test_bugs_are_none(bug: Exception) -> None:
-    """Damage: every exception told in a line, so that nobody finds the bug."""
+    """Damage: every exception reported in a line, so that nobody finds the bug."""
     assert from_os_error(bug) is None
 
 
@@ -65,8 +65,8 @@ def test_too_little_memory() -> None:
         from_os_error(MemoryError("Unable to allocate 9 TiB"))
     )
     assert "memory: found too little of it; expected" in str(from_os_error(MemoryError()))
-    told = str(from_os_error(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")))
-    assert told.startswith("memory: found [enforce fail]")
+    reported = str(from_os_error(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")))
+    assert reported.startswith("memory: found [enforce fail]")
     assert from_os_error(RuntimeError("a bug")) is None
 
 

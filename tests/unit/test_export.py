@@ -16,14 +16,14 @@ from medsegdiff.export import ExportConfig, export
 
 @pytest.mark.parametrize(("factor", "level"), [(1, 0.7), (2, 0.7), (2, 1.9)])
 def test_exported_checkpoint_is_half_as_large_and_denoises_alike(factor: int, level: float, tmp_path: Path) -> None:
-    """Damage: weights left in fp32, buffers rounded too (which tell the noise level), or a card that is lost."""
-    model = TWO_SIZES if factor > 1 else dataclasses.replace(TWO_SIZES, coarse_factor=1)
+    """Damage: weights left in fp32, buffers rounded too (which say the noise level), or a card that is lost."""
+    model = TWO_SIZES if factor > 1 else dataclasses.replace(TWO_SIZES, low_res_factor=1)
     source = random_checkpoint(tmp_path / "model.safetensors", noise=0.05, model=model)
     found = export(ExportConfig(str(source), str(tmp_path / "given" / "small.safetensors")))
     assert found.stat().st_size < 0.7 * source.stat().st_size  # the card is as long as before
     (whole, card, digest), (small, other, other_digest) = load_checkpoint(source), load_checkpoint(found)
     assert other == card
-    assert other_digest != digest  # pairs drawn from it are told apart
+    assert other_digest != digest  # pairs sampled from it are distinguished
     for (name, a), (_, b) in zip(whole.named_buffers(), small.named_buffers(), strict=True):
         assert torch.equal(a, b), name
     assert any(not torch.equal(a, b) for a, b in zip(whole.parameters(), small.parameters(), strict=True))

@@ -11,22 +11,22 @@ from medsegdiff import files
 from medsegdiff.errors import UserError
 from medsegdiff.files import DATASET_FILE, is_finished, staged_folder, write_bytes, write_json
 
-IDENTITY = {"phase": "test", "classes": ("a", "b"), "seed": 0}
+FINGERPRINT = {"phase": "test", "classes": ("a", "b"), "seed": 0}
 
 
-def finish(output: Path, identity: dict[str, object] = IDENTITY) -> None:
+def finish(output: Path, fingerprint: dict[str, object] = FINGERPRINT) -> None:
     """Write a data set of one file into `output`."""
-    with staged_folder(output, identity) as folder:
+    with staged_folder(output, fingerprint) as folder:
         (folder / "x.txt").write_text("x")
-        write_json(folder / DATASET_FILE, {"identity": identity})
+        write_json(folder / DATASET_FILE, {"fingerprint": fingerprint})
 
 
 def test_a_finished_folder_is_whole_and_known(tmp_path: Path) -> None:
-    """Damage: leave identity.json behind, or compare tuples with the lists that JSON makes of them."""
+    """Damage: leave fingerprint.json behind, or compare tuples with the lists that JSON makes of them."""
     output = tmp_path / "out"
-    assert not is_finished(output, IDENTITY)
+    assert not is_finished(output, FINGERPRINT)
     finish(output)
-    assert is_finished(output, IDENTITY)
+    assert is_finished(output, FINGERPRINT)
     assert sorted(p.name for p in output.iterdir()) == [DATASET_FILE, "x.txt"]
     assert not (tmp_path / "out.partial").exists()
 
@@ -34,27 +34,27 @@ def test_a_finished_folder_is_whole_and_known(tmp_path: Path) -> None:
 def test_an_interrupted_run_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
     """Damage: rename in a `finally`; or throw away what `keep_partial` should keep."""
     output = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt), staged_folder(output, IDENTITY, keep_partial=True) as folder:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), staged_folder(output, FINGERPRINT, keep_partial=True) as folder:  # noqa: PT012
         (folder / "half.txt").write_text("half")
         raise KeyboardInterrupt
     assert not output.exists()
-    with staged_folder(output, IDENTITY, keep_partial=True) as folder:
+    with staged_folder(output, FINGERPRINT, keep_partial=True) as folder:
         assert (folder / "half.txt").read_text() == "half"
-    with staged_folder(tmp_path / "other", IDENTITY) as folder:
-        assert sorted(p.name for p in folder.iterdir()) == ["identity.json"]
+    with staged_folder(tmp_path / "other", FINGERPRINT) as folder:
+        assert sorted(p.name for p in folder.iterdir()) == ["fingerprint.json"]
 
 
 def test_work_of_other_settings_is_neither_used_nor_deleted(tmp_path: Path) -> None:
     """Damage: keep the partial work of other settings, or throw it away without a word."""
     output = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt), staged_folder(output, IDENTITY, keep_partial=True) as folder:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), staged_folder(output, FINGERPRINT, keep_partial=True) as folder:  # noqa: PT012
         (folder / "half.txt").write_text("half")
         raise KeyboardInterrupt
-    told = r"out\.partial: found work begun with other settings \(seed: 0 -> 1\)"
-    with pytest.raises(UserError, match=told):
-        staged_folder(output, IDENTITY | {"seed": 1}, keep_partial=True).__enter__()
+    reported = r"out\.partial: found work begun with other settings \(seed: 0 -> 1\)"
+    with pytest.raises(UserError, match=reported):
+        staged_folder(output, FINGERPRINT | {"seed": 1}, keep_partial=True).__enter__()
     assert (folder / "half.txt").read_text() == "half"
-    with staged_folder(output, IDENTITY | {"seed": 1}) as folder:  # what is not meant to be gone on with starts anew
+    with staged_folder(output, FINGERPRINT | {"seed": 1}) as folder:  # what is not meant to be gone on with starts anew
         assert not (folder / "half.txt").exists()
 
 
@@ -62,14 +62,14 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     """Damage: overwrite a data set that other settings made."""
     finish(tmp_path / "out")
     with pytest.raises(UserError, match=r"made with other settings \(seed: 0 -> 1\)"):
-        is_finished(tmp_path / "out", IDENTITY | {"seed": 1})
+        is_finished(tmp_path / "out", FINGERPRINT | {"seed": 1})
 
 
 def test_what_another_phase_made_is_not_to_be_thrown_away(tmp_path: Path) -> None:
     """Damage: the advice for one's own folder of other settings, "delete that folder", for prepared real data too."""
-    finish(tmp_path / "out", IDENTITY | {"phase": "prepare"})
+    finish(tmp_path / "out", FINGERPRINT | {"phase": "prepare"})
     with pytest.raises(UserError, match=r"found a data set that prepare made; .*Choose another") as refused:
-        is_finished(tmp_path / "out", IDENTITY)
+        is_finished(tmp_path / "out", FINGERPRINT)
     assert "elete" not in str(refused.value)
 
 
@@ -84,7 +84,7 @@ def test_other_peoples_files_are_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_a_kill_between_rename_and_clearing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damage: leaving identity.json in the finished folder, or the lock file beside it."""
+    """Damage: leaving fingerprint.json in the finished folder, or the lock file beside it."""
     output = tmp_path / "out"
 
     def rename_and_die(staging: Path, output: Path) -> None:
@@ -95,14 +95,14 @@ def test_a_kill_between_rename_and_clearing_up(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(KeyboardInterrupt):
         finish(output)
     (tmp_path / ".out.lock").write_text("1\n")
-    assert (output / "identity.json").is_file()
-    assert is_finished(output, IDENTITY)
+    assert (output / "fingerprint.json").is_file()
+    assert is_finished(output, FINGERPRINT)
     assert sorted(p.name for p in output.iterdir()) == [DATASET_FILE, "x.txt"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_kill_while_the_partial_folder_is_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damage: deleting identity.json among the first, after which nobody knows whose the rest is."""
+    """Damage: deleting fingerprint.json among the first, after which nobody knows whose the rest is."""
     output, partial = tmp_path / "out", tmp_path / "out.partial"
     removed: list[Path] = []
 
@@ -113,7 +113,7 @@ def test_a_kill_while_the_partial_folder_is_cleared(tmp_path: Path, monkeypatch:
         path.unlink()
 
     for number in range(3):
-        with pytest.raises(KeyboardInterrupt), staged_folder(output, IDENTITY, keep_partial=True) as folder:  # noqa: PT012
+        with pytest.raises(KeyboardInterrupt), staged_folder(output, FINGERPRINT, keep_partial=True) as folder:  # noqa: PT012
             for name in ("a", "b", "c"):
                 (folder / name).write_text(name)
             raise KeyboardInterrupt
@@ -121,9 +121,9 @@ def test_a_kill_while_the_partial_folder_is_cleared(tmp_path: Path, monkeypatch:
         with monkeypatch.context() as patch:
             patch.setattr(files, "remove", remove_two_and_die)
             with pytest.raises(KeyboardInterrupt):
-                finish(output, IDENTITY | {"seed": number})
+                finish(output, FINGERPRINT | {"seed": number})
         assert len(list(partial.iterdir())) == 2
-        assert (partial / "identity.json").is_file()
+        assert (partial / "fingerprint.json").is_file()
     finish(output)
     assert sorted(p.name for p in output.iterdir()) == [DATASET_FILE, "x.txt"]
 
@@ -131,12 +131,12 @@ def test_a_kill_while_the_partial_folder_is_cleared(tmp_path: Path, monkeypatch:
 def test_half_written_files_do_not_get_into_the_output(tmp_path: Path) -> None:
     """Damage: keeping with the finished chunks what a kill left half-written among them."""
     output = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt), staged_folder(output, IDENTITY, keep_partial=True) as folder:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), staged_folder(output, FINGERPRINT, keep_partial=True) as folder:  # noqa: PT012
         (folder / "images").mkdir()
         for name in ("whole.png", "images/whole.png", "half.png.tmp", "images/half.png.tmp"):
             (folder / name).write_text(name)
         raise KeyboardInterrupt
-    with staged_folder(output, IDENTITY, keep_partial=True):
+    with staged_folder(output, FINGERPRINT, keep_partial=True):
         pass
     assert sorted(str(p.relative_to(output)) for p in output.rglob("*.*")) == ["images/whole.png", "whole.png"]
 
@@ -145,8 +145,8 @@ def test_what_came_into_the_output_folder_meanwhile_is_kept(tmp_path: Path) -> N
     """Damage: deleting whatever stands where the data set goes."""
     output = tmp_path / "out"
     output.mkdir()
-    told = r"out: found Directory not empty; .*is whole, in .*out\.partial"
-    with pytest.raises(UserError, match=told), staged_folder(output, IDENTITY) as folder:  # noqa: PT012
+    reported = r"out: found Directory not empty; .*is whole, in .*out\.partial"
+    with pytest.raises(UserError, match=reported), staged_folder(output, FINGERPRINT) as folder:  # noqa: PT012
         (folder / "x.txt").write_text("x")
         (output / "thesis.txt").write_text("years of work")
     assert (output / "thesis.txt").read_text() == "years of work"
@@ -156,12 +156,12 @@ def test_what_came_into_the_output_folder_meanwhile_is_kept(tmp_path: Path) -> N
     assert (output / "x.txt").is_file()
 
 
-def test_an_unreadable_identity_is_told_in_one_line(tmp_path: Path) -> None:
+def test_an_unreadable_fingerprint_is_reported_in_one_line(tmp_path: Path) -> None:
     """Damage: a traceback for a file that a power cut left empty."""
     (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial" / "identity.json").write_text("")
-    with pytest.raises(UserError, match=r"identity\.json: found text that is not JSON"):
-        staged_folder(tmp_path / "out", IDENTITY, keep_partial=True).__enter__()
+    (tmp_path / "out.partial" / "fingerprint.json").write_text("")
+    with pytest.raises(UserError, match=r"fingerprint\.json: found text that is not JSON"):
+        staged_folder(tmp_path / "out", FINGERPRINT, keep_partial=True).__enter__()
     finish(tmp_path / "out")
 
 

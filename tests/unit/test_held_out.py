@@ -11,7 +11,7 @@ import torch
 
 from medsegdiff.config import ModelConfig, SegmentConfig, TrainConfig
 from medsegdiff.data.dataset import load_tensors
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SampleSet
 from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.errors import UserError
 from medsegdiff.protocol.once import WEIGHTS_FILE
@@ -25,7 +25,7 @@ SEGMENT = SegmentConfig(
 )  # fmt: skip
 
 
-def test_the_codec_is_made_from_train_alone(ellipses: PairSet, tmp_path: Path) -> None:
+def test_the_codec_is_made_from_train_alone(ellipses: SampleSet, tmp_path: Path) -> None:
     """Damage: statistics of train and val together, by which val losses know val."""
     model = ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2)
     config = TrainConfig(str(ellipses.root), str(tmp_path), img_size=16, model=model, device="cpu", precision="fp32")
@@ -33,7 +33,7 @@ def test_the_codec_is_made_from_train_alone(ellipses: PairSet, tmp_path: Path) -
     assert DiffusionTrainer(config, ellipses).codec == PairCodec.fit(train.images, train.masks)
 
 
-def test_segmentation_scales_by_train_alone(ellipses: PairSet) -> None:
+def test_segmentation_scales_by_train_alone(ellipses: SampleSet) -> None:
     """Damage: mean and standard deviation of the grey values of all that is loaded."""
     train, val = (load_tensors(ellipses.select(split), 32, what=split) for split in ("train", "val"))
     trainer = SegmentationTrainer(SEGMENT, ["benign", "malignant"], train, val, 2)
@@ -41,7 +41,7 @@ def test_segmentation_scales_by_train_alone(ellipses: PairSet) -> None:
     assert (trainer.mean, trainer.std) == pytest.approx((float(grey.mean()), float(torch.std(grey))), rel=1e-9)
 
 
-def test_segmentation_reads_test_pictures_last(ellipses: PairSet, tmp_path: Path) -> None:
+def test_segmentation_reads_test_pictures_last(ellipses: SampleSet, tmp_path: Path) -> None:
     """Damage: test in the place of val, so that the weights that are scored on it were chosen on it."""
     root = tmp_path / "pairs"
     shutil.copytree(ellipses.root, root)

@@ -41,10 +41,10 @@ def test_a_second_process_is_refused_until_the_first_is_killed(where: str, tmp_p
     folder, beside = tmp_path / "out", where == "beside"
     folder.mkdir()
     process = hold(folder, where)
-    told = rf"out: found another run that is writing here \(process {process.pid}\); expected a folder of its own"
+    reported = rf"out: found another run that is writing here \(process {process.pid}\); expected a folder of its own"
     try:
         for _ in range(2):  # being refused does not wear the lock down
-            with pytest.raises(UserError, match=told):
+            with pytest.raises(UserError, match=reported):
                 locked(folder, beside).__enter__()
         clear_stale_lock(folder, beside)
         assert len([*tmp_path.glob(".*.lock"), *folder.glob(".lock")]) == 1
@@ -81,28 +81,28 @@ def test_the_end_of_another_run_is_waited_for(
         with pytest.raises(UserError, match="another run that is writing here"):
             locked(tmp_path).__enter__()
     process.wait()
-    told = f"{tmp_path}: waiting until another run that is writing here (process {process.pid}) has ended"
-    assert caplog.messages == [told]
+    reported = f"{tmp_path}: waiting until another run that is writing here (process {process.pid}) has ended"
+    assert caplog.messages == [reported]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_two_runs_into_one_data_set(tmp_path: Path) -> None:
     """Damage: locking the folder that grows, or after it was cleared: the second run throws away the first one's."""
-    identity = {"phase": "test"}
+    fingerprint = {"phase": "test"}
     output = tmp_path / "out"
-    with staged_folder(output, identity, keep_partial=True) as folder:
+    with staged_folder(output, fingerprint, keep_partial=True) as folder:
         (folder / "half.txt").write_text("half")
         code = f"""
 from pathlib import Path
 from medsegdiff.files import staged_folder
-with staged_folder(Path({str(output)!r}), {identity!r}):
+with staged_folder(Path({str(output)!r}), {fingerprint!r}):
     pass
 """
         second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert f"another run that is writing here (process {os.getpid()})" in second.stderr
         assert (folder / "half.txt").read_text() == "half"
-        write_json(folder / DATASET_FILE, {"identity": identity})
+        write_json(folder / DATASET_FILE, {"fingerprint": fingerprint})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
     with pytest.raises(UserError, match=r"found a finished data set.*the same command again"):
-        staged_folder(output, identity).__enter__()
-    assert is_finished(output, identity)
+        staged_folder(output, fingerprint).__enter__()
+    assert is_finished(output, fingerprint)

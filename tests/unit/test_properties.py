@@ -23,10 +23,10 @@ from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
 from medsegdiff.cli import parse
-from medsegdiff.config import DiffusionConfig, ModelConfig, Precision, TrainConfig, identity_of
+from medsegdiff.config import DiffusionConfig, ModelConfig, Precision, TrainConfig, fingerprint_of
 from medsegdiff.data.combine import plan_counts
 from medsegdiff.data.hashing import content_hash
-from medsegdiff.data.records import METADATA_FILE, SPLITS, PairRecord, PairSet, read_pairs, write_pairs
+from medsegdiff.data.records import METADATA_FILE, SPLITS, SampleRecord, SampleSet, read_samples, write_samples
 from medsegdiff.data.splits import assign_folds, assign_splits
 from medsegdiff.diffusion.noise import loss_weight
 from medsegdiff.diffusion.samplers import SAMPLERS
@@ -51,14 +51,14 @@ SHARES = st.just(0.0) | st.floats(0.01, 0.45)
 
 
 @st.composite
-def records(draw: st.DrawFn) -> list[PairRecord]:
-    """Rows of PAIRS with unlike ids, each group in one split; the pictures are always the same two files."""
+def records(draw: st.DrawFn) -> list[SampleRecord]:
+    """Rows of samples with unlike ids, each group in one split; the pictures are always the same two files."""
     rows = []
     splits: dict[str, str] = {}
     for name in draw(st.lists(IDS, max_size=5, unique=True)):
         group = draw(PRINTABLE)
         row = st.builds(
-            PairRecord,
+            SampleRecord,
             id=st.just(name),
             image_file_name=st.just("a.png"),
             mask_file_name=st.just("b, c.png"),
@@ -78,17 +78,17 @@ def records(draw: st.DrawFn) -> list[PairRecord]:
     return rows
 
 
-def write_and_read(folder: Path, rows: list[PairRecord]) -> PairSet:
+def write_and_read(folder: Path, rows: list[SampleRecord]) -> SampleSet:
     """What is read of a folder that these rows were written to."""
     for name in ("a.png", "b, c.png"):
         write_png(folder / name, np.zeros((1, 1), np.uint8))
-    write_pairs(folder, rows, classes=LABELS, identity={})
-    return read_pairs(folder)
+    write_samples(folder, rows, classes=LABELS, fingerprint={})
+    return read_samples(folder)
 
 
 @SETTINGS
 @given(rows=records())
-def test_metadata_comes_back_as_it_was_written(rows: list[PairRecord], tmp_path: Path) -> None:
+def test_metadata_comes_back_as_it_was_written(rows: list[SampleRecord], tmp_path: Path) -> None:
     """Damage: joining cells with commas; rounding floats; splitting the text at line ends before it is parsed."""
     found = write_and_read(tmp_path, rows)
     assert list(found.records) == sorted(rows, key=lambda r: r.id)
@@ -99,7 +99,7 @@ def test_metadata_comes_back_as_it_was_written(rows: list[PairRecord], tmp_path:
 
 def test_a_carriage_return_comes_back(tmp_path: Path) -> None:
     """Damage: a picture called `a\\r.png` (Linux allows it), whose row csv writes without quotes."""
-    row = PairRecord("a", "a.png", "a.png", LABELS[0], "train", 0, "g", "busi:a\r.png", 1.0, 1, 1, *["0" * 64] * 3)
+    row = SampleRecord("a", "a.png", "a.png", LABELS[0], "train", 0, "g", "busi:a\r.png", 1.0, 1, 1, *["0" * 64] * 3)
     assert write_and_read(tmp_path, [row]).records == (row,)
 
 
@@ -278,8 +278,8 @@ def outer(lines: list[str]) -> set[str]:
 @SETTINGS
 @given(config=TRAIN_CONFIGS, other=TRAIN_CONFIGS)
 def test_identities_differ_where_settings_do(config: TrainConfig, other: TrainConfig) -> None:
-    """Damage: comparing the keys of one side only; telling 1 from 1.0 after JSON; a field left out by mistake."""
-    first, second = (identity_of(c, "train", ("data_dir", "output_dir")) for c in (config, other))
+    """Damage: comparing the keys of one side only; confusing 1 with 1.0 after JSON; a field left out by mistake."""
+    first, second = (fingerprint_of(c, "train", ("data_dir", "output_dir")) for c in (config, other))
     assert differing_keys(first, json.loads(json.dumps(first))) == []
     changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(other, f.name)}
     named = outer(differing_keys(first, second))
@@ -289,10 +289,14 @@ def test_identities_differ_where_settings_do(config: TrainConfig, other: TrainCo
 
 
 def test_differences_are_named_within_mappings() -> None:
-    """Damage: two whole mappings told for one setting, or a setting that one side lacks told as None."""
+    """Damage: two whole mappings reported for one setting, or a setting that one side lacks reported as None."""
     old = {"lr": 1, "model": {"depth": 4, "heads": 2}}
-    new = {"lr": 1, "model": {"depth": 4, "heads": 3, "told": None}, "share": 0.5}
-    assert differing_keys(old, new) == ["model.heads: 2 -> 3", "model.told: nothing -> None", "share: nothing -> 0.5"]
+    new = {"lr": 1, "model": {"depth": 4, "heads": 3, "reported": None}, "share": 0.5}
+    assert differing_keys(old, new) == [
+        "model.heads: 2 -> 3",
+        "model.reported: nothing -> None",
+        "share: nothing -> 0.5",
+    ]
 
 
 PICTURES = arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=8))

@@ -15,7 +15,7 @@ from medsegdiff.data.transforms import (
     SEGMENTATION,
     AugmentConfig,
     augment,
-    augment_told,
+    augment_conditioned,
     generator,
 )
 
@@ -107,15 +107,15 @@ def test_chance_comes_from_the_generator() -> None:
     assert not torch.allclose(run(SEGMENTATION, seed=1)[0], first[0], atol=1e-2)
 
 
-def test_what_is_told_is_what_was_done() -> None:
-    """Damage: shifts told as before mirroring, an angle of the other sign, or units mixed up."""
+def test_what_is_reported_is_what_was_done() -> None:
+    """Damage: shifts reported as before mirroring, an angle of the other sign, or units mixed up."""
     side, spot = 64, torch.tensor([0.2, -0.3])  # across, down; in half sides
     line = (torch.arange(side) + 0.5) * 2 / side - 1
     mirrored = [torch.exp(-((line[None] - s * spot[0]) ** 2 + (line[:, None] - spot[1]) ** 2) / 0.01) for s in (1, -1)]
     images = mirrored[0].expand(64, 1, side, side)
-    moved, masks, told = augment_told(images, images, GENERATIVE, 1.0, generator(0, 1))
-    assert bool((told[:, 0] == 1).all())
-    _, scale, stretch, angle, x, y = (told * torch.tensor(MOVE_UNITS)).T
+    moved, masks, conditioning = augment_conditioned(images, images, GENERATIVE, 1.0, generator(0, 1))
+    assert bool((conditioning[:, 0] == 1).all())
+    _, scale, stretch, angle, x, y = (conditioning * torch.tensor(MOVE_UNITS)).T
     across, down = scale.exp() * stretch.exp(), scale.exp() / stretch.exp()
     rows = [
         torch.stack([angle.cos() * across, -angle.sin() * across], 1),
@@ -127,17 +127,17 @@ def test_what_is_told_is_what_was_done() -> None:
     origin = (matrix @ seen[:, :, None])[:, :, 0] + torch.stack([x, y], 1)
     wrong = torch.minimum((origin - spot).abs().amax(1), (origin - spot * torch.tensor([-1, 1])).abs().amax(1))
     assert float(wrong.max()) < 0.02
-    assert float(told.abs().amax()) < 1.6
-    assert float(told[:, 1:].std(dim=0).min()) > 0.2
+    assert float(conditioning.abs().amax()) < 1.6
+    assert float(conditioning[:, 1:].std(dim=0).min()) > 0.2
     assert not torch.equal(moved, masks)
 
 
-def test_nothing_is_told_of_pictures_as_they_may_be() -> None:
-    """Damage: a told value that is not 0 for them, or another augmentation than without telling."""
-    _, masks, told = augment_told(blobs(), blobs(), GENERATIVE, 0.0, generator(0, 1))
-    assert bool((told == 0).all())
+def test_nothing_is_reported_of_pictures_as_they_may_be() -> None:
+    """Damage: a reported value that is not 0 for them, or another augmentation than without reporting."""
+    _, masks, conditioning = augment_conditioned(blobs(), blobs(), GENERATIVE, 0.0, generator(0, 1))
+    assert bool((conditioning == 0).all())
     assert torch.equal(masks, augment(blobs(), blobs(), GENERATIVE, generator(0, 1))[1])
-    some = augment_told(blobs(64), blobs(64), GENERATIVE, 0.5, generator(0, 1))[2][:, 0]
+    some = augment_conditioned(blobs(64), blobs(64), GENERATIVE, 0.5, generator(0, 1))[2][:, 0]
     assert 0.3 < float(some.mean()) < 0.7
 
 
@@ -146,8 +146,8 @@ def test_counters_give_streams_of_their_own() -> None:
     numbers = [*itertools.product(range(6), repeat=2), *itertools.product(range(4), repeat=3), (0,), (1,), (-1,)]
     seeds = [generator(*n).initial_seed() for n in numbers]
     assert len(set(seeds)) == len(numbers)
-    draws = torch.stack([torch.randn(400, generator=generator(*n)) for n in numbers])
-    correlation = torch.corrcoef(draws).fill_diagonal_(0)
+    samples = torch.stack([torch.randn(400, generator=generator(*n)) for n in numbers])
+    correlation = torch.corrcoef(samples).fill_diagonal_(0)
     assert float(correlation.abs().max()) < 0.25  # 5 standard deviations
 
 

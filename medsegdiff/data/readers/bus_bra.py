@@ -10,7 +10,7 @@ import csv
 import io
 from pathlib import Path
 
-from medsegdiff.data.readers import RawPair
+from medsegdiff.data.readers import RawSample
 from medsegdiff.data.readers.matching import find_root, match, pictures, read_pair, subfolder
 from medsegdiff.errors import UserError
 
@@ -26,7 +26,7 @@ def find(folder: Path) -> Path | None:
     return find_root(folder, lambda f: (f / TABLE).is_file() and subfolder(f, "Images") is not None)
 
 
-def read(root: Path) -> list[RawPair]:
+def read(root: Path) -> list[RawSample]:
     """All pairs, with class and patient. Raises `UserError` where a file, a row or a column is missing or broken."""
     rows = _table(root / TABLE)
     images, masks = subfolder(root, "Images"), subfolder(root, "Masks")
@@ -37,7 +37,7 @@ def read(root: Path) -> list[RawPair]:
         if image.stem not in rows:
             raise UserError(root / TABLE, f"no row {image.stem}", "a row for every picture", RESTORE)
         label, patient = rows.pop(image.stem)
-        found.append(RawPair(image.stem, label, f"Images/{image.name}", *read_pair(image, mask), patient))
+        found.append(RawSample(image.stem, label, f"Images/{image.name}", *read_pair(image, mask), patient))
     if rows:
         missing = f"a row {min(rows)} without its picture"
         raise UserError(root / TABLE, missing, "a picture for every row", "Unpack the data set completely.")

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from medsegdiff.data.decoding import read_grey
-from medsegdiff.data.readers import RawPair
+from medsegdiff.data.readers import RawSample
 from medsegdiff.data.readers.matching import MASK_THRESHOLD, find_root, match, pictures, subfolder
 from medsegdiff.errors import UserError
 
@@ -27,7 +27,7 @@ def find(folder: Path) -> Path | None:
     return find_root(folder, lambda f: (f / "INFO.csv").is_file() and subfolder(f, "images") is not None)
 
 
-def read(root: Path) -> list[RawPair]:
+def read(root: Path) -> list[RawSample]:
     """All pairs with a lesion, with class and patient. Raises `UserError` where a file is missing or broken."""
     images, masks = subfolder(root, "images"), subfolder(root, "masks")
     if images is None or masks is None:
@@ -41,7 +41,7 @@ def read(root: Path) -> list[RawPair]:
                 sizes = (f"{a.shape[1]} x {a.shape[0]} pixels" for a in (lesion, picture))
                 raise UserError(mask, next(sizes), f"{next(sizes)}, as its picture", "Restore the published file.")
             patient = image.stem.rsplit("_", 1)[0]
-            found.append(RawPair(image.stem, label, f"images/{image.name}", picture, lesion, patient))
+            found.append(RawSample(image.stem, label, f"images/{image.name}", picture, lesion, patient))
     return found
 
 

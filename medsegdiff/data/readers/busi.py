@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from medsegdiff.data.decoding import read_grey
-from medsegdiff.data.readers import RawPair
+from medsegdiff.data.readers import RawSample
 from medsegdiff.data.readers.matching import MASK_THRESHOLD, SUFFIXES, contents, subfolder
 from medsegdiff.errors import UserError
 from medsegdiff.files import require_folder
@@ -27,7 +27,7 @@ EMPTY_CLASS = "normal"  # the one class whose masks are empty
 NAMING = "pairs like 'benign (1).png' and 'benign (1)_mask.png'"
 
 
-def read_busi(folder: Path, classes: list[str]) -> list[RawPair]:
+def read_busi(folder: Path, classes: list[str]) -> list[RawSample]:
     """Read every picture of the given classes with its merged masks, ordered by class and number.
 
     `folder` holds the class folders directly or one level below. Raises `UserError`, naming the file, where the layout
@@ -45,7 +45,7 @@ def read_busi(folder: Path, classes: list[str]) -> list[RawPair]:
         found = pool.map(lambda task: _read_pair(*task), tasks)
         pictures = list(tqdm(found, total=len(tasks), desc="reading pictures", unit="pair", leave=False))
     return [
-        RawPair(name, label, f"{image.parent.name}/{image.name}", picture, mask)
+        RawSample(name, label, f"{image.parent.name}/{image.name}", picture, mask)
         for name, (label, image, _), (picture, mask) in zip(names, tasks, pictures, strict=True)
     ]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medsegdiff.data.readers import RawPair
+from medsegdiff.data.readers import RawSample
 from medsegdiff.data.readers.matching import find_root, match, pictures, read_pair
 
 IMAGE, MASK = "test_image_", "mask_"  # how names begin, in small letters
@@ -22,7 +22,7 @@ def find(folder: Path) -> Path | None:
     return find_root(folder, lambda f: any(p.stem.lower().startswith(IMAGE) for p in pictures(f)))
 
 
-def read(root: Path) -> list[RawPair]:
+def read(root: Path) -> list[RawSample]:
     """All pairs, in the order of their numbers. Raises `UserError` where a file is missing or broken."""
     files = pictures(root)
     images = [p for p in files if p.stem.lower().startswith(IMAGE)]
@@ -30,5 +30,5 @@ def read(root: Path) -> list[RawPair]:
     found = []
     for image, mask in match(images, masks, lambda stem: MASK + stem[len(IMAGE) :]):
         number = image.stem[len(IMAGE) :]
-        found.append(RawPair(f"stu_{number.zfill(4)}", "", image.name, *read_pair(image, mask, resize=True)))
+        found.append(RawSample(f"stu_{number.zfill(4)}", "", image.name, *read_pair(image, mask, resize=True)))
     return sorted(found, key=lambda pair: pair.name)

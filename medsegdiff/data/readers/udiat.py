@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medsegdiff.data.readers import RawPair
+from medsegdiff.data.readers import RawSample
 from medsegdiff.data.readers.matching import find_root, match, pictures, read_pair, subfolder
 from medsegdiff.errors import UserError
 
@@ -24,7 +24,7 @@ def find(folder: Path) -> Path | None:
     return find_root(folder, lambda f: all(subfolder(f, name) is not None for name in ("original", "GT")))
 
 
-def read(root: Path) -> list[RawPair]:
+def read(root: Path) -> list[RawSample]:
     """All pairs. Raises `UserError` where a file is missing or broken."""
     folders = {name: subfolder(root, name) for name in ("original", "GT", *CLASSES)}
     labels: dict[str, str] = {}
@@ -35,6 +35,6 @@ def read(root: Path) -> list[RawPair]:
                 raise UserError(path, f"the picture in {labels[path.stem]} as well", "one class", "Remove one of them.")
     images, masks = (pictures(folder) if (folder := folders[name]) else [] for name in ("original", "GT"))
     return [
-        RawPair(f"udiat_{image.stem}", labels.get(image.stem, ""), f"original/{image.name}", *read_pair(image, mask))
+        RawSample(f"udiat_{image.stem}", labels.get(image.stem, ""), f"original/{image.name}", *read_pair(image, mask))
         for image, mask in match(images, masks, lambda stem: stem)
     ]

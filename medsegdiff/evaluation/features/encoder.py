@@ -1,7 +1,7 @@
 """Features of the segmenter that was trained on real train pairs: what a network of this task sees.
 
 It sees what is shown and where rather than texture, as training on noisy and blurred pictures taught it to. It knows
-its train pictures better than others, which raises the floor that real held-out pictures set.
+its train pictures better than others, which raises the baseline that real held-out pictures set.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from medsegdiff.evaluation.context import Context
-from medsegdiff.evaluation.judges.judge import Judge
+from medsegdiff.evaluation.judges.judge import ReferenceModel
 from medsegdiff.evaluation.sets import Pairs
 
 COMPONENTS = 32  # principal components that are kept: hundreds of pictures do not determine the covariance of 512
@@ -21,12 +21,16 @@ BATCH = 32
 
 def encoder_missing(context: Context) -> str | None:
     """Why there are no such features; None where there are."""
-    judge = context.judges.segmenter
-    if judge is None:
-        return context.judges.missing.get("segmenter", "no segmenter")
-    if not judge.trusted:
-        return judge.withheld()
-    return None if isinstance(getattr(judge.model, "encoder", None), nn.Module) else "the segmenter has no encoder"
+    reference_model = context.reference_models.segmenter
+    if reference_model is None:
+        return context.reference_models.missing.get("segmenter", "no segmenter")
+    if not reference_model.trusted:
+        return reference_model.withheld()
+    return (
+        None
+        if isinstance(getattr(reference_model.model, "encoder", None), nn.Module)
+        else "the segmenter has no encoder"
+    )
 
 
 def encoder_features(context: Context, pairs: Pairs) -> np.ndarray:
@@ -46,14 +50,14 @@ def encoder_features(context: Context, pairs: Pairs) -> np.ndarray:
 @torch.no_grad()
 def pooled(context: Context, pairs: Pairs) -> np.ndarray:
     """(N, C) mean over the picture of the deepest features of the segmenter's encoder."""
-    judge = context.judges.segmenter
-    assert isinstance(judge, Judge)
-    assert isinstance(judge.model.encoder, nn.Module)
-    device = next(judge.model.parameters()).device
-    mean, deviation = float(judge.settings["mean"]), float(judge.settings["std"])
+    reference_model = context.reference_models.segmenter
+    assert isinstance(reference_model, ReferenceModel)
+    assert isinstance(reference_model.model.encoder, nn.Module)
+    device = next(reference_model.model.parameters()).device
+    mean, deviation = float(reference_model.settings["mean"]), float(reference_model.settings["std"])
     parts = []
     for rows in np.array_split(np.arange(len(pairs)), range(BATCH, len(pairs), BATCH)):
         images = torch.from_numpy(pairs.images[rows][:, None]).to(device).float() / 255
         x = ((images - mean) / deviation).contiguous(memory_format=torch.channels_last)
-        parts.append(judge.model.encoder(x)[-1].mean(dim=(2, 3)).double().cpu().numpy())
+        parts.append(reference_model.model.encoder(x)[-1].mean(dim=(2, 3)).double().cpu().numpy())
     return np.concatenate(parts)

@@ -1,1 +1,1 @@
-"""Networks trained on the real train split, whose opinion the evaluation asks."""
+"""Networks trained on the real train split, whose prediction the evaluation asks."""

@@ -6,9 +6,9 @@ of the batch. Near-duplicates of a picture (its group) are no counterexamples. A
 self-supervised descriptor for image copy detection", section 4.2) the nearest others are also pushed apart, which
 spreads the pictures evenly, so that one limit of similarity suits all of them.
 
-A network knows the pictures that it learnt better than others, and finds likeness to them where there is none. So no
-train picture is judged by a network that learnt it: two are learnt, each from half of the train pictures, and judge the
-other half (cross-fitting: Chernozhukov et al. 2018, "Double/debiased machine learning", definition 3.1). Held-out
+A network knows the pictures that it learnt better than others, and finds similarity to them where there is none. So no
+train picture is evaluated by a network that learnt it: two are learnt, each from half of the train pictures, and score
+the other half (cross-fitting: Chernozhukov et al. 2018, "Double/debiased machine learning", definition 3.1). Held-out
 pictures, which neither has learnt, are dealt to the two in the same way. What such a pair says depends on the halves
 and on chance in training, so several pairs of other halves are learnt, and their similarities averaged (after the idea
 of section 3.4 there, which averages estimates).
@@ -30,7 +30,7 @@ from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.transforms import AugmentConfig, augment, generator
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.compare import mean_interval
-from medsegdiff.evaluation.judges.judge import Judge, clear_leftovers_of
+from medsegdiff.evaluation.judges.judge import ReferenceModel, clear_leftovers_of
 from medsegdiff.evaluation.privacy.neighbours import limit_of
 from medsegdiff.evaluation.privacy.planted import KINDS, altered
 from medsegdiff.evaluation.sets import Pairs
@@ -38,7 +38,7 @@ from medsegdiff.files import clear_leftovers, make_folder
 from medsegdiff.locks import locked
 from medsegdiff.training.device import choose_device
 from medsegdiff.training.loop import LoopConfig, lr_factor, run_loop
-from medsegdiff.training.sampling import draw_indices
+from medsegdiff.training.sampling import sample_indices
 from medsegdiff.training.weights import load_weights, save_weights
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 WEIGHTS_FILE = "best_model.safetensors"
 MINIMUM_FOUND = 0.9  # share of altered copies of held-out pictures that have to be found
 RECIPE = 2  # raise it when anything below that decides the weights changes: kept embeddings are of one recipe
-PARTS = 2  # of the train pictures; the network that judges one has learnt the others
+PARTS = 2  # of the train pictures; the network that scores one has learnt the others
 REPEATS = 4  # deals of the pictures to parts, each with networks of its own
 SIDE = 64  # of the pictures that the network sees, pixels
 FEATURES = 128
@@ -104,7 +104,7 @@ class EmbeddingNet(nn.Module):
 
 
 class CrossEmbedding(nn.Module):
-    """Networks of which number repeat * `PARTS` + k judges part k of that deal, and has learnt nothing of it."""
+    """Networks of which number repeat * `PARTS` + k scores part k of that deal, and has learnt nothing of it."""
 
     def __init__(self, nets: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ def spread_loss(first: Tensor, second: Tensor, groups: Tensor) -> Tensor:
 class EmbeddingTrainer:
     """The trainer that `run_loop` drives. All chance depends on (seed, step, purpose) only.
 
-    It learns from the real train pictures; `held_out` only tells how well the embedding does, and decides nothing.
+    It learns from the real train pictures; `held_out` only says how well the embedding does, and decides nothing.
     """
 
     def __init__(self, train: Pairs, held_out: Pairs, steps: int, seed: int, device: torch.device) -> None:
@@ -160,7 +160,7 @@ class EmbeddingTrainer:
         torch.manual_seed(generator(seed, INITIAL).initial_seed())
         model = CrossEmbedding([EmbeddingNet() for _ in self.learnt])
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
 
     def views(self, rows: Tensor, step: int, number: int) -> Tensor:
         """(B, 1, 64, 64) altered copies, number `number` of the step, of the train pictures of `rows` (B,)."""
@@ -172,18 +172,18 @@ class EmbeddingTrainer:
 
     def train_step(self, step: int) -> dict[str, float]:
         """One optimiser step of every network on two views each of `BATCH` pictures; step counts from 0."""
-        for group in self.optimizer.param_groups:
+        for group in self.optimiser.param_groups:
             group["lr"] = LR * lr_factor(step, WARMUP, self.steps)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=True)
         self.model.train()
-        told = [self._learn(number, step) for number, learnt in enumerate(self.learnt) if len(learnt)]
-        self.optimizer.step()
-        return {name: float(np.mean([one[name] for one in told])) for name in ("loss", "contrast")}
+        reported = [self._learn(number, step) for number, learnt in enumerate(self.learnt) if len(learnt)]
+        self.optimiser.step()
+        return {name: float(np.mean([one[name] for one in reported])) for name in ("loss", "contrast")}
 
     def _learn(self, number: int, step: int) -> dict[str, float]:
-        """Gradients of network `number`, from pictures of the parts that it does not judge; means over the batch."""
+        """Gradients of network `number`, from pictures of the parts that it does not score; means over the batch."""
         learnt = self.learnt[number]
-        rows = learnt[draw_indices(torch.zeros(len(learnt)), step * BATCH, BATCH, self.seed, balanced=False)]
+        rows = learnt[sample_indices(torch.zeros(len(learnt)), step * BATCH, BATCH, self.seed, balanced=False)]
         batch = torch.cat([self.views(rows, step, 2 * number + view) for view in (0, 1)])
         first, second = self.model.nets[number](batch.contiguous(memory_format=torch.channels_last)).chunk(2)
         groups = self.groups[rows].to(self.device)
@@ -203,12 +203,12 @@ class EmbeddingTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and optimiser."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimiser.load_state_dict(state["optimiser"])
 
 
 def small(images: np.ndarray) -> Tensor:
@@ -231,7 +231,7 @@ def similarities(model: CrossEmbedding, images: np.ndarray, real: Pairs, device:
     """(N, K) similarity of (N, S, S) uint8 pictures to K `real` ones, -1 to 1: the larger one of as it is and mirrored.
 
     `real` are all the train pictures or all the held-out ones. Each is compared by the network of every deal that
-    judges its part, and the mean is told.
+    scores its part, and the mean is reported.
     """
     return np.asarray(
         np.mean([similarities_of_deal(model, repeat, images, real, device) for repeat in range(REPEATS)], axis=0)
@@ -280,30 +280,30 @@ def load_embedding(path: Path) -> tuple[CrossEmbedding, dict[str, Any]]:
     return model.eval().requires_grad_(False), settings
 
 
-def _is_fitted(weights: Path, identity: dict[str, Any]) -> bool:
-    return weights.is_file() and bool(load_embedding(weights)[1].get("config") == identity)
+def _is_fitted(weights: Path, fingerprint: dict[str, Any]) -> bool:
+    return weights.is_file() and bool(load_embedding(weights)[1].get("config") == fingerprint)
 
 
 def fit_embedding(
-    config: EvaluateConfig, train: Pairs, held_out: Pairs, folder: Path, identity: dict[str, Any]
-) -> Judge:
-    """The embedding of the real train pictures, trained in `folder` unless weights of this `identity` are there.
+    config: EvaluateConfig, train: Pairs, held_out: Pairs, folder: Path, fingerprint: dict[str, Any]
+) -> ReferenceModel:
+    """The embedding of the real train pictures, trained in `folder` unless weights of this `fingerprint` are there.
 
     An interrupted training goes on, and one that another process is at is waited for. Raises `UserError` where one of
-    another identity was interrupted there.
+    another fingerprint was interrupted there.
     """
     device, weights = choose_device(config.device), folder / WEIGHTS_FILE
-    if not _is_fitted(weights, identity):  # asked before anything is written or locked: others may be using it
+    if not _is_fitted(weights, fingerprint):  # asked before anything is written or locked: others may be using it
         with locked(make_folder(folder), wait=True):
-            if not _is_fitted(weights, identity):
+            if not _is_fitted(weights, fingerprint):
                 clear_leftovers(folder, WEIGHTS_FILE)
                 trainer = EmbeddingTrainer(train, held_out, config.embedding_steps, config.seed, device)
                 steps = config.embedding_steps
-                loop = LoopConfig(folder, steps, EVALS, SAVE_EVERY, BATCH, identity, ("loss", "contrast"))
+                loop = LoopConfig(folder, steps, EVALS, SAVE_EVERY, BATCH, fingerprint, ("loss", "contrast"))
                 run_loop(trainer, loop, "training embedding")
-                save_weights(weights, trainer.model.state_dict(), {"config": identity, "side": SIDE})
+                save_weights(weights, trainer.model.state_dict(), {"config": fingerprint, "side": SIDE})
     clear_leftovers_of(folder)  # only now is there nothing left to resume
     model, settings = load_embedding(weights)
     found = copies_found(model.to(device), held_out, train, config.seed, device)
     quality = mean_interval(found, held_out.groups, config.bootstrap, config.seed)
-    return Judge("embedding", model, settings, "share of altered copies found", quality, MINIMUM_FOUND)
+    return ReferenceModel("embedding", model, settings, "share of altered copies found", quality, MINIMUM_FOUND)

@@ -1,4 +1,4 @@
-"""Fitting the judges of a real set once, and finding them again by its content."""
+"""Fitting the reference models of a real set once, and finding them again by its content."""
 
 from __future__ import annotations
 
@@ -13,39 +13,46 @@ from typing import Any
 import numpy as np
 
 from medsegdiff.classification.scores import macro_auc
-from medsegdiff.config import EvaluateConfig, SegmentConfig, identity_of
-from medsegdiff.data.records import PairSet, content_digest
+from medsegdiff.config import EvaluateConfig, SegmentConfig, fingerprint_of
+from medsegdiff.data.records import SampleSet, content_digest
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.compare import mean_interval, statistic_interval
 from medsegdiff.evaluation.judges.embedding import RECIPE, fit_embedding
-from medsegdiff.evaluation.judges.judge import Judge, Judges, clear_leftovers_of
+from medsegdiff.evaluation.judges.judge import ReferenceModel, ReferenceModels, clear_leftovers_of
 from medsegdiff.evaluation.judges.opinions import class_probabilities, found_masks, mask_agreement
 from medsegdiff.evaluation.sets import Sets
 from medsegdiff.protocol.checks import check_splits
-from medsegdiff.protocol.once import NOT_IDENTITY, WEIGHTS_FILE, Data, is_finished, run_identity, run_once
+from medsegdiff.protocol.once import (
+    NOT_IN_FINGERPRINT,
+    WEIGHTS_FILE,
+    Data,
+    is_finished,
+    run_fingerprint,
+    train_and_test,
+)
 from medsegdiff.protocol.tasks import TASKS, settle_names
 from medsegdiff.training.device import choose_device
 
 logger = logging.getLogger(__name__)
 
-# Judges below these on held-out real pictures are worse than what a first attempt on BUSI reaches by far
+# Reference models below these on held-out real pictures are worse than what a first attempt on BUSI reaches by far
 MINIMUM_DICE, MINIMUM_AUC = 0.5, 0.7
 
 
-def fit_judges(config: EvaluateConfig, real: PairSet, sets: Sets) -> Judges:
+def fit_reference_models(config: EvaluateConfig, real: SampleSet, sets: Sets) -> ReferenceModels:
     """Segmenter, classifier and embedding of the real train split; val picks their weights, held-out ones rate them.
 
-    They are trained once for a content, a size and a recipe, and found again in `judges_folder`. A judge whose data are
-    lacking (a class without val pictures, for example) is None; the others still judge.
+    They are trained once for a content, a size and a recipe, and found again in `reference_model_folder`. A reference
+    model whose data are lacking (a class without val pictures, for example) is None; the others are still used.
     """
-    identity = {
+    fingerprint = {
         "data": content_digest(real.records),
         "img_size": sets.img_size,
         "precision": config.precision,
         "seed": config.seed,
     }
     missing: dict[str, str] = {}
-    found: dict[str, Judge | None] = {}
+    found: dict[str, ReferenceModel | None] = {}
     if len(sets.classes) < 2:
         missing["classifier"] = f"no classifier: all pairs compared are {sets.classes[0]}"
     try:
@@ -53,45 +60,54 @@ def fit_judges(config: EvaluateConfig, real: PairSet, sets: Sets) -> Judges:
     except UserError as error:
         missing |= {name: f"no {name}: {error}" for name in ("segmenter", "classifier")}
     for name in ("segmenter", "classifier"):
-        found[name] = None if name in missing else _fit_network(name, config, real, sets, identity)
+        found[name] = None if name in missing else _fit_network(name, config, real, sets, fingerprint)
     for line in missing.values():
         logger.warning("%s", line)
     # Of what is compared, so that a class left out does not take part
-    own = {**identity, "steps": config.embedding_steps, "classes": list(sets.classes), "recipe": RECIPE}
-    found["embedding"] = fit_embedding(config, sets.train, sets.held_out, judges_folder(config, "embedding", own), own)
-    for judge in filter(None, found.values()):
-        logger.info("%s: %s on held-out real pictures %s", judge.name, judge.measure, judge.quality)
-    return Judges(found["segmenter"], found["classifier"], found["embedding"], missing)
+    own = {**fingerprint, "steps": config.embedding_steps, "classes": list(sets.classes), "recipe": RECIPE}
+    found["embedding"] = fit_embedding(
+        config, sets.train, sets.held_out, reference_model_folder(config, "embedding", own), own
+    )
+    for reference_model in filter(None, found.values()):
+        logger.info(
+            "%s: %s on held-out real pictures %s",
+            reference_model.name,
+            reference_model.measure,
+            reference_model.quality,
+        )
+    return ReferenceModels(found["segmenter"], found["classifier"], found["embedding"], missing)
 
 
-def judges_folder(config: EvaluateConfig, name: str, identity: dict[str, Any]) -> Path:
-    """Where a judge of this identity lies, or will lie."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medsegdiff" / "judges"
-    base = cache if config.judges_dir is None else Path(config.judges_dir)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+def reference_model_folder(config: EvaluateConfig, name: str, fingerprint: dict[str, Any]) -> Path:
+    """Where a reference model of this fingerprint lies, or will lie."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medsegdiff" / "reference_models"
+    base = cache if config.reference_models_dir is None else Path(config.reference_models_dir)
+    digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
     return base / f"{name}_{digest[:16]}"
 
 
-def _fit_network(name: str, config: EvaluateConfig, real: PairSet, sets: Sets, identity: dict[str, Any]) -> Judge:
+def _fit_network(
+    name: str, config: EvaluateConfig, real: SampleSet, sets: Sets, fingerprint: dict[str, Any]
+) -> ReferenceModel:
     """A network of phase 5, trained by its recipe."""
     recipe = settle_names(
         SegmentConfig(
             data_dir=str(real.root),
             task="segment" if name == "segmenter" else "classify",
-            steps=config.judge_steps,
+            steps=config.reference_model_steps,
             img_size=sets.img_size,
             precision=config.precision,
             device=config.device,
             seed=config.seed,
         )
     )
-    folder = judges_folder(config, name, identity_of(recipe, "segment", NOT_IDENTITY) | identity)
+    folder = reference_model_folder(config, name, fingerprint_of(recipe, "segment", NOT_IN_FINGERPRINT) | fingerprint)
     recipe = dataclasses.replace(recipe, output_dir=str(folder))
     task = TASKS[recipe.task]
     task.check(recipe, real.classes)
     # Looked for before anything is written or locked: others may be using it, or may have made it for all to read
-    if not is_finished(recipe, run_identity(recipe, real)):
-        run_once(recipe, task, Data(real, sets.img_size), wait=True)
+    if not is_finished(recipe, run_fingerprint(recipe, real)):
+        train_and_test(recipe, task, Data(real, sets.img_size), wait=True)
     clear_leftovers_of(folder)
     model, settings = task.load(folder / WEIGHTS_FILE)
     model = model.to(choose_device(config.device))
@@ -99,10 +115,10 @@ def _fit_network(name: str, config: EvaluateConfig, real: PairSet, sets: Sets, i
     if name == "segmenter":
         dice = mask_agreement(found_masks(model, settings, sets.held_out, config), sets.held_out)
         quality = mean_interval(dice, sets.held_out.groups, **resamples)
-        return Judge(name, model, settings, "Dice", quality, MINIMUM_DICE)
+        return ReferenceModel(name, model, settings, "Dice", quality, MINIMUM_DICE)
     probabilities = class_probabilities(model, settings, sets.held_out, config)
     labels = np.array([settings["classes"].index(label) for label in sets.held_out.labels])
     quality = statistic_interval(
         lambda rows: macro_auc(probabilities[rows], labels[rows]), sets.held_out.groups, **resamples
     )
-    return Judge(name, model, settings, "AUC", quality, MINIMUM_AUC)
+    return ReferenceModel(name, model, settings, "AUC", quality, MINIMUM_AUC)

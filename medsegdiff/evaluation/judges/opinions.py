@@ -33,9 +33,9 @@ def class_probabilities(model: nn.Module, settings: dict[str, Any], pairs: Pairs
 
 
 def _recipe(pairs: Pairs, config: EvaluateConfig) -> SegmentConfig:
-    """Without mirror images: they take as long again, and all sides are judged alike."""
+    """Without mirror images: they take as long again, and all sides are evaluated alike."""
     size = pairs.images.shape[1]
-    return SegmentConfig(data_dir="", img_size=size, flip_test=False, precision=config.precision, device=config.device)
+    return SegmentConfig(data_dir="", img_size=size, tta_flip=False, precision=config.precision, device=config.device)
 
 
 def _grey(settings: dict[str, Any]) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from medsegdiff.evaluation.sets import Pairs
 MARGIN = 0.05  # Dice by which synthetic pairs may agree less than real ones
 SIDES = ("synthetic", "held_out")
 SHOWN = 8  # pairs in the picture of the least agreement
-MINIMUM = 5  # pictures of a part, below which no figure is told
+MINIMUM = 5  # pictures of a part, below which no figure is reported
 
 
 def run(context: Context) -> Section:
@@ -32,23 +32,30 @@ def run(context: Context) -> Section:
 
 
 def _masks(context: Context, section: Section) -> None:
-    judge, sets = context.judges.segmenter, context.sets
-    if judge is None or not judge.trusted:
-        section.skipped.append(judge.withheld() if judge else context.judges.missing["segmenter"])
+    reference_model, sets = context.reference_models.segmenter, context.sets
+    if reference_model is None or not reference_model.trusted:
+        section.skipped.append(
+            reference_model.withheld() if reference_model else context.reference_models.missing["segmenter"]
+        )
         return
-    found = {name: found_masks(judge.model, judge.settings, pairs, context.config) for name, pairs in _sides(context)}
+    found = {
+        name: found_masks(reference_model.model, reference_model.settings, pairs, context.config)
+        for name, pairs in _sides(context)
+    }
     dice = {name: mask_agreement(found[name], pairs) for name, pairs in _sides(context)}
     rows: list[list[Cell | Interval]] = []
     values: dict[str, Any] = {}
-    for scope, label in context.scopes().items():
-        if section.too_few(f"Agreement of masks, {scope}", context.counts(label, SIDES), MINIMUM):
+    for subgroup, label in context.subgroups().items():
+        if section.too_few(f"Agreement of masks, {subgroup}", context.counts(label, SIDES), MINIMUM):
             continue
         parts = {name: pairs.of(label) for name, pairs in _sides(context)}
-        told = {name: _mean(context, dice[name][parts[name]], pairs, parts[name]) for name, pairs in _sides(context)}
+        reported = {
+            name: _mean(context, dice[name][parts[name]], pairs, parts[name]) for name, pairs in _sides(context)
+        }
         samples = [Sample(dice[name][parts[name]], pairs.groups[parts[name]]) for name, pairs in _sides(context)]
-        told["difference"] = difference_of_means(samples[0], samples[1], **context.resampling)
-        rows.append([scope, len(parts["synthetic"]), *told.values()])
-        values[scope] = {name: vars(interval) for name, interval in told.items()}
+        reported["difference"] = difference_of_means(samples[0], samples[1], **context.resampling)
+        rows.append([subgroup, len(parts["synthetic"]), *reported.values()])
+        values[subgroup] = {name: vars(interval) for name, interval in reported.items()}
     section.text.append(
         "A network trained on real pairs alone outlined the lesion in every synthetic image. Where its outline differs "
         "from the synthetic mask, either the image does not show what the mask says, or it shows something unlike "
@@ -63,22 +70,26 @@ def _masks(context: Context, section: Section) -> None:
         section.verdict = _verdict(values["all"])
 
 
-def _verdict(told: dict[str, Any]) -> Verdict:
-    low, high = told["difference"]["low"], told["difference"]["high"]
-    size = f"{number(told['synthetic']['value'])} against {number(told['held_out']['value'])} Dice"
+def _verdict(reported: dict[str, Any]) -> Verdict:
+    low, high = reported["difference"]["low"], reported["difference"]["high"]
+    size = f"{number(reported['synthetic']['value'])} against {number(reported['held_out']['value'])} Dice"
     if low >= -MARGIN:
         return Verdict("pass", f"Masks fit their images as well as real ones do ({size}; at most {MARGIN} lower).")
     if high < -MARGIN:
         return Verdict("fail", f"Masks fit their images worse than real ones do ({size}; more than {MARGIN} lower).")
-    return Verdict("too few pictures to tell", f"Whether masks fit within {MARGIN} Dice of real ones is open ({size}).")
+    return Verdict(
+        "too few pictures to decide", f"Whether masks fit within {MARGIN} Dice of real ones is open ({size})."
+    )
 
 
 def _classes(context: Context, section: Section) -> None:
-    judge = context.judges.classifier
-    if judge is None or not judge.trusted:
-        section.skipped.append(judge.withheld() if judge else context.judges.missing["classifier"])
+    reference_model = context.reference_models.classifier
+    if reference_model is None or not reference_model.trusted:
+        section.skipped.append(
+            reference_model.withheld() if reference_model else context.reference_models.missing["classifier"]
+        )
         return
-    names: list[str] = judge.settings["classes"]
+    names: list[str] = reference_model.settings["classes"]
     few = [
         label
         for label in context.sets.classes
@@ -89,12 +100,12 @@ def _classes(context: Context, section: Section) -> None:
     rows: list[list[Cell | Interval]] = []
     values: dict[str, Any] = {}
     for side, pairs in _sides(context):
-        probability = class_probabilities(judge.model, judge.settings, pairs, context.config)
+        probability = class_probabilities(reference_model.model, reference_model.settings, pairs, context.config)
         labels = np.array([names.index(label) for label in pairs.labels])
-        told = _told_apart(context, probability, labels, pairs, few)
-        if told:
-            values[side] = {name: vars(interval) for name, interval in told.items()}
-            rows.append([side.replace("_", "-"), len(pairs), *told.values()])
+        reported = _classification(context, probability, labels, pairs, few)
+        if reported:
+            values[side] = {name: vars(interval) for name, interval in reported.items()}
+            rows.append([side.replace("_", "-"), len(pairs), *reported.values()])
         if side == "synthetic":
             own = probability[np.arange(len(labels)), labels]
             section.per_pair["class_probability"] = [round(float(v), 4) for v in own]
@@ -102,28 +113,30 @@ def _classes(context: Context, section: Section) -> None:
     if not rows:
         return
     section.text.append(
-        "A classifier trained on real images told the class of every synthetic image. Much lower figures than on real "
+        "A classifier trained on real images predicted the class of every synthetic image. Much lower figures than on "
+        "real "
         "images mean that the classes look alike; much higher ones, that they are caricatures."
     )
     columns = ["images", "number", *values["synthetic"]]
-    section.tables.append(Table("Class told by a classifier", columns, rows))
+    section.tables.append(Table("Class predicted by a classifier", columns, rows))
 
 
-def _told_apart(
+def _classification(
     context: Context, probability: np.ndarray, labels: np.ndarray, pairs: Pairs, few: list[str]
 ) -> dict[str, Interval]:
-    """AUC, where there are two classes and none is among the `few`, and the share of every other class told right."""
+    """AUC, where there are two classes and none is among the `few`, and the share of every other class classified
+    right."""
 
     def auc(rows: np.ndarray) -> float:
         return macro_auc(probability[rows], labels[rows])
 
-    told = {}
+    reported = {}
     if len(context.sets.classes) > 1 and not few:
-        told["AUC"] = statistic_interval(auc, pairs.groups, **context.resampling)
+        reported["AUC"] = statistic_interval(auc, pairs.groups, **context.resampling)
     right = (probability.argmax(axis=1) == labels).astype(float)
     for label in (label for label in context.sets.classes if label not in few):
-        told[f"{label} told as {label}"] = _mean(context, right[pairs.of(label)], pairs, pairs.of(label))
-    return told
+        reported[f"{label} classified as {label}"] = _mean(context, right[pairs.of(label)], pairs, pairs.of(label))
+    return reported
 
 
 def _sides(context: Context) -> list[tuple[str, Pairs]]:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure as Plot
 
 from medsegdiff.config import EvaluateConfig
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SampleSet
 from medsegdiff.evaluation.compare import Comparison, Sample
 from medsegdiff.evaluation.context import SETS, TITLES, Context, Metric, Space
 from medsegdiff.evaluation.drawing import png
@@ -21,7 +21,7 @@ from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table
 from medsegdiff.evaluation.set_distances import MIN_PICTURES, compared, scores_compared
 
 SHOWING = 4  # purpose of random numbers
-ENOUGH = 100  # pictures on each side below which a wide floor would let anything pass
+ENOUGH = 100  # pictures on each side below which a wide baseline would let anything pass
 FARTHEST, SHIFTED = 5, 0.5  # radiomic features that the text names, and standard deviations that make them worth it
 COLOURS = {"train": "0.7", "held_out": "C0", "synthetic": "C3"}
 FIGURES = {
@@ -34,10 +34,10 @@ FIGURES = {
 }
 DISTANCES = ("frechet", "kid")  # the smaller the better; all others the larger the better
 NOTE = (
-    "Fréchet and kernel distance: 0 for sets that cannot be told apart, the smaller the better. Precision: share of "
+    "Fréchet and kernel distance: 0 for sets that cannot be distinguished, the smaller the better. Precision: share of "
     "pictures that lie among real train ones (realistic). Recall: share of real train pictures that lie among the "
     "others (varied). Density: precision that counts among how many. Coverage: share of real train pictures with one "
-    "of the others nearby. Each is of n pictures against n real train ones; floor: of held-out real pictures."
+    "of the others nearby. Each is of n pictures against n real train ones; baseline: of held-out real pictures."
 )
 
 
@@ -51,13 +51,14 @@ class Kind:
 
 
 def run(context: Context) -> Section:
-    """Every figure in every space, overall and by class, each beside its floor."""
+    """Every figure in every space, overall and by class, each beside its baseline."""
     section = Section("How far from real pictures?")
     section.text.append(
         "Every picture was turned into a list of features, and the cloud of the synthetic pictures was compared with "
-        "that of the real train pictures. The floor is what as many real pictures, not used for training, reach. "
-        "Distances above the floor, and precision or coverage below it, mean pictures unlike real ones; recall below "
-        "it means that kinds of real pictures are missing. Distances clearly below the floor mean copies. Radiomic "
+        "that of the real train pictures. The baseline is what as many real pictures, not used for training, reach. "
+        "Distances above the baseline, and precision or coverage below it, mean pictures unlike real ones; recall "
+        "below it means that kinds of real pictures are missing. Distances clearly below the baseline mean copies. "
+        "Radiomic "
         "features see grey values and texture; those of the segmenter see what is shown and where, and hardly texture: "
         "pictures without any detail may do well there."
     )
@@ -70,8 +71,8 @@ def run(context: Context) -> Section:
         if "all" in found[name]:
             section.text.append(_in_words(kind, found[name]["all"]))
     section.values["spaces"] = {
-        name: {"features": spaces[name].title, **{scope: _values(c) for scope, c in scopes.items()}}
-        for name, scopes in found.items()
+        name: {"features": spaces[name].title, **{subgroup: _values(c) for subgroup, c in subgroups.items()}}
+        for name, subgroups in found.items()
     }
     if "inception" in spaces:
         _score(context, section)
@@ -90,17 +91,19 @@ def run(context: Context) -> Section:
 
 
 def _verdict(distance: Comparison) -> Verdict:
-    """By radiomic features, which every set has: can the synthetic pictures be told from real ones?"""
-    own, floor = distance.synthetic, distance.floor
-    size = f"Fréchet radiomics distance {own}; real pictures among themselves: {floor}"
-    if own.low > floor.high:
+    """By radiomic features, which every set has: can the synthetic pictures be distinguished from real ones?"""
+    own, baseline = distance.synthetic, distance.baseline
+    size = f"Fréchet radiomics distance {own}; real pictures among themselves: {baseline}"
+    if own.low > baseline.high:
         return Verdict("fail", f"Synthetic pictures differ from real ones in grey values and texture ({size}).")
-    if own.high < floor.low:
+    if own.high < baseline.low:
         return Verdict("fail", f"Synthetic pictures are nearer to train than other real ones are: copies? ({size})")
-    if own.value <= floor.high and distance.n >= ENOUGH:
-        return Verdict("pass", f"Synthetic pictures cannot be told from real ones by grey values and texture ({size}).")
+    if own.value <= baseline.high and distance.n >= ENOUGH:
+        return Verdict(
+            "pass", f"Synthetic pictures cannot be distinguished from real ones by grey values and texture ({size})."
+        )
     return Verdict(
-        "too few pictures to tell", f"Whether grey values and texture are those of real ones is open ({size})."
+        "too few pictures to decide", f"Whether grey values and texture are those of real ones is open ({size})."
     )
 
 
@@ -131,33 +134,33 @@ def _pooled(context: Context, pairs: Any) -> np.ndarray:
 
 
 def _compare(context: Context, section: Section, name: str, kind: Kind) -> dict[str, dict[str, Comparison]]:
-    """The figures of a space by scope; scopes of too few pictures are told in `section.skipped`."""
+    """The figures of a space by subgroup; subgroups of too few pictures are reported in `section.skipped`."""
     result = {}
-    for scope, label in context.scopes().items():
-        if section.too_few(f"Distances on {kind.title}, {scope}", context.counts(label), MIN_PICTURES):
+    for subgroup, label in context.subgroups().items():
+        if section.too_few(f"Distances on {kind.title}, {subgroup}", context.counts(label), MIN_PICTURES):
             continue
         sets = [context.sample(name, kind.compute, which, label) for which in SETS]
-        result[scope] = compared(sets, **context.resampling)
+        result[subgroup] = compared(sets, **context.resampling)
     return result
 
 
 def _table(kind: Kind, found: dict[str, dict[str, Comparison]]) -> Table:
     rows: list[list[Cell | Interval]] = []
-    for scope, figures in found.items():
+    for subgroup, figures in found.items():
         for name, c in figures.items():
-            rows.append([scope, kind.names[name], c.synthetic, c.floor, c.n, _ratio(name, c), _reading(name, c)])
-    columns = ["pictures", "figure", "synthetic", "floor", "n", "synthetic / floor", "reads as"]
+            rows.append([subgroup, kind.names[name], c.synthetic, c.baseline, c.n, _ratio(name, c), _reading(name, c)])
+    columns = ["pictures", "figure", "synthetic", "baseline", "n", "synthetic / baseline", "reads as"]
     return Table(f"On {kind.title}", columns, rows, NOTE)
 
 
 def _ratio(name: str, c: Comparison) -> float | None:
-    """None for KID, whose floor is about 0 and may be below, and where the floor is 0."""
-    return c.synthetic.value / c.floor.value if name != "kid" and c.floor.value > 1e-9 else None
+    """None for KID, whose baseline is about 0 and may be below, and where the baseline is 0."""
+    return c.synthetic.value / c.baseline.value if name != "kid" and c.baseline.value > 1e-9 else None
 
 
 def _reading(name: str, c: Comparison) -> str:
-    """Whether the intervals of figure and floor are apart, in words."""
-    lower, higher = c.synthetic.high < c.floor.low, c.synthetic.low > c.floor.high
+    """Whether the intervals of figure and baseline are apart, in words."""
+    lower, higher = c.synthetic.high < c.baseline.low, c.synthetic.low > c.baseline.high
     if not (lower or higher):
         return "no clear difference from real pictures"
     if name in DISTANCES:
@@ -167,7 +170,7 @@ def _reading(name: str, c: Comparison) -> str:
 
 def _values(found: dict[str, Comparison]) -> dict[str, Any]:
     return {
-        name: {"synthetic": vars(c.synthetic), "floor": vars(c.floor), "n": c.n, "reading": _reading(name, c)}
+        name: {"synthetic": vars(c.synthetic), "baseline": vars(c.baseline), "n": c.n, "reading": _reading(name, c)}
         for name, c in found.items()
     }
 
@@ -175,24 +178,24 @@ def _values(found: dict[str, Comparison]) -> dict[str, Any]:
 def _in_words(kind: Kind, found: dict[str, Comparison]) -> str:
     c = found["frechet"]
     ratio = _ratio("frechet", c)
-    times = f", {number(ratio)} times the floor" if ratio is not None else ""
+    times = f", {number(ratio)} times the baseline" if ratio is not None else ""
     low = [kind.names[n] for n in FIGURES if n not in DISTANCES and _reading(n, found[n]).startswith("lower")]
     rest = f" Lower than of real pictures: {', '.join(low)}." if low else ""
     name = kind.names["frechet"]
-    return f"On {kind.title}: {name} {c.synthetic}, floor {c.floor}{times} ({_reading('frechet', c)}).{rest}"
+    return f"On {kind.title}: {name} {c.synthetic}, baseline {c.baseline}{times} ({_reading('frechet', c)}).{rest}"
 
 
 def _score(context: Context, section: Section) -> None:
-    """Inception score, by scope."""
+    """Inception score, by subgroup."""
     rows: list[list[Cell | Interval]] = []
     values = {}
-    for scope, label in context.scopes().items():
+    for subgroup, label in context.subgroups().items():
         sets = [_probabilities(context.sample("inception, with logits", inception_features, s, label)) for s in SETS]
         if min(len(s.features) for s in sets) < MIN_PICTURES:
-            continue  # told with the distances
+            continue  # reported with the distances
         c = scores_compared(sets, **context.resampling)
-        rows.append([scope, c.synthetic, c.floor, c.n])
-        values[scope] = {"synthetic": vars(c.synthetic), "floor": vars(c.floor), "n": c.n}
+        rows.append([subgroup, c.synthetic, c.baseline, c.n])
+        values[subgroup] = {"synthetic": vars(c.synthetic), "baseline": vars(c.baseline), "n": c.n}
     section.values["inception_score"] = values
     if rows:
         note = (
@@ -214,16 +217,16 @@ def _probabilities(sample: Sample) -> Sample:
 def _farthest(context: Context, section: Section) -> None:
     """Say which radiomic features are off on average, and in which direction."""
     shift = context.features("radiomics", radiomics, "synthetic").mean(axis=0)
-    floor = context.features("radiomics", radiomics, "held_out").mean(axis=0)
+    baseline = context.features("radiomics", radiomics, "held_out").mean(axis=0)
     order = np.argsort(-abs(shift), kind="stable")[:FARTHEST]
     section.values["radiomic_shift"] = {
-        NAMES[i]: {"synthetic": float(shift[i]), "held_out": float(floor[i])} for i in order
+        NAMES[i]: {"synthetic": float(shift[i]), "held_out": float(baseline[i])} for i in order
     }
     words = [
         f"{NAMES[i]} ({abs(shift[i]):.1f} standard deviations {'higher' if shift[i] > 0 else 'lower'}; held-out real "
-        f"pictures {floor[i]:+.1f})"
+        f"pictures {baseline[i]:+.1f})"
         for i in order
-        if abs(shift[i]) >= max(SHIFTED, 2 * abs(floor[i]))
+        if abs(shift[i]) >= max(SHIFTED, 2 * abs(baseline[i]))
     ]
     if words:
         section.text.append(f"Radiomic features that are farthest off on average: {'; '.join(words)}.")
@@ -263,10 +266,10 @@ def _axes(name: str, train: np.ndarray) -> np.ndarray:
 
 
 def _bars(axes: Any, found: dict[str, Comparison]) -> None:
-    """Figures with their intervals, synthetic beside floor."""
+    """Figures with their intervals, synthetic beside baseline."""
     sides: Sequence[tuple[str, float]] = (("synthetic", 0.12), ("held_out", -0.12))
     for row, c in enumerate(reversed(found.values())):
-        for (which, offset), i in zip(sides, (c.synthetic, c.floor), strict=True):
+        for (which, offset), i in zip(sides, (c.synthetic, c.baseline), strict=True):
             axes.plot([i.low, i.high], [row + offset] * 2, color=COLOURS[which], linewidth=2)
             axes.plot([i.value], [row + offset], "o", color=COLOURS[which])
     axes.set_yticks(range(len(found)), list(reversed(found)))
@@ -275,7 +278,7 @@ def _bars(axes: Any, found: dict[str, Comparison]) -> None:
     axes.grid(axis="x", alpha=0.3)
 
 
-def _check(config: EvaluateConfig, _: PairSet) -> None:
+def _check(config: EvaluateConfig, _: SampleSet) -> None:
     check_inception(config)
 
 

@@ -1,4 +1,4 @@
-"""Are pictures of one class as unlike each other as real ones are, or is one picture drawn again and again?"""
+"""Are pictures of one class as unlike each other as real ones are, or is one picture sampled again and again?"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BATCH = 50
 # Wang, Simoncelli and Bovik 2003, section 3.2, from the finest scale on; sized for pictures of 256 pixels
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 SMALLEST_SIDE = 16  # pixels of the coarsest scale: its window has 11
-ALIKE = 99  # percentile of real pairs beyond which a pair is told as very alike
+ALIKE = 99  # percentile of real pairs beyond which a pair is reported as very alike
 ALIKE_SHARE = 0.05  # share of such synthetic pairs above which the model has collapsed; among real ones it is 0.01
 MARGIN = 0.05  # MS-SSIM by which synthetic pairs may be more alike than real ones
 REPEATED_SHARE = 0.01  # share of pictures that may repeat another one to the pixel
@@ -34,7 +34,7 @@ COLOURS = {"train": "0.5", "held_out": "C0", "synthetic": "C3"}
 
 
 @dataclass(frozen=True)
-class Likeness:
+class Similarity:
     """How alike random pairs of a class are."""
 
     values: np.ndarray  # (K,) MS-SSIM
@@ -43,7 +43,7 @@ class Likeness:
 
     @property
     def enough(self) -> bool:
-        """Whether it can be told with an interval."""
+        """Whether it can be reported with an interval."""
         return len(self.values) >= MIN_PICTURES and len(np.unique(self.groups)) >= MIN_GROUPS
 
 
@@ -51,23 +51,26 @@ def run(context: Context) -> Section:
     """MS-SSIM of random pairs of each class, synthetic beside real, and repeated pictures."""
     section = Section("As varied as real pictures?")
     section.text.append(
-        "Two pictures of the same class were drawn at random, several hundred times, and compared by MS-SSIM on grey "
+        "Two pictures of the same class were sampled at random, several hundred times, and compared by MS-SSIM on grey "
         "values: 1 for the same picture, near 0 for pictures that share nothing. Synthetic pairs that are more alike "
         "than real pairs mean less variety than in real patients. Two real pictures of one patient were never paired."
     )
-    told: dict[str, dict[str, Likeness]] = {}
+    reported: dict[str, dict[str, Similarity]] = {}
     for label in context.sets.classes:
         if section.too_few(f"Variety of {label} pictures", context.counts(label), MIN_PICTURES):
             continue
-        found = {which: _likeness(context, which, label) for which in SETS}
-        if few := [TITLES[which] for which, likeness in found.items() if not likeness.enough]:
+        found = {which: _similarity(context, which, label) for which in SETS}
+        if few := [TITLES[which] for which, similarity in found.items() if not similarity.enough]:
             section.skipped.append(f"Variety of {label} pictures: nearly all {few[0]} pictures are of few patients.")
             continue
-        told[label] = found
+        reported[label] = found
         section.values[label] = _figures(context, label, found)
-    if told:
-        _tell(section, told)
-        section.figures += [_distributions(told), *(_most_alike(context, label, f) for label, f in told.items())]
+    if reported:
+        _report(section, reported)
+        section.figures += [
+            _distributions(reported),
+            *(_most_alike(context, label, f) for label, f in reported.items()),
+        ]
     return section
 
 
@@ -102,23 +105,23 @@ def repeated(pairs: Pairs, rows: np.ndarray) -> int:
     return len(rows) - len({content_hash(pairs.images[row]) for row in rows})
 
 
-def _likeness(context: Context, which: str, label: str) -> Likeness:
+def _similarity(context: Context, which: str, label: str) -> Similarity:
     pairs: Pairs = getattr(context.sets, which)
     rows = pairs.of(label)
     random = np.random.default_rng([context.config.seed, PAIRING, SETS.index(which)])
     chosen = rows[random_pairs(pairs.groups[rows], PAIRS, random)]
     values = ms_ssim(pairs.images[chosen[:, 0]], pairs.images[chosen[:, 1]]) if len(chosen) else np.zeros(0)
-    return Likeness(values, chosen, pairs.groups[chosen])
+    return Similarity(values, chosen, pairs.groups[chosen])
 
 
-def _figures(context: Context, label: str, found: dict[str, Likeness]) -> dict[str, Any]:
+def _figures(context: Context, label: str, found: dict[str, Similarity]) -> dict[str, Any]:
     """Means, share of very alike pairs, repeated pictures; for report.json."""
     real = np.concatenate([found["train"].values, found["held_out"].values])
     own = found["synthetic"]
     alike = (own.values > np.percentile(real, ALIKE)).astype(float)
     synthetic = context.sets.synthetic
     rows = synthetic.of(label)
-    figures = {which: vars(_mean(context, likeness.values, likeness)) for which, likeness in found.items()}
+    figures = {which: vars(_mean(context, similarity.values, similarity)) for which, similarity in found.items()}
     return {
         **figures,
         "very_alike": vars(_mean(context, alike, own)),
@@ -128,19 +131,19 @@ def _figures(context: Context, label: str, found: dict[str, Likeness]) -> dict[s
     }
 
 
-def _mean(context: Context, values: np.ndarray, likeness: Likeness) -> Interval:
+def _mean(context: Context, values: np.ndarray, similarity: Similarity) -> Interval:
     """Mean of one number a pair (K,), with an interval over the groups of the pictures."""
-    return pairs_interval(values, likeness.groups, **context.resampling)
+    return pairs_interval(values, similarity.groups, **context.resampling)
 
 
-def _tell(section: Section, told: dict[str, dict[str, Likeness]]) -> None:
+def _report(section: Section, reported: dict[str, dict[str, Similarity]]) -> None:
     """Table and verdict."""
     rows: list[list[Cell | Interval]] = []
-    for label in told:
+    for label in reported:
         v = section.values[label]
         means = [Interval(**v[which]) for which in ("synthetic", "train", "held_out", "very_alike")]
         rows.append([label, *means, v["pairs"], f"{v['repeated']} of {v['pictures']}"])
-    columns = ["class", "synthetic", *(f"{TITLES[w]} (floor)" for w in SETS[:2]), "very alike", "pairs", "repeats"]
+    columns = ["class", "synthetic", *(f"{TITLES[w]} (baseline)" for w in SETS[:2]), "very alike", "pairs", "repeats"]
     note = (
         "Mean MS-SSIM of random pairs, the lower the more varied, with an interval over pictures (their groups), each "
         "of which stands in several pairs; lower than of real pairs is no merit, as noise lowers it, and so does a "
@@ -149,13 +152,13 @@ def _tell(section: Section, told: dict[str, dict[str, Likeness]]) -> None:
         "another one to the pixel."
     )
     section.tables.append(Table("MS-SSIM between pictures of a class", columns, rows, note))
-    section.verdict = _verdict({label: section.values[label] for label in told})
+    section.verdict = _verdict({label: section.values[label] for label in reported})
 
 
-def _verdict(told: dict[str, dict[str, Any]]) -> Verdict:
-    """Whether the model draws the same again and again; the worst class decides."""
+def _verdict(reported: dict[str, dict[str, Any]]) -> Verdict:
+    """Whether the model samples the same again and again; the worst class decides."""
     collapsed, less, unclear = [], [], []
-    for label, v in told.items():
+    for label, v in reported.items():
         synthetic, real = v["synthetic"], max((v[w] for w in ("train", "held_out")), key=lambda i: i["value"])
         size = f"{label}: MS-SSIM {number(synthetic['value'])} against {number(real['value'])} of real pairs"
         if v["very_alike"]["low"] > ALIKE_SHARE or v["repeated"] > REPEATED_SHARE * v["pictures"]:
@@ -166,23 +169,25 @@ def _verdict(told: dict[str, dict[str, Any]]) -> Verdict:
         elif synthetic["high"] > real["value"] + MARGIN or v["very_alike"]["high"] > ALIKE_SHARE:
             unclear.append(size)
     if collapsed:
-        return Verdict("fail", f"MODE COLLAPSE: the same pictures are drawn again and again ({'; '.join(collapsed)}).")
+        return Verdict(
+            "fail", f"MODE COLLAPSE: the same pictures are sampled again and again ({'; '.join(collapsed)})."
+        )
     if less:
         return Verdict("fail", f"Synthetic pictures are less varied than real ones ({'; '.join(less)}).")
     if unclear:
-        return Verdict("too few pictures to tell", f"Whether pictures are as varied is open ({'; '.join(unclear)}).")
-    named = ", ".join(told)
+        return Verdict("too few pictures to decide", f"Whether pictures are as varied is open ({'; '.join(unclear)}).")
+    named = ", ".join(reported)
     return Verdict("pass", f"No mode collapse: pictures of a class are no more alike than real ones ({named}).")
 
 
-def _distributions(told: dict[str, dict[str, Likeness]]) -> Figure:
+def _distributions(reported: dict[str, dict[str, Similarity]]) -> Figure:
     """Histograms of MS-SSIM by class."""
-    plot = Plot(figsize=(4.5 * len(told), 3.2), layout="constrained")
-    bins = np.linspace(0, max(float(f.values.max()) for found in told.values() for f in found.values()) + 1e-6, 31)
-    for axes, (label, found) in zip(plot.subplots(1, len(told), squeeze=False)[0], told.items(), strict=True):
-        for which, likeness in found.items():
+    plot = Plot(figsize=(4.5 * len(reported), 3.2), layout="constrained")
+    bins = np.linspace(0, max(float(f.values.max()) for found in reported.values() for f in found.values()) + 1e-6, 31)
+    for axes, (label, found) in zip(plot.subplots(1, len(reported), squeeze=False)[0], reported.items(), strict=True):
+        for which, similarity in found.items():
             how = {"density": True, "histtype": "step", "linewidth": 1.6, "color": COLOURS[which]}
-            axes.hist(likeness.values, bins=bins, label=TITLES[which], **how)
+            axes.hist(similarity.values, bins=bins, label=TITLES[which], **how)
         axes.set_title(label)
         axes.set_xlabel("MS-SSIM of two pictures (1: the same)")
         axes.set_yticks([])
@@ -192,16 +197,18 @@ def _distributions(told: dict[str, dict[str, Likeness]]) -> Figure:
     )
 
 
-def _most_alike(context: Context, label: str, found: dict[str, Likeness]) -> Figure:
+def _most_alike(context: Context, label: str, found: dict[str, Similarity]) -> Figure:
     """The synthetic pairs that are most alike, one above the other."""
-    pairs, likeness = context.sets.synthetic, found["synthetic"]
-    order = np.argsort(-likeness.values, kind="stable")[:SHOWN]
+    pairs, similarity = context.sets.synthetic, found["synthetic"]
+    order = np.argsort(-similarity.values, kind="stable")[:SHOWN]
     plot = Plot(figsize=(2.2 * len(order), 4.2), layout="constrained")
     for column, i in zip(plot.subplots(2, len(order), squeeze=False).T, order, strict=True):
-        for axes, row in zip(column, likeness.pairs[i], strict=True):
+        for axes, row in zip(column, similarity.pairs[i], strict=True):
             show(axes, pairs.images[row], pairs.pixels[row])
             axes.set_title(pairs.records[row].id, fontsize=7)
-        column[0].set_title(f"MS-SSIM {likeness.values[i]:.2f}\n{pairs.records[likeness.pairs[i][0]].id}", fontsize=7)
+        column[0].set_title(
+            f"MS-SSIM {similarity.values[i]:.2f}\n{pairs.records[similarity.pairs[i][0]].id}", fontsize=7
+        )
     return Figure(png(plot), f"The {len(order)} most alike of the random pairs of synthetic {label} pictures.")
 
 

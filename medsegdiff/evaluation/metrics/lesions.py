@@ -31,7 +31,7 @@ from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table
 from medsegdiff.evaluation.sets import Pairs
 
 NAMED = 3  # characteristics that the text names as the farthest off
-OUTCOMES = ("kept (weaker)", "lost", "reversed", "too few pictures to tell")  # that the text tells by name
+OUTCOMES = ("kept (weaker)", "lost", "reversed", "too few pictures to decide")  # that the text says by name
 
 
 @dataclass
@@ -48,12 +48,12 @@ class _Line:
 
 
 def run(context: Context) -> Section:
-    """Every characteristic per class beside its floor, and the differences between classes."""
+    """Every characteristic per class beside its baseline, and the differences between classes."""
     section = Section("Lesion characteristics")
     section.text.append(
         "Each lesion was measured in image and mask in the terms of the BI-RADS lexicon, in true geometry. Distances "
         "between synthetic and real lesions of a class are in standard deviations of real ones, beside the distance "
-        "that real lesions not used for training keep from the same train pictures (floor)."
+        "that real lesions not used for training keep from the same train pictures (baseline)."
     )
     samples = {label: _samples(context, label) for label in context.sets.classes}
     _without(context, section)
@@ -83,8 +83,8 @@ def _without(context: Context, section: Section) -> None:
         found, pairs = context.features("lesions", _space, which), getattr(context.sets, which)
         empty = ~pairs.masks.any(axis=(1, 2))
         if empty.any():
-            told = f"{empty.sum()} of {len(pairs)} {TITLES[which]} pairs have an empty mask"
-            section.skipped.append(f"{told}: only area and number of parts could be told of them.")
+            reported = f"{empty.sum()} of {len(pairs)} {TITLES[which]} pairs have an empty mask"
+            section.skipped.append(f"{reported}: only area and number of parts could be reported of them.")
         lacking = (np.isnan(found) & ~empty[:, None]).sum(axis=0)
         counts = ((d.title, f"{n} of {len(pairs)}" if n else None) for d, n in zip(DESCRIPTORS, lacking, strict=True))
         section.skipped += [
@@ -119,10 +119,11 @@ def _lines(context: Context, section: Section, samples: dict[str, list[Sample]])
 
 def _tables(section: Section, lines: list[_Line], samples: dict[str, list[Sample]]) -> None:
     """A table and the numbers of every class."""
-    columns = ["characteristic", "real mean", "synthetic mean", "distance", "floor", "p"]
+    columns = ["characteristic", "real mean", "synthetic mean", "distance", "baseline", "p"]
     note = (
         "distance: Wasserstein distance from real train lesions in standard deviations of all of them, with a 95 % "
-        "bootstrap interval; floor: that of held-out real lesions, in equal number. p: Kolmogorov-Smirnov test of real "
+        "bootstrap interval; baseline: that of held-out real lesions, in equal number. p: Kolmogorov-Smirnov test of "
+        "real "
         f"train against synthetic lesions, one picture per group, corrected for {len(lines)} tests (Holm). With many "
         "pictures a small p only says that a difference is not chance; the distance says how large it is."
     )
@@ -136,7 +137,7 @@ def _tables(section: Section, lines: list[_Line], samples: dict[str, list[Sample
 
 def _row(line: _Line) -> list[Cell | Interval]:
     found = line.comparison
-    distances = [found.synthetic, found.floor] if found else [None, None]
+    distances = [found.synthetic, found.baseline] if found else [None, None]
     p = "< 0.001" if line.p < 0.001 else number(line.p)
     return [f"{line.descriptor.title} ({line.descriptor.unit})", line.real, line.synthetic, *distances, p]
 
@@ -147,7 +148,7 @@ def _values(line: _Line) -> dict[str, Any]:
         "real_mean": line.real,
         "synthetic_mean": line.synthetic,
         "distance": vars(found.synthetic) if found else None,
-        "floor": vars(found.floor) if found else None,
+        "baseline": vars(found.baseline) if found else None,
         "n": found.n if found else None,
         "ks_p_holm": line.p,
     }
@@ -172,8 +173,8 @@ def _specks(context: Context, section: Section) -> None:
     found = {which: context.features("lesions", _space, which)[:, NAMES.index("specks")] > 0 for which in SETS}
     shares = {which: float(has.mean()) for which, has in found.items() if len(has)}
     section.values["with_specks"] = shares
-    told = ", ".join(f"{share:.0%} of {TITLES[which]} ones" for which, share in shares.items())
-    section.text.append(f"Masks that hold specks too small for a lesion: {told}.")
+    reported = ", ".join(f"{share:.0%} of {TITLES[which]} ones" for which, share in shares.items())
+    section.text.append(f"Masks that hold specks too small for a lesion: {reported}.")
 
 
 def _words(line: _Line) -> str:
@@ -183,7 +184,7 @@ def _words(line: _Line) -> str:
     alike = abs(line.shift) < 0.5 * found.synthetic.value
     how = "spread differently" if alike else line.descriptor.more if line.shift > 0 else line.descriptor.less
     means = f"mean {number(line.synthetic)} against {number(line.real)}"
-    sizes = f"distance {number(found.synthetic.value)}, floor {number(found.floor.value)}"
+    sizes = f"distance {number(found.synthetic.value)}, baseline {number(found.baseline.value)}"
     return f"{line.descriptor.title} ({line.label}: {how} than real ones, {means}; {sizes})"
 
 
@@ -194,7 +195,7 @@ def _class_differences(context: Context, section: Section, samples: dict[str, li
     section.values["class_difference"] = {}
     for first, second in itertools.combinations(samples, 2):
         rows: list[list[Cell | Interval]] = []
-        told: dict[str, Any] = {}
+        reported: dict[str, Any] = {}
         for i, descriptor in enumerate(DESCRIPTORS):
             sides = [[column(samples[label][which], i) for label in (second, first)] for which in (0, 2)]
             if min(len(sample.features) for side in sides for sample in side) < MIN_PICTURES:
@@ -202,23 +203,23 @@ def _class_differences(context: Context, section: Section, samples: dict[str, li
             real, synthetic = (difference_of_means(one, other, **context.resampling) for one, other in sides)
             outcome = preserved(real, synthetic)
             rows.append([f"{descriptor.title} ({descriptor.unit})", real, synthetic, outcome])
-            told[descriptor.name] = {"real": vars(real), "synthetic": vars(synthetic), "outcome": outcome}
+            reported[descriptor.name] = {"real": vars(real), "synthetic": vars(synthetic), "outcome": outcome}
         if not rows:
             section.skipped.append(f"Difference of {second} and {first}: fewer than {MIN_PICTURES} pictures of one.")
             continue
         title = f"Difference of means, {second} minus {first}"
         section.tables.append(Table(title, ["characteristic", "real train", "synthetic", "difference"], rows))
-        section.values["class_difference"][f"{second} - {first}"] = told
-        section.text.append(_differences_in_words(first, second, told))
+        section.values["class_difference"][f"{second} - {first}"] = reported
+        section.text.append(_differences_in_words(first, second, reported))
 
 
-def _differences_in_words(first: str, second: str, told: dict[str, Any]) -> str:
+def _differences_in_words(first: str, second: str, reported: dict[str, Any]) -> str:
     titles = {d.name: d.title for d in DESCRIPTORS}
-    real = [name for name, t in told.items() if t["outcome"] != "none in real"]
+    real = [name for name, t in reported.items() if t["outcome"] != "none in real"]
     if not real:
-        return f"Real {first} and {second} lesions differ in none of the characteristics, as far as can be told."
-    kept = sum(told[name]["outcome"].startswith("kept") for name in real)
-    by = {o: [titles[n] for n in real if told[n]["outcome"] == o] for o in OUTCOMES}
+        return f"Real {first} and {second} lesions differ in none of the characteristics, as far as can be reported."
+    kept = sum(reported[name]["outcome"].startswith("kept") for name in real)
+    by = {o: [titles[n] for n in real if reported[n]["outcome"] == o] for o in OUTCOMES}
     rest = "".join(f" {outcome[0].upper()}{outcome[1:]}: {', '.join(names)}." for outcome, names in by.items() if names)
     return (
         f"Real {second} and {first} lesions differ in {len(real)} characteristics; synthetic ones differ likewise in "

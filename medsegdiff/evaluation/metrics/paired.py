@@ -1,4 +1,4 @@
-"""Images drawn for real masks against the real images of these masks, pixel by pixel."""
+"""Images sampled for real masks against the real images of these masks, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.pictures import draw_outline
-from medsegdiff.data.records import PairRecord, PairSet
+from medsegdiff.data.records import SampleRecord, SampleSet
 from medsegdiff.evaluation.compare import mean_interval
 from medsegdiff.evaluation.context import Context, Metric
 from medsegdiff.evaluation.drawing import png, show
@@ -24,17 +24,18 @@ from medsegdiff.evaluation.features.lpips import check_lpips, lpips
 from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table
 from medsegdiff.evaluation.sets import Pairs, load_pairs
 
-MIN_PAIRS = 10  # of a scope
+MIN_PAIRS = 10  # of a subgroup
 BATCH = 64
 SHOWN = 6
 PARTNERS = 5  # purpose of random numbers
-DRAWN = re.compile(r"syn_(?P<id>.+)_\d+")  # id of a pair that was drawn for a mask (`generation.plan.plan_images`)
+SAMPLED = re.compile(r"syn_(?P<id>.+)_\d+")  # id of a pair that was sampled for a mask (`generation.plan.plan_images`)
 FIGURES = {"ssim": "SSIM", "psnr": "PSNR (dB)", "rmse": "RMSE (grey levels)", "lpips": "LPIPS (AlexNet)"}
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Synthetic pairs and the real ones of whose masks they were drawn; row i of one belongs to row i of the other."""
+    """Synthetic pairs and the real ones of whose masks they were sampled; row i of one belongs to row i of the
+    other."""
 
     rows: np.ndarray  # (N,) rows in the synthetic set
     synthetic: Pairs
@@ -46,9 +47,9 @@ def run(context: Context) -> Section | None:
     matched = match(context)
     if matched is None:
         return None
-    section = Section("Images drawn for real masks, against the real images")
+    section = Section("Images sampled for real masks, against the real images")
     section.text.append(
-        "Every image was drawn for the mask of a real picture, and is compared here with that picture. Beside it "
+        "Every image was sampled for the mask of a real picture, and is compared here with that picture. Beside it "
         "stands another real picture of the same class. A mask leaves much of a picture open, so such figures are no "
         "measure of quality: they are highest for a model that copies its train pictures. Far better figures for masks "
         "of train pictures than for masks of held-out ones are a sign of that."
@@ -73,16 +74,16 @@ def run(context: Context) -> Section | None:
 
 
 def match(context: Context) -> Matched | None:
-    """The synthetic pairs that were drawn for masks of the real set (mode mask_to_image); None where there is none.
+    """The synthetic pairs that were sampled for masks of the real set (mode mask_to_image); None where there is none.
 
     Such a pair bears the id of the mask in its own, and the group of the real pair; that of a mask without a data set
     is made from the mask's content (`generation.given`).
     """
     known = {(r.id, r.group): r for r in context.real.records}
     by_mask = {f"m{r.mask_hash[:12]}": r for r in context.real.records}
-    found: dict[int, PairRecord] = {}
+    found: dict[int, SampleRecord] = {}
     for row, record in enumerate(context.sets.synthetic.records):
-        name = DRAWN.fullmatch(record.id)
+        name = SAMPLED.fullmatch(record.id)
         real = known.get((name["id"], record.group)) if name else None
         if real is not None or (name and (real := by_mask.get(record.group))):
             found[row] = real
@@ -92,11 +93,11 @@ def match(context: Context) -> Matched | None:
     return Matched(rows, context.sets.synthetic.rows(rows), _load(context, list(found.values())))
 
 
-def _load(context: Context, records: list[PairRecord]) -> Pairs:
+def _load(context: Context, records: list[SampleRecord]) -> Pairs:
     """The pairs of these records, which may repeat."""
     unique = {r.id: r for r in records}
     loaded = load_pairs(
-        dataclasses.replace(context.real, records=tuple(unique.values())), context.sets.img_size, "masks drawn for"
+        dataclasses.replace(context.real, records=tuple(unique.values())), context.sets.img_size, "masks sampled for"
     )
     number = {name: i for i, name in enumerate(unique)}
     return loaded.rows([number[r.id] for r in records])
@@ -121,7 +122,8 @@ def _partners(context: Context, matched: Matched) -> tuple[np.ndarray, np.ndarra
 def _measured(
     context: Context, section: Section | None, first: np.ndarray, second: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """(N,) of every figure for (N, S, S) uint8 pictures; NaN for the PSNR of equal ones. What is lacking is told."""
+    """(N,) of every figure for (N, S, S) uint8 pictures; NaN for the PSNR of equal ones. What is lacking is
+    reported."""
     difference = first.astype(np.float64) - second
     rmse = np.sqrt((difference**2).mean(axis=(1, 2)))
     psnr = np.full(len(rmse), np.nan)
@@ -158,39 +160,39 @@ def _table(
     """All figures overall, by class, and by whether the generator learnt the picture of the mask."""
     rows: list[list[Cell | Interval]] = []
     values: dict[str, Any] = {}
-    for scope, chosen in _scopes(context, matched).items():
+    for subgroup, chosen in _subgroups(context, matched).items():
         if (count := int(chosen.sum())) < MIN_PAIRS:
-            section.skipped.append(f"Figures of {scope}: {count} pairs, at least {MIN_PAIRS} needed.")
+            section.skipped.append(f"Figures of {subgroup}: {count} pairs, at least {MIN_PAIRS} needed.")
             continue
-        values[scope] = {"pairs": count}
+        values[subgroup] = {"pairs": count}
         for name in own:
             sides = {
                 side: _mean(context, found[name], chosen, matched)
-                for side, found in (("synthetic", own), ("floor", other))
+                for side, found in (("synthetic", own), ("baseline", other))
             }
-            rows.append([scope, FIGURES[name], *sides.values(), count])
-            values[scope][name] = {side: vars(i) if i else None for side, i in sides.items()}
-    section.values["scopes"] = values
+            rows.append([subgroup, FIGURES[name], *sides.values(), count])
+            values[subgroup][name] = {side: vars(i) if i else None for side, i in sides.items()}
+    section.values["subgroups"] = values
     if rows:
-        columns = ["pairs", "figure", "synthetic against real", "another real one against real (floor)", "n"]
+        columns = ["pairs", "figure", "synthetic against real", "another real one against real (baseline)", "n"]
         note = (
             "SSIM (1 for equal pictures) and PSNR are the higher the more alike two pictures are; RMSE and LPIPS, "
             "which is made for photographs, the lower. Speckle alone keeps all of them far from equal pictures."
         )
-        section.tables.append(Table("Likeness to the real image of the mask", columns, rows, note))
+        section.tables.append(Table("Similarity to the real image of the mask", columns, rows, note))
 
 
-def _scopes(context: Context, matched: Matched) -> dict[str, np.ndarray]:
-    """(N,) truth values by what is told apart."""
+def _subgroups(context: Context, matched: Matched) -> dict[str, np.ndarray]:
+    """(N,) truth values by what is distinguished."""
     everything = np.ones(len(matched.rows), dtype=bool)
     learnt = np.array([r.split == "train" for r in matched.real.records])
-    scopes = {
-        scope: everything if label is None else matched.synthetic.labels == label
-        for scope, label in context.scopes().items()
+    subgroups = {
+        subgroup: everything if label is None else matched.synthetic.labels == label
+        for subgroup, label in context.subgroups().items()
     }
     if learnt.any() and not learnt.all():
-        scopes |= {"masks of train pictures": learnt, "masks of held-out pictures": ~learnt}
-    return scopes
+        subgroups |= {"masks of train pictures": learnt, "masks of held-out pictures": ~learnt}
+    return subgroups
 
 
 def _mean(context: Context, values: np.ndarray, chosen: np.ndarray, matched: Matched) -> Interval | None:
@@ -215,7 +217,7 @@ def _nearest(matched: Matched, ssim: np.ndarray) -> Figure:
     return Figure(png(plot), f"The {len(order)} images that are most like the real ones: {what}.")
 
 
-def _check(config: EvaluateConfig, _: PairSet) -> None:
+def _check(config: EvaluateConfig, _: SampleSet) -> None:
     check_lpips(config)
 
 

@@ -9,23 +9,23 @@ from typing import Any, cast
 import numpy as np
 from matplotlib.figure import Figure as Plot
 
-from medsegdiff.data.copying import likeness
+from medsegdiff.data.copying import similarity
 from medsegdiff.evaluation.context import Context, Metric
 from medsegdiff.evaluation.drawing import png, show
 from medsegdiff.evaluation.judges.embedding import CrossEmbedding, similarities
-from medsegdiff.evaluation.privacy.audit import PLANTED, Audit, Likeness, audit
+from medsegdiff.evaluation.privacy.audit import PLANTED, Audit, Similarity, audit
 from medsegdiff.evaluation.privacy.leaks import Leaks, find_leaks
 from medsegdiff.evaluation.privacy.learnt import Learnt, compare_learnt
-from medsegdiff.evaluation.privacy.membership import check_checkpoint, drawn_by_another, membership
+from medsegdiff.evaluation.privacy.membership import check_checkpoint, made_by_another, membership
 from medsegdiff.evaluation.privacy.neighbours import ALLOWED, COPYING, EXPECTED
 from medsegdiff.evaluation.privacy.planted import KINDS
 from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
 from medsegdiff.evaluation.sets import Pairs
 from medsegdiff.training.device import choose_device
 
-FEWEST_SYNTHETIC, FEWEST_REAL = 10, 20  # pictures below which nothing is told of neighbours
+FEWEST_SYNTHETIC, FEWEST_REAL = 10, 20  # pictures below which nothing is reported of neighbours
 FINER = 10  # times as many resamples as elsewhere: ends of 200 wander by 0.01, and a verdict hangs on them
-FEWEST_GROUPS = 5  # an interval over few of them (all draws for one mask are one) says nothing
+FEWEST_GROUPS = 5  # an interval over few of them (all samples for one mask are one) says nothing
 SHOWN = 10  # nearest pairs in the figure
 MISSED = 0.8  # share of planted copies of a kind below which they may go unnoticed
 EMBEDDING, DETAIL = "embedding", "fine detail"
@@ -40,21 +40,21 @@ def run(context: Context) -> Section:
     )
     leaks = find_leaks(context.sets, context.real.records)
     learnt = compare_learnt(context.synthetic.info, context.sets.train.records)
-    _tell_leaks(section, context, leaks)
-    _tell_sides(section, context, leaks, learnt)
+    _report_leaks(section, context, leaks)
+    _report_sides(section, context, leaks, learnt)
     audits = _audits(section, context)
     if audits:
-        _tell_statistics(section, audits)
-        _tell_controls(section, audits)
-        _tell_pairs(section, context, audits)
+        _report_statistics(section, audits)
+        _report_controls(section, audits)
+        _report_pairs(section, context, audits)
     section.verdict = _verdict(context, leaks, audits, learnt)
     if context.checkpoint is not None:
-        _tell_membership(section, context)
+        _report_membership(section, context)
     return section
 
 
 def _audits(section: Section, context: Context) -> dict[str, Audit]:
-    """What each measure that may be heard says, by name."""
+    """What each measure that is usable says, by name."""
     sets = context.sets
     needed = {
         "synthetic": (sets.synthetic, FEWEST_SYNTHETIC),
@@ -67,12 +67,14 @@ def _audits(section: Section, context: Context) -> dict[str, Audit]:
     if short:
         section.skipped.append(f"Nearest real pictures: {'; '.join(short)}")
         return {}
-    measures: dict[str, Likeness] = {}
-    judge = context.judges.embedding
-    if judge is None or not judge.trusted:
-        section.skipped.append(judge.withheld() if judge else context.judges.missing["embedding"])
+    measures: dict[str, Similarity] = {}
+    reference_model = context.reference_models.embedding
+    if reference_model is None or not reference_model.trusted:
+        section.skipped.append(
+            reference_model.withheld() if reference_model else context.reference_models.missing["embedding"]
+        )
     else:
-        model, device = cast(CrossEmbedding, judge.model), choose_device(context.config.device)
+        model, device = cast(CrossEmbedding, reference_model.model), choose_device(context.config.device)
         measures[EMBEDDING] = lambda images, real: similarities(model, images, real, device)
     measures[DETAIL] = fine_detail
     section.values["resamples"] = resamples = FINER * context.config.bootstrap
@@ -83,10 +85,10 @@ def _audits(section: Section, context: Context) -> dict[str, Audit]:
 
 def fine_detail(images: np.ndarray, real: Pairs) -> np.ndarray:
     """(N, K) correlation of fine detail of (N, S, S) uint8 pictures with K real ones."""
-    return likeness(list(images), list(real.images))
+    return similarity(list(images), list(real.images))
 
 
-def _tell_leaks(section: Section, context: Context, leaks: Leaks) -> None:
+def _report_leaks(section: Section, context: Context, leaks: Leaks) -> None:
     exact, same = (sum(name is not None for name in found) for found in (leaks.exact, leaks.same))
     section.values["copies"] = {"exact": exact, "same_picture": same, "same_picture_bits": leaks.bits}
     section.per_pair["privacy_copy_of"] = [a or b for a, b in zip(leaks.exact, leaks.same, strict=True)]
@@ -98,7 +100,7 @@ def _tell_leaks(section: Section, context: Context, leaks: Leaks) -> None:
     )
 
 
-def _tell_sides(section: Section, context: Context, leaks: Leaks, learnt: Learnt | None) -> None:
+def _report_sides(section: Section, context: Context, leaks: Leaks, learnt: Learnt | None) -> None:
     """Where train is not what was learnt, or held-out is not free of it: then the shares answer another question."""
     if learnt is not None:
         section.values["learnt"] = dataclasses.asdict(learnt)
@@ -112,48 +114,50 @@ def _tell_sides(section: Section, context: Context, leaks: Leaks, learnt: Learnt
             f"Take care: {learnt.spare} train images of the real set were not learnt by the generator. Copies of the "
             "others show less in the shares below."
         )
-    section.values["copies"]["held_out_like_train"] = leaks.twins
-    if leaks.twins:
+    section.values["copies"]["held_out_like_train"] = leaks.near_duplicates
+    if leaks.near_duplicates:
         section.text.append(
-            f"Take care: {leaks.twins} of {len(context.sets.held_out)} held-out images show nearly what a train image "
-            "shows. So they are no clean measure of the likeness between strangers, and copies "
+            f"Take care: {leaks.near_duplicates} of {len(context.sets.held_out)} held-out images show nearly what a "
+            "train image "
+            "shows. So they are no clean measure of the similarity between strangers, and copies "
             "may look like chance."
         )
 
 
-def _tell_statistics(section: Section, audits: dict[str, Audit]) -> None:
-    told = {name: found.statistics for name, found in audits.items()}
-    first = next(iter(told.values()))
+def _report_statistics(section: Section, audits: dict[str, Audit]) -> None:
+    reported = {name: found.statistics for name, found in audits.items()}
+    first = next(iter(reported.values()))
     section.text.append(
-        "Likeness is measured "
+        "Similarity is measured "
         + ("by networks that learnt to know an image again after it was mirrored, moved, brightened or roughened; each "
-           "learnt half of the train images and judges the other half (embedding); and " if EMBEDDING in told else "")
-        + "by the correlation of fine detail after small shifts and mirroring. The limit is the likeness to train "
+           "learnt half of the train images and scores the other half (embedding); and "
+           if EMBEDDING in reported else "")
+        + "by the correlation of fine detail after small shifts and mirroring. The limit is the similarity to train "
         "that 95 % of held-out images stay below: beyond it, an image is nearer to a learnt one than other patients "
         "usually are. "
         f"Intervals of these shares are of {section.values['resamples']} resamples, since their ends decide."
     )  # fmt: skip
     rows: list[list[Cell | Interval]] = [
-        ["nearest real image is a train image", *(s.nearest_to_train for s in told.values()), COPYING],
-        ["the same for held-out real images", *(s.floor for s in told.values()), COPYING],
-        ["beyond the limit towards train", *(s.beyond_95 for s in told.values()), EXPECTED],
-        ["that minus beyond it towards held-out", *(s.excess for s in told.values()), 0.0],
-        ["train images so copied", *(s.train_copied for s in told.values()), None],
-        ["limit of likeness", *(s.limit for s in told.values()), None],
+        ["nearest real image is a train image", *(s.nearest_to_train for s in reported.values()), COPYING],
+        ["the same for held-out real images", *(s.baseline for s in reported.values()), COPYING],
+        ["beyond the limit towards train", *(s.beyond_95 for s in reported.values()), EXPECTED],
+        ["that minus beyond it towards held-out", *(s.excess for s in reported.values()), 0.0],
+        ["train images so copied", *(s.train_copied for s in reported.values()), None],
+        ["limit of similarity", *(s.limit for s in reported.values()), None],
         [
             "images as alike to a train image as altered copies are (number)",
             *(a.unmistakable for a in audits.values()),
             0,
         ],
-        ["largest likeness to a train image", *(float(a.similarity.max()) for a in audits.values()), None],
+        ["largest similarity to a train image", *(float(a.similarity.max()) for a in audits.values()), None],
     ]
     note = (
         f"Shares of images. For the first two rows and the fourth, {first.compared} train and {first.compared} "
         "held-out images were compared, averaged over random choices. Brackets: 95 % intervals over synthetic images "
         "and over groups of real ones."
     )
-    section.tables.append(Table("Nearest real images", ["figure", *told, "without copying"], rows, note))
-    for name, s in told.items():
+    section.tables.append(Table("Nearest real images", ["figure", *reported, "without copying"], rows, note))
+    for name, s in reported.items():
         section.values[name.replace(" ", "_")] = dataclasses.asdict(s) | {
             "outcome": s.outcome,
             "unmistakable": audits[name].unmistakable,
@@ -161,17 +165,17 @@ def _tell_statistics(section: Section, audits: dict[str, Audit]) -> None:
         if audits[name].unmistakable is None:
             section.text.append(
                 f"By {name}, some held-out image is as alike to a train image as altered copies are: one single copy "
-                "cannot be told from chance here, only copying that moves the shares below."
+                "cannot be distinguished from chance here, only copying that moves the shares below."
             )
 
 
-def _tell_controls(section: Section, audits: dict[str, Audit]) -> None:
+def _report_controls(section: Section, audits: dict[str, Audit]) -> None:
     columns, rows = ["kind of copy"], [[kind] for kind in KINDS]  # type: list[str], list[list[Cell | Interval]]
     for name, found in audits.items():
-        columns += [f"found by {name}", f"traced by {name}"]
+        columns += [f"found by {name}", f"attributed by {name}"]
         for row in rows:
             kind = found.planted[str(row[0])]
-            row += [kind.detected, kind.traced]
+            row += [kind.detected, kind.attributed]
         section.values[name.replace(" ", "_")]["planted"] = {k: vars(v) for k, v in found.planted.items()}
     note = "Found: beyond the limit. Traced: the nearest train image is the one that was copied."
     title = f"Control: copies of up to {PLANTED} train images, planted among the synthetic ones"
@@ -185,17 +189,17 @@ def _tell_controls(section: Section, audits: dict[str, Audit]) -> None:
             section.text.append(f"By {name}, copies of these kinds may go unnoticed: {', '.join(missed)}.")
 
 
-def missed_kinds(heard: Collection[Audit]) -> list[str]:
+def missed_kinds(usable: Collection[Audit]) -> list[str]:
     """Kinds of planted copies of which no measure finds as many as it should: one alarm is enough to fail a set."""
-    return [kind for kind in KINDS if max(found.planted[kind].detected for found in heard) < MISSED]
+    return [kind for kind in KINDS if max(found.planted[kind].detected for found in usable) < MISSED]
 
 
-def _tell_pairs(section: Section, context: Context, audits: dict[str, Audit]) -> None:
+def _report_pairs(section: Section, context: Context, audits: dict[str, Audit]) -> None:
     ids = context.sets.train.ids
     for name, found in audits.items():
         prefix = f"privacy_{name.replace(' ', '_')}"
         section.per_pair[f"{prefix}_nearest"] = [ids[k] for k in found.nearest]
-        section.per_pair[f"{prefix}_likeness"] = [round(float(v), 4) for v in found.similarity]
+        section.per_pair[f"{prefix}_similarity"] = [round(float(v), 4) for v in found.similarity]
         if context.config.real_pictures:
             section.figures.append(_nearest_pairs(context, name, found))
     section.figures.append(_histograms(audits))
@@ -219,7 +223,7 @@ def _nearest_pairs(context: Context, name: str, found: Audit) -> Figure:
         plot.text(place.x1, place.y0 - 0.01, number(float(found.similarity[k])), fontsize=9, ha="center", va="top")
     caption = (
         f"The {len(order)} synthetic images that are most like a train image, by {name}: the synthetic one left, the "
-        "train image right, their likeness below."
+        "train image right, their similarity below."
     )
     return Figure(png(plot, dpi=130), caption)
 
@@ -227,69 +231,71 @@ def _nearest_pairs(context: Context, name: str, found: Audit) -> Figure:
 def _histograms(audits: dict[str, Audit]) -> Figure:
     plot = Plot(figsize=(4.2 * len(audits), 2.8), layout="constrained")
     for axes, (name, found) in zip(plot.subplots(1, len(audits), squeeze=False)[0], audits.items(), strict=True):
-        both = np.concatenate([found.floor, found.similarity])
+        both = np.concatenate([found.baseline, found.similarity])
         edges = np.linspace(both.min() - 1e-3, both.max() + 1e-3, 31)
         for values, label, colour in (
-            (found.floor, "held-out", "tab:blue"),
+            (found.baseline, "held-out", "tab:blue"),
             (found.similarity, "synthetic", "tab:red"),
         ):
             weights = np.full(len(values), 1 / len(values))
             axes.hist(values, bins=edges, weights=weights, alpha=0.5, color=colour, label=label)
         axes.axvline(found.statistics.limit, color="black", linestyle="--", linewidth=1, label="limit")
-        axes.set(xlabel=f"likeness to the nearest train image, by {name}", ylabel="share of images")
+        axes.set(xlabel=f"similarity to the nearest train image, by {name}", ylabel="share of images")
         axes.legend(fontsize=8, loc="upper right")
     return Figure(
         png(plot),
-        "Likeness of synthetic and of held-out real images to the train image that each is most like. Copies would "
+        "Similarity of synthetic and of held-out real images to the train image that each is most like. Copies would "
         "stand apart at the right, beyond the limit.",
     )
 
 
 def _verdict(context: Context, leaks: Leaks, audits: dict[str, Audit], learnt: Learnt | None) -> Verdict:
-    """What may be acted on; copies by content are told whatever else could not be measured."""
+    """What may be acted on; copies by content are reported whatever else could not be measured."""
     total, exact = len(context.sets.synthetic), sum(name is not None for name in leaks.exact)
     if exact > total / 2:
         return Verdict("fail", f"The synthetic set is made of real pictures: {exact} of {total} are real to the pixel.")
     if leaks.copies:
         return Verdict("fail", f"{leaks.copies} of {total} synthetic images are copies of real ones.")
-    heard = {name: found for name, found in audits.items() if found.works}
-    if not heard:
+    usable = {name: found for name, found in audits.items() if found.works}
+    if not usable:
         why = "planted copies were not found" if audits else "too few pictures to compare"
-        return Verdict("too few pictures to tell", f"Whether patients are copied is open: {why}.")
-    alarms = [f"{found.unmistakable} by {name}" for name, found in heard.items() if found.unmistakable]
+        return Verdict("too few pictures to decide", f"Whether patients are copied is open: {why}.")
+    alarms = [f"{found.unmistakable} by {name}" for name, found in usable.items() if found.unmistakable]
     if alarms:
         what = "synthetic images are as alike to a train image as altered copies of one are"
         return Verdict("fail", f"Look at the nearest pairs: {' and '.join(alarms)}: {what}.")
-    outcomes = {name: found.statistics.outcome for name, found in heard.items()}
+    outcomes = {name: found.statistics.outcome for name, found in usable.items()}
     figures = "; ".join(
         f"{name}: nearest to train {found.statistics.nearest_to_train}, beyond the limit {found.statistics.beyond_95}"
-        for name, found in heard.items()
+        for name, found in usable.items()
     )
     if "fail" in outcomes.values():
         by = " and ".join(name for name, outcome in outcomes.items() if outcome == "fail")
         return Verdict("fail", f"Synthetic images lie nearer to learnt ones than chance explains, by {by} ({figures}).")
     doubts = [] if set(outcomes.values()) == {"pass"} else [f"a nearest-to-train share above {ALLOWED} is not excluded"]
-    if missed := missed_kinds(heard.values()):
+    if missed := missed_kinds(usable.values()):
         doubts.append(f"copies of these kinds may have gone unnoticed: {', '.join(missed)}")
     if learnt is not None and learnt.absent:
         doubts.append(f"{learnt.absent} of {learnt.total} images that the generator learnt are not in train")
-    doubts += _blind_spots(leaks, heard)
+    doubts += _blind_spots(leaks, usable)
     if not doubts:
         return Verdict("pass", f"No sign of copied patients ({figures}).")
-    return Verdict("too few pictures to tell", f"No sign of copied patients, but {'; and '.join(doubts)} ({figures}).")
+    return Verdict(
+        "too few pictures to decide", f"No sign of copied patients, but {'; and '.join(doubts)} ({figures})."
+    )
 
 
-def _blind_spots(leaks: Leaks, heard: dict[str, Audit]) -> list[str]:
+def _blind_spots(leaks: Leaks, usable: dict[str, Audit]) -> list[str]:
     """What keeps a few copies among many from being seen."""
     spots = []
-    if leaks.twins or leaks.bits < 0:
+    if leaks.near_duplicates or leaks.bits < 0:
         spots.append("held-out images show what train images show, so that copies look like chance")
-    if all(found.unmistakable is None for found in heard.values()):
+    if all(found.unmistakable is None for found in usable.values()):
         spots.append("some held-out images are as alike to train as copies are, so that a few copies would not show")
     return spots
 
 
-def _tell_membership(section: Section, context: Context) -> None:
+def _report_membership(section: Section, context: Context) -> None:
     found = membership(context.config, context.real)
     if isinstance(found, str):
         section.skipped.append(found)
@@ -297,12 +303,13 @@ def _tell_membership(section: Section, context: Context) -> None:
     values: dict[str, Any] = dataclasses.asdict(found)
     section.values["membership"] = values
     section.text.append(
-        f"Membership inference from the checkpoint: whether the generator learnt an image can be told from its "
+        f"Membership inference from the checkpoint: whether the generator learnt an image can be distinguished from "
+        "its "
         f"denoising error with an AUC of {found.auc} ({found.train} train and {found.held_out} held-out images, chosen "
         "at random where there are more; 0.5 is not at all, 1 is always). This concerns handing on the checkpoint; "
-        "the synthetic images are judged above."
+        "the synthetic images are evaluated above."
     )
-    total, others = len(context.sets.synthetic), drawn_by_another(context.sets.synthetic.records, found.checkpoint)
+    total, others = len(context.sets.synthetic), made_by_another(context.sets.synthetic.records, found.checkpoint)
     if others:
         which = "these pairs" if others == total else f"{others} of these {total} pairs"
         section.text.append(

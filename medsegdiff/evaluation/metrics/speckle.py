@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure as Plot
 
-from medsegdiff.evaluation.compare import Comparison, Sample, against_floor
+from medsegdiff.evaluation.compare import Comparison, Sample, against_baseline
 from medsegdiff.evaluation.context import SETS, TITLES, Context, Metric
 from medsegdiff.evaluation.distributions import (
     MIN_PICTURES,
@@ -28,24 +28,24 @@ from medsegdiff.evaluation.speckle_measures import BANDS, FEATURES, NAMES, speck
 
 NAMED = 3  # features that the text names as the farthest off
 FINE = NAMES.index("fine")
-SEEN = 1.0  # dB: a smaller difference of the finest third is not told in words
+SEEN = 1.0  # dB: a smaller difference of the finest third is not reported in words
 
 
 def run(context: Context) -> Section:
-    """Envelope, grain size and spectrum, each beside its floor, overall and per class."""
+    """Envelope, grain size and spectrum, each beside its baseline, overall and per class."""
     section = Section("Speckle")
     section.text.append(
         "Speckle, the grain of an ultrasound picture, was measured in tissue outside of the lesion. Distances are in "
         "standard deviations of real train pictures, beside the distance that real pictures not used for training "
-        "keep from them (floor); the spectra's distance is in dB."
+        "keep from them (baseline); the spectra's distance is in dB."
     )
     scale = spread(context.features("speckle", _space, "train"))
-    section.values["scopes"] = {}
-    for scope, label in context.scopes().items():
-        if section.too_few(f"Speckle, {scope}", context.counts(label), MIN_PICTURES):
+    section.values["subgroups"] = {}
+    for subgroup, label in context.subgroups().items():
+        if section.too_few(f"Speckle, {subgroup}", context.counts(label), MIN_PICTURES):
             continue
         sets = [context.sample("speckle", _space, which, label) for which in SETS]
-        _scope(context, section, scope, sets, scale)
+        _subgroup(context, section, subgroup, sets, scale)
         if label is None:
             _fine(context, section, sets)
             section.figures += _spectra(sets)
@@ -72,13 +72,13 @@ def _without(context: Context, section: Section) -> None:
         ]
 
 
-def _scope(context: Context, section: Section, scope: str, sets: list[Sample], scale: np.ndarray) -> None:
+def _subgroup(context: Context, section: Section, subgroup: str, sets: list[Sample], scale: np.ndarray) -> None:
     """The table of all pictures, or of those of a class."""
     found = column_distances(sets, NAMES, scale, **context.resampling)
     rows: list[list[Cell | Interval]] = []
     values: dict[str, Any] = {}
     reasons = together((f.title, missing(sets, i, scale)) for i, f in enumerate(FEATURES))
-    section.skipped += [f"Not compared, {scope}: {titles} ({why})." for why, titles in reasons.items()]
+    section.skipped += [f"Not compared, {subgroup}: {titles} ({why})." for why, titles in reasons.items()]
     for i, feature in enumerate(FEATURES):
         if feature.name not in found:
             continue
@@ -89,33 +89,34 @@ def _scope(context: Context, section: Section, scope: str, sets: list[Sample], s
         rows.append(["distance of the mean spectra (dB)", None, None, *_cells_of(distance)])
         values["log_spectral_distance"] = _values(distance)
     else:
-        section.skipped.append(f"Distance of spectra, {scope}: fewer than {MIN_PICTURES} pictures have one.")
-    section.values["scopes"][scope] = values
+        section.skipped.append(f"Distance of spectra, {subgroup}: fewer than {MIN_PICTURES} pictures have one.")
+    section.values["subgroups"][subgroup] = values
     if rows:
         counts = ", ".join(f"{len(s.features)} {title}" for s, title in zip(sets, TITLES.values(), strict=True))
-        columns = ["feature", "real mean", "synthetic mean", "distance", "floor"]
-        section.tables.append(Table(f"Speckle, {scope} ({counts})", columns, rows, NOTE))
-    if scope == "all":
+        columns = ["feature", "real mean", "synthetic mean", "distance", "baseline"]
+        section.tables.append(Table(f"Speckle, {subgroup} ({counts})", columns, rows, NOTE))
+    if subgroup == "all":
         _farthest(section, found, values)
 
 
 NOTE = (
     "distance: Wasserstein distance from real train pictures in their standard deviations, with a 95 % bootstrap "
-    "interval; of the spectra: root mean square difference of log power over frequencies. floor: that of held-out "
+    "interval; of the spectra: root mean square difference of log power over frequencies. baseline: that of held-out "
     "real pictures, in equal number. Features of grey values are of the log-compressed picture as it is."
 )
 
 
 def _cells_of(found: Comparison) -> list[Interval]:
-    return [found.synthetic, found.floor]
+    return [found.synthetic, found.baseline]
 
 
 def _values(found: Comparison) -> dict[str, Any]:
-    return {"distance": vars(found.synthetic), "floor": vars(found.floor), "n": found.n}
+    return {"distance": vars(found.synthetic), "baseline": vars(found.baseline), "n": found.n}
 
 
 def _spectral_distance(sets: list[Sample], bootstrap: Mapping[str, int]) -> Comparison | None:
-    """Distance of mean log spectra (Gray and Markel, IEEE Trans. ASSP 24(5), 1976, eq. 6), in dB, beside its floor."""
+    """Distance of mean log spectra (Gray and Markel, IEEE Trans. ASSP 24(5), 1976, eq. 6), in dB, beside its
+    baseline."""
     bands = [_bands(s) for s in sets]
     if min(len(s.features) for s in bands) < MIN_PICTURES:
         return None
@@ -123,7 +124,7 @@ def _spectral_distance(sets: list[Sample], bootstrap: Mapping[str, int]) -> Comp
     def measure(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
         return {"spectra": float(np.sqrt(np.mean((first.mean(axis=0) - second.mean(axis=0)) ** 2)))}
 
-    return against_floor(measure, bands[0], bands[1], bands[2], **bootstrap)["spectra"].within(0, np.inf)
+    return against_baseline(measure, bands[0], bands[1], bands[2], **bootstrap)["spectra"].within(0, np.inf)
 
 
 def _bands(sample: Sample) -> Sample:
@@ -139,11 +140,11 @@ def _fine(context: Context, section: Section, sets: list[Sample]) -> None:
     if min(len(s.features) for s in (train, held_out, synthetic)) < MIN_PICTURES:
         return
     found = difference_of_means(synthetic, train, **context.resampling)
-    floor = difference_of_means(held_out, train, **context.resampling)
-    section.values["fine_db"] = {"synthetic": vars(found), "held_out": vars(floor)}
+    baseline = difference_of_means(held_out, train, **context.resampling)
+    section.values["fine_db"] = {"synthetic": vars(found), "held_out": vars(baseline)}
     sizes = (
         f"{found.value:+.1f} dB [{found.low:+.1f}, {found.high:+.1f}] at the finest third of frequencies (held-out "
-        f"real pictures: {floor.value:+.1f} dB [{floor.low:+.1f}, {floor.high:+.1f}])"
+        f"real pictures: {baseline.value:+.1f} dB [{baseline.low:+.1f}, {baseline.high:+.1f}])"
     )
     if abs(found.value) < SEEN or found.low <= 0 <= found.high:
         section.text.append(f"Synthetic pictures are neither smoother nor rougher than real ones: {sizes}.")
@@ -160,7 +161,7 @@ def _farthest(section: Section, found: Mapping[str, Comparison], values: dict[st
     section.values["farthest"] = named
     words = [
         f"{titles[n]} (mean {number(values[n]['synthetic_mean'])} against {number(values[n]['real_mean'])}; distance "
-        f"{number(found[n].synthetic.value)}, floor {number(found[n].floor.value)})"
+        f"{number(found[n].synthetic.value)}, baseline {number(found[n].baseline.value)})"
         for n in named
     ]
     if words:

@@ -1,4 +1,4 @@
-"""One measure of likeness put to the test of planted copies, and to the question."""
+"""One measure of similarity put to the test of planted copies, and to the question."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from medsegdiff.evaluation.privacy.planted import KINDS, altered
 from medsegdiff.evaluation.sets import Pairs, Sets
 
 PLANTED = 60  # train pictures of which copies of every kind are planted
-WORKS = 0.9  # share of exact copies that a measure has to find to be heard
-SURE = 25  # percentile of the likeness of altered copies to train, beyond which one picture alone is an alarm
-TAIL = 0.2  # share of held-out likenesses that tells how strangers' likeness falls off
+WORKS = 0.9  # share of exact copies that a measure has to find to be usable
+ALARM_PERCENTILE = (
+    25  # percentile of the similarity of altered copies to train, beyond which one picture alone is an alarm
+)
+TAIL = 0.2  # share of held-out similarities that says how strangers' similarity falls off
 FALSE_ALARM = 0.05  # share of sets without copies in which some picture is taken for one
 CLOSEST = 1e-6  # distance 1 - s that counts for equal pictures
 CHOICE = 3  # purpose of random numbers
 
 # (N, S, S) uint8 pictures, and all K train or all held-out ones -> (N, K) similarities, higher for more alike, the
 # mirrored picture included
-Likeness = Callable[[np.ndarray, Pairs], np.ndarray]
+Similarity = Callable[[np.ndarray, Pairs], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -30,19 +32,21 @@ class Found:
     """How many planted copies of a kind a measure finds, shares from 0 to 1."""
 
     detected: float  # more alike to train than 95 % of held-out pictures
-    traced: float  # nearest train picture is the one that was copied, or of its group
+    attributed: float  # nearest train picture is the one that was copied, or of its group
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What one measure of likeness says."""
+    """What one measure of similarity says."""
 
     statistics: Statistics
     planted: dict[str, Found]
     nearest: np.ndarray  # (N,) row number of the train picture that a synthetic one is most like
     similarity: np.ndarray  # (N,) to it
-    floor: np.ndarray  # (H,) of held-out pictures to the train picture that they are most like
-    sure: float  # likeness of most altered copies and of no held-out picture; infinite where there is none such
+    baseline: np.ndarray  # (H,) of held-out pictures to the train picture that they are most like
+    alarm_threshold: (
+        float  # similarity of most altered copies and of no held-out picture; infinite where there is none such
+    )
 
     @property
     def works(self) -> bool:
@@ -55,50 +59,51 @@ class Audit:
 
         None where that says nothing.
         """
-        return None if math.isinf(self.sure) else int((self.similarity > self.sure).sum())
+        return None if math.isinf(self.alarm_threshold) else int((self.similarity > self.alarm_threshold).sum())
 
 
-def audit(sets: Sets, likeness: Likeness, *, resamples: int, seed: int) -> Audit:
+def audit(sets: Sets, similarity: Similarity, *, resamples: int, seed: int) -> Audit:
     """Statistics and controls by one measure. None of the three sets may be empty."""
     train, held_out = sets.train, sets.held_out
     alike = Alike(
-        to_train=likeness(sets.synthetic.images, train),
-        to_held_out=likeness(sets.synthetic.images, held_out),
-        floor=likeness(held_out.images, train),
-        within=likeness(held_out.images, held_out),
+        to_train=similarity(sets.synthetic.images, train),
+        to_held_out=similarity(sets.synthetic.images, held_out),
+        baseline=similarity(held_out.images, train),
+        within=similarity(held_out.images, held_out),
         train_groups=train.groups,
         held_out_groups=held_out.groups,
         synthetic_groups=sets.synthetic.groups,
     )
-    limit, floor = alike.limit, alike.floor.max(axis=1)
+    limit, baseline = alike.limit, alike.baseline.max(axis=1)
     rows = np.random.default_rng([seed, CHOICE]).permutation(len(train))[:PLANTED]
     copies = np.concatenate([altered(train.images[rows], kind, seed) for kind in KINDS])
-    planted = likeness(copies, train)
+    planted = similarity(copies, train)
     changed = planted.max(axis=1)[len(rows) :]  # all but the exact ones, which come first
     return Audit(
         statistics(alike, resamples=resamples, seed=seed),
         controls(planted, train.groups, rows, limit),
         alike.to_train.argmax(axis=1),
         alike.to_train.max(axis=1),
-        floor,
-        alarm(changed, floor, len(alike.to_train)),
+        baseline,
+        alarm(changed, baseline, len(alike.to_train)),
     )
 
 
-def alarm(changed: np.ndarray, floor: np.ndarray, count: int) -> float:
-    """Likeness to train beyond which one of `count` pictures alone is an alarm.
+def alarm(changed: np.ndarray, baseline: np.ndarray, count: int) -> float:
+    """Similarity to train beyond which one of `count` pictures alone is an alarm.
 
     As alike as most altered copies `changed` are, and more than the most alike of as many strangers would be but for
-    one set in twenty, which the tail of held-out likenesses `floor` tells: the chance of a distance 1 - s below d falls
-    like a power of d, so that -log(1 - s) has an exponential tail (Hill 1975). Infinite where few copies are left.
+    one set in twenty, which the tail of held-out similarities `baseline` says: the chance of a distance 1 - s below d
+    falls like a power of d, so that -log(1 - s) has an exponential tail (Hill 1975). Infinite where few copies are
+    left.
     """
-    near, copies = (-np.log(np.maximum(1 - values, CLOSEST)) for values in (floor, changed))
+    near, copies = (-np.log(np.maximum(1 - values, CLOSEST)) for values in (baseline, changed))
     start = float(np.percentile(near, 100 * (1 - TAIL)))
     beyond = near[near > start] - start
     strangers = start + (float(beyond.mean()) * math.log(max(1.0, TAIL * count / FALSE_ALARM)) if len(beyond) else 0.0)
-    low, high = np.percentile(copies, [SURE, 100 - SURE])
-    sure = max(float(low), strangers)
-    return 1 - math.exp(-sure) if near.max() < sure < high else math.inf
+    low, high = np.percentile(copies, [ALARM_PERCENTILE, 100 - ALARM_PERCENTILE])
+    alarm_threshold = max(float(low), strangers)
+    return 1 - math.exp(-alarm_threshold) if near.max() < alarm_threshold < high else math.inf
 
 
 def controls(planted: np.ndarray, groups: np.ndarray, rows: np.ndarray, limit: float) -> dict[str, Found]:

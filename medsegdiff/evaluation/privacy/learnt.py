@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medsegdiff.data.records import LEARNT, PairRecord
+from medsegdiff.data.records import LEARNT, SampleRecord
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Learnt:
     spare: int  # in train, and not learnt: these are as held-out ones
 
 
-def compare_learnt(info: Mapping[str, Any], train: Iterable[PairRecord]) -> Learnt | None:
-    """Compare what a synthetic set's dataset.json tells with all of train; None where it tells nothing.
+def compare_learnt(info: Mapping[str, Any], train: Iterable[SampleRecord]) -> Learnt | None:
+    """Compare what a synthetic set's dataset.json says with all of train; None where it says nothing.
 
     A generated set has hashes of the content (`checkpoint.train_hashes`), a combined one perceptual hashes alone.
     """

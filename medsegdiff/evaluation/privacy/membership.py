@@ -1,4 +1,5 @@
-"""Membership inference: does the model's denoising loss tell pictures that it learnt from pictures that it did not?
+"""Membership inference: does the model's denoising loss distinguish pictures that it learnt from pictures that it did
+not?
 
 A model that memorises removes noise from the pictures it learnt better than from others (Matsumoto et al. 2023,
 "Membership inference attacks against diffusion models", the loss attack; Carlini et al. 2023, "Extracting training
@@ -19,10 +20,10 @@ from tqdm import tqdm
 
 from medsegdiff.checkpoint import ModelCard, find_checkpoint, load_checkpoint
 from medsegdiff.config import EvaluateConfig
-from medsegdiff.data.dataset import PairTensors, load_tensors
-from medsegdiff.data.records import SYNTHETIC, PairRecord, PairSet
+from medsegdiff.data.dataset import SampleTensors, load_tensors
+from medsegdiff.data.records import SYNTHETIC, SampleRecord, SampleSet
 from medsegdiff.data.transforms import generator
-from medsegdiff.diffusion.codec import code_masks
+from medsegdiff.diffusion.codec import encode_sdf
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.denoiser import Denoiser
 from medsegdiff.diffusion.loss import denoising_loss
@@ -42,7 +43,7 @@ CHOICE, NOISE = 1, 2  # purposes of random numbers
 
 @dataclass(frozen=True)
 class Membership:
-    """How well losses tell train pictures from held-out ones; 0.5 is not at all."""
+    """How well losses distinguish train pictures from held-out ones; 0.5 is not at all."""
 
     auc: Interval
     by_level: dict[str, float]  # AUC at each noise level, in standard deviations of the data
@@ -51,24 +52,24 @@ class Membership:
     checkpoint: str = ""  # digest of the one that was asked
 
 
-def check_checkpoint(config: EvaluateConfig, real: PairSet) -> None:
+def check_checkpoint(config: EvaluateConfig, real: SampleSet) -> None:
     """Raise `UserError` where a checkpoint is given that did not learn exactly the train split of the real set."""
     if config.checkpoint_path is not None:
         path = find_checkpoint(Path(config.checkpoint_path))
         _check_card(path, load_checkpoint(path)[1], real)
 
 
-def _check_card(path: Path, card: ModelCard, real: PairSet) -> None:
+def _check_card(path: Path, card: ModelCard, real: SampleSet) -> None:
     learnt = {hashes["image_hash"] for hashes in card.train_hashes}
     train = {record.image_hash for record in real.select("train").records}
     if learnt != train:
         found = f"a model of {len(learnt)} pictures, of which {len(learnt & train)} are among the train split's"
         expected = f"a model of exactly the {len(train)} train pictures of {real.root}"
-        hint = "Give the PAIRS folder that it was trained on, or leave --checkpoint_path out."
+        hint = "Give the sample folder that it was trained on, or leave --checkpoint_path out."
         raise UserError(path, found, expected, hint)
 
 
-def membership(config: EvaluateConfig, real: PairSet) -> Membership | str:
+def membership(config: EvaluateConfig, real: SampleSet) -> Membership | str:
     """Membership inference for the checkpoint of the settings; a sentence where there are too few pictures.
 
     At most `LARGEST` pictures of each side are taken, at random. Raises `UserError` as `check_checkpoint` does.
@@ -90,13 +91,13 @@ def membership(config: EvaluateConfig, real: PairSet) -> Membership | str:
     return dataclasses.replace(inferred(losses, levels_of(card), learnt, groups, config), checkpoint=digest)
 
 
-def drawn_by_another(synthetic: Iterable[PairRecord], digest: str) -> int:
+def made_by_another(synthetic: Iterable[SampleRecord], digest: str) -> int:
     """How many synthetic pairs say that another checkpoint than that of this digest drew them."""
     makers = (record.source.removeprefix(SYNTHETIC) for record in synthetic if record.is_synthetic)
     return sum(maker not in ("", digest) for maker in makers)
 
 
-def _choose(records: list[PairRecord] | tuple[PairRecord, ...], card: ModelCard, seed: int) -> list[PairRecord]:
+def _choose(records: list[SampleRecord] | tuple[SampleRecord, ...], card: ModelCard, seed: int) -> list[SampleRecord]:
     known = [record for record in records if record.label in card.classes]
     rows = np.random.default_rng([seed, CHOICE]).permutation(len(known))[:LARGEST]
     return [known[i] for i in sorted(rows)]
@@ -107,15 +108,15 @@ def levels_of(card: ModelCard) -> tuple[float, ...]:
 
     One more where high noise is taken off smaller pictures: at that level the network is asked of such a picture.
     """
-    if card.model.coarse_factor == 1:
+    if card.model.low_res_factor == 1:
         return LEVELS
-    level = min(FURTHER * card.model.coarse_sigma, highest_sigma(card.diffusion))
+    level = min(FURTHER * card.model.low_res_sigma, highest_sigma(card.diffusion))
     return (*LEVELS, level / card.diffusion.sigma_data)
 
 
 @torch.no_grad()
 def denoising_losses(
-    denoiser: Denoiser, card: ModelCard, data: PairTensors, labels: Tensor, config: EvaluateConfig
+    denoiser: Denoiser, card: ModelCard, data: SampleTensors, labels: Tensor, config: EvaluateConfig
 ) -> np.ndarray:
     """(N, L) weighted errors, summed over image and mask, of N pairs at the L `levels_of` the card.
 
@@ -123,7 +124,7 @@ def denoising_losses(
     picture.
     """
     device = next(denoiser.parameters()).device
-    data = dataclasses.replace(data, masks=code_masks(data.masks, card.codec.mask_radius))
+    data = dataclasses.replace(data, masks=encode_sdf(data.masks, card.codec.sdf_truncation))
     batches = torch.arange(len(data)).split(BATCH)
     levels = levels_of(card)
     losses = np.zeros((len(data), len(levels)))
@@ -143,7 +144,7 @@ def denoising_losses(
 def inferred(
     losses: np.ndarray, levels: tuple[float, ...], learnt: np.ndarray, groups: np.ndarray, config: EvaluateConfig
 ) -> Membership:
-    """AUC of telling `learnt` (N,) pictures by low losses (N, L) at `levels`.
+    """AUC of reporting `learnt` (N,) pictures by low losses (N, L) at `levels`.
 
     It is that of the mean of the levels, each on a common scale. The interval comes from a bootstrap over `groups`
     (N,). Raises `ValueError` where one side is empty.

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medsegdiff.data.copying import ALLOWED, COPYING, SUBSETS, drawn_again, equally_many, nearer
+from medsegdiff.data.copying import ALLOWED, COPYING, SUBSETS, equally_many, nearer, resampled
 from medsegdiff.evaluation.compare import centred_interval
 from medsegdiff.evaluation.section import Interval
 
 PERCENTILE = 95  # of held-out -> train similarity, beyond which a synthetic picture counts as a copy
 EXPECTED = 0.05  # share of pictures beyond it without copying
-SUBSET, DRAW = 1, 2  # purposes of random numbers
+SUBSET, SAMPLE_STREAM = 1, 2  # purposes of random numbers
 
 
-def limit_of(floor: np.ndarray) -> float:
+def limit_of(baseline: np.ndarray) -> float:
     """Similarity to train that 95 % of held-out pictures stay below, of their similarities (H, T) to train."""
-    return float(np.percentile(floor.max(axis=1), PERCENTILE))
+    return float(np.percentile(baseline.max(axis=1), PERCENTILE))
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,16 @@ class Alike:
 
     to_train: np.ndarray  # (N, T) of synthetic pictures
     to_held_out: np.ndarray  # (N, H)
-    floor: np.ndarray  # (H, T) of held-out pictures to train; they share no group
+    baseline: np.ndarray  # (H, T) of held-out pictures to train; they share no group
     within: np.ndarray  # (H, H) of held-out pictures to each other
     train_groups: np.ndarray  # (T,)
     held_out_groups: np.ndarray  # (H,)
-    synthetic_groups: np.ndarray  # (N,) pictures drawn for one mask have one
+    synthetic_groups: np.ndarray  # (N,) pictures sampled for one mask have one
 
     @property
     def limit(self) -> float:
         """Similarity to train that 95 % of held-out pictures stay below."""
-        return limit_of(self.floor)
+        return limit_of(self.baseline)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Statistics:
     """What the similarities by one measure say; every share from 0 to 1."""
 
     nearest_to_train: Interval  # share of synthetic pictures; 0.5 without copying
-    floor: Interval  # the same of held-out pictures, against train and the held-out pictures of other groups
+    baseline: Interval  # the same of held-out pictures, against train and the held-out pictures of other groups
     beyond_95: Interval  # share of synthetic pictures beyond the limit towards train; 0.05 without copying
     excess: Interval  # that share minus the one towards held-out pictures, equally many of both; 0 without copying
     train_copied: float  # share of train pictures that are the nearest one of a synthetic picture beyond the limit
@@ -59,7 +59,7 @@ class Statistics:
 
     @property
     def outcome(self) -> str:
-        """By this measure alone: "fail", "pass" or "too few pictures to tell".
+        """By this measure alone: "fail", "pass" or "too few pictures to decide".
 
         Pictures beyond the limit towards train count where there are not as many beyond it towards held-out ones: a
         set of nothing but typical pictures is near to everything without being a copy of anything.
@@ -67,7 +67,7 @@ class Statistics:
         beyond = self.beyond_95.low > EXPECTED and self.excess.low > 0
         if self.nearest_to_train.low > COPYING or beyond:
             return "fail"
-        return "pass" if self.nearest_to_train.high <= ALLOWED else "too few pictures to tell"
+        return "pass" if self.nearest_to_train.high <= ALLOWED else "too few pictures to decide"
 
 
 @dataclass(frozen=True)
@@ -82,37 +82,39 @@ class _Rows:
 def statistics(alike: Alike, *, resamples: int, seed: int) -> Statistics:
     """All statistics, averaged over random choices of equally many real pictures, with 95 % bootstrap intervals.
 
-    A resample draws whole groups: of synthetic pictures, as those of one mask are alike, and of real ones from a new
-    choice on both sides. Draws with replacement lose pictures on both sides alike; what that does to the level is taken
-    out by shifting the draws.
+    A resample samples whole groups: of synthetic pictures, as those of one mask are alike, and of real ones from a new
+    choice on both sides. Samples with replacement lose pictures on both sides alike; what that does to the level is
+    taken out by shifting the samples.
     """
-    count = min(alike.floor.shape)
+    count = min(alike.baseline.shape)
     everything = np.arange(len(alike.to_train))
     random = np.random.default_rng([seed, SUBSET])
     plain = [
         _shares(alike, _Rows(everything, *equally_many(alike.train_groups, alike.held_out_groups, random)))
         for _ in range(SUBSETS)
     ]
-    random = np.random.default_rng([seed, DRAW])
+    random = np.random.default_rng([seed, SAMPLE_STREAM])
     groups = (alike.synthetic_groups, alike.train_groups, alike.held_out_groups)
-    draws = [_shares(alike, _Rows(*drawn_again(groups, random))) for _ in range(resamples)]
-    told = [
-        centred_interval(np.mean([p[k] for p in plain]), np.array([d[k] for d in draws])).within(lowest, 1.0)
+    resampled = [_shares(alike, _Rows(*resampled(groups, random))) for _ in range(resamples)]
+    reported = [
+        centred_interval(np.mean([p[k] for p in plain]), np.array([d[k] for d in resampled])).within(lowest, 1.0)
         for k, lowest in enumerate((0.0, 0.0, 0.0, -1.0))
     ]
     limit = alike.limit
     copied = np.unique(alike.to_train.argmax(axis=1)[alike.to_train.max(axis=1) > limit])
-    return Statistics(told[0], told[1], told[2], told[3], len(copied) / alike.to_train.shape[1], limit, count)
+    return Statistics(
+        reported[0], reported[1], reported[2], reported[3], len(copied) / alike.to_train.shape[1], limit, count
+    )
 
 
 def _shares(alike: Alike, rows: _Rows) -> tuple[float, float, float, float]:
-    """nearest_to_train, floor, beyond_95 and excess of some pictures."""
+    """nearest_to_train, baseline, beyond_95 and excess of some pictures."""
     to_train = alike.to_train[:, rows.train].max(axis=1)[rows.synthetic]
     to_held_out = alike.to_held_out[:, rows.held_out].max(axis=1)[rows.synthetic]
-    limit = limit_of(alike.floor[rows.held_out])
+    limit = limit_of(alike.baseline[rows.held_out])
     beyond = (alike.to_train.max(axis=1)[rows.synthetic] > limit).mean()
     excess = (to_train > limit).mean() - (to_held_out > limit).mean()
     other = alike.held_out_groups[rows.held_out][:, None] != alike.held_out_groups[rows.held_out][None]
     within = np.where(other, alike.within[np.ix_(rows.held_out, rows.held_out)], -np.inf).max(axis=1)
-    floor = nearer(alike.floor[np.ix_(rows.held_out, rows.train)].max(axis=1), within)
-    return nearer(to_train, to_held_out), floor, float(beyond), float(excess)
+    baseline = nearer(alike.baseline[np.ix_(rows.held_out, rows.train)].max(axis=1), within)
+    return nearer(to_train, to_held_out), baseline, float(beyond), float(excess)

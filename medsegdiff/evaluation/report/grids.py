@@ -28,11 +28,11 @@ def _grid(sets: Sets, label: str, random: np.random.Generator, real: bool) -> tu
     shown = [chosen[i] for i in random.permutation(len(chosen))]
     hidden, solved = _draw(shown, solved=False), _draw(shown, solved=True)
     if not real:
-        told = f"{len(shown)} synthetic {label} pictures"
-        return Figure(hidden, f"{told}, chosen at random."), Figure(solved, f"{told}, with their masks.")
-    told = f"{len(shown)} {label} pictures, real and synthetic mixed"
-    answer = f"{told}: real ones with a white name, synthetic ones with an orange one."
-    return Figure(hidden, f"{told}. Which are real?"), Figure(solved, answer)
+        reported = f"{len(shown)} synthetic {label} pictures"
+        return Figure(hidden, f"{reported}, chosen at random."), Figure(solved, f"{reported}, with their masks.")
+    reported = f"{len(shown)} {label} pictures, real and synthetic mixed"
+    answer = f"{reported}: real ones with a white name, synthetic ones with an orange one."
+    return Figure(hidden, f"{reported}. Which are real?"), Figure(solved, answer)
 
 
 def _draw(shown: list[tuple[Pairs, int, bool]], *, solved: bool) -> bytes:

@@ -32,8 +32,8 @@ def write_report(
         for name, section in sections.items()
         if section.verdict is not None
     ]
-    told = {name: section.values | {"skipped": section.skipped} for name, section in sections.items()}
-    more = {"verdicts": verdicts, "metrics": told, "made_by": {"medsegdiff": __version__}}
+    reported = {name: section.values | {"skipped": section.skipped} for name, section in sections.items()}
+    more = {"verdicts": verdicts, "metrics": reported, "made_by": {"medsegdiff": __version__}}
     report = result | more
     json.dumps(report, allow_nan=False)  # a figure that is none has no place in it
     write_bytes(output / TABLE_FILE, _table(context, sections).encode())
@@ -61,13 +61,21 @@ def page(context: Context, sections: Mapping[str, Section], report: Mapping[str,
         sections = {name: dataclasses.replace(section, figures=[]) for name, section in sections.items()}
     else:
         grids = mixed_grids(context.sets, context.config.seed, real=real_pictures)
-    judges = [j for j in (context.judges.segmenter, context.judges.classifier, context.judges.embedding) if j]
+    reference_models = [
+        j
+        for j in (
+            context.reference_models.segmenter,
+            context.reference_models.classifier,
+            context.reference_models.embedding,
+        )
+        if j
+    ]
     return template.render(
         sections=sections,
         report=report,
         grids=grids,
-        judges=judges,
-        missing=context.judges.missing,
+        reference_models=reference_models,
+        missing=context.reference_models.missing,
         sets=context.sets,
         real_pictures=real_pictures,
         resamples=context.config.bootstrap,

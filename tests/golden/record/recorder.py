@@ -134,7 +134,7 @@ def phases(work: Path) -> dict[str, Any]:
     run("segment", f"--data_dir {work}/combined --output_dir {work}/segmentation --img_size 64 --steps 8 --evals 2 "
         "--batch_size 4 --bootstrap 100 --precision fp32 --device cpu".split())  # fmt: skip
     run("evaluate", f"--real_data {work}/real --synthetic_data {work}/synthetic --output_dir {work}/evaluation "
-        f"{checkpoint} --judges_dir {work}/judges --judge_steps 10 --embedding_steps 4 --bootstrap 40 "
+        f"{checkpoint} --reference_models_dir {work}/judges --reference_model_steps 10 --embedding_steps 4 --bootstrap 40 "
         "--precision fp32 --device cpu".split())  # fmt: skip
     best = work / "checkpoints" / "best_model.safetensors"
     return {
@@ -155,9 +155,9 @@ def reference(work: Path) -> dict[str, Any]:
     for mode in ("joint", "mask_first"):
         run("generate", f"{shared} --mode {mode} --num_samples_per_class 8 --output_dir {work}/{mode}".split())
         result[mode] = pairs(work / mode)
-    run("generate", f"{shared} --masks {given} --split train --draws 2 --output_dir {work}/mask_to_image".split())
+    run("generate", f"{shared} --masks {given} --split train --num_samples_per_input 2 --output_dir {work}/mask_to_image".split())
     result["mask_to_image"] = pairs(work / "mask_to_image")
-    run("generate", f"{shared} --images {given} --split train --draws 2 --output_dir {work}/image_to_mask".split())
+    run("generate", f"{shared} --images {given} --split train --num_samples_per_input 2 --output_dir {work}/image_to_mask".split())
     result["image_to_mask"] = pictures(work / "image_to_mask", "masks", "draws", "mean", "one_call")
     return result
 

@@ -51,9 +51,9 @@ DATA = (
     ),
     Damage(
         "leak_of_given_masks",
-        "combine takes images that were drawn for held-out masks",
+        "combine takes images that were sampled for held-out masks",
         "data/combine.py",
-        "    if not given:\n        return\n",
+        "    if not known:\n        return\n",
         "    return\n",
         (COMBINE,),
     ),
@@ -61,8 +61,8 @@ DATA = (
         "copying_against_itself",
         "the copying test compares train with train",
         "data/copying.py",
-        "likeness(synthetic, train), likeness(synthetic, held_out)",
-        "likeness(synthetic, train), likeness(synthetic, train)",
+        "similarity(synthetic, train), similarity(synthetic, held_out)",
+        "similarity(synthetic, train), similarity(synthetic, train)",
         ("tests/unit/data/test_copying.py",),
     ),
     Damage(

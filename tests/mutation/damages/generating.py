@@ -7,15 +7,15 @@ from damages.damage import Damage
 GENERATING = (
     Damage(
         "given_ignored",
-        "the given picture is not used",
+        "the conditioning picture is not used",
         "generation/draw.py",
-        "return x if given is None else torch.where(start == 0, given, x)",
+        "return x if known is None else torch.where(start == 0, known, x)",
         "return x",
-        ("test_images_for_given_masks", "test_the_mask_matters_to_the_image"),
+        ("test_images_for_conditioning_masks", "test_the_mask_matters_to_the_image"),
     ),
     Damage(
         "global_noise_in_drawing",
-        "noise of drawing comes from the global generator",
+        "noise of sampling comes from the global generator",
         "generation/source.py",
         "torch.randn(shape, generator=generator(seed, *i.key, a, step, SAMPLE))",
         "torch.randn(shape)",
@@ -25,16 +25,16 @@ GENERATING = (
         "record_before_pictures",
         "the record of a chunk is written before its pictures",
         "generation/pairs.py",
-        "    images, masks, faults = draw_chunk(source, task)\n    records = []",
+        "    images, masks, faults = sample_chunk(source, task)\n    records = []",
         '    write_json(folder / CHUNKS / f"{task.name}.json", {"records": [], "faults": {}})\n'
-        "    images, masks, faults = draw_chunk(source, task)\n    records = []",
+        "    images, masks, faults = sample_chunk(source, task)\n    records = []",
         ("test_resumes_to_the_same_bytes",),
     ),
     Damage(
         "gates_off",
         "degenerate masks are let through",
         "generation/pairs.py",
-        "fault = None if item.given else mask_fault(mask, item.label in source.card.lesion_classes)",
+        "fault = None if item.conditioning_input else mask_fault(mask, item.label in source.card.lesion_classes)",
         "fault = None",
         (
             "test_refused_masks_are_drawn_again_and_counted",
@@ -53,7 +53,7 @@ GENERATING = (
     ),
     Damage(
         "doubt_in_nats",
-        "the entropy of masks is told in nats for bits",
+        "the entropy of masks is reported in nats for bits",
         "generation/masks.py",
         "-(p * np.log2(p) + (1 - p) * np.log2(1 - p))",
         "-(p * np.log(p) + (1 - p) * np.log(1 - p))",

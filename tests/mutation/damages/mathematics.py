@@ -18,9 +18,9 @@ MATHEMATICS = (
     ),
     Damage(
         "coarse_level_of_the_large_picture",
-        "the network is told the level of small pictures before averaging",
+        "the network is passed the level of small pictures before averaging",
         "diffusion/denoiser.py",
-        "sigma / coarse.factor, cond)",
+        "sigma / low_res.factor, cond)",
         "sigma, cond)",
         ("test_it_sees_less_noise",),
     ),
@@ -66,7 +66,7 @@ MATHEMATICS = (
     ),
     Damage(
         "table_columns_swapped",
-        "mask_to_image keeps the image and draws the mask",
+        "mask_to_image keeps the image and samples the mask",
         "diffusion/noise.py",
         "return torch.stack([levels, clean], dim=1)",
         "return torch.stack([clean, levels], dim=1)",
@@ -74,7 +74,7 @@ MATHEMATICS = (
     ),
     Damage(
         "mask_first_image_first",
-        "mask_first draws the image first",
+        "mask_first samples the image first",
         "diffusion/noise.py",
         "image, mask = torch.cat([hidden, levels])",
         "mask, image = torch.cat([hidden, levels])",
@@ -146,7 +146,7 @@ MATHEMATICS = (
     ),
     Damage(
         "mask_not_hidden",
-        "images are led away from what is said of them with their mask",
+        "images are steered away from what is said of them with their mask",
         "diffusion/guidance.py",
         "unseen[:, MASK] = level",
         "",
@@ -166,7 +166,7 @@ MATHEMATICS = (
         "generation/pairs.py",
         "guidance=source.guidance,",
         "",
-        ("test_settings_matter", "test_the_network_is_told_the_class_and_the_options"),
+        ("test_settings_matter", "test_the_network_is_reported_the_class_and_the_options"),
     ),
     Damage(
         "class_ignored",

@@ -48,12 +48,12 @@ NETWORKS = (
         (V2_TEST,),
     ),
     Damage(
-        "moves_not_told",
+        "moves_not_reported",
         "the network does not hear how a picture was augmented",
         "models/blocks.py",
         "e = e + self.moves(cond.moves)",
         "e = e + 0 * self.moves(cond.moves)",
-        ("test_told_moves_matter_and_none_are_zero",),
+        ("test_reported_moves_matter_and_none_are_zero",),
     ),
     Damage(
         "worst_average",
@@ -75,8 +75,8 @@ NETWORKS = (
         "specks_read_as_lesions",
         "masks coded as distances are read pixel by pixel",
         "diffusion/codec.py",
-        "if self.mask_radius and not given:\n            mask = ",
-        "if self.mask_radius and not given:\n            _ = ",
+        "if self.sdf_truncation and not known:\n            mask = ",
+        "if self.sdf_truncation and not known:\n            _ = ",
         ("tests/unit/diffusion/test_codec.py",),
     ),
     Damage(

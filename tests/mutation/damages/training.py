@@ -25,17 +25,17 @@ TRAINING = (
         "memory_asked_for_too_late",
         "nobody tries whether a full-size batch fits before the small ones are done",
         "training/train.py",
-        "trainer.room.check(config)",
+        "trainer.batch_size_finder.check(config)",
         "pass",
         ("test_memory_for_full_size_pictures_is_asked_for_first",),
     ),
     Damage(
         "told_before_mirroring",
-        "shifts of mirrored pictures are told as before mirroring",
+        "shifts of mirrored pictures are reported as before mirroring",
         "data/transforms.py",
         "scale.log(), stretch.log(), angle, flip * x, y]",
         "scale.log(), stretch.log(), angle, x, y]",
-        ("test_what_is_told_is_what_was_done",),
+        ("test_what_is_reported_is_what_was_done",),
     ),
     Damage(
         "ema_not_updated",
@@ -57,7 +57,7 @@ TRAINING = (
         "codec_sees_val",
         "the codec's statistics are those of train and val together",
         "training/train.py",
-        "PairCodec.fit(self.train_set.images, code_masks(self.train_set.masks, radius), radius)",
+        "PairCodec.fit(self.train_set.images, encode_sdf(self.train_set.masks, radius), radius)",
         "PairCodec.fit(*(torch.cat([getattr(s, n) for s in (self.train_set, self.val_set)]) for n in"
         ' ("images", "masks")))',
         ("test_the_codec_is_made_from_train_alone",),
@@ -112,11 +112,11 @@ TRAINING = (
     ),
     Damage(
         "grids_unled",
-        "training shows pairs that no user gets: drawn without the mask's guidance",
+        "training shows pairs that no user gets: sampled without the mask's guidance",
         "training/watch.py",
-        "draw_pairs(model, self.codec, chunk, sigmas, noise, guidance=guidance)",
-        "draw_pairs(model, self.codec, chunk, sigmas, noise)",
-        ("test_sample_grids_are_led_as_pairs_are",),
+        "sample_pairs(model, self.codec, chunk, sigmas, noise, guidance=guidance)",
+        "sample_pairs(model, self.codec, chunk, sigmas, noise)",
+        ("test_sample_grids_are_guided_as_pairs_are",),
     ),
     Damage(
         "test_watched_in_training",
@@ -128,11 +128,11 @@ TRAINING = (
     ),
     Damage(
         "hashes_of_val",
-        "a checkpoint tells the hashes of val for those of train",
+        "a checkpoint says the hashes of val for those of train",
         "training/train.py",
         '"perceptual_hash": r.perceptual_hash} for r in records]',
         '"perceptual_hash": r.perceptual_hash} for r in self.val_set.records]',
-        ("test_checkpoints_tell_what_they_are",),
+        ("test_checkpoints_say_what_they_are",),
     ),
     Damage(
         "state_may_run_code",
@@ -140,7 +140,7 @@ TRAINING = (
         "training/state.py",
         "weights_only=True)",
         "weights_only=False)",
-        ("test_a_state_that_does_not_fit_is_told_in_one_line",),
+        ("test_a_state_that_does_not_fit_is_reported_in_one_line",),
     ),
     Damage(
         "augment_image_alone",

@@ -1,4 +1,4 @@
-"""benchmarks/embedding_bias.py: what embeddings learn from, and what they judge."""
+"""benchmarks/embedding_bias.py: what embeddings learn from, and what they reference model."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def pairs(name: str, count: int) -> Pairs:
     )  # fmt: skip
 
 
-def test_no_picture_is_judged_by_an_embedding_that_learnt_it(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damage: the half of the first set that was learnt from is judged, or an embedding learns held-out pictures."""
+def test_no_picture_is_scored_by_an_embedding_that_learnt_it(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: the half of the first set that was learnt from is evaluated, or an embedding learns held-out pictures."""
     page = benchmark("embedding_bias")
     known: dict[int, set[str]] = {}
 
@@ -38,16 +38,16 @@ def test_no_picture_is_judged_by_an_embedding_that_learnt_it(benchmark: Any, mon
             sizes.append([len(learnt) for learnt in self.learnt])
             return dict(super().train_step(step))
 
-    def judged(model: Any, synthetic: Pairs, real: dict[str, Pairs]) -> Any:
+    def evaluated(model: Any, synthetic: Pairs, real: dict[str, Pairs]) -> Any:
         assert not known[id(model)] & (set(synthetic.groups) | set(real["held-out"].groups))
-        return real_judged(model, synthetic, real)
+        return real_evaluated(model, synthetic, real)
 
     models: list[Any] = []
     sizes: list[list[int]] = []
     monkeypatch.setattr(page, "EmbeddingTrainer", Noting)
-    real_learnt, real_judged = page.learnt, page.judged
+    real_learnt, real_evaluated = page.learnt, page.evaluated
     monkeypatch.setattr(page, "learnt", learnt)
-    monkeypatch.setattr(page, "judged", judged)
+    monkeypatch.setattr(page, "evaluated", evaluated)
     monkeypatch.setattr(page, "phantom_pictures", lambda count: pairs("phantom", count))
     monkeypatch.setattr(page, "RESAMPLES", 5)
     monkeypatch.setattr(page, "STEPS", 1)

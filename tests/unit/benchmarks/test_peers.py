@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from medsegdiff.config import TrainConfig
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SampleSet
 from medsegdiff.errors import UserError
 from medsegdiff.training.train import DiffusionTrainer
 
@@ -65,9 +65,10 @@ def small(modules: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Cal
 
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_a_peer_trains_and_draws(small: Callable[[str], Any], name: str) -> None:
-    """Fails when an adapter gives its library channels of another range, or takes another thing for the picture drawn.
+    """Fails when an adapter gives its library channels of another range, or takes another thing for the picture
+    sampled.
 
-    Damage: leave `* 2 - 1` out of what `PhilPeer.draw` returns, or `clip_sample` out of MONAI's scheduler.
+    Damage: leave `* 2 - 1` out of what `PhilPeer.sample` returns, or `clip_sample` out of MONAI's scheduler.
     """
     peer = small(name)
     x0, labels = torch.rand(2, 2, SIZE, SIZE) * 2 - 1, torch.tensor([0, 1])
@@ -77,10 +78,10 @@ def test_a_peer_trains_and_draws(small: Callable[[str], Any], name: str) -> None
     assert any(p.grad is not None and bool(p.grad.any()) for p in peer.network.parameters())
     assert peer.call(x0, torch.tensor([3, 700]), labels).shape == x0.shape
     with torch.inference_mode():
-        drawn = peer.eval().draw(labels, SIZE, 10)
-    assert drawn.shape == x0.shape
-    assert float(drawn.min()) < -0.5
-    assert float(drawn.abs().max()) < 1.5
+        sampled = peer.eval().sample(labels, SIZE, 10)
+    assert sampled.shape == x0.shape
+    assert float(sampled.min()) < -0.5
+    assert float(sampled.abs().max()) < 1.5
 
 
 @pytest.mark.parametrize("name", ["diffusers", "diffusers_small", "monai", "ddp"])
@@ -95,13 +96,13 @@ def test_the_class_reaches_the_network(small: Callable[[str], Any], name: str) -
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_draws_take_as_many_calls_as_asked_for(small: Callable[[str], Any], name: str) -> None:
-    """Damage: draw `ddp` with the library's default guidance, which calls the network twice for once."""
+def test_samples_take_as_many_calls_as_asked_for(small: Callable[[str], Any], name: str) -> None:
+    """Damage: sample `ddp` with the library's default guidance, which calls the network twice for once."""
     peer = small(name).eval()
     calls = []
     peer.network.register_forward_hook(lambda *_: calls.append(1))
     with torch.inference_mode():
-        peer.draw(torch.tensor([0, 1]), SIZE, 5)
+        peer.sample(torch.tensor([0, 1]), SIZE, 5)
     assert len(calls) == 5
 
 
@@ -110,7 +111,7 @@ def test_draws_take_as_many_calls_as_asked_for(small: Callable[[str], Any], name
     [("diffusers", 113.7), ("diffusers_small", 5.6), ("monai", 18.5), ("ddp_plain", 35.7), ("ddp", 38.4)],
 )
 def test_networks_have_their_documented_sizes(modules: Callable[[str], Any], name: str, millions: float) -> None:
-    """Damage: one block a level less in `DiffusersPeer` (diffusers tells 113.7 M parameters for its tutorial)."""
+    """Damage: one block a level less in `DiffusersPeer` (diffusers says 113.7 M parameters for its tutorial)."""
     pytest.importorskip(LIBRARIES[name], reason=f"{LIBRARIES[name]} is not installed")
     with torch.device("meta"):
         peer = modules("peer_nets").build_peer(name, 128, 2)
@@ -158,7 +159,7 @@ def test_a_loss_that_is_not_finite_ends_an_arm(modules: Callable[[str], Any]) ->
 
 
 def test_parts_of_a_batch_add_up_to_it(
-    small: Callable[[str], Any], modules: Callable[[str], Any], ellipses: PairSet, tmp_path: Path
+    small: Callable[[str], Any], modules: Callable[[str], Any], ellipses: SampleSet, tmp_path: Path
 ) -> None:
     """Fails when gathering a batch over parts weighs them wrongly, or weights are not what was saved.
 
@@ -200,20 +201,20 @@ def test_parts_of_a_batch_add_up_to_it(
     assert torch.allclose(grads[0], grads[1], atol=1e-4 * float(grads[0].abs().max()))
 
 
-def test_draws_that_are_no_lesions_come_last_and_are_counted(modules: Callable[[str], Any]) -> None:
-    """Damage: return `bad + good` in `draw_class`, or stop after the first `count` draws."""
+def test_samples_that_are_no_lesions_come_last_and_are_counted(modules: Callable[[str], Any]) -> None:
+    """Damage: return `bad + good` in `sample_class`, or stop after the first `count` samples."""
     train = modules("peer_train")
     lesion = np.zeros((1, 64, 64), np.uint8)
     lesion[:, 20:40, 20:40] = 255
 
-    def draw(labels: Tensor, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def sample(labels: Tensor, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         number = torch.arange(len(labels)) + key[1]
         masks = torch.stack([torch.from_numpy(lesion) * int(n % 3 == 0) for n in number])
         return torch.zeros_like(masks), masks
 
-    pairs, drawn, passed = train.draw_class(draw, 1, 9, 4)
+    pairs, sampled, passed = train.sample_class(sample, 1, 9, 4)
     filled = [bool(mask.any()) for _, mask in pairs]
-    assert (len(pairs), drawn, passed) == (9, 18, 6)
+    assert (len(pairs), sampled, passed) == (9, 18, 6)
     assert filled == [True] * 6 + [False] * 3
 
 
@@ -226,27 +227,27 @@ def test_figures_of_few_pairs(modules: Callable[[str], Any]) -> None:
 
 
 def test_giving_up_on_noise(modules: Callable[[str], Any]) -> None:
-    """Damage: draw on where no mask of a class is a lesion, which takes hours; or give up where some are."""
+    """Damage: sample on where no mask of a class is a lesion, which takes hours; or give up where some are."""
     train = modules("peer_train")
 
-    def draw(labels: Tensor, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def sample(labels: Tensor, key: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         masks = torch.zeros(len(labels), 1, 64, 64, dtype=torch.uint8)
         masks[lesions[key[0]] :, :, 20:40, 20:40] = 255
         return torch.zeros_like(masks), masks
 
     lesions = {0: 99, 1: 0}  # from which pair of a batch on
-    assert [d[1:] for d in train.draw_classes(draw, 2, 100, 50, 5)] == [(5, 0), (5, 5)]
-    assert [d[1:] for d in train.draw_classes(draw, 2, 100, 50, 0)] == [(200, 0), (100, 100)]
+    assert [d[1:] for d in train.sample_classes(sample, 2, 100, 50, 5)] == [(5, 0), (5, 5)]
+    assert [d[1:] for d in train.sample_classes(sample, 2, 100, 50, 0)] == [(200, 0), (100, 100)]
     lesions = {0: 4, 1: 0}
-    assert [d[1:] for d in train.draw_classes(draw, 2, 10, 10, 5)] == [(20, 12), (10, 10)]
+    assert [d[1:] for d in train.sample_classes(sample, 2, 10, 10, 5)] == [(20, 12), (10, 10)]
 
 
-def test_our_words_for_too_little_memory_are_known(modules: Callable[[str], Any], ellipses: PairSet) -> None:
+def test_our_words_for_too_little_memory_are_known(modules: Callable[[str], Any], ellipses: SampleSet) -> None:
     """Damage: ours running out of memory taken for a bug, which ends the whole comparison."""
     trainer = DiffusionTrainer(TrainConfig(str(ellipses.root), img_size=16, device="cpu", precision="fp32"), ellipses)
-    trainer.room.try_batch = lambda *_: None  # type: ignore[method-assign]
+    trainer.batch_size_finder.try_batch = lambda *_: None  # type: ignore[method-assign]
     known = modules("peer_speed").is_about_memory
-    assert known(trainer.room.too_large(trainer.config))
+    assert known(trainer.batch_size_finder.too_large(trainer.config))
     assert known(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
     assert not known(UserError("--img_size", 3, "4", "Mend it."))
 
@@ -257,8 +258,8 @@ def test_batches_of_speed_have_as_many_pixels(modules: Callable[[str], Any]) -> 
     assert [speed.batch_at(options, size) for size in (64, 128, 256, 512)] == [16, 4, 1, 1]
 
 
-def test_the_page_tells_ratios_in_favour_of_ours(modules: Callable[[str], Any]) -> None:
-    """Fails when a ratio is upside down, a failure is not told, or the floor is missing.
+def test_the_page_say_ratios_in_favour_of_ours(modules: Callable[[str], Any]) -> None:
+    """Fails when a ratio is upside down, a failure is not reported, or the baseline is missing.
 
     Damage: `ratio(speed, ours)` for images/s in `speed_table`.
     """
@@ -275,15 +276,15 @@ def test_the_page_tells_ratios_in_favour_of_ours(modules: Callable[[str], Any]) 
         "about": {"128 fp32": {"batch": 4, "rounds": 5, "threads": 2}},
     }
     value = {"value": 4.0, "low": 3.0, "high": 5.0}
-    judged = {"frechet": value, "frechet_floor": value | {"value": 1.5}, "agreement": value, "privacy": "fail"}
+    evaluated = {"frechet": value, "frechet_floor": value | {"value": 1.5}, "agreement": value, "privacy": "fail"}
     trained = {
-        "identity": {"minutes": 20, "threads": 2, "size": 128, "precision": "fp32"},
+        "fingerprint": {"minutes": 20, "threads": 2, "size": 128, "precision": "fp32"},
         "batch": 32, "steps": 100, "pairs_seen": 3200, "seconds": 1201.0,
     }  # fmt: skip
-    drawing = {"benign": {"drawn": 10, "lesion_masks": 9}, "seconds": 3.0}
-    arm = {"arm": "medsegdiff", "seed": 0, "documented_batch": True, "trained": trained, "judged": judged}
+    drawing = {"benign": {"sampled": 10, "lesion_masks": 9}, "seconds": 3.0}
+    arm = {"arm": "medsegdiff", "seed": 0, "documented_batch": True, "trained": trained, "evaluated": evaluated}
     arm |= {"drawing": drawing, "dice": {"dice": [0.5, 0.7]}, "relative": table.relative_dice([0.5, 0.7], [1.0, 1.0])}
-    peer = arm | {"arm": "diffusers", "judged": judged | {"frechet": value | {"value": 8.0}}}
+    peer = arm | {"arm": "diffusers", "evaluated": evaluated | {"frechet": value | {"value": 8.0}}}
     found = {"speed": speed, "arms": [arm, peer], "real": {"0": {"dice": [1.0, 1.0]}}, "machine": {"cpu": "x"}}
     page = table.page(found, ["python benchmarks/peers.py"], "real BUSI")
     line = next(line for line in page.splitlines() if line.startswith("| diffusers UNet2DModel | 5.00"))
@@ -298,16 +299,16 @@ def test_the_page_tells_ratios_in_favour_of_ours(modules: Callable[[str], Any]) 
     assert "1.50 [3.00, 5.00]" in page
 
 
-def test_the_page_tells_no_folder_of_the_run(modules: Callable[[str], Any], tmp_path: Path) -> None:
+def test_the_page_say_no_folder_of_the_run(modules: Callable[[str], Any], tmp_path: Path) -> None:
     """Damage: take `real_data` or `run_dir` out of `hidden` in `peers.command`."""
     peers = modules("peers")
     (tmp_path / "ddp_batch_4").mkdir()
     line = ["--real_data", "/private/data", "--run_dir", str(tmp_path), "--minutes", "1", "--no_judge"]
     options: argparse.Namespace = peers.parser().parse_args(line)
-    told = peers.command(options)
-    assert len(told) == 2
-    assert "private" not in told[0]
-    assert str(tmp_path) not in told[0]
-    assert "--minutes 1" in told[0]
-    assert told[0].endswith("--no_judge") or "--no_judge " in told[0]
-    assert told[1].endswith("--batch 4")
+    reported = peers.command(options)
+    assert len(reported) == 2
+    assert "private" not in reported[0]
+    assert str(tmp_path) not in reported[0]
+    assert "--minutes 1" in reported[0]
+    assert reported[0].endswith("--no_judge") or "--no_judge " in reported[0]
+    assert reported[1].endswith("--batch 4")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from medsegdiff.config import DiffusionConfig, GenerateConfig, TrainConfig
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SampleSet
 from medsegdiff.models.backbones import build_backbone
 from medsegdiff.training.settings import check_settings
 
@@ -67,7 +67,7 @@ def test_tables_show_every_seed_and_what_it_is_beside_the_base(benchmark: Any, t
     assert "1.100 |" in (tmp_path / "ablation.md").read_text()
 
 
-def test_ours_among_the_peers_draws_within_the_calls(benchmark: Any, tmp_path: Path, ellipses: PairSet) -> None:
+def test_ours_among_the_peers_samples_within_the_calls(benchmark: Any, tmp_path: Path, ellipses: SampleSet) -> None:
     """Damage: more calls than the peers have; a warm-up of fewer calls than the default has refused."""
     arms = benchmark("peer_arms")
     (tmp_path / "tiny.yaml").write_text(TINY + "batch_size: 4\n")
@@ -77,17 +77,17 @@ def test_ours_among_the_peers_draws_within_the_calls(benchmark: Any, tmp_path: P
     model.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0])))
     for calls in (2, 20):
         asked.clear()
-        images, masks = arm.draw(torch.tensor([0, 1]), (0,), calls)
+        images, masks = arm.sample(torch.tensor([0, 1]), (0,), calls)
         assert images.shape == masks.shape == (2, 1, 16, 16)
         assert sum(asked) // 2 in range(calls - 2, calls + 1)
 
 
-def test_speed_is_measured_on_pictures_of_the_size_it_is_told_for(
-    benchmark: Any, tmp_path: Path, ellipses: PairSet
+def test_speed_is_measured_on_pictures_of_the_size_it_is_reported_for(
+    benchmark: Any, tmp_path: Path, ellipses: SampleSet
 ) -> None:
     """Damage: leave `small_first=False` out: the first steps of ours are on pictures of half the side."""
     arms, speed = benchmark("peer_arms"), benchmark("peer_speed")
-    (tmp_path / "tiny.yaml").write_text(TINY + "small_share: 0.5\n")
+    (tmp_path / "tiny.yaml").write_text(TINY + "progressive_resizing: 0.5\n")
     options = argparse.Namespace(config=tmp_path / "tiny.yaml", device="cpu")
     sizes = []
     for setting in (speed.setting_of(options, 128, "fp32", 2), arms.Setting(tmp_path / "tiny.yaml", device="cpu")):
@@ -116,7 +116,7 @@ def test_figures_of_another_checkpoint_are_refused(benchmark: Any, tmp_path: Pat
 def test_sampling_settings_are_those_of_generate(benchmark: Any) -> None:
     """Damage: a flag or sampler that generate has not; heun counted with one call a step, guidance with none."""
     sampling = benchmark("sampling")
-    found = sampling.settings("guide.safetensors")
+    found = sampling.settings("guidance_model.safetensors")
     for flags in found.values():
         GenerateConfig(checkpoint_path="c", output_dir="o", **flags)
     diffusion = DiffusionConfig()

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from medsegdiff.classification.results import ClassScore, draw_roc, scopes
+from medsegdiff.classification.results import ClassScore, draw_roc, subgroups
 from medsegdiff.classification.scores import MEASURES, macro_auc, operating_threshold, positive_class
 from medsegdiff.scoring.intervals import interval
 from medsegdiff.scoring.rows import columns, read_rows, write_rows
@@ -61,11 +61,11 @@ def test_index_chooses_pictures() -> None:
 
 @pytest.mark.parametrize("label", ["benign", "malignant"])
 def test_one_class_alone(label: str) -> None:
-    """What can be told is told, the rest is NaN. Fails if a class that is not there counts as 0, or raises."""
+    """What can be reported is reported, the rest is NaN. Fails if a class that is not there counts as 0, or raises."""
     table = columns(rows([picture for picture in PICTURES if picture[0] == label]))
     found = {name: measure(table, np.arange(3)) for name, measure in MEASURES.items()}
-    told = {"benign": "specificity", "malignant": "sensitivity"}[label]
-    assert {name for name, value in found.items() if not math.isnan(value)} == {told}
+    reported = {"benign": "specificity", "malignant": "sensitivity"}[label]
+    assert {name for name, value in found.items() if not math.isnan(value)} == {reported}
 
 
 def test_a_class_that_a_resample_misses_does_not_count() -> None:
@@ -89,7 +89,7 @@ def test_interval_of_an_auc() -> None:
     found = interval([columns(table)], MEASURES["auc"], [row.group for row in table], 200, seed=0)
     assert found.mean == pytest.approx(6 / 9)
     assert 0 <= found.low < found.mean < found.high <= 1
-    assert {name: index.tolist() for name, index in scopes(table).items()} == {"all": [0, 1, 2, 3, 4, 5]}
+    assert {name: index.tolist() for name, index in subgroups(table).items()} == {"all": [0, 1, 2, 3, 4, 5]}
 
 
 def test_malignant_is_positive_wherever_it_stands() -> None:

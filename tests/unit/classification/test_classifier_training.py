@@ -14,8 +14,8 @@ from medsegdiff.classification.results import score_pairs
 from medsegdiff.classification.scores import rank_auc
 from medsegdiff.classification.training import ClassificationTrainer, build_network, predict_probabilities
 from medsegdiff.config import SegmentConfig
-from medsegdiff.data.dataset import PairTensors
-from medsegdiff.data.records import PairRecord
+from medsegdiff.data.dataset import SampleTensors
+from medsegdiff.data.records import SampleRecord
 from medsegdiff.errors import UserError
 
 CLASSES = ["benign", "malignant"]
@@ -23,15 +23,15 @@ SIDE = 32
 CPU = torch.device("cpu")
 
 
-def record(number: int, label: str) -> PairRecord:
+def record(number: int, label: str) -> SampleRecord:
     """A row of metadata for a picture that was never written."""
-    values = {f.name: 1 for f in dataclasses.fields(PairRecord)}
+    values = {f.name: 1 for f in dataclasses.fields(SampleRecord)}
     text = {"id": f"p{number}", "group": f"g{number}", "label": label, "split": "train", "source": "test"}
-    return PairRecord(**{**values, **text})  # type: ignore[arg-type]
+    return SampleRecord(**{**values, **text})  # type: ignore[arg-type]
 
 
-def blobs(count: int, seed: int, shuffled: bool = False) -> PairTensors:
-    """Round lesions on noise, malignant ones bright and benign ones dark; `shuffled`: labels drawn anew."""
+def blobs(count: int, seed: int, shuffled: bool = False) -> SampleTensors:
+    """Round lesions on noise, malignant ones bright and benign ones dark; `shuffled`: labels sampled anew."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:SIDE, :SIDE]
     labels = np.arange(count) % 2
@@ -42,7 +42,9 @@ def blobs(count: int, seed: int, shuffled: bool = False) -> PairTensors:
     if shuffled:
         labels = random.permutation(labels)
     pictures = [torch.from_numpy(part.astype(np.uint8))[:, None] for part in (images, masks * 255)]
-    return PairTensors(*pictures, torch.from_numpy(labels), tuple(record(i, CLASSES[k]) for i, k in enumerate(labels)))
+    return SampleTensors(
+        *pictures, torch.from_numpy(labels), tuple(record(i, CLASSES[k]) for i, k in enumerate(labels))
+    )
 
 
 def settings(**changes: object) -> SegmentConfig:
@@ -103,12 +105,12 @@ def test_smoothed_labels_are_what_the_loss_wants(learnt: ClassificationTrainer) 
 
 
 def test_mirrored_pictures_get_the_same_probabilities(learnt: ClassificationTrainer) -> None:
-    """Fails if `flip_test` is not heeded, or the mirror image is not part of the mean."""
+    """Fails if `tta_flip` is not heeded, or the mirror image is not part of the mean."""
     data = blobs(8, 3)
     mirrored = dataclasses.replace(data, images=data.images.flip(-1))
 
     def both(flip: bool) -> list[np.ndarray]:
-        config = settings(flip_test=flip)
+        config = settings(tta_flip=flip)
         model, mean, std = learnt.ema.model, learnt.mean, learnt.std
         return [predict_probabilities(model, d, mean, std, config, CPU) for d in (data, mirrored)]
 
@@ -121,14 +123,14 @@ def test_mirrored_pictures_get_the_same_probabilities(learnt: ClassificationTrai
 
 def test_more_certain_weights_win_among_those_with_the_same_auc() -> None:
     """Logits halved: the same order of the pictures. Fails if the first of many weights with AUC 1 is kept for ever."""
-    trainer = ClassificationTrainer(settings(flip_test=False), CLASSES, blobs(8, 0), blobs(8, 1), 5)
+    trainer = ClassificationTrainer(settings(tta_flip=False), CLASSES, blobs(8, 0), blobs(8, 1), 5)
     head = trainer.ema.model.get_classifier()
     direction = trainer.ema.model.forward_head(  # type: ignore[operator]
         trainer.ema.model.forward_features(standardised(trainer)),
         pre_logits=True,  # type: ignore[operator]
     )
     signs = torch.where(trainer.val.labels == 1, 1.0, -1.0)[:, None]
-    line = torch.linalg.lstsq(direction, signs).solution[:, 0]  # tells the few pictures of val apart
+    line = torch.linalg.lstsq(direction, signs).solution[:, 0]  # says the few pictures of val apart
     scores = []
     for scale in (1.0, 2.0):
         with torch.no_grad():
@@ -190,7 +192,7 @@ def test_a_network_of_one_size_never_sees_small_pictures() -> None:
     assert (fixed.sizes, free.sizes) == ([96], [64, 96])
 
 
-def test_one_class_is_nothing_to_tell_apart() -> None:
+def test_one_class_is_nothing_to_distinguish() -> None:
     """Fails if a network with one output is trained."""
     with pytest.raises(UserError, match=r"--task classify: found one class \(benign\); expected two or more"):
         build_network(settings(), ["benign"])

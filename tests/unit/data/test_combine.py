@@ -16,7 +16,7 @@ from medsegdiff.config import CombineConfig
 from medsegdiff.data import combine as module
 from medsegdiff.data.combine import combine, plan_counts
 from medsegdiff.data.hashing import content_hash
-from medsegdiff.data.records import PairRecord, PairSet, class_counts, read_pairs, write_pair, write_pairs
+from medsegdiff.data.records import SampleRecord, SampleSet, class_counts, read_samples, write_sample, write_samples
 from medsegdiff.errors import UserError
 from medsegdiff.files import write_png
 
@@ -31,14 +31,14 @@ def scene(seed: int) -> np.ndarray:
     return np.asarray(np.interp(noise, (noise.min(), noise.max()), (0, 255)).astype(np.uint8))
 
 
-def add(root: Path, image: np.ndarray, label: str, number: int, split: str, source: str) -> PairRecord:
+def add(root: Path, image: np.ndarray, label: str, number: int, split: str, source: str) -> SampleRecord:
     """Write one pair."""
     mask = np.asarray(cv2.circle(np.zeros_like(image), (25, 20), 8, 255, -1))
     name = f"{label}_{number:04d}"
-    return write_pair(root, image, mask, id=name, label=label, split=split, group=f"g_{name}", source=source)
+    return write_sample(root, image, mask, id=name, label=label, split=split, group=f"g_{name}", source=source)
 
 
-def write_real(root: Path) -> PairSet:
+def write_real(root: Path) -> SampleSet:
     """21 real pairs as in `REAL`, scenes 0..20."""
     records, seed = [], 0
     for split, counts in REAL.items():
@@ -46,15 +46,15 @@ def write_real(root: Path) -> PairSet:
             for _ in range(count):
                 records.append(add(root, scene(seed), label, seed, split, f"busi:{seed}"))
                 seed += 1
-    return write_pairs(root, records, classes=CLASSES, identity={"phase": "prepare"})
+    return write_samples(root, records, classes=CLASSES, fingerprint={"phase": "prepare"})
 
 
 def write_synthetic(
-    root: Path, real: PairSet, counts: tuple[int, ...] = (6, 9), extra: list[np.ndarray] | None = None, **info: Any
-) -> PairSet:
+    root: Path, real: SampleSet, counts: tuple[int, ...] = (6, 9), extra: list[np.ndarray] | None = None, **info: Any
+) -> SampleSet:
     """Synthetic pairs of scenes from 1000 on, from a checkpoint trained on the train split of `real`."""
     images: list[tuple[np.ndarray, str]] = []
-    records: list[PairRecord] = []
+    records: list[SampleRecord] = []
     for label, count in zip(CLASSES, counts, strict=True):
         images += [(scene(1000 + len(images) + i), label) for i in range(count)]
     images += [(image, "benign") for image in extra or []]
@@ -62,17 +62,17 @@ def write_synthetic(
         records.append(add(root, image, label, number, "train", "synthetic:abc"))
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in real.select("train").records]
     info = {"checkpoint": {"train_hashes": hashes}, **info}
-    return write_pairs(root, records, classes=CLASSES, identity={"phase": "generate"}, **info)
+    return write_samples(root, records, classes=CLASSES, fingerprint={"phase": "generate"}, **info)
 
 
 @pytest.fixture
-def real(tmp_path: Path) -> PairSet:
+def real(tmp_path: Path) -> SampleSet:
     """The real set."""
     return write_real(tmp_path / "real")
 
 
 @pytest.fixture
-def config(tmp_path: Path, real: PairSet) -> CombineConfig:
+def config(tmp_path: Path, real: SampleSet) -> CombineConfig:
     """Settings for a real set and one with 6 benign, 9 malignant synthetic pairs."""
     write_synthetic(tmp_path / "synthetic", real)
     return CombineConfig(str(tmp_path / "real"), str(tmp_path / "synthetic"), str(tmp_path / "combined"))
@@ -86,7 +86,7 @@ def message(config: CombineConfig) -> str:
     return str(caught.value)
 
 
-def test_balances_train_and_leaves_the_rest(config: CombineConfig, real: PairSet) -> None:
+def test_balances_train_and_leaves_the_rest(config: CombineConfig, real: SampleSet) -> None:
     """Damage: letting synthetic pairs into val, or stopping at the count of the larger class."""
     result = combine(config)
     counts = class_counts(result.records)
@@ -95,10 +95,10 @@ def test_balances_train_and_leaves_the_rest(config: CombineConfig, real: PairSet
         assert result.select(split).records == real.select(split).records
     added = [r for r in result.records if r.source.startswith("synthetic:")]
     assert {(r.split, r.fold) for r in added} == {("train", -1)}
-    assert read_pairs(result.root).records == result.records
+    assert read_samples(result.root).records == result.records
 
 
-def test_report_tells_before_and_after(config: CombineConfig, caplog: pytest.LogCaptureFixture) -> None:
+def test_report_say_before_and_after(config: CombineConfig, caplog: pytest.LogCaptureFixture) -> None:
     """Damage: reporting the shares of all splits instead of train."""
     with caplog.at_level(logging.INFO):
         result = combine(config)
@@ -110,7 +110,7 @@ def test_report_tells_before_and_after(config: CombineConfig, caplog: pytest.Log
     assert "67/33 -> 50/50" in caplog.text
 
 
-def test_ids_and_groups_stay_unique(config: CombineConfig, real: PairSet) -> None:
+def test_ids_and_groups_stay_unique(config: CombineConfig, real: SampleSet) -> None:
     """Damage: keeping ids that both sets have, so that a synthetic file takes the place of a real one."""
     result = combine(config)
     added = [r for r in result.records if r.source.startswith("synthetic:")]
@@ -168,7 +168,7 @@ def test_larger_ratio_draws_the_same_and_more(config: CombineConfig, tmp_path: P
     assert {r.image_hash for r in small.records} < {r.image_hash for r in large.records}
 
 
-def test_shortage_is_told(config: CombineConfig, caplog: pytest.LogCaptureFixture) -> None:
+def test_shortage_is_reported(config: CombineConfig, caplog: pytest.LogCaptureFixture) -> None:
     """Damage: adding fewer pairs than asked for without a word."""
     combine(dataclasses.replace(config, ratio=5.0))
     assert "60 synthetic pairs wanted, 14 added: there are 6 benign, 9 malignant" in caplog.text
@@ -182,8 +182,8 @@ def test_synthetic_only(config: CombineConfig) -> None:
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_what_was_learnt_travels_on(config: CombineConfig, real: PairSet, tmp_path: Path, alone: bool) -> None:
-    """Damage: telling of pictures of val and test, or only of the pictures that stand in train."""
+def test_what_was_learnt_travels_on(config: CombineConfig, real: SampleSet, tmp_path: Path, alone: bool) -> None:
+    """Damage: reporting of pictures of val and test, or only of the pictures that stand in train."""
     trained_on = [{"image_hash": "ab" * 32, "perceptual_hash": "cd" * 32}]  # of another preparation of the same data
     write_synthetic(tmp_path / "synthetic", real, checkpoint={"train_hashes": trained_on})
     combined = combine(dataclasses.replace(config, synthetic_only=alone))
@@ -192,14 +192,14 @@ def test_what_was_learnt_travels_on(config: CombineConfig, real: PairSet, tmp_pa
     assert real.learnt == []
 
 
-def test_nothing_to_add(config: CombineConfig, real: PairSet, tmp_path: Path) -> None:
+def test_nothing_to_add(config: CombineConfig, real: SampleSet, tmp_path: Path) -> None:
     """Damage: writing a combined set that is the real one."""
     write_synthetic(tmp_path / "synthetic", real, (6, 0))
     text = message(config)
     assert "found only 6 benign, 0 malignant; expected pairs of the rarest class to balance train with" in text
 
 
-def test_checkpoint_that_saw_a_test_picture(config: CombineConfig, real: PairSet, tmp_path: Path) -> None:
+def test_checkpoint_that_saw_a_test_picture(config: CombineConfig, real: SampleSet, tmp_path: Path) -> None:
     """Damage: comparing exact hashes only lets a cropped copy through."""
     other = write_real(tmp_path / "other")
     record = real.select("test").records[0]
@@ -212,7 +212,7 @@ def test_checkpoint_that_saw_a_test_picture(config: CombineConfig, real: PairSet
     assert "expected none within 78 bits" in text
 
 
-def test_synthetic_copy_of_a_val_picture(config: CombineConfig, real: PairSet, tmp_path: Path) -> None:
+def test_synthetic_copy_of_a_val_picture(config: CombineConfig, real: SampleSet, tmp_path: Path) -> None:
     """Damage: checking what the checkpoint saw but not what it drew."""
     picture = real.read_image(real.select("val").records[0])
     write_synthetic(tmp_path / "synthetic", real, extra=[np.asarray(cv2.resize(picture, (64, 64)))])
@@ -220,13 +220,13 @@ def test_synthetic_copy_of_a_val_picture(config: CombineConfig, real: PairSet, t
 
 
 @pytest.mark.parametrize("checkpoint", [None, {}, {"train_hashes": []}, {"train_hashes": [{"image_hash": "a"}]}])
-def test_unknown_provenance(config: CombineConfig, real: PairSet, tmp_path: Path, checkpoint: Any) -> None:
+def test_unknown_provenance(config: CombineConfig, real: SampleSet, tmp_path: Path, checkpoint: Any) -> None:
     """Damage: taking missing hashes for no leak."""
     write_synthetic(tmp_path / "synthetic", real, checkpoint=checkpoint)
     assert "dataset.json: found no such entry; expected checkpoint.train_hashes" in message(config)
 
 
-def test_changed_picture(config: CombineConfig, real: PairSet) -> None:
+def test_changed_picture(config: CombineConfig, real: SampleSet) -> None:
     """Damage: believing the hashes of metadata.csv without a look at the pictures."""
     write_png(real.root / real.select("test").records[0].image_file_name, scene(77))
     assert "found another picture; expected the picture that metadata.csv describes" in message(config)
@@ -240,7 +240,7 @@ def test_swapped_folders(config: CombineConfig) -> None:
 
 
 def test_two_real_folders(config: CombineConfig, tmp_path: Path) -> None:
-    """Damage: accepting any PAIRS folder as synthetic."""
+    """Damage: accepting any sample folder as synthetic."""
     write_real(tmp_path / "other")
     text = message(dataclasses.replace(config, synthetic_data=str(tmp_path / "other")))
     assert "found 21 pairs that are not synthetic" in text
@@ -272,20 +272,20 @@ def test_unknown_class(config: CombineConfig, tmp_path: Path) -> None:
     assert "found classes cyst, which the real data lacks; expected some of benign, malignant" in message(config)
 
 
-def write_given(root: Path, real: PairSet, split: str, groups: bool = True) -> PairSet:
-    """Images drawn for the masks of a split, each in the group of its mask (or, damaged, in one of its own)."""
+def write_given(root: Path, real: SampleSet, split: str, groups: bool = True) -> SampleSet:
+    """Images sampled for the masks of a split, each in the group of its mask (or, damaged, in one of its own)."""
     records = []
     for number, r in enumerate(real.select(split).records):
-        drawn = add(root, scene(3000 + number), r.label, 100 + number, "train", "synthetic:abc")
-        records.append(dataclasses.replace(drawn, group=r.group if groups else drawn.group))
+        sampled = add(root, scene(3000 + number), r.label, 100 + number, "train", "synthetic:abc")
+        records.append(dataclasses.replace(sampled, group=r.group if groups else sampled.group))
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in real.select("train").records]
     given = sorted({r.mask_hash for r in real.select(split).records})
-    return write_pairs(
-        root, records, classes=CLASSES, identity={}, checkpoint={"train_hashes": hashes}, given_masks=given
+    return write_samples(
+        root, records, classes=CLASSES, fingerprint={}, checkpoint={"train_hashes": hashes}, conditioning_masks=given
     )
 
 
-def unlike_masks(real: PairSet) -> PairSet:
+def unlike_masks(real: SampleSet) -> SampleSet:
     """The same pairs with a mask of its own for each: `add` gives all the same."""
     records = []
     for number, r in enumerate(real.records):
@@ -293,15 +293,15 @@ def unlike_masks(real: PairSet) -> PairSet:
         mask[5:25, 2 * number : 2 * number + 12] = 255
         write_png(real.root / r.mask_file_name, mask)
         records.append(dataclasses.replace(r, mask_hash=content_hash(mask)))
-    return write_pairs(real.root, records, classes=CLASSES, identity=real.info["identity"])
+    return write_samples(real.root, records, classes=CLASSES, fingerprint=real.info["fingerprint"])
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
 @pytest.mark.parametrize(
-    ("groups", "message"), [(True, "drawn for a mask in the group of"), (False, "for the masks of")]
+    ("groups", "message"), [(True, "sampled for a mask in the group of"), (False, "for the masks of")]
 )
 def test_images_for_held_out_masks_are_refused(
-    groups: bool, message: str, split: str, real: PairSet, tmp_path: Path
+    groups: bool, message: str, split: str, real: SampleSet, tmp_path: Path
 ) -> None:
     """Damage: comparing images alone: the outline of a test lesion would be learnt."""
     real = unlike_masks(real)
@@ -311,19 +311,19 @@ def test_images_for_held_out_masks_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_images_for_train_masks_stay_in_their_groups(real: PairSet, tmp_path: Path) -> None:
-    """Damage: renaming groups of one name, which cuts the tie between a mask and what was drawn for it."""
+def test_images_for_train_masks_stay_in_their_groups(real: SampleSet, tmp_path: Path) -> None:
+    """Damage: renaming groups of one name, which cuts the tie between a mask and what was sampled for it."""
     real = unlike_masks(real)
     synthetic = write_given(tmp_path / "synthetic", real, "train")
     out = combine(CombineConfig(str(real.root), str(synthetic.root), str(tmp_path / "out"), balance=False))
-    drawn = [r for r in out.records if r.is_synthetic]
-    assert len(drawn) == 12
-    assert {r.group for r in drawn} == {r.group for r in real.select("train").records}
+    sampled = [r for r in out.records if r.is_synthetic]
+    assert len(sampled) == 12
+    assert {r.group for r in sampled} == {r.group for r in real.select("train").records}
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_a_held_out_mask_at_another_size_is_recognised(mirrored: bool, real: PairSet, tmp_path: Path) -> None:
-    """Damage: comparing hashes alone, which differ when a mask was saved at another size, mirrored, or drawn for."""
+def test_a_held_out_mask_at_another_size_is_recognised(mirrored: bool, real: SampleSet, tmp_path: Path) -> None:
+    """Damage: comparing hashes alone, which differ when a mask was saved at another size, mirrored, or sampled for."""
     real = unlike_masks(real)
     record = real.select("test").records[0]
     mask = cv2.resize(real.read_mask(record), (32, 32), interpolation=cv2.INTER_AREA)
@@ -333,13 +333,13 @@ def test_a_held_out_mask_at_another_size_is_recognised(mirrored: bool, real: Pai
         image = cv2.resize(scene(5000 + number), (32, 32))
         name = f"syn_{number}"
         records.append(
-            write_pair(
+            write_sample(
                 tmp_path / "synthetic", image, np.ascontiguousarray(picture), id=name, label="benign", split="train",
                 group=f"m{number}", source="synthetic:abc",
             )
         )  # fmt: skip
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in real.select("train").records]
-    info: dict[str, Any] = {"checkpoint": {"train_hashes": hashes}, "given_masks": ["0" * 64]}
-    synthetic = write_pairs(tmp_path / "synthetic", records, classes=CLASSES, identity={}, **info)
+    info: dict[str, Any] = {"checkpoint": {"train_hashes": hashes}, "conditioning_masks": ["0" * 64]}
+    synthetic = write_samples(tmp_path / "synthetic", records, classes=CLASSES, fingerprint={}, **info)
     with pytest.raises(UserError, match=r"found syn_1, whose mask is that of \w+ \(overlap"):
         combine(CombineConfig(str(real.root), str(synthetic.root), str(tmp_path / "out"), balance=False))

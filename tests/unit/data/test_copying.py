@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from medsegdiff.data import copying
-from medsegdiff.data.copying import copying_test, likeness, nearest_share
+from medsegdiff.data.copying import copying_test, nearest_share, similarity
 
 if TYPE_CHECKING:
-    from conftest import WritePairs
+    from conftest import WriteSamples
 
 
 def textures(count: int, seed: int) -> list[np.ndarray]:
@@ -36,13 +36,13 @@ def test_planted_copies_fail() -> None:
 
 def test_one_copy_among_many_fails() -> None:
     """Damage: a verdict by the shares alone, which one copy among many hardly moves; a copy of a stranger's scene."""
-    train, held_out, drawn = textures(60, 21), textures(60, 22), textures(79, 23)
-    quiet = copying_test([*drawn, held_out[0]], train, held_out, bootstrap=200, seed=0)
-    told = copying_test([*drawn, np.ascontiguousarray(train[0][:, ::-1])], train, held_out, bootstrap=200, seed=0)
-    assert (quiet["copies"], told["copies"]) == (0, 1)
+    train, held_out, sampled = textures(60, 21), textures(60, 22), textures(79, 23)
+    quiet = copying_test([*sampled, held_out[0]], train, held_out, bootstrap=200, seed=0)
+    reported = copying_test([*sampled, np.ascontiguousarray(train[0][:, ::-1])], train, held_out, bootstrap=200, seed=0)
+    assert (quiet["copies"], reported["copies"]) == (0, 1)
     assert quiet["verdict"] != "fail"
-    assert told["verdict"] == "fail"
-    assert told["nearest_to_train"]["low"] < 0.5
+    assert reported["verdict"] == "fail"
+    assert reported["nearest_to_train"]["low"] < 0.5
 
 
 def test_unrelated_pictures_are_as_near_to_either_set() -> None:
@@ -55,27 +55,27 @@ def test_unrelated_pictures_are_as_near_to_either_set() -> None:
     assert result["beyond_held_out"] < 0.2
 
 
-def test_few_pictures_cannot_tell() -> None:
+def test_few_pictures_cannot_decide() -> None:
     """Damage: call everything that does not fail a pass."""
     result = copying_test(textures(6, 6), textures(30, 7), textures(30, 8), bootstrap=500, seed=0)
-    assert result["verdict"] == "too few pictures to tell"
+    assert result["verdict"] == "too few pictures to decide"
 
 
-def test_many_pictures_of_a_few_kinds_tell_little() -> None:
+def test_many_pictures_of_a_few_kinds_say_little() -> None:
     """Synthetic pictures like twelve that no set holds, whose nearest real ones as many coins decide.
 
     Damage: an interval over synthetic pictures alone, which are many: chance looks like a finding.
     """
     rng, kinds = np.random.default_rng(3), textures(12, 10)
-    drawn = [np.clip(p + rng.normal(0, 3, p.shape), 0, 255).astype(np.uint8) for p in kinds for _ in range(8)]
-    share = copying_test(drawn, textures(20, 11), textures(20, 12), bootstrap=200, seed=0)["nearest_to_train"]
+    sampled = [np.clip(p + rng.normal(0, 3, p.shape), 0, 255).astype(np.uint8) for p in kinds for _ in range(8)]
+    share = copying_test(sampled, textures(20, 11), textures(20, 12), bootstrap=200, seed=0)["nearest_to_train"]
     assert share["high"] - share["low"] > 0.3  # of 96 coins: 0.2
 
 
 def test_near_duplicates_are_taken_together() -> None:
     """Damage: single pictures chosen of train, of which all then show other scenes; groups of the wrong side."""
     rng, kinds = np.random.default_rng(0), np.arange(40)
-    of_kind = rng.normal(size=(200, 40))  # likeness to scenes; those of train come four times, of held-out once
+    of_kind = rng.normal(size=(200, 40))  # similarity to scenes; those of train come four times, of held-out once
     to_train, groups = np.repeat(rng.normal(size=(200, 40)), 4, axis=1), (np.arange(200), np.repeat(kinds, 4), kinds)
     together = nearest_share(to_train, of_kind, groups, bootstrap=50, seed=0)["mean"]
     alone = nearest_share(to_train, of_kind, (groups[0], np.arange(160), kinds), bootstrap=50, seed=0)["mean"]
@@ -83,7 +83,7 @@ def test_near_duplicates_are_taken_together() -> None:
     assert alone > together + 0.1
 
 
-def test_groups_are_handed_on(tmp_path: Path, write_ellipses: WritePairs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_are_handed_on(tmp_path: Path, write_ellipses: WriteSamples, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage: the groups of another side, or none."""
     real = write_ellipses(tmp_path / "real", {"train": 4, "val": 1, "test": 2})
     seen: dict[str, Any] = {}
@@ -98,9 +98,9 @@ def test_groups_are_handed_on(tmp_path: Path, write_ellipses: WritePairs, monkey
     assert seen["sizes"] == [len(halves), len(train), len(held_out)]
 
 
-def test_likeness_finds_mirrored_shifted_copies() -> None:
-    """Damage: leave mirroring out of `likeness`."""
+def test_similarity_finds_mirrored_shifted_copies() -> None:
+    """Damage: leave mirroring out of `similarity`."""
     picture, other = textures(2, 9)
     moved = np.roll(picture[:, ::-1], 4, axis=1)
-    assert likeness([moved], [picture])[0, 0] > 0.8
-    assert likeness([moved], [other])[0, 0] < 0.5
+    assert similarity([moved], [picture])[0, 0] > 0.8
+    assert similarity([moved], [other])[0, 0] < 0.5

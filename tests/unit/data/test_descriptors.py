@@ -1,4 +1,4 @@
-"""Shape of drawn lesions, and what `describe` says of two classes with a known difference."""
+"""Shape of sampled lesions, and what `describe` says of two classes with a known difference."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medsegdiff.data.descriptors import (
     lesion_shape,
     pair_features,
 )
-from medsegdiff.data.records import PairRecord, PairSet, write_pair, write_pairs
+from medsegdiff.data.records import SampleRecord, SampleSet, write_sample, write_samples
 from medsegdiff.errors import UserError
 
 
@@ -55,11 +55,11 @@ def test_true_geometry(aspect: float) -> None:
     assert shape["irregularity"] == pytest.approx(0, abs=0.05)
 
 
-def test_squashed_and_native_pictures_agree() -> None:
+def test_resized_and_native_pictures_agree() -> None:
     """Damage: taking the mask's own pixels for square ones."""
     native = ellipse(40, 80, (200, 400))
-    squashed = cv2.resize(native, (128, 128), interpolation=cv2.INTER_AREA)
-    first, second = lesion_shape(native), lesion_shape((squashed > 127).astype(np.uint8), 400 / 200)
+    resized = cv2.resize(native, (128, 128), interpolation=cv2.INTER_AREA)
+    first, second = lesion_shape(native), lesion_shape((resized > 127).astype(np.uint8), 400 / 200)
     for name in ("depth_to_width", "area", "centre_depth"):
         assert second[name] == pytest.approx(first[name], rel=0.06)
 
@@ -126,10 +126,10 @@ def test_feature_distance() -> None:
     assert feature_matrix([]).shape == (0, len(PAIR_FEATURES))
 
 
-def shapes(root: Path, ratios: dict[str, float], count: int = 12) -> PairSet:
-    """PAIRS of ellipses whose depth-to-width ratio is the class's, within 5 %, and a val pair to compare with."""
+def shapes(root: Path, ratios: dict[str, float], count: int = 12) -> SampleSet:
+    """Samples of ellipses whose depth-to-width ratio is the class's, within 5 %, and a val pair to compare with."""
     random = np.random.default_rng(0)
-    records: list[PairRecord] = []
+    records: list[SampleRecord] = []
     for label, ratio in ratios.items():
         for number in range(count):
             height = 20 * ratio * random.uniform(0.95, 1.05)
@@ -137,23 +137,23 @@ def shapes(root: Path, ratios: dict[str, float], count: int = 12) -> PairSet:
             name = f"{label}_{number}"
             group = f"{label}_{(number + 1) // 2}"
             split = "train" if number else "val"
-            records.append(write_pair(root, mask, mask, id=name, label=label, split=split, group=group, source="t"))
-    return write_pairs(root, records, classes=list(ratios), identity={})
+            records.append(write_sample(root, mask, mask, id=name, label=label, split=split, group=group, source="t"))
+    return write_samples(root, records, classes=list(ratios), fingerprint={})
 
 
 def test_describe(tmp_path: Path) -> None:
     """Damage: first - last instead of last - first; intervals of single pictures instead of means."""
     shapes(tmp_path / "real", {"benign": 0.7, "malignant": 1.2})
-    shapes(tmp_path / "drawn", {"benign": 0.7, "malignant": 0.7}, 8)
-    config = DescribeConfig(str(tmp_path / "real"), str(tmp_path / "drawn"), str(tmp_path / "out"), bootstrap=300)
+    shapes(tmp_path / "sampled", {"benign": 0.7, "malignant": 0.7}, 8)
+    config = DescribeConfig(str(tmp_path / "real"), str(tmp_path / "sampled"), str(tmp_path / "out"), bootstrap=300)
     result = describe(config)
     assert json.loads((tmp_path / "out" / "description.json").read_text()) == result
-    real, drawn = result["real"]["depth_to_width"], result["synthetic"]["depth_to_width"]
+    real, sampled = result["real"]["depth_to_width"], result["synthetic"]["depth_to_width"]
     assert real["benign"]["mean"] == pytest.approx(0.7, rel=0.05)
     assert real["malignant"]["mean"] == pytest.approx(1.2, rel=0.05)
     assert real["difference"]["classes"] == "malignant - benign"
     assert 0.4 < real["difference"]["low"] < real["difference"]["mean"] < real["difference"]["high"] < 0.6
-    assert drawn["difference"]["low"] <= 0 <= drawn["difference"]["high"]
+    assert sampled["difference"]["low"] <= 0 <= sampled["difference"]["high"]
     assert result["real"]["pairs"] == {"benign": 11, "malignant": 11}  # train only
     assert result["synthetic"]["pairs"] == {"benign": 8, "malignant": 8}
 
@@ -165,11 +165,13 @@ def test_describe_needs_two_classes(tmp_path: Path) -> None:
         describe(DescribeConfig(str(tmp_path / "real"), output_dir=str(tmp_path / "out")))
 
 
-def test_describe_tells_real_from_synthetic(tmp_path: Path) -> None:
+def test_describe_say_real_from_synthetic(tmp_path: Path) -> None:
     """Damage: synthetic pairs taken for real ones, or real ones of a combined set for synthetic ones."""
     real = shapes(tmp_path / "real", {"benign": 0.7, "malignant": 1.2})
-    drawn = [dataclasses.replace(r, source="synthetic:abc", split="train") for r in real.records[:20]]
-    mixed = write_pairs(tmp_path / "real", [*drawn, *real.records[20:]], classes=["benign", "malignant"], identity={})
+    sampled = [dataclasses.replace(r, source="synthetic:abc", split="train") for r in real.records[:20]]
+    mixed = write_samples(
+        tmp_path / "real", [*sampled, *real.records[20:]], classes=["benign", "malignant"], fingerprint={}
+    )
     with pytest.raises(UserError, match=r"found 20 synthetic pairs; expected real pairs alone"):
         describe(DescribeConfig(str(mixed.root), output_dir=str(tmp_path / "out")))
     shapes(tmp_path / "other", {"benign": 0.7, "malignant": 1.2})

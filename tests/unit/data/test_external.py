@@ -1,4 +1,4 @@
-"""External test sets: four published layouts and PAIRS, recognised, read, and cleared of what training knew."""
+"""External test sets: four published layouts and samples, recognised, read, and cleared of what training knew."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from medsegdiff.config import PrepareConfig
 from medsegdiff.data.external import READERS, read_external
 from medsegdiff.data.hashing import content_hash, hash_distances, perceptual_hash
-from medsegdiff.data.records import PairSet, write_pair, write_pairs
+from medsegdiff.data.records import SampleSet, write_sample, write_samples
 from medsegdiff.errors import UserError
 from medsegdiff.files import write_png
 
@@ -226,7 +226,7 @@ def test_classes_that_were_not_asked_for(tmp_path: Path) -> None:
 
 
 def test_pictures_and_records_in_one_order(tmp_path: Path) -> None:
-    """Fails if rows shift where a known picture is left out, or sizes and hashes are of the squashed picture."""
+    """Fails if rows shift where a known picture is left out, or sizes and hashes are of the resized picture."""
     stu(tmp_path)
     wide = np.hstack([picture(2), picture(3)])
     write_png(tmp_path / "Hospital" / "Test_Image_2.png", wide)
@@ -262,8 +262,8 @@ def test_digest_is_of_the_content(tmp_path: Path) -> None:
     assert len(set(digests)) == 3
 
 
-def test_pairs_are_an_external_set_too(ellipses: PairSet) -> None:
-    """All splits of a PAIRS folder. Fails if its test split alone is taken, or the folder is not recognised."""
+def test_pairs_are_an_external_set_too(ellipses: SampleSet) -> None:
+    """All splits of a sample folder. Fails if its test split alone is taken, or the folder is not recognised."""
     found = read_external(ellipses.root, 32, CLASSES, NOTHING)
     assert (found.name, len(found.data)) == (ellipses.root.name, len(ellipses))
     assert {(r.split, r.fold) for r in found.data.records} == {("external", -1)}
@@ -274,17 +274,17 @@ def test_pairs_are_an_external_set_too(ellipses: PairSet) -> None:
 def test_synthetic_pairs_are_refused(tmp_path: Path) -> None:
     """Fails if a generated pair is scored as if it were a patient's."""
     source = "synthetic:0123"
-    record = write_pair(tmp_path, picture(1), disc(), id="a", label="benign", split="train", group="a", source=source)
-    write_pairs(tmp_path, [record], classes=CLASSES, identity={})
+    record = write_sample(tmp_path, picture(1), disc(), id="a", label="benign", split="train", group="a", source=source)
+    write_samples(tmp_path, [record], classes=CLASSES, fingerprint={})
     with pytest.raises(UserError, match="a: found a synthetic pair; expected real pairs"):
         read_external(tmp_path, 32, CLASSES, NOTHING)
 
 
 def test_no_known_layout(tmp_path: Path) -> None:
-    """Fails if the message does not say what there is and what there should be, or tells of hidden files."""
+    """Fails if the message does not say what there is and what there should be, or says of hidden files."""
     write(tmp_path / "photos" / "a.png", picture(1))
     (tmp_path / ".DS_Store").touch()
-    expected = r"found photos/; expected PAIRS, or one of these layouts: STU-Hospital: .*BUS-BRA: .*UDIAT"
+    expected = r"found photos/; expected a sample folder, or one of these layouts: STU-Hospital: .*BUS-BRA: .*UDIAT"
     with pytest.raises(UserError, match=expected):
         read_external(tmp_path, 32, CLASSES, NOTHING)
 

@@ -1,4 +1,4 @@
-"""The simulated data set: layout, determinism, speckle statistics, and the signs that tell classes apart."""
+"""The simulated data set: layout, determinism, speckle statistics, and the signs that distinguishes classes."""
 
 from __future__ import annotations
 
@@ -156,14 +156,14 @@ def test_enhancement_behind_benign_and_shadow_behind_malignant(cases: dict[str, 
 
 
 @pytest.mark.parametrize("name", ["num_benign", "num_malignant", "num_normal", "duplicates", "seed"])
-def test_negative_count_is_told(name: str, tmp_path: Path) -> None:
+def test_negative_count_is_reported(name: str, tmp_path: Path) -> None:
     """Damage: a negative count taken as an empty range."""
     with pytest.raises(UserError, match=rf"{name}: found -1; expected a whole number of 0 or more"):
         write_phantom(PhantomConfig(str(tmp_path / "raw"), **{name: -1}))
     assert not list(tmp_path.iterdir())
 
 
-def test_no_case_is_told(tmp_path: Path) -> None:
+def test_no_case_is_reported(tmp_path: Path) -> None:
     """Damage: the check of the sum left out, so that second recordings of nothing divide by zero."""
     with pytest.raises(UserError, match="at least one case"):
         write_phantom(PhantomConfig(str(tmp_path / "raw"), num_benign=0, num_malignant=0))

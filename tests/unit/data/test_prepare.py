@@ -16,7 +16,7 @@ from medsegdiff.config import PrepareConfig
 from medsegdiff.data.hashing import hash_distances
 from medsegdiff.data.pictures import balance_table, contact_sheet
 from medsegdiff.data.prepare import prepare
-from medsegdiff.data.records import PairSet, class_counts
+from medsegdiff.data.records import SampleSet, class_counts
 from medsegdiff.errors import UserError
 from medsegdiff.files import write_png
 
@@ -56,7 +56,7 @@ def config(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> PrepareConfig
 
 
 @pytest.fixture(scope="module")
-def pairs(config: PrepareConfig) -> PairSet:
+def pairs(config: PrepareConfig) -> SampleSet:
     """The prepared set."""
     return prepare(config)
 
@@ -66,7 +66,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def check_groups(pairs: PairSet) -> None:
+def check_groups(pairs: SampleSet) -> None:
     """No group crosses splits or folds, and no near picture stands in another split."""
     for place in ("split", "fold"):
         assert len({(r.group, getattr(r, place)) for r in pairs.records}) == len({r.group for r in pairs.records})
@@ -75,7 +75,7 @@ def check_groups(pairs: PairSet) -> None:
     assert hash_distances(train, rest).min() > pairs.info["duplicates"]["bits"]
 
 
-def test_folder_is_complete(pairs: PairSet) -> None:
+def test_folder_is_complete(pairs: SampleSet) -> None:
     """Damage: returning the set in the staging folder, which is gone."""
     assert {p.name for p in pairs.root.iterdir()} == {
         *("images", "masks", "metadata.csv", "dataset.json", "class_balance.json", "overview.png")
@@ -86,7 +86,7 @@ def test_folder_is_complete(pairs: PairSet) -> None:
     assert np.array_equal(pairs.read_image(record), scene(3))
 
 
-def test_duplicates_share_a_group(pairs: PairSet) -> None:
+def test_duplicates_share_a_group(pairs: SampleSet) -> None:
     """Damage: grouping by exact content misses the cropped copy."""
     groups = {r.id: r.group for r in pairs.records}
     assert groups["benign_0001"] == groups["benign_0021"]
@@ -96,7 +96,7 @@ def test_duplicates_share_a_group(pairs: PairSet) -> None:
     check_groups(pairs)
 
 
-def test_class_conflict_is_left_out_and_told(pairs: PairSet) -> None:
+def test_class_conflict_is_left_out_and_reported(pairs: SampleSet) -> None:
     """Damage: keeping one of the two, whose class nobody knows."""
     assert not {"benign_0002", "malignant_0011"} & {r.id for r in pairs.records}
     why = "the same picture stands in another class"
@@ -106,7 +106,7 @@ def test_class_conflict_is_left_out_and_told(pairs: PairSet) -> None:
     ]
 
 
-def test_class_balance_counts_what_is_there(pairs: PairSet) -> None:
+def test_class_balance_counts_what_is_there(pairs: SampleSet) -> None:
     """Damage: counting before conflicts are left out."""
     balance = json.loads((pairs.root / "class_balance.json").read_text())
     assert balance["all"]["classes"]["benign"] == {"count": 20, "share": 0.6667}
@@ -115,21 +115,21 @@ def test_class_balance_counts_what_is_there(pairs: PairSet) -> None:
         assert {k: v["count"] for k, v in balance[split]["classes"].items()} == row
 
 
-def test_two_runs_give_the_same_bytes(raw: Path, config: PrepareConfig, pairs: PairSet, tmp_path: Path) -> None:
+def test_two_runs_give_the_same_bytes(raw: Path, config: PrepareConfig, pairs: SampleSet, tmp_path: Path) -> None:
     """Damage: a date, a path or the order of the file system in the output."""
     shutil.copytree(raw, tmp_path / "elsewhere" / "nested")
     moved = dataclasses.replace(config, input_dir=str(tmp_path / "elsewhere"), output_dir=str(tmp_path / "again"))
     assert contents(prepare(moved).root) == contents(pairs.root)
 
 
-def test_other_settings_do_not_overwrite(config: PrepareConfig, pairs: PairSet) -> None:
-    """Damage: leaving the seed out of the identity."""
+def test_other_settings_do_not_overwrite(config: PrepareConfig, pairs: SampleSet) -> None:
+    """Damage: leaving the seed out of the fingerprint."""
     with pytest.raises(UserError, match=r"made with other settings \(seed: 0 -> 1\)"):
         prepare(dataclasses.replace(config, seed=1))
 
 
-def test_other_input_does_not_overwrite(raw: Path, config: PrepareConfig, pairs: PairSet, tmp_path: Path) -> None:
-    """Damage: leaving the content of the input out of the identity."""
+def test_other_input_does_not_overwrite(raw: Path, config: PrepareConfig, pairs: SampleSet, tmp_path: Path) -> None:
+    """Damage: leaving the content of the input out of the fingerprint."""
     shutil.copytree(raw, tmp_path / "more")
     add(tmp_path / "more", "benign", 30, scene(300))
     with pytest.raises(UserError, match="input_hash"):
@@ -157,7 +157,7 @@ def test_bad_settings(config: PrepareConfig, change: dict[str, object], text: st
 
 
 def test_contact_sheet_outlines_the_mask() -> None:
-    """Damage: drawing the outline on the input picture, or in BGR."""
+    """Damage: sampling the outline on the input picture, or in BGR."""
     image, mask = np.full((40, 80), 90, np.uint8), np.zeros((40, 80), np.uint8)
     mask[10:30, 20:60] = 255
     sheet = contact_sheet([image] * 3, [mask, None, mask], ["a", "b", "c"], columns=2, cell=80)

@@ -143,7 +143,7 @@ def test_mask_without_picture(folder: Path) -> None:
 
 
 def test_sizes_differ(folder: Path) -> None:
-    """Damage: resizing the mask silently, or telling height x width where width x height is meant."""
+    """Damage: resizing the mask silently, or reporting height x width where width x height is meant."""
     write_png(folder / "benign" / "benign (2)_mask.png", disc(20, 20, 41, 50))
     assert "benign (2)_mask.png: found 50 x 41 pixels; expected 50 x 40 pixels, as its picture" in message(folder)
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from medsegdiff.data.readers import RawPair, bus_bra, bus_uclm, stu_hospital, udiat
+from medsegdiff.data.readers import RawSample, bus_bra, bus_uclm, stu_hospital, udiat
 from medsegdiff.errors import UserError
 
 HEIGHT, WIDTH = 48, 64
@@ -59,13 +59,13 @@ def make_bus_uclm(root: Path) -> None:
 
 
 def make_udiat(root: Path) -> None:
-    """Two pictures, the classes of both told by folders."""
+    """Two pictures, the classes of both reported by folders."""
     for number, label in ((1, "benign"), (2, "Malignant")):
         for folder, pixels in (("original", scene(number)), ("GT", box()), (label, scene(number))):
             save(root / folder / f"00000{number}.png", pixels)
 
 
-MAKERS: dict[str, tuple[Callable[[Path], None], Callable[[Path], Path | None], Callable[[Path], list[RawPair]]]] = {
+MAKERS: dict[str, tuple[Callable[[Path], None], Callable[[Path], Path | None], Callable[[Path], list[RawSample]]]] = {
     "stu_hospital": (make_stu, stu_hospital.find, stu_hospital.read),
     "bus_bra": (make_bus_bra, bus_bra.find, bus_bra.read),
     "bus_uclm": (make_bus_uclm, bus_uclm.find, bus_uclm.read),

@@ -1,4 +1,4 @@
-"""PAIRS on disk: what is written is what is read, and every breach of the contract names file and row."""
+"""Samples on disk: what is written is what is read, and every breach of the contract names file and row."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 from medsegdiff.data.decoding import read_grey
 from medsegdiff.data.records import (
     METADATA_FILE,
-    PairRecord,
-    PairSet,
+    SampleRecord,
+    SampleSet,
     class_counts,
-    read_pairs,
-    write_pair,
-    write_pairs,
+    read_samples,
+    write_sample,
+    write_samples,
 )
 from medsegdiff.errors import UserError
 from medsegdiff.files import write_png
@@ -34,11 +34,11 @@ def root(tmp_path: Path) -> Path:
         mask = np.where(image > 200, np.uint8(255), np.uint8(0))
         name = f"{label}_{number}"
         records.append(
-            write_pair(
+            write_sample(
                 tmp_path, image, mask, id=name, label=label, split=split, group=f"g{number}", source=f"s:{number}"
             )
         )
-    write_pairs(tmp_path, records, classes=["benign", "malignant"], identity={"phase": "test"}, note="kept")
+    write_samples(tmp_path, records, classes=["benign", "malignant"], fingerprint={"phase": "test"}, note="kept")
     return tmp_path
 
 
@@ -55,7 +55,7 @@ def edit(root: Path, line: int, column: str, value: str) -> None:
 
 def test_round_trip(root: Path) -> None:
     """Damage: writing a field that reading gives another type."""
-    pairs = read_pairs(root)
+    pairs = read_samples(root)
     assert [r.id for r in pairs.records] == ["benign_0", "benign_2", "malignant_1"]
     assert pairs.info["note"] == "kept"
     assert pairs.classes == ["benign", "malignant"]
@@ -68,8 +68,8 @@ def test_round_trip(root: Path) -> None:
 
 def test_select_and_count(root: Path) -> None:
     """Damage: `select` joining its conditions with or."""
-    pairs = read_pairs(root)
-    assert isinstance(pairs.select("train"), PairSet)
+    pairs = read_samples(root)
+    assert isinstance(pairs.select("train"), SampleSet)
     assert (len(pairs.select("train")), len(pairs.select("train", "malignant"))) == (2, 0)
     assert class_counts(pairs.records) == {"test": {"malignant": 1}, "train": {"benign": 2}}
 
@@ -77,8 +77,8 @@ def test_select_and_count(root: Path) -> None:
 def test_same_pairs_same_bytes(root: Path) -> None:
     """Damage: writing rows in the order in which they were made, or a date into the record."""
     before = (root / METADATA_FILE).read_bytes(), (root / "dataset.json").read_bytes()
-    pairs = read_pairs(root)
-    write_pairs(root, pairs.records[::-1], classes=pairs.classes, identity={"phase": "test"}, note="kept")
+    pairs = read_samples(root)
+    write_samples(root, pairs.records[::-1], classes=pairs.classes, fingerprint={"phase": "test"}, note="kept")
     assert before == ((root / METADATA_FILE).read_bytes(), (root / "dataset.json").read_bytes())
 
 
@@ -94,10 +94,10 @@ def test_same_pairs_same_bytes(root: Path) -> None:
     ],
 )
 def test_broken_row(root: Path, column: str, value: str, text: str) -> None:
-    """Damage: dropping any one check of `read_pairs`, or counting rows from 0."""
+    """Damage: dropping any one check of `read_samples`, or counting rows from 0."""
     edit(root, 3, column, value)
     with pytest.raises(UserError, match=text):
-        read_pairs(root)
+        read_samples(root)
 
 
 def test_missing_column(root: Path) -> None:
@@ -105,17 +105,17 @@ def test_missing_column(root: Path) -> None:
     path = root / METADATA_FILE
     path.write_text(path.read_text().replace("mask_hash", "hash_of_mask", 1))
     with pytest.raises(UserError, match=r"metadata\.csv: found no column mask_hash; expected every column"):
-        read_pairs(root)
+        read_samples(root)
 
 
-@pytest.mark.parametrize("read", [PairSet.read_image, PairSet.read_mask])
-def test_a_changed_picture_is_noticed(root: Path, read: Callable[[PairSet, PairRecord], np.ndarray]) -> None:
+@pytest.mark.parametrize("read", [SampleSet.read_image, SampleSet.read_mask])
+def test_a_changed_picture_is_noticed(root: Path, read: Callable[[SampleSet, SampleRecord], np.ndarray]) -> None:
     """Damage: believing the hashes of metadata.csv without a look at the picture, or looking at images only."""
-    pairs = read_pairs(root)
+    pairs = read_samples(root)
     record = pairs.records[0]
     changed = read(pairs, record)
     changed[3, 4] ^= 255
-    write_png(root / (record.image_file_name if read is PairSet.read_image else record.mask_file_name), changed)
+    write_png(root / (record.image_file_name if read is SampleSet.read_image else record.mask_file_name), changed)
     with pytest.raises(UserError, match=r"found another picture; expected the picture that metadata\.csv describes"):
         read(pairs, record)
 
@@ -125,7 +125,7 @@ def test_other_schema(root: Path) -> None:
     info = json.loads((root / "dataset.json").read_text())
     (root / "dataset.json").write_text(json.dumps({**info, "schema_version": 99}))
     with pytest.raises(UserError, match="found schema version 99; expected version 1"):
-        read_pairs(root)
+        read_samples(root)
 
 
 @pytest.mark.parametrize("learnt", [None, "ab" * 32, ["ab"], [7]])
@@ -134,16 +134,16 @@ def test_broken_hashes_of_what_was_learnt(root: Path, learnt: object) -> None:
     info = json.loads((root / "dataset.json").read_text())
     (root / "dataset.json").write_text(json.dumps({**info, "learnt": learnt}))
     with pytest.raises(UserError, match=r"dataset\.json: found no list of hashes under 'learnt'"):
-        read_pairs(root)
+        read_samples(root)
 
 
 def test_missing_files(root: Path) -> None:
-    """Damage: a traceback where a folder is no PAIRS folder."""
+    """Damage: a traceback where a folder is no sample folder."""
     (root / METADATA_FILE).unlink()
     with pytest.raises(UserError, match=r"metadata\.csv: found No such file"):
-        read_pairs(root)
+        read_samples(root)
     with pytest.raises(UserError, match=r"found nothing; expected a folder with metadata\.csv and dataset.json"):
-        read_pairs(root / "none")
+        read_samples(root / "none")
 
 
 def test_read_grey_refuses(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_large_groups_come_first() -> None:
 
 
 def test_seed_decides() -> None:
-    """Damage: ignoring the seed, or drawing from global chance."""
+    """Damage: ignoring the seed, or sampling from global chance."""
     labels, groups = busi_like()
     first = assign_splits(labels, groups, 0.15, 0.2, 3)
     assert first == assign_splits(labels, groups, 0.15, 0.2, 3)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from medsegdiff.config import DiffusionConfig, ModelConfig
 from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.diffusion.condition import Condition
-from medsegdiff.diffusion.denoiser import Coarse, Denoiser
+from medsegdiff.diffusion.denoiser import Denoiser, LowRes
 from medsegdiff.diffusion.guidance import classless_denoise
 from medsegdiff.diffusion.noise import MODES, sigma_table
-from medsegdiff.generation.draw import draw_channels
+from medsegdiff.generation.draw import sample_channels
 from medsegdiff.models.backbones import build_backbone
 
 MODALITY = torch.tensor([0, 1])
@@ -28,7 +28,7 @@ def denoiser() -> Denoiser:
     network = build_backbone("patch_unet", 32, [0, 1], sizes)
     for weights in network.parameters():
         nn.init.normal_(weights, std=0.2)
-    return Denoiser(network, MODALITY, coarse=Coarse(4, 3.0)).eval()
+    return Denoiser(network, MODALITY, low_res=LowRes(4, 3.0)).eval()
 
 
 @pytest.fixture
@@ -40,27 +40,27 @@ def batch() -> tuple[Tensor, Condition]:
 
 def test_high_levels_alone_are_served() -> None:
     """Damage: `any` for `all` (an image of little noise blurred since its mask is noisy); clean pairs served."""
-    assert Coarse(4, 3.0).serves(LEVELS).tolist() == SERVED
+    assert LowRes(4, 3.0).serves(LEVELS).tolist() == SERVED
 
 
 def test_enlarged_is_undone_by_averaging() -> None:
     """Damage: enlarging without putting back what smoothing took: brightness would bleed from step to step."""
-    coarse = Coarse(4, 3.0)
+    low_res = LowRes(4, 3.0)
     y = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    big = coarse.enlarged(y)
+    big = low_res.enlarged(y)
     assert big.shape == (2, 2, 16, 16)
-    torch.testing.assert_close(coarse.reduced(big), y)
+    torch.testing.assert_close(low_res.reduced(big), y)
     step = (big[..., 4] - big[..., 3]).abs().mean() / (y[..., 1] - y[..., 0]).abs().mean()
     assert step < 0.7  # smooth: no jump as large as that between the small pixels
 
 
 def test_it_sees_less_noise(denoiser: Denoiser, batch: tuple[Tensor, Condition]) -> None:
-    """Damage: telling the level of the large picture, which is `factor` times what averaging leaves."""
+    """Damage: reporting the level of the large picture, which is `factor` times what averaging leaves."""
     x, cond = batch
     rows, level = slice(0, 1), LEVELS[:1]
     plain = Denoiser(denoiser.backbone, MODALITY)
     small = plain(nn.functional.avg_pool2d(x[rows], 4), level / 4, cond.rows(rows))
-    torch.testing.assert_close(denoiser(x, LEVELS, cond)[rows], Coarse(4, 3.0).enlarged(small))
+    torch.testing.assert_close(denoiser(x, LEVELS, cond)[rows], LowRes(4, 3.0).enlarged(small))
 
 
 def test_each_pair_gets_its_own(denoiser: Denoiser, batch: tuple[Tensor, Condition]) -> None:
@@ -90,7 +90,7 @@ def test_every_direction_goes_through_both_sizes(mode: str, denoiser: Denoiser) 
     config = DiffusionConfig(sigma_max=10.0)
     table, codec = sigma_table(mode, config, 6), PairCodec((0.5, 0.5), (0.5, 0.5))
     random = torch.Generator().manual_seed(0)
-    given = torch.randn(2, 2, 32, 32, generator=random)
+    known = torch.randn(2, 2, 32, 32, generator=random)
     seen: list[int] = []
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
@@ -99,9 +99,9 @@ def test_every_direction_goes_through_both_sizes(mode: str, denoiser: Denoiser) 
         return classless_denoise(denoiser, len(x))(x, sigma)
 
     noise = [torch.randn(2, 2, 32, 32, generator=random) for _ in range(len(table) + 1)]
-    drawn = draw_channels(denoise, codec, table, noise.__getitem__, sampler="dpmpp_2m", given=given)
-    assert bool(torch.isfinite(drawn).all())
+    sampled = sample_channels(denoise, codec, table, noise.__getitem__, sampler="dpmpp_2m", known=known)
+    assert bool(torch.isfinite(sampled).all())
     assert set(seen) == {0, 2}
     for column in range(2):
-        kept = torch.equal(drawn[:, column], given[:, column])
+        kept = torch.equal(sampled[:, column], known[:, column])
         assert kept == (float(table[0, column]) == 0)

@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import label
 from torch import Tensor
 
-from medsegdiff.diffusion.codec import PairCodec, code_masks
+from medsegdiff.diffusion.codec import PairCodec, encode_sdf
 
 
 def pictures(channels: int = 1) -> tuple[Tensor, Tensor]:
@@ -89,19 +89,19 @@ def test_distances_to_the_edge() -> None:
     """Damage: distances from the other side instead of the edge, another sign, no cut."""
     mask = torch.zeros(1, 1, 3, 12, dtype=torch.uint8)
     mask[..., 6:] = 255
-    coded = code_masks(mask, 4)
+    coded = encode_sdf(mask, 4)
     expected = [127.5 + 127.5 * d / 4 for d in (-4, -4, -3.5, -2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5, 4, 4)]
     assert coded.shape == mask.shape
     assert (coded.float() - torch.tensor(expected)).abs().max() <= 1
     assert torch.equal(coded > 127, mask > 127)
-    assert code_masks(mask, 0) is mask
+    assert encode_sdf(mask, 0) is mask
 
 
 def test_distances_without_an_edge() -> None:
     """Damage: distances of an empty mask, which are those to the border of the picture."""
     empty = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
-    assert code_masks(empty, 3).unique().tolist() == [0]
-    assert code_masks(empty + 255, 3).unique().tolist() == [255]
+    assert encode_sdf(empty, 3).unique().tolist() == [0]
+    assert encode_sdf(empty + 255, 3).unique().tolist() == [255]
 
 
 def test_distances_come_back_as_masks() -> None:
@@ -110,27 +110,27 @@ def test_distances_come_back_as_masks() -> None:
     masks[0, :, 3:19, 4:22] = 255
     masks[1, :, 20:, 10:] = 255
     corners = {(0, 0, 3, 4), (0, 0, 3, 21), (0, 0, 18, 4), (0, 0, 18, 21), (1, 0, 20, 10)}  # the average rounds them
-    coded = code_masks(masks, 5)
+    coded = encode_sdf(masks, 5)
     codec = PairCodec.fit(coded, coded, 5)
     found = codec.decode(codec.encode(coded / 255, coded / 255))[1]
     assert {tuple(place) for place in (found != (masks > 0)).nonzero().tolist()} <= corners
 
 
-def test_given_masks_come_back_as_they_are() -> None:
-    """Damage: the average taken of given masks, which loses thin ones."""
+def test_conditioning_masks_come_back_as_they_are() -> None:
+    """Damage: the average taken of conditioning masks, which loses thin ones."""
     line = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
     line[..., 8, 3:12] = 255
-    coded = code_masks(line, 4)
+    coded = encode_sdf(line, 4)
     codec = PairCodec((0.5, 0.5), (0.5, 0.5), 1, 4)
     x = codec.encode(coded / 255, coded / 255)
-    assert torch.equal(codec.decode(x, given=True)[1], line > 0)
+    assert torch.equal(codec.decode(x, known=True)[1], line > 0)
     assert not codec.decode(x)[1].any()
 
 
 def test_noise_on_distances_makes_no_specks() -> None:
     """Damage: every pixel read by itself; pixels beside the edge then fall to the wrong side."""
     disk = torch.from_numpy(np.hypot(*np.mgrid[-32:32, -32:32]) < 14).to(torch.uint8)[None, None] * 255
-    coded = code_masks(disk, 8).float() / 255
+    coded = encode_sdf(disk, 8).float() / 255
     codec = PairCodec((0.5, 0.5), (0.5, 0.5), 1, 8)
     noise = 0.5 / 16 * torch.randn(coded.shape, generator=torch.Generator().manual_seed(0))  # half a pixel
     image, mask = codec.decode(codec.encode(coded, coded + noise))
@@ -146,6 +146,6 @@ def test_area_of_a_coded_mask(radius: float) -> None:
     down, across = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     disk = ((down - 30) ** 2 + (across - 33) ** 2 <= 100).to(torch.uint8)[None, None] * 255
     codec = PairCodec((0.5, 0.5), (0.5, 0.5), 1, radius)
-    covered = codec.covered(code_masks(disk, radius).float() / 255)
+    covered = codec.covered(encode_sdf(disk, radius).float() / 255)
     assert covered.mean().item() == pytest.approx(disk.float().mean().item() / 255, rel=0.05)
     assert torch.equal(covered > 0.5, disk > 0)

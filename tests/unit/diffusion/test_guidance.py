@@ -60,20 +60,20 @@ def test_weight_one_is_one_plain_call(x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("weight", [0.5, 3.0])
-def test_autoguidance_leads_away_from_the_guide(weight: float, x: Tensor) -> None:
-    """Damage: the guide asked without the class, or everywhere; network and guide swapped."""
-    spy, guide = Spy(), Spy()
+def test_autoguidance_steers_away_from_the_guidance_model(weight: float, x: Tensor) -> None:
+    """Damage: the guidance model asked without the class, or everywhere; network and guide swapped."""
+    spy, guidance_model = Spy(), Spy()
     shift = 7.0
 
     def worse(x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
-        return guide(x, sigma, cond) - shift
+        return guidance_model(x, sigma, cond) - shift
 
     denoise = guided_denoise(cast(Denoiser, spy), LABELS, Guidance(weight, cast(Denoiser, worse), interval=(0.3, 5.0)))
     expected = class_estimate(x) - shift + weight * shift
     assert torch.allclose(denoise(x, torch.tensor([1.0, 1.0])), expected)
-    assert (spy.rows, guide.rows) == ([3], [3])
+    assert (spy.rows, guidance_model.rows) == ([3], [3])
     assert torch.equal(denoise(x, torch.tensor([6.0, 1.0])), class_estimate(x))
-    assert (spy.rows, guide.rows) == ([3, 3], [3])
+    assert (spy.rows, guidance_model.rows) == ([3, 3], [3])
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 2.0, 7.5])
@@ -123,7 +123,7 @@ class MaskSpy(Spy):
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 2.0])
 def test_images_are_led_towards_their_masks(weight: float, x: Tensor) -> None:
-    """Damage: the mask led as well, the mask not hidden (its level or its channel), the wrong sign."""
+    """Damage: the mask guided as well, the mask not hidden (its level or its channel), the wrong sign."""
     spy, noise = MaskSpy(), torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     guidance = Guidance(mask_weight=weight, interval=(0.3, 5.0))
     out = guided_denoise(cast(Denoiser, spy), LABELS, guidance, (noise, 80.0))(x, torch.tensor([1.0, 0.5]))
@@ -145,7 +145,7 @@ def test_the_mask_leads_within_the_interval_only(x: Tensor) -> None:
     assert spy.rows == [3, 3, 3]
 
 
-def test_mask_and_class_lead_together(x: Tensor) -> None:
+def test_mask_and_class_guide_together(x: Tensor) -> None:
     """Damage: one weight taken for both, or the mask's lead added to the wrong estimate."""
     spy = MaskSpy()
     guidance = Guidance(3.0, mask_weight=2.0, interval=(0.3, 5.0))
@@ -156,20 +156,20 @@ def test_mask_and_class_lead_together(x: Tensor) -> None:
     assert spy.rows == [6, 3]
 
 
-def test_little_noise_is_told_as_less(x: Tensor) -> None:
+def test_little_noise_is_reported_as_less(x: Tensor) -> None:
     """Damage: the mask's level changed, every level changed, or the levels of the caller's table written over."""
     spy = Spy()
-    denoise = guided_denoise(cast(Denoiser, spy), LABELS, noise_told=0.5)
+    denoise = guided_denoise(cast(Denoiser, spy), LABELS, sigma_scale=0.5)
     table = torch.tensor([[0.25, 0.25], [0.5, 0.25], [0.125, 4.0], [0.0, 0.25]])
     for row in table:
         denoise(x, row)
-    assert [told[0].tolist() for told in spy.sigmas] == [[0.125, 0.25], [0.5, 0.25], [0.0625, 4.0], [0.0, 0.25]]
+    assert [reported[0].tolist() for reported in spy.sigmas] == [[0.125, 0.25], [0.5, 0.25], [0.0625, 4.0], [0.0, 0.25]]
     assert table[0].tolist() == [0.25, 0.25]
 
 
-def test_what_is_told_does_not_move_the_interval(x: Tensor) -> None:
-    """Damage: the interval asked of the level that is told."""
+def test_what_is_reported_does_not_move_the_interval(x: Tensor) -> None:
+    """Damage: the interval asked of the level that is reported."""
     spy = Spy()
-    denoise = guided_denoise(cast(Denoiser, spy), LABELS, Guidance(3.0, interval=(0.2, 5.0)), noise_told=0.5)
+    denoise = guided_denoise(cast(Denoiser, spy), LABELS, Guidance(3.0, interval=(0.2, 5.0)), sigma_scale=0.5)
     denoise(x, torch.tensor([0.25, 0.25]))
     assert spy.rows == [6]

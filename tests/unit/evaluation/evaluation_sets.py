@@ -1,4 +1,4 @@
-"""Drawn pictures, and a context with judges that need no training, for the tests of the evaluation."""
+"""Drawn pictures, and a context with reference models that need no training, for the tests of the evaluation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from medsegdiff.config import EvaluateConfig
-from medsegdiff.data.records import PairRecord, PairSet
+from medsegdiff.data.records import SampleRecord, SampleSet
 from medsegdiff.evaluation.context import Context
-from medsegdiff.evaluation.judges.judge import Judge, Judges
+from medsegdiff.evaluation.judges.judge import ReferenceModel, ReferenceModels
 from medsegdiff.evaluation.section import Interval
 from medsegdiff.evaluation.sets import Pairs, Sets
 
@@ -20,7 +20,7 @@ SIZE = 64
 CLASSES = ("benign", "malignant")
 
 
-def drawn(count: int, seed: int, prefix: str, classes: tuple[str, ...] = CLASSES) -> Pairs:
+def sampled(count: int, seed: int, prefix: str, classes: tuple[str, ...] = CLASSES) -> Pairs:
     """`count` pictures with a dark disc each, larger in the second class; groups of their own."""
     random = np.random.default_rng(seed)
     labels = np.array([classes[i % len(classes)] for i in range(count)])
@@ -37,10 +37,12 @@ def drawn(count: int, seed: int, prefix: str, classes: tuple[str, ...] = CLASSES
     return Pairs(images.clip(0, 255).astype(np.uint8), masks, labels, np.array(names), pixels, records)
 
 
-def record(name: str, label: str) -> PairRecord:
+def record(name: str, label: str) -> SampleRecord:
     """A record with little in it."""
     files = (f"images/{name}.png", f"masks/{name}.png")
-    return PairRecord(name, *files, label, "train", -1, name, "drawn", 1.0, SIZE, SIZE, "0" * 64, "0" * 64, "0" * 64)
+    return SampleRecord(
+        name, *files, label, "train", -1, name, "sampled", 1.0, SIZE, SIZE, "0" * 64, "0" * 64, "0" * 64
+    )
 
 
 class DarkIsLesion(nn.Module):
@@ -61,26 +63,27 @@ class LargeIsMalignant(nn.Module):
         return torch.stack([0.11 - share, share - 0.11], dim=1) * 100
 
 
-def judge(name: str, model: nn.Module, quality: float = 0.9, **settings: Any) -> Judge:
-    """A judge of that quality, with a minimum of 0.5."""
-    told = {"mean": 100 / 255, "std": 0.2, **settings}
-    return Judge(name, model.eval(), told, "Dice", Interval(quality, quality, quality), 0.5)
+def reference_model(name: str, model: nn.Module, quality: float = 0.9, **settings: Any) -> ReferenceModel:
+    """A reference model of that quality, with a minimum of 0.5."""
+    reported = {"mean": 100 / 255, "std": 0.2, **settings}
+    return ReferenceModel(name, model.eval(), reported, "Dice", Interval(quality, quality, quality), 0.5)
 
 
 def context(sets: Sets, *, quality: float = 0.9, info: dict[str, Any] | None = None, **changes: Any) -> Context:
-    """A context with judges of that quality; `info` of the synthetic set, `changes` are fields of the configuration."""
-    judges = Judges(
-        judge("segmenter", DarkIsLesion(), quality),
-        judge("classifier", LargeIsMalignant(), quality, classes=list(sets.classes)),
+    """A context with reference models of that quality; `info` of the synthetic set, `changes` are fields of the
+    configuration."""
+    reference_models = ReferenceModels(
+        reference_model("segmenter", DarkIsLesion(), quality),
+        reference_model("classifier", LargeIsMalignant(), quality, classes=list(sets.classes)),
         None,
         {"embedding": "no embedding: not needed here"},
     )
     config = EvaluateConfig(**({"real_data": "", "synthetic_data": "", "bootstrap": 50, "precision": "fp32"} | changes))
-    real, synthetic = (PairSet(Path(), (), {"classes": list(sets.classes)} | more) for more in ({}, info or {}))
-    return Context(sets, real, synthetic, judges, config)
+    real, synthetic = (SampleSet(Path(), (), {"classes": list(sets.classes)} | more) for more in ({}, info or {}))
+    return Context(sets, real, synthetic, reference_models, config)
 
 
 def three_sets(synthetic: Pairs | None = None, classes: tuple[str, ...] = CLASSES) -> Sets:
     """Drawn train, held-out and, where none is given, synthetic pairs of one kind."""
-    own = drawn(40, 3, "synthetic", classes) if synthetic is None else synthetic
-    return Sets(drawn(60, 1, "train", classes), drawn(40, 2, "held", classes), own, classes, SIZE)
+    own = sampled(40, 3, "synthetic", classes) if synthetic is None else synthetic
+    return Sets(sampled(60, 1, "train", classes), sampled(40, 2, "held", classes), own, classes, SIZE)

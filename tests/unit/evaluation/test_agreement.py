@@ -1,11 +1,11 @@
-"""Agreement of masks and classes with what judges find."""
+"""Agreement of masks and classes with what reference models find."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import numpy as np
-from evaluation_sets import context, drawn, three_sets
+from evaluation_sets import context, sampled, three_sets
 
 from medsegdiff.evaluation.metrics.agreement import run
 
@@ -13,9 +13,9 @@ from medsegdiff.evaluation.metrics.agreement import run
 def test_pairs_of_the_real_kind_pass() -> None:
     """Fails if Dice is taken between the wrong pairs, or the difference is not about zero for sets of one kind."""
     section = run(context(three_sets()))
-    told = section.values["masks"]["all"]
-    assert told["synthetic"]["value"] > 0.9
-    assert told["difference"]["low"] < 0 < told["difference"]["high"]
+    reported = section.values["masks"]["all"]
+    assert reported["synthetic"]["value"] > 0.9
+    assert reported["difference"]["low"] < 0 < reported["difference"]["high"]
     assert section.verdict is not None
     assert section.verdict.outcome == "pass"
     assert section.values["classes"]["synthetic"]["AUC"]["value"] > 0.95
@@ -25,18 +25,18 @@ def test_pairs_of_the_real_kind_pass() -> None:
 
 def test_masks_of_other_pictures_fail() -> None:
     """Fails if the masks found are compared with anything but the synthetic masks, or the verdict ignores them."""
-    own = drawn(40, 3, "synthetic")
+    own = sampled(40, 3, "synthetic")
     section = run(context(three_sets(dataclasses.replace(own, masks=np.roll(own.masks, 2, axis=0)))))
-    told = section.values["masks"]
+    reported = section.values["masks"]
     assert section.verdict is not None
     assert section.verdict.outcome == "fail"
-    assert told["all"]["difference"]["high"] < -0.2
-    assert told["benign"]["synthetic"]["value"] < told["benign"]["held_out"]["value"] - 0.2
+    assert reported["all"]["difference"]["high"] < -0.2
+    assert reported["benign"]["synthetic"]["value"] < reported["benign"]["held_out"]["value"] - 0.2
 
 
 def test_shrunk_masks_lower_agreement() -> None:
-    """Fails if agreement cannot tell a mask that misses the lesion's rim."""
-    own = drawn(40, 3, "synthetic")
+    """Fails if agreement cannot say a mask that misses the lesion's rim."""
+    own = sampled(40, 3, "synthetic")
     inner = np.stack([np.roll(own.masks, s, a) for s in (-3, 3) for a in (1, 2)]).all(axis=0)
     section = run(context(three_sets(dataclasses.replace(own, masks=inner))))
     assert section.values["masks"]["all"]["difference"]["high"] < -0.05
@@ -44,7 +44,7 @@ def test_shrunk_masks_lower_agreement() -> None:
 
 def test_shuffled_labels_lose_the_classes_and_leave_the_masks() -> None:
     """Fails if class agreement is computed from anything but the labels of the synthetic pairs."""
-    own = drawn(40, 3, "synthetic")
+    own = sampled(40, 3, "synthetic")
     shuffled = dataclasses.replace(own, labels=np.roll(own.labels, 1))
     section = run(context(three_sets(shuffled)))
     assert section.values["classes"]["synthetic"]["AUC"]["high"] < 0.5
@@ -53,8 +53,8 @@ def test_shuffled_labels_lose_the_classes_and_leave_the_masks() -> None:
     assert section.verdict.outcome == "pass"
 
 
-def test_a_judge_below_its_minimum_is_not_heard() -> None:
-    """Fails if figures of a bad judge are shown, or are left out without a word."""
+def test_a_reference_model_below_its_minimum_is_not_usable() -> None:
+    """Fails if figures of a bad reference model are shown, or are left out without a word."""
     section = run(context(three_sets(), quality=0.4))
     assert section.values == {}
     assert section.verdict is None
@@ -62,32 +62,32 @@ def test_a_judge_below_its_minimum_is_not_heard() -> None:
     assert "below the 0.500" in section.skipped[0]
 
 
-def test_one_class_and_few_pairs_are_told() -> None:
+def test_one_class_and_few_pairs_are_reported() -> None:
     """Fails if one class crashes the AUC, or three pairs get a figure of masks or of classes."""
-    section = run(context(three_sets(drawn(3, 3, "synthetic", ("benign",)), classes=("benign",))))
+    section = run(context(three_sets(sampled(3, 3, "synthetic", ("benign",)), classes=("benign",))))
     assert section.values == {"masks": {}, "classes": {}}
     assert section.verdict is None
     for what in ("masks, all", "classes, benign"):
         expected = f"Agreement of {what}: 3 synthetic, 40 real held-out pictures; at least 5 of each needed."
         assert expected in section.skipped
     assert len(section.per_pair["class_probability"]) == 3
-    one = run(context(three_sets(drawn(5, 3, "synthetic", ("benign",)), classes=("benign",))))
-    assert list(one.values["classes"]["synthetic"]) == ["benign told as benign"]
+    one = run(context(three_sets(sampled(5, 3, "synthetic", ("benign",)), classes=("benign",))))
+    assert list(one.values["classes"]["synthetic"]) == ["benign reported as benign"]
 
 
 def test_a_class_of_few_pictures_has_no_figure() -> None:
-    """Fails if the share or the AUC of four malignant pictures is told, or left out without a word."""
-    section = run(context(three_sets(drawn(9, 3, "synthetic"))))
-    assert list(section.values["classes"]["synthetic"]) == ["benign told as benign"]
-    assert list(section.values["classes"]["held_out"]) == ["benign told as benign"]
-    told = [line for line in section.skipped if "classes" in line]
-    assert told[0].startswith("Agreement of classes, malignant: 4 synthetic, 20 real held-out pictures")
-    assert told[1].startswith("AUC of the classes")
+    """Fails if the share or the AUC of four malignant pictures is reported, or left out without a word."""
+    section = run(context(three_sets(sampled(9, 3, "synthetic"))))
+    assert list(section.values["classes"]["synthetic"]) == ["benign reported as benign"]
+    assert list(section.values["classes"]["held_out"]) == ["benign reported as benign"]
+    reported = [line for line in section.skipped if "classes" in line]
+    assert reported[0].startswith("Agreement of classes, malignant: 4 synthetic, 20 real held-out pictures")
+    assert reported[1].startswith("AUC of the classes")
 
 
 def test_black_pictures_and_empty_masks_have_finite_figures() -> None:
     """Fails if a constant picture or an empty mask divides by zero."""
-    own = drawn(40, 3, "synthetic")
+    own = sampled(40, 3, "synthetic")
     blank = dataclasses.replace(own, images=np.zeros_like(own.images), masks=np.zeros_like(own.masks))
     section = run(context(three_sets(blank)))
     assert np.isfinite(np.array(section.per_pair["agreement_dice"], dtype=float)).all()

@@ -1,4 +1,4 @@
-"""Distances beside their floor, and intervals over groups."""
+"""Distances beside their baseline, and intervals over groups."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from medsegdiff.evaluation.compare import (
     SUBSETS,
     Sample,
-    against_floor,
+    against_baseline,
     centred_interval,
     mean_interval,
     pairs_interval,
@@ -31,53 +31,53 @@ def sample(count: int, seed: int, shift: float = 0.0) -> Sample:
 
 
 def test_both_sides_are_equally_many() -> None:
-    """Fails if the synthetic set is compared with more pictures than the floor is."""
+    """Fails if the synthetic set is compared with more pictures than the baseline is."""
     seen: list[tuple[int, int]] = []
 
     def measure(first: np.ndarray, second: np.ndarray) -> Mapping[str, float]:
         seen.append((len(first), len(second)))
         return {"x": 0.0}
 
-    found = against_floor(measure, sample(50, 1), sample(30, 2), sample(200, 3), resamples=7, seed=0)
+    found = against_baseline(measure, sample(50, 1), sample(30, 2), sample(200, 3), resamples=7, seed=0)
     assert set(seen) == {(30, 30)}
     assert len(seen) == 2 * (SUBSETS + 7)
     assert found["x"].n == 30
 
 
-def test_a_shift_stands_out_of_the_floor_and_no_shift_does_not() -> None:
-    """Fails if floor and synthetic are swapped, or both are measured on the same set."""
+def test_a_shift_stands_out_of_the_baseline_and_no_shift_does_not() -> None:
+    """Fails if baseline and synthetic are swapped, or both are measured on the same set."""
     train, held = sample(100, 1), sample(100, 2)
-    moved = against_floor(mean_distance, train, held, sample(100, 3, shift=2.0), resamples=100, seed=0)["mean"]
-    alike = against_floor(mean_distance, train, held, sample(100, 4), resamples=100, seed=0)["mean"]
+    moved = against_baseline(mean_distance, train, held, sample(100, 3, shift=2.0), resamples=100, seed=0)["mean"]
+    alike = against_baseline(mean_distance, train, held, sample(100, 4), resamples=100, seed=0)["mean"]
     assert moved.synthetic.value == pytest.approx(2, abs=0.3)
-    assert moved.synthetic.low > moved.floor.high
-    assert alike.synthetic.low < alike.floor.high
-    assert moved.floor.low <= moved.floor.value <= moved.floor.high
+    assert moved.synthetic.low > moved.baseline.high
+    assert alike.synthetic.low < alike.baseline.high
+    assert moved.baseline.low <= moved.baseline.value <= moved.baseline.high
 
 
 def test_the_value_is_that_of_the_sets_where_all_are_equally_large() -> None:
     """Fails if the value comes from resamples, whose repetitions push distances up."""
     train, held, own = sample(40, 1), sample(40, 2), sample(40, 3)
-    found = against_floor(mean_distance, train, held, own, resamples=5, seed=0)["mean"]
+    found = against_baseline(mean_distance, train, held, own, resamples=5, seed=0)["mean"]
     assert found.synthetic.value == pytest.approx(mean_distance(train.features, own.features)["mean"])
 
 
 def test_one_seed_gives_one_result() -> None:
     """Fails if chance comes from anywhere but the seed."""
     sets = (sample(40, 1), sample(30, 2), sample(50, 3))
-    first = against_floor(mean_distance, *sets, resamples=20, seed=4)
-    assert first == against_floor(mean_distance, *sets, resamples=20, seed=4)
-    assert first != against_floor(mean_distance, *sets, resamples=20, seed=5)
+    first = against_baseline(mean_distance, *sets, resamples=20, seed=4)
+    assert first == against_baseline(mean_distance, *sets, resamples=20, seed=4)
+    assert first != against_baseline(mean_distance, *sets, resamples=20, seed=5)
 
 
 def test_centred_interval_takes_the_width_and_leaves_the_bias() -> None:
-    """Fails if draws that lie above the value move the interval with them."""
+    """Fails if samples that lie above the value move the interval with them."""
     found = centred_interval(1.0, np.linspace(4, 6, 201))
     assert (found.low, found.high) == pytest.approx((0.05, 1.95))
 
 
 def test_groups_are_drawn_whole() -> None:
-    """Fails if pictures of one group are drawn one by one: the interval would be as narrow as of forty pictures."""
+    """Fails if pictures of one group are sampled one by one: the interval would be as narrow as of forty pictures."""
     values = np.repeat([0.0, 1.0, 0.0, 1.0], 10)
     whole = mean_interval(values, np.repeat(["a", "b", "c", "d"], 10), 500, 0)
     single = mean_interval(values, np.arange(40).astype(str), 500, 0)
@@ -91,7 +91,8 @@ def pairs_of(count: int) -> np.ndarray:
 
 
 def test_pictures_stand_in_several_pairs() -> None:
-    """Fails if pairs are drawn on their own: of 100 sets of 15 pictures, half of the intervals would miss the mean."""
+    """Fails if pairs are sampled on their own: of 100 sets of 15 pictures, half of the intervals would miss the
+    mean."""
     random, pairs = np.random.default_rng(0), pairs_of(15)
     held, alone = 0, 0
     for _ in range(100):
@@ -105,7 +106,7 @@ def test_pictures_stand_in_several_pairs() -> None:
 
 
 def test_groups_of_pairs_are_drawn_whole() -> None:
-    """Fails if pictures of a group are drawn one by one: the interval would be that of thrice as many pictures."""
+    """Fails if pictures of a group are sampled one by one: the interval would be that of thrice as many pictures."""
     pairs, worth = pairs_of(36), np.repeat(np.random.default_rng(0).normal(size=12), 3)
     pairs = pairs[pairs[:, 0] // 3 != pairs[:, 1] // 3]
     whole = pairs_interval(worth[pairs].mean(axis=1), pairs // 3, 500, 0)
@@ -115,7 +116,7 @@ def test_groups_of_pairs_are_drawn_whole() -> None:
 
 
 def test_resamples_without_a_pair_are_left_out() -> None:
-    """Fails if a resample of one picture of two, drawn twice, divides by zero."""
+    """Fails if a resample of one picture of two, sampled twice, divides by zero."""
     assert pairs_interval(np.array([0.25]), np.array([["a", "b"]]), 30, 0) == Interval(0.25, 0.25, 0.25)
     with pytest.raises(ValueError, match="no resample"):
         pairs_interval(np.array([0.25]), np.array([["a", "b"]]), 0, 0)

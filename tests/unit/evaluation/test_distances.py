@@ -15,12 +15,12 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from evaluation_sets import SIZE, DarkIsLesion, context, drawn, judge, three_sets
+from evaluation_sets import SIZE, DarkIsLesion, context, reference_model, sampled, three_sets
 from scipy.ndimage import gaussian_filter
 from scipy.stats import ortho_group
 from torch import Tensor, nn
 
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SampleSet
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.compare import Comparison, Sample
 from medsegdiff.evaluation.context import Context
@@ -40,7 +40,7 @@ from medsegdiff.evaluation.set_distances import (
 )
 from medsegdiff.evaluation.sets import Pairs, Sets
 
-Tell = Callable[..., tuple[Section, dict[str, Any]]]  # of what the fixture `told` returns
+Report = Callable[..., tuple[Section, dict[str, Any]]]  # of what the fixture `reported` returns
 RANDOM = np.random.default_rng(7)
 
 
@@ -61,7 +61,12 @@ def with_encoder(c: Context, quality: float = 0.9) -> Context:
     """The same context with a segmenter of that quality that has an encoder."""
     model = DarkIsLesion()
     model.encoder = Encoder()
-    return dataclasses.replace(c, judges=dataclasses.replace(c.judges, segmenter=judge("segmenter", model, quality)))
+    return dataclasses.replace(
+        c,
+        reference_models=dataclasses.replace(
+            c.reference_models, segmenter=reference_model("segmenter", model, quality)
+        ),
+    )
 
 
 def whitened(n: int, size: int, random: np.random.Generator) -> np.ndarray:
@@ -149,7 +154,8 @@ def test_neighbours_on_known_points() -> None:
 
 
 def test_inception_score_of_sure_and_of_unsure_classes() -> None:
-    """Fails if the logarithm or the mean over pictures is misplaced: K classes told surely score K, none told 1."""
+    """Fails if the logarithm or the mean over pictures is misplaced: K classes predicted surely score K, none
+    reported 1."""
     assert inception_score(np.tile(np.eye(4), (5, 1))) == pytest.approx(4)
     assert inception_score(np.full((9, 4), 0.25)) == pytest.approx(1)
     assert inception_score(np.tile([1.0, 0, 0, 0], (9, 1))) == pytest.approx(1)
@@ -168,14 +174,14 @@ def test_identical_sets_are_at_zero_and_one() -> None:
     assert found["frechet"].synthetic.low == 0
     assert found["kid"].synthetic.low <= 0
     assert {found[n].synthetic.value for n in ("precision", "recall", "coverage")} == {1.0}
-    assert found["frechet"].floor.value > 0.05
+    assert found["frechet"].baseline.value > 0.05
 
 
 def test_sets_of_one_kind_are_at_their_floor_and_others_beyond() -> None:
-    """Fails if floor and figure are computed of unlike numbers, or a shift of one deviation is not seen."""
+    """Fails if baseline and figure are computed of unlike numbers, or a shift of one deviation is not seen."""
 
     def overlap(c: Comparison) -> bool:
-        return c.synthetic.low <= c.floor.high and c.floor.low <= c.synthetic.high
+        return c.synthetic.low <= c.baseline.high and c.baseline.low <= c.synthetic.high
 
     train, held_out, alike = (sample(RANDOM.normal(size=(n, 4))) for n in (120, 60, 200))
     same = compared([train, held_out, alike], resamples=40, seed=0)
@@ -183,28 +189,28 @@ def test_sets_of_one_kind_are_at_their_floor_and_others_beyond() -> None:
     assert same["kid"].synthetic.low <= 0 <= same["kid"].synthetic.high
     assert {c.n for c in same.values()} == {60}
     moved = compared([train, held_out, sample(alike.features + np.array([1, 0, 0, 0]))], resamples=40, seed=0)
-    assert moved["frechet"].synthetic.low > moved["frechet"].floor.high
-    assert moved["kid"].synthetic.low > moved["kid"].floor.high
+    assert moved["frechet"].synthetic.low > moved["frechet"].baseline.high
+    assert moved["kid"].synthetic.low > moved["kid"].baseline.high
     narrow = compared([train, held_out, sample(alike.features * 0.1)], resamples=40, seed=0)
-    assert narrow["recall"].synthetic.high < narrow["recall"].floor.low
+    assert narrow["recall"].synthetic.high < narrow["recall"].baseline.low
     assert narrow["precision"].synthetic.low > 0.9
 
 
 @pytest.fixture(scope="module")
-def told() -> Tell:
-    """What the metric tells of synthetic pairs, and its radiomic figures of all; real ones are measured once."""
+def reported() -> Report:
+    """What the metric says of synthetic pairs, and its radiomic figures of all; real ones are measured once."""
     base = with_encoder(context(three_sets()))
     for which in ("train", "held_out"):
         base.features("radiomics", radiomics, which)
         base.features("encoder", encoder_features, which)
 
-    def tell(own: Pairs, **changes: Any) -> tuple[Section, dict[str, Any]]:
+    def report(own: Pairs, **changes: Any) -> tuple[Section, dict[str, Any]]:
         c = with_encoder(context(three_sets(own), **{"bootstrap": 15, **changes}))
         section = run(dataclasses.replace(c, _kept=dict(base._kept)))
         json.dumps(section.values, allow_nan=False)
         return section, section.values["spaces"]["radiomics"].get("all", {})
 
-    return tell
+    return report
 
 
 def blurred(own: Pairs) -> Pairs:
@@ -225,17 +231,17 @@ def repeated(own: Pairs) -> Pairs:
 
 
 @pytest.mark.parametrize("damage", [blurred, noisy, repeated])
-def test_damage_raises_the_distance_on_radiomics(told: Tell, damage: Callable[[Pairs], Pairs]) -> None:
-    """Fails if the radiomic distance does not see blur, noise or one picture repeated, each beyond its floor."""
-    _, figures = told(damage(drawn(40, 3, "synthetic")))
+def test_damage_raises_the_distance_on_radiomics(reported: Report, damage: Callable[[Pairs], Pairs]) -> None:
+    """Fails if the radiomic distance does not see blur, noise or one picture repeated, each beyond its baseline."""
+    _, figures = reported(damage(sampled(40, 3, "synthetic")))
     assert figures["frechet"]["reading"] == "farther than real pictures"
-    assert figures["frechet"]["synthetic"]["value"] > 3 * figures["frechet"]["floor"]["value"]
+    assert figures["frechet"]["synthetic"]["value"] > 3 * figures["frechet"]["baseline"]["value"]
     assert figures["recall"]["synthetic"]["high"] < 0.5
 
 
-def test_undamaged_pictures_are_told_as_real_in_every_space(told: Tell) -> None:
-    """Fails if drawings of the same kind are told apart, or a space has no table of its own."""
-    section, figures = told(drawn(40, 3, "synthetic"))
+def test_undamaged_pictures_are_reported_as_real_in_every_space(reported: Report) -> None:
+    """Fails if drawings of the same kind are distinguished, or a space has no table of its own."""
+    section, figures = reported(sampled(40, 3, "synthetic"))
     for space in ("radiomics", "encoder"):
         every = section.values["spaces"][space]["all"]
         assert {c["reading"] for c in every.values()} == {"no clear difference from real pictures"}
@@ -251,37 +257,37 @@ def test_undamaged_pictures_are_told_as_real_in_every_space(told: Tell) -> None:
     assert section.skipped == ["FID, KID on Inception features and Inception score: need --inception_weights."]
 
 
-def test_swapped_masks_move_radiomics_of_the_lesion_only(told: Tell) -> None:
+def test_swapped_masks_move_radiomics_of_the_lesion_only(reported: Report) -> None:
     """Fails if the lesion's features do not follow the mask; the encoder sees images alone."""
-    own = drawn(40, 3, "synthetic")
-    section, figures = told(dataclasses.replace(own, masks=np.roll(own.masks, 20, axis=2)))
+    own = sampled(40, 3, "synthetic")
+    section, figures = reported(dataclasses.replace(own, masks=np.roll(own.masks, 20, axis=2)))
     assert figures["frechet"]["reading"] == "farther than real pictures"
     assert all(name.startswith("lesion") for name in section.values["radiomic_shift"])
     encoder = section.values["spaces"]["encoder"]["all"]
     assert encoder["frechet"]["reading"] == "no clear difference from real pictures"
 
 
-def test_few_pictures_and_empty_masks_are_told(told: Tell) -> None:
+def test_few_pictures_and_empty_masks_are_reported(reported: Report) -> None:
     """Fails if nineteen pictures get a figure, or an empty mask goes without a word."""
-    own = drawn(38, 3, "synthetic")
-    section, _ = told(dataclasses.replace(own, masks=np.zeros_like(own.masks)))
+    own = sampled(38, 3, "synthetic")
+    section, _ = reported(dataclasses.replace(own, masks=np.zeros_like(own.masks)))
     assert set(section.values["spaces"]["radiomics"]) == {"features", "all"}
     assert sum("benign: " in line and "19 synthetic" in line for line in section.skipped) == 2
     assert any("38 of 38 synthetic pictures" in line for line in section.skipped)
-    section, figures = told(drawn(3, 3, "synthetic"))
+    section, figures = reported(sampled(3, 3, "synthetic"))
     assert figures == {}
     assert section.tables == []
     assert section.figures == []
 
 
-def test_constant_pictures_of_one_class_do_not_crash(told: Tell) -> None:
+def test_constant_pictures_of_one_class_do_not_crash(reported: Report) -> None:
     """Fails if a set without spread has no figures, or one that is not finite."""
-    own = drawn(30, 3, "synthetic")
-    _, figures = told(dataclasses.replace(own, images=np.zeros_like(own.images)))
+    own = sampled(30, 3, "synthetic")
+    _, figures = reported(dataclasses.replace(own, images=np.zeros_like(own.images)))
     assert figures["frechet"]["synthetic"]["value"] > 10
-    flat = drawn(20, 1, "flat", ("benign",))
+    flat = sampled(20, 1, "flat", ("benign",))
     flat = dataclasses.replace(flat, images=np.full_like(flat.images, 9))
-    sets = Sets(flat, flat, drawn(20, 3, "synthetic", ("benign",)), ("benign",), SIZE)
+    sets = Sets(flat, flat, sampled(20, 3, "synthetic", ("benign",)), ("benign",), SIZE)
     section = run(with_encoder(context(sets, bootstrap=5)))
     assert list(section.values["spaces"]["radiomics"]) == ["features", "all"]
     assert any("all real train pictures have the same" in line for line in section.skipped)
@@ -290,7 +296,7 @@ def test_constant_pictures_of_one_class_do_not_crash(told: Tell) -> None:
 
 def test_components_of_the_encoder_are_those_of_train() -> None:
     """Fails if components are found on each set of its own, or are not in units of train."""
-    c = with_encoder(context(three_sets(drawn(40, 3, "synthetic"))))
+    c = with_encoder(context(three_sets(sampled(40, 3, "synthetic"))))
     train, other = (c.features("encoder", encoder_features, which) for which in ("train", "synthetic"))
     assert train.shape == (60, COMPONENTS)
     assert train.T @ train / 60 == pytest.approx(np.eye(COMPONENTS), abs=1e-6)
@@ -299,9 +305,9 @@ def test_components_of_the_encoder_are_those_of_train() -> None:
     assert not np.allclose(other.mean(axis=0), 0, atol=1e-3)
 
 
-def test_a_judge_that_is_not_trusted_gives_no_features() -> None:
+def test_a_reference_model_that_is_not_trusted_gives_no_features() -> None:
     """Fails if features of a bad segmenter are used, or are left out without a word."""
-    few = drawn(20, 1, "few")
+    few = sampled(20, 1, "few")
     section = run(with_encoder(context(Sets(few, few, few, ("benign", "malignant"), SIZE), bootstrap=5), quality=0.4))
     assert list(section.values["spaces"]) == ["radiomics"]
     assert any("encoder" in line and "below the 0.500" in line for line in section.skipped)
@@ -331,7 +337,7 @@ def saved(content: object) -> bytes:
 def test_inception_features_come_from_the_file(weights: Path) -> None:
     """Fails if weights of a file are not what the network has, or logits stand where features belong."""
     c = context(three_sets(), inception_weights=str(weights), device="cpu")
-    METRIC.check(c.config, PairSet(Path(), (), {}))
+    METRIC.check(c.config, SampleSet(Path(), (), {}))
     network = inception.load_inception(c.config)
     stored = torch.load(weights, weights_only=True)
     assert all(torch.equal(value, stored[name]) for name, value in network.state_dict().items())
@@ -355,7 +361,7 @@ def test_fid_kid_and_inception_score_bear_their_names(monkeypatch: pytest.Monkey
         return np.concatenate([random.normal(size=(len(pairs), 2048)), logits], axis=1)
 
     monkeypatch.setattr("medsegdiff.evaluation.metrics.distances.inception_features", features)
-    few = drawn(20, 1, "few", ("benign",))
+    few = sampled(20, 1, "few", ("benign",))
     section = run(context(Sets(few, few, few, ("benign",), SIZE), inception_weights="file", bootstrap=3))
     table = section.tables[-2]
     assert "Inception" in table.title
@@ -365,14 +371,14 @@ def test_fid_kid_and_inception_score_bear_their_names(monkeypatch: pytest.Monkey
     assert isinstance(section.tables[-1].rows[0][1], Interval)
 
 
-def test_weights_that_cannot_be_had_are_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_cannot_be_had_are_reported_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if a bad file, a lost connection or a missing package ends in a traceback or a silent skip."""
     from torch_fidelity import feature_extractor_inceptionv3 as package
 
     def check(value: str) -> str:
         inception._load.cache_clear()
         with pytest.raises(UserError) as error:
-            METRIC.check(context(three_sets(), inception_weights=value).config, PairSet(Path(), (), {}))
+            METRIC.check(context(three_sets(), inception_weights=value).config, SampleSet(Path(), (), {}))
         return str(error.value)
 
     assert "no such file" in check(str(tmp_path / "gone.pth"))

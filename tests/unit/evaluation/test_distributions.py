@@ -34,13 +34,13 @@ def test_holm_by_hand() -> None:
 
 
 def test_a_shift_is_its_own_distance() -> None:
-    """Held-out equals train, synthetic is train plus 3: 3 / scale, and a floor of 0. Fails if the scale is forgotten,
-    or if synthetic and held-out are mixed up."""
+    """Held-out equals train, synthetic is train plus 3: 3 / scale, and a baseline of 0. Fails if the scale is
+    forgotten, or if synthetic and held-out are mixed up."""
     values = np.tile(np.arange(40.0)[:, None], (1, 2))
     sets = [sample(values), sample(values), sample(values + np.array([3, 0]))]
     found = column_distances(sets, ["a", "b"], np.array([2.0, 1.0]), resamples=20, seed=0)
     assert found["a"].synthetic.value == pytest.approx(1.5)
-    assert found["a"].floor.value == pytest.approx(0)
+    assert found["a"].baseline.value == pytest.approx(0)
     assert found["b"].synthetic.value == pytest.approx(0)
 
 
@@ -98,7 +98,7 @@ def test_difference_of_means_has_the_normal_interval() -> None:
         ((2, 4), (0.5, 1), "kept (weaker)"),
         ((-4, -2), (-8, -6), "kept (stronger)"),
         ((2, 4), (-1, 1), "lost"),
-        ((2, 4), (-1, 3), "too few pictures to tell"),
+        ((2, 4), (-1, 3), "too few pictures to decide"),
         ((2, 4), (-3, -1), "reversed"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Variety within a class: likeness of equal and of unlike pictures, and mode collapse."""
+"""Variety within a class: similarity of equal and of unlike pictures, and mode collapse."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from evaluation_sets import context, drawn, three_sets
+from evaluation_sets import context, sampled, three_sets
 from scipy.ndimage import gaussian_filter
 
 from medsegdiff.evaluation.compare import mean_interval
 from medsegdiff.evaluation.metrics import diversity
-from medsegdiff.evaluation.metrics.diversity import _likeness, ms_ssim, random_pairs, repeated, run
+from medsegdiff.evaluation.metrics.diversity import _similarity, ms_ssim, random_pairs, repeated, run
 from medsegdiff.evaluation.section import Section
 from medsegdiff.evaluation.set_distances import kernel_distance, polynomial_kernel
 from medsegdiff.evaluation.sets import Pairs
@@ -27,13 +27,13 @@ def _few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
 def scenes(count: int, seed: int, prefix: str) -> Pairs:
     """Pairs whose pictures are smooth clouds, each unlike the others, with little noise."""
     random = np.random.default_rng(seed)
-    own = drawn(count, seed, prefix)
+    own = sampled(count, seed, prefix)
     clouds = np.stack([gaussian_filter(random.normal(size=i.shape), 5) for i in own.images])
     images = 128 + 60 * clouds / clouds.std(axis=(1, 2), keepdims=True) + random.normal(0, 4, clouds.shape)
     return dataclasses.replace(own, images=images.clip(0, 255).astype(np.uint8))
 
 
-def told(own: Pairs) -> Section:
+def reported(own: Pairs) -> Section:
     """The section for synthetic scenes among real ones."""
     sets = dataclasses.replace(three_sets(own), train=scenes(60, 1, "train"), held_out=scenes(44, 2, "held"))
     section = run(context(sets, bootstrap=50))
@@ -53,7 +53,7 @@ def test_a_picture_is_wholly_like_itself_at_any_size(size: int) -> None:
     assert ((ms_ssim(picture, noisy) > 0.3) & (ms_ssim(picture, noisy) < 0.999)).all()
 
 
-def test_likeness_has_the_published_weights_where_all_scales_fit() -> None:
+def test_similarity_has_the_published_weights_where_all_scales_fit() -> None:
     """Fails if MS-SSIM at 256 pixels is not what torchmetrics computes by its defaults."""
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as theirs
 
@@ -64,7 +64,7 @@ def test_likeness_has_the_published_weights_where_all_scales_fit() -> None:
     assert ms_ssim(first, second) == pytest.approx(expected, abs=1e-3)  # published weights sum to 1.0001
 
 
-def test_constant_pictures_have_a_likeness() -> None:
+def test_constant_pictures_have_a_similarity() -> None:
     """Fails if a picture without any contrast divides by zero."""
     black, white = np.zeros((1, 64, 64), np.uint8), np.full((1, 64, 64), 255, np.uint8)
     assert ms_ssim(black, black) == pytest.approx([1], abs=1e-5)
@@ -85,7 +85,7 @@ def test_random_pairs_are_unlike_and_of_unlike_groups() -> None:
 def test_scenes_of_one_kind_are_as_varied(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if synthetic pictures of the real kind do not pass, or a set is compared with another one's pairs."""
     monkeypatch.setattr(diversity, "PAIRS", 250)
-    section = told(scenes(48, 3, "synthetic"))
+    section = reported(scenes(48, 3, "synthetic"))
     assert section.verdict is not None
     assert section.verdict.outcome == "pass"
     for label in ("benign", "malignant"):
@@ -98,9 +98,9 @@ def test_scenes_of_one_kind_are_as_varied(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_one_picture_repeated_is_shouted_at() -> None:
-    """Fails if mode collapse passes, or likeness of equal pictures is not 1."""
+    """Fails if mode collapse passes, or similarity of equal pictures is not 1."""
     own = scenes(48, 3, "synthetic")
-    section = told(dataclasses.replace(own, images=np.repeat(own.images[:1], 48, axis=0)))
+    section = reported(dataclasses.replace(own, images=np.repeat(own.images[:1], 48, axis=0)))
     assert section.verdict is not None
     assert section.verdict.outcome == "fail"
     assert section.verdict.sentence.startswith("MODE COLLAPSE")
@@ -113,7 +113,7 @@ def test_collapse_behind_fresh_noise_is_seen() -> None:
     own = scenes(48, 3, "synthetic")
     noise = np.random.default_rng(9).normal(0, 4, own.images.shape)
     images = (own.images[:1] + noise).clip(0, 255).astype(np.uint8)
-    section = told(dataclasses.replace(own, images=images))
+    section = reported(dataclasses.replace(own, images=images))
     assert section.verdict is not None
     assert section.verdict.sentence.startswith("MODE COLLAPSE")
     assert section.values["benign"]["repeated"] == 0
@@ -125,7 +125,7 @@ def test_collapse_of_half_of_one_class_is_seen() -> None:
     own = scenes(48, 3, "synthetic")
     rows = own.of("malignant")[:12]
     own.images[rows] = own.images[rows[0]]
-    section = told(own)
+    section = reported(own)
     assert section.verdict is not None
     assert "MODE COLLAPSE" in section.verdict.sentence
     assert "malignant" in section.verdict.sentence
@@ -141,15 +141,15 @@ def test_pictures_with_much_in_common_are_less_varied() -> None:
     own = scenes(48, 3, "synthetic")
     shared = scenes(1, 8, "shared").images[0]
     own = dataclasses.replace(own, images=(own.images // 2 + shared // 2).astype(np.uint8))
-    section = told(own)
+    section = reported(own)
     assert section.verdict is not None
     assert section.verdict.outcome == "fail"
     assert section.values["benign"]["synthetic"]["low"] > section.values["benign"]["train"]["high"]
 
 
-def test_too_few_pictures_are_told() -> None:
+def test_too_few_pictures_are_reported() -> None:
     """Fails if nineteen pictures of a class get a figure, or are left out without a word."""
-    section = told(scenes(39, 3, "synthetic"))
+    section = reported(scenes(39, 3, "synthetic"))
     assert list(section.values) == ["benign"]
     assert any("malignant" in line and "19 synthetic" in line for line in section.skipped)
     one = dataclasses.replace(scenes(60, 1, "train"), groups=np.full(60, "one patient"))
@@ -161,19 +161,19 @@ def test_too_few_pictures_are_told() -> None:
 
 
 def test_the_interval_is_over_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if pairs are drawn as if no picture stood in two of them: two thirds of the width are lost here."""
+    """Fails if pairs are sampled as if no picture stood in two of them: two thirds of the width are lost here."""
     monkeypatch.setattr(diversity, "PAIRS", 250)
     own = scenes(48, 3, "synthetic")
     rows = own.of("benign")[:8]  # a third of a class is dark, and dark pictures are alike
     own.images[rows] = (own.images[rows] // 16).astype(np.uint8)
     sets = dataclasses.replace(three_sets(own), train=scenes(60, 1, "train"), held_out=scenes(44, 2, "held"))
-    found = _likeness(context(sets), "synthetic", "benign")
+    found = _similarity(context(sets), "synthetic", "benign")
     v = run(context(sets, bootstrap=400)).values["benign"]["synthetic"]
     alone = mean_interval(found.values, np.arange(len(found.values)), 400, 0)
     assert v["high"] - v["low"] > 2.5 * (alone.high - alone.low)
 
 
-def test_pictures_of_few_patients_are_told() -> None:
+def test_pictures_of_few_patients_are_reported() -> None:
     """Fails if many pairs of four patients get an interval, which would be of four."""
     patients = np.array([f"patient {i % 4}" for i in range(60)])
     few = dataclasses.replace(scenes(60, 1, "train"), groups=patients)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from evaluation_sets import drawn
+from evaluation_sets import sampled
 from torch import Tensor, nn
 
 from medsegdiff import locks
@@ -51,7 +51,7 @@ def textures(count: int, seed: int, prefix: str) -> Pairs:
     random = np.random.default_rng(seed)
     smooth = np.stack([cv2.GaussianBlur(random.normal(size=(SIDE, SIDE)), (0, 0), 3) for _ in range(count)])
     grey = 120 + 40 * smooth / smooth.std(axis=(1, 2), keepdims=True)
-    return dataclasses.replace(drawn(count, seed, prefix), images=grey.clip(0, 255).astype(np.uint8))
+    return dataclasses.replace(sampled(count, seed, prefix), images=grey.clip(0, 255).astype(np.uint8))
 
 
 class Pixels(nn.Module):
@@ -147,7 +147,7 @@ def test_vectors_have_length_1_and_one_for_every_picture() -> None:
 
 
 def test_a_mirrored_copy_is_the_same_picture_to_any_network() -> None:
-    """Fails if likeness is not taken over the mirrored picture as well."""
+    """Fails if similarity is not taken over the mirrored picture as well."""
     pictures = textures(4, 1, "t")
     alike = similarities(PIXELS, pictures.images[:, :, ::-1], pictures, CPU)
     assert np.diag(alike) == pytest.approx(1, abs=1e-5)
@@ -165,8 +165,9 @@ def test_parts_are_of_whole_groups_and_of_one_size() -> None:
     assert parts_of(np.array(["one"] * 3), 0).tolist() == [0, 0, 0]
 
 
-def test_no_picture_is_judged_by_a_network_that_learnt_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damage: a network learns the part that it judges, or all pictures; or it judges the other part."""
+def test_no_picture_is_scored_by_a_network_that_learnt_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: a network learns the part that it reference models, or all pictures; or it reference models the other
+    part."""
     train, seen = textures(20, 1, "train"), set[int]()
     trainer = EmbeddingTrainer(train, textures(5, 2, "held"), 3, 0, CPU)
     views = trainer.views
@@ -181,8 +182,8 @@ def test_no_picture_is_judged_by_a_network_that_learnt_it(monkeypatch: pytest.Mo
         seen.clear()
         for step in range(3):
             trainer._learn(number, step)
-        trainer.optimizer.step()
-        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.optimiser.step()
+        trainer.optimiser.zero_grad(set_to_none=True)
         own = parts_of(train.groups, number // PARTS) == number % PARTS
         assert seen == set(np.flatnonzero(~own))
         changed = [
@@ -199,7 +200,8 @@ def test_no_picture_is_judged_by_a_network_that_learnt_it(monkeypatch: pytest.Mo
 
 
 def test_one_group_alone_leaves_a_network_unlearnt(tmp_path: Path) -> None:
-    """Damage: a network without pictures to learn from ends in a traceback, or learns those that it judges."""
+    """Damage: a network without pictures to learn from ends in a traceback, or learns those that it reference
+    models."""
     one = textures(6, 1, "train")
     train = dataclasses.replace(one, groups=np.array(["video"] * 6))
     trainer = EmbeddingTrainer(train, textures(5, 2, "held"), 2, 0, CPU)
@@ -228,15 +230,22 @@ def test_a_copy_is_found_where_it_is_more_alike_than_strangers_are() -> None:
 
 
 def test_fitted_once_and_found_again(tmp_path: Path) -> None:
-    """Fails if weights of the same identity are trained again, or those of another one are taken for them."""
+    """Fails if weights of the same fingerprint are trained again, or those of another one are taken for them."""
     config = EvaluateConfig(real_data="", synthetic_data="", embedding_steps=2, bootstrap=10, device="cpu")
     train, held_out = textures(6, 1, "train"), textures(5, 2, "held")
-    judge = fit_embedding(config, train, held_out, tmp_path, {"data": "one"})
+    reference_model = fit_embedding(config, train, held_out, tmp_path, {"data": "one"})
     written = (tmp_path / WEIGHTS_FILE).stat().st_mtime_ns
     again = fit_embedding(config, train, held_out, tmp_path, {"data": "one"})
     assert (tmp_path / WEIGHTS_FILE).stat().st_mtime_ns == written
-    assert 0 <= judge.quality.low <= judge.quality.value == again.quality.value <= judge.quality.high <= 1
-    assert judge.minimum == 0.9
+    assert (
+        0
+        <= reference_model.quality.low
+        <= reference_model.quality.value
+        == again.quality.value
+        <= reference_model.quality.high
+        <= 1
+    )
+    assert reference_model.minimum == 0.9
     fit_embedding(config, train, held_out, tmp_path, {"data": "two"})
     assert load_embedding(tmp_path / WEIGHTS_FILE)[1]["config"] == {"data": "two"}
 
@@ -250,7 +259,7 @@ def test_another_process_that_fits_it_is_waited_for(
     config = EvaluateConfig(real_data="", synthetic_data="", embedding_steps=2, bootstrap=10, device="cpu")
     train, held_out = textures(6, 1, "train"), textures(5, 2, "held")
     first, folder, holds = tmp_path / "first", make_folder(tmp_path / "second"), threading.Event()
-    judge = fit_embedding(config, train, held_out, first, {"data": "one"})
+    reference_model = fit_embedding(config, train, held_out, first, {"data": "one"})
 
     def other() -> None:
         with locked(folder):
@@ -264,7 +273,7 @@ def test_another_process_that_fits_it_is_waited_for(
     thread = threading.Thread(target=other)
     thread.start()
     holds.wait()
-    assert fit_embedding(config, train, held_out, folder, {"data": "one"}).quality == judge.quality
+    assert fit_embedding(config, train, held_out, folder, {"data": "one"}).quality == reference_model.quality
     thread.join()
     assert ["waiting until another run" in line for line in caplog.messages] == [True]
     assert [path.name for path in folder.iterdir()] == [WEIGHTS_FILE]

@@ -9,7 +9,7 @@ import math
 import cv2
 import numpy as np
 import pytest
-from evaluation_sets import CLASSES, context, drawn, three_sets
+from evaluation_sets import CLASSES, context, sampled, three_sets
 from scipy.ndimage import binary_erosion, gaussian_filter
 
 from medsegdiff.evaluation.lesions import NAMES, lesion_descriptors
@@ -153,30 +153,30 @@ def shrunk(pairs: Pairs) -> Pairs:
 
 def test_shrunk_masks_are_found_and_named() -> None:
     """Fails if the comparison sees neither the size of masks nor the rim left in their surroundings."""
-    section = run(context(three_sets(shrunk(drawn(40, 3, "synthetic")))))
+    section = run(context(three_sets(shrunk(sampled(40, 3, "synthetic")))))
     for label in CLASSES:
-        told = section.values["per_class"][label]
-        assert told["area"]["synthetic_mean"] < told["area"]["real_mean"]
-        assert told["area"]["ks_p_holm"] < 0.05
-        assert told["echogenicity"]["synthetic_mean"] > told["echogenicity"]["real_mean"] + 10
-        assert told["echogenicity"]["distance"]["low"] > told["echogenicity"]["floor"]["high"]
+        reported = section.values["per_class"][label]
+        assert reported["area"]["synthetic_mean"] < reported["area"]["real_mean"]
+        assert reported["area"]["ks_p_holm"] < 0.05
+        assert reported["echogenicity"]["synthetic_mean"] > reported["echogenicity"]["real_mean"] + 10
+        assert reported["echogenicity"]["distance"]["low"] > reported["echogenicity"]["baseline"]["high"]
     assert any("Farthest from real lesions" in sentence for sentence in section.text)
 
 
 def test_shuffled_labels_lose_the_difference_of_classes() -> None:
     """Fails if the difference is taken over anything but the synthetic labels."""
-    own = drawn(80, 3, "synthetic")
+    own = sampled(80, 3, "synthetic")
     labels = np.array([CLASSES[i // 2 % 2] for i in range(80)])  # half of each class under either label
     section = run(context(three_sets(dataclasses.replace(own, labels=labels))))
-    told = section.values["class_difference"]["malignant - benign"]["area"]
-    assert told["outcome"] == "lost"
-    assert told["real"]["low"] > 0
+    reported = section.values["class_difference"]["malignant - benign"]["area"]
+    assert reported["outcome"] == "lost"
+    assert reported["real"]["low"] > 0
     assert any("Lost: area" in sentence for sentence in section.text)
 
 
-def test_bad_sets_are_told_and_do_not_crash() -> None:
+def test_bad_sets_are_reported_and_do_not_crash() -> None:
     """Empty masks on black pictures; three pictures; one class alone. Fails if NaN gets out, or nothing is said."""
-    own = drawn(40, 3, "synthetic")
+    own = sampled(40, 3, "synthetic")
     nothing = dataclasses.replace(own, masks=np.zeros_like(own.masks), images=np.zeros_like(own.images))
     sections = [run(context(three_sets(synthetic))) for synthetic in (nothing, own.rows([0, 1, 2]))]
     sections.append(run(context(three_sets(classes=("benign",)))))

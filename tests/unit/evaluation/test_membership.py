@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TWO_SIZES, WritePairs, random_checkpoint
-from evaluation_sets import context, drawn, three_sets
+from conftest import TWO_SIZES, WriteSamples, random_checkpoint
+from evaluation_sets import context, sampled, three_sets
 
 from medsegdiff.checkpoint import load_checkpoint
 from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.dataset import load_tensors
-from medsegdiff.data.records import SYNTHETIC, PairSet
+from medsegdiff.data.records import SYNTHETIC, SampleSet
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.metrics.privacy import run
 from medsegdiff.evaluation.privacy.membership import (
@@ -38,19 +38,19 @@ def settings(checkpoint: Path | None = None) -> EvaluateConfig:
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WritePairs) -> PairSet:
+def pairs(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WriteSamples) -> SampleSet:
     """Ellipses of which a checkpoint may have learnt the train split."""
     return write_ellipses(tmp_path_factory.mktemp("membership") / "pairs", COUNTS, side=16)
 
 
-def checkpoint_of(pairs: PairSet, path: Path) -> Path:
+def checkpoint_of(pairs: SampleSet, path: Path) -> Path:
     """A network with random weights whose card says that it learnt the train split."""
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in pairs.select("train").records]
     return random_checkpoint(path, train_hashes=hashes)
 
 
 def test_auc_by_hand() -> None:
-    """Fails if a tie counts as a whole, the direction is turned, or a missing side is not told."""
+    """Fails if a tie counts as a whole, the direction is turned, or a missing side is not reported."""
     assert auc(np.array([3.0, 1.0, 2.0, 1.0]), np.array([True, True, False, False])) == pytest.approx(2.5 / 4)
     assert np.isnan(auc(np.array([1.0, 2.0]), np.array([True, True])))
 
@@ -59,9 +59,9 @@ def test_low_losses_mean_learnt_and_levels_count_alike() -> None:
     """Fails if high losses count as learnt, or the level with the largest losses outweighs the others."""
     learnt = np.array([True] * 10 + [False] * 10)
     order = np.arange(20.0)
-    told = inferred(np.stack([order] * len(LEVELS), axis=1), LEVELS, learnt, order.astype(str), settings())
-    assert told.auc.value == told.auc.low == told.auc.high == 1.0
-    assert (told.train, told.held_out) == (10, 10)
+    reported = inferred(np.stack([order] * len(LEVELS), axis=1), LEVELS, learnt, order.astype(str), settings())
+    assert reported.auc.value == reported.auc.low == reported.auc.high == 1.0
+    assert (reported.train, reported.held_out) == (10, 10)
     mixed = np.stack([1000 * np.random.default_rng(0).permutation(order), order], axis=1)
     both = inferred(mixed, LEVELS, learnt, order.astype(str), settings())
     assert both.auc.value > 0.8
@@ -70,7 +70,7 @@ def test_low_losses_mean_learnt_and_levels_count_alike() -> None:
 
 
 def test_near_duplicates_widen_the_interval() -> None:
-    """Fails if the bootstrap draws pictures instead of groups."""
+    """Fails if the bootstrap samples pictures instead of groups."""
     random = np.random.default_rng(0)
     learnt = np.arange(60) < 30
     scores = np.repeat(random.normal(size=(12, 1)), 5, axis=0) - 0.5 * learnt[:, None]
@@ -79,15 +79,15 @@ def test_near_duplicates_widen_the_interval() -> None:
     assert grouped.high - grouped.low > 1.4 * (single.high - single.low)
 
 
-def test_an_untrained_network_remembers_nobody(pairs: PairSet, tmp_path: Path) -> None:
-    """Fails if anything but the network's error tells the splits apart: other noise, other labels, other sizes."""
-    told = membership(settings(checkpoint_of(pairs, tmp_path / "c.safetensors")), pairs)
-    assert isinstance(told, Membership)
-    assert (told.train, told.held_out) == (24, 24)
-    assert told.auc.low < 0.5 < told.auc.high
+def test_an_untrained_network_remembers_nobody(pairs: SampleSet, tmp_path: Path) -> None:
+    """Fails if anything but the network's error says the splits apart: other noise, other labels, other sizes."""
+    reported = membership(settings(checkpoint_of(pairs, tmp_path / "c.safetensors")), pairs)
+    assert isinstance(reported, Membership)
+    assert (reported.train, reported.held_out) == (24, 24)
+    assert reported.auc.low < 0.5 < reported.auc.high
 
 
-def test_every_picture_gets_the_same_noise(pairs: PairSet, tmp_path: Path) -> None:
+def test_every_picture_gets_the_same_noise(pairs: SampleSet, tmp_path: Path) -> None:
     """Fails if the noise depends on the place in the batch, or the levels all use one."""
     denoiser, card, _ = load_checkpoint(checkpoint_of(pairs, tmp_path / "c.safetensors"))
     same = dataclasses.replace(pairs, records=pairs.records[:1] * 18)
@@ -98,19 +98,19 @@ def test_every_picture_gets_the_same_noise(pairs: PairSet, tmp_path: Path) -> No
     assert len(set(losses[0].round(6))) == len(LEVELS)
 
 
-def test_smaller_pictures_are_asked_of_too(pairs: PairSet, tmp_path: Path) -> None:
+def test_smaller_pictures_are_asked_of_too(pairs: SampleSet, tmp_path: Path) -> None:
     """Fails if all levels are those of full-size pictures: what is remembered of smaller ones would not be seen."""
     path = random_checkpoint(tmp_path / "two.safetensors", model=TWO_SIZES)
     denoiser, card, _ = load_checkpoint(path)
     levels = torch.tensor(levels_of(card)) * card.diffusion.sigma_data
-    assert denoiser.coarse is not None
-    served = denoiser.coarse.serves(levels[:, None].expand(-1, 2))
+    assert denoiser.low_res is not None
+    served = denoiser.low_res.serves(levels[:, None].expand(-1, 2))
     assert served.tolist() == [False, False, True]
     data = load_tensors(pairs, 16, what="pictures")
     assert denoising_losses(denoiser, card, data, data.labels, settings()).shape == (len(data), 3)
 
 
-def test_a_model_of_other_pictures_is_refused(pairs: PairSet, tmp_path: Path) -> None:
+def test_a_model_of_other_pictures_is_refused(pairs: SampleSet, tmp_path: Path) -> None:
     """Fails if a figure comes from a model for which train and held-out mean nothing."""
     other = random_checkpoint(tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="a model of 1 pictures, of which 0 are among the train split's"):
@@ -122,29 +122,29 @@ def test_a_model_of_other_pictures_is_refused(pairs: PairSet, tmp_path: Path) ->
     assert pairs.select("train").records
 
 
-def test_too_few_pictures_are_told(pairs: PairSet, tmp_path: Path) -> None:
+def test_too_few_pictures_are_reported(pairs: SampleSet, tmp_path: Path) -> None:
     """Fails if a handful of held-out pictures gets an AUC."""
     few = dataclasses.replace(pairs, records=pairs.select("train").records + pairs.select("val").records[:3])
-    told = membership(settings(checkpoint_of(few, tmp_path / "c.safetensors")), few)
-    assert told == "Membership inference: 24 and 3 train and held-out pictures, at least 20 of both needed"
+    reported = membership(settings(checkpoint_of(few, tmp_path / "c.safetensors")), few)
+    assert reported == "Membership inference: 24 and 3 train and held-out pictures, at least 20 of both needed"
 
 
-def test_another_checkpoint_than_the_one_that_drew_is_told(pairs: PairSet, tmp_path: Path) -> None:
+def test_another_checkpoint_than_the_one_that_drew_is_reported(pairs: SampleSet, tmp_path: Path) -> None:
     """Fails if the AUC of one checkpoint stands beside pairs of another without a word, or its own are doubted."""
     path = checkpoint_of(pairs, tmp_path / "c.safetensors")
     digest = load_checkpoint(path)[2]
-    assert told_of(path, pairs, [digest] * 4) == []
-    assert told_of(path, pairs, [None] * 4) == []  # nothing says who drew them
-    assert told_of(path, pairs, ["another"] * 4) == [NOTE + "these pairs."]
-    assert told_of(path, pairs, [digest, digest, "another", None]) == [NOTE + "1 of these 4 pairs."]
+    assert reported_of(path, pairs, [digest] * 4) == []
+    assert reported_of(path, pairs, [None] * 4) == []  # nothing says who drew them
+    assert reported_of(path, pairs, ["another"] * 4) == [NOTE + "these pairs."]
+    assert reported_of(path, pairs, [digest, digest, "another", None]) == [NOTE + "1 of these 4 pairs."]
 
 
 NOTE = "Take care: membership was inferred for another checkpoint than the one that drew "
 
 
-def told_of(path: Path, pairs: PairSet, makers: list[str | None]) -> list[str]:
+def reported_of(path: Path, pairs: SampleSet, makers: list[str | None]) -> list[str]:
     """What the section says of the checkpoint where the pairs name these as theirs."""
-    synthetic = drawn(len(makers), 3, "synthetic")
+    synthetic = sampled(len(makers), 3, "synthetic")
     sources = ["a folder" if maker is None else f"{SYNTHETIC}{maker}" for maker in makers]
     records = [dataclasses.replace(r, source=s) for r, s in zip(synthetic.records, sources, strict=True)]
     sets = three_sets(dataclasses.replace(synthetic, records=tuple(records)))

@@ -8,14 +8,14 @@ import json
 import cv2
 import numpy as np
 import pytest
-from evaluation_sets import context, judge, three_sets
+from evaluation_sets import context, reference_model, three_sets
 from test_embedding import PIXELS, textures
 
 from medsegdiff.config import EvaluateConfig
-from medsegdiff.data.copying import likeness, whole_groups
+from medsegdiff.data.copying import similarity, whole_groups
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS
 from medsegdiff.evaluation.context import Context
-from medsegdiff.evaluation.judges.judge import Judges
+from medsegdiff.evaluation.judges.judge import ReferenceModels
 from medsegdiff.evaluation.metrics import privacy
 from medsegdiff.evaluation.metrics.privacy import fine_detail, run
 from medsegdiff.evaluation.privacy import audit as audit_module
@@ -35,11 +35,11 @@ def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(privacy, "SHOWN", 2)
 
 
-def alike(to_train: np.ndarray, to_held_out: np.ndarray, floor: np.ndarray) -> Alike:
+def alike(to_train: np.ndarray, to_held_out: np.ndarray, baseline: np.ndarray) -> Alike:
     """Similarities where every picture is a group of its own."""
-    held_out, train = floor.shape
+    held_out, train = baseline.shape
     within, groups = np.zeros((held_out, held_out)), (np.arange(n) for n in (train, held_out, len(to_train)))
-    return Alike(to_train, to_held_out, floor, within, *groups)
+    return Alike(to_train, to_held_out, baseline, within, *groups)
 
 
 def texture_sets(synthetic: Pairs | None = None, train: int = 60, held_out: int = 30) -> Sets:
@@ -57,25 +57,27 @@ def copies(kind: str, count: int) -> Pairs:
 
 def with_embedding(found: Context, quality: float) -> Context:
     """The context with an embedding of that quality that needs no training."""
-    judges = Judges(None, None, judge("embedding", PIXELS, quality), {})
-    return dataclasses.replace(found, judges=judges)
+    reference_models = ReferenceModels(None, None, reference_model("embedding", PIXELS, quality), {})
+    return dataclasses.replace(found, reference_models=reference_models)
 
 
-def test_shares_of_likenesses_made_by_hand() -> None:
+def test_shares_of_similarity_made_by_hand() -> None:
     """Fails if train and held-out change places, a tie counts whole, or the limit comes from another matrix."""
-    floor = np.tile(np.linspace(0.0, 0.4, 41)[:, None], (1, 41))  # the 95th percentile of 0, 0.01 ... 0.4 is 0.38
+    baseline = np.tile(np.linspace(0.0, 0.4, 41)[:, None], (1, 41))  # the 95th percentile of 0, 0.01 ... 0.4 is 0.38
     to_train = np.full((8, 41), 0.2)
     to_train[0, 7], to_train[1, 7], to_train[2, 9] = 0.5, 0.5, 0.39  # three beyond, of two train pictures
     to_held_out = np.full((8, 41), 0.2)
     to_held_out[3], to_held_out[4] = 0.3, 0.9
-    told = statistics(alike(to_train, to_held_out, floor), **HOW)
-    assert told.limit == pytest.approx(0.38)
-    assert told.nearest_to_train.value == pytest.approx((3 + 0.5 * 3) / 8)
-    assert told.beyond_95.value == pytest.approx(3 / 8)
-    assert told.excess.value == pytest.approx((3 - 1) / 8)
-    assert told.train_copied == pytest.approx(2 / 41)
-    assert told.compared == 41
-    assert told.floor.value == pytest.approx((40 + 0.5) / 41)  # all but the first are nearer to train, at 0 it ties
+    reported = statistics(alike(to_train, to_held_out, baseline), **HOW)
+    assert reported.limit == pytest.approx(0.38)
+    assert reported.nearest_to_train.value == pytest.approx((3 + 0.5 * 3) / 8)
+    assert reported.beyond_95.value == pytest.approx(3 / 8)
+    assert reported.excess.value == pytest.approx((3 - 1) / 8)
+    assert reported.train_copied == pytest.approx(2 / 41)
+    assert reported.compared == 41
+    assert reported.baseline.value == pytest.approx(
+        (40 + 0.5) / 41
+    )  # all but the first are nearer to train, at 0 it ties
 
 
 def test_a_held_out_picture_is_not_compared_with_its_own_near_duplicate() -> None:
@@ -83,33 +85,33 @@ def test_a_held_out_picture_is_not_compared_with_its_own_near_duplicate() -> Non
     groups = np.arange(20) // 2
     found = alike(np.zeros((10, 20)), np.zeros((10, 20)), np.full((20, 20), 0.5))
     found = dataclasses.replace(found, within=(groups[:, None] == groups).astype(float), held_out_groups=groups)
-    assert statistics(found, **HOW).floor.value == 1.0
+    assert statistics(found, **HOW).baseline.value == 1.0
 
 
 def test_equally_many_real_pictures_are_compared() -> None:
     """Fails if all train pictures are taken where there are fewer held-out ones: noise would be nearer to train."""
     random = np.random.default_rng(0)
     found = alike(*(random.normal(size=shape) for shape in ((300, 90), (300, 30), (30, 90))))
-    told = statistics(found, **HOW)
-    assert told.nearest_to_train.value == pytest.approx(0.5, abs=0.06)
-    assert told.nearest_to_train.low < 0.5 < told.nearest_to_train.high
-    assert told.compared == 30
+    reported = statistics(found, **HOW)
+    assert reported.nearest_to_train.value == pytest.approx(0.5, abs=0.06)
+    assert reported.nearest_to_train.low < 0.5 < reported.nearest_to_train.high
+    assert reported.compared == 30
     assert (found.to_train.max(axis=1) > found.to_held_out.max(axis=1)).mean() > 0.7
-    assert told.outcome != "fail"
+    assert reported.outcome != "fail"
 
 
 def test_whole_groups_are_drawn() -> None:
-    """Fails if single pictures are drawn, which thins near-duplicates out on one side only."""
+    """Fails if single pictures are sampled, which thins near-duplicates out on one side only."""
     groups = np.repeat(np.arange(10), 4)
     for again in (False, True):
-        drawn = whole_groups(np.arange(40), groups, 20, np.random.default_rng(0), again=again)
-        blocks = groups[drawn].reshape(5, 4)
+        sampled = whole_groups(np.arange(40), groups, 20, np.random.default_rng(0), again=again)
+        blocks = groups[sampled].reshape(5, 4)
         assert np.all(blocks == blocks[:, :1])
-        assert len(drawn) == 20
+        assert len(sampled) == 20
     assert len(np.unique(whole_groups(np.arange(40), groups, 40, np.random.default_rng(0), again=False))) == 40
 
 
-def test_draws_for_one_mask_are_drawn_together() -> None:
+def test_samples_for_one_mask_are_drawn_together() -> None:
     """Fails if eight images of one mask count as eight that have nothing to do with each other."""
     random = np.random.default_rng(0)
     masks = np.arange(160) // 8
@@ -129,19 +131,19 @@ def test_the_audit_hands_on_which_pictures_were_drawn_for_one_mask(monkeypatch: 
     monkeypatch.setattr(audit_module, "statistics", lambda found, **how: seen.append(found))
     sets = texture_sets()
     masks = np.repeat([f"mask_{i}" for i in range(10)], 4)
-    drawn = dataclasses.replace(sets.synthetic, groups=masks)
-    audit(dataclasses.replace(sets, synthetic=drawn), lambda images, real: np.zeros((len(images), len(real))), **HOW)
+    sampled = dataclasses.replace(sets.synthetic, groups=masks)
+    audit(dataclasses.replace(sets, synthetic=sampled), lambda images, real: np.zeros((len(images), len(real))), **HOW)
     assert list(seen[0].synthetic_groups) == list(masks)
 
 
 def test_pictures_near_to_everything_are_no_copies() -> None:
     """Fails if one typical picture, repeated, is called a copy though it is as near to held-out pictures."""
-    floor = np.random.default_rng(0).uniform(0, 0.5, size=(40, 40))
+    baseline = np.random.default_rng(0).uniform(0, 0.5, size=(40, 40))
     near = np.random.default_rng(1).uniform(0.8, 0.9, size=(2, 100, 40))
-    told = statistics(alike(near[0], near[1], floor), **HOW)
-    assert told.beyond_95.value == 1.0
-    assert told.outcome == "too few pictures to tell" if told.nearest_to_train.high > 0.6 else "pass"
-    assert told.nearest_to_train.low < 0.5
+    reported = statistics(alike(near[0], near[1], baseline), **HOW)
+    assert reported.beyond_95.value == 1.0
+    assert reported.outcome == "too few pictures to decide" if reported.nearest_to_train.high > 0.6 else "pass"
+    assert reported.nearest_to_train.low < 0.5
 
 
 def outcome_of(nearest: float, beyond: float, excess: float, width: float) -> str:
@@ -151,16 +153,16 @@ def outcome_of(nearest: float, beyond: float, excess: float, width: float) -> st
     def interval(value: float) -> Interval:
         return Interval(value, value - width, value + width)
 
-    told: Statistics = dataclasses.replace(
+    reported: Statistics = dataclasses.replace(
         found, nearest_to_train=interval(nearest), beyond_95=interval(beyond), excess=interval(excess)
     )
-    return told.outcome
+    return reported.outcome
 
 
 def test_outcomes() -> None:
     """Fails if a wide interval passes, a narrow one above one half does, or many copies beyond the limit go unseen."""
     assert outcome_of(0.50, 0.05, 0.0, 0.05) == "pass"
-    assert outcome_of(0.50, 0.05, 0.0, 0.15) == "too few pictures to tell"
+    assert outcome_of(0.50, 0.05, 0.0, 0.15) == "too few pictures to decide"
     assert outcome_of(0.60, 0.05, 0.0, 0.05) == "fail"
     assert outcome_of(0.50, 0.20, 0.2, 0.05) == "fail"
     assert outcome_of(0.50, 0.20, 0.0, 0.05) == "pass"
@@ -175,7 +177,7 @@ def test_planted_copies_are_alike_and_not_the_same(kind: str) -> None:
     assert changed.dtype == np.uint8
     assert np.array_equal(changed, altered(images, kind, 0))
     assert np.array_equal(changed, images) == (kind == "exact")
-    found = likeness(list(changed), list(images))
+    found = similarity(list(changed), list(images))
     assert np.mean(found.argmax(axis=1) == np.arange(12)) > 0.9
 
 
@@ -187,35 +189,35 @@ def test_controls_by_hand() -> None:
     planted[2, 1] = planted[3, 1] = 0.9  # flipped: both beyond, one of the right group
     planted[4:, 0] = 0.1  # all others below the limit, every first one traced
     found = controls(planted, groups, rows, 0.5)
-    assert (found["exact"].detected, found["exact"].traced) == (1.0, 1.0)
-    assert (found["flipped"].detected, found["flipped"].traced) == (1.0, 0.5)
-    assert (found["cropped"].detected, found["cropped"].traced) == (0.0, 0.5)
+    assert (found["exact"].detected, found["exact"].attributed) == (1.0, 1.0)
+    assert (found["flipped"].detected, found["flipped"].attributed) == (1.0, 0.5)
+    assert (found["cropped"].detected, found["cropped"].attributed) == (0.0, 0.5)
 
 
 def test_pictures_of_their_own_are_no_copies() -> None:
     """Fails if independent pictures are called copies, or planted ones are not found among them."""
     section = run(context(texture_sets()))
-    told = section.values["fine_detail"]
-    assert told["nearest_to_train"]["value"] == pytest.approx(0.5, abs=0.2)
-    assert told["unmistakable"] == 0
-    assert {kind: v["detected"] for kind, v in told["planted"].items() if kind != "cropped"} == {
+    reported = section.values["fine_detail"]
+    assert reported["nearest_to_train"]["value"] == pytest.approx(0.5, abs=0.2)
+    assert reported["unmistakable"] == 0
+    assert {kind: v["detected"] for kind, v in reported["planted"].items() if kind != "cropped"} == {
         kind: 1.0 for kind in KINDS if kind != "cropped"
     }
     assert section.verdict is not None
-    assert section.verdict.outcome in ("pass", "too few pictures to tell")
+    assert section.verdict.outcome in ("pass", "too few pictures to decide")
     assert section.per_pair["privacy_copy_of"] == [None] * 40
-    assert len(section.per_pair["privacy_fine_detail_likeness"]) == 40
+    assert len(section.per_pair["privacy_fine_detail_similarity"]) == 40
     assert len(section.figures) == 2
     assert all(figure.png.startswith(b"\x89PNG") for figure in section.figures)
 
 
 def test_shares_have_ten_times_as_many_resamples() -> None:
-    """Fails if intervals that decide are of as few resamples as those that only tell."""
+    """Fails if intervals that decide are of as few resamples as those that only say."""
     sets = texture_sets()
-    told = run(context(sets, bootstrap=20)).values
+    reported = run(context(sets, bootstrap=20)).values
     expected = audit(sets, fine_detail, resamples=200, seed=0).statistics
-    assert told["fine_detail"]["nearest_to_train"] == dataclasses.asdict(expected.nearest_to_train)
-    assert told["resamples"] == 200
+    assert reported["fine_detail"]["nearest_to_train"] == dataclasses.asdict(expected.nearest_to_train)
+    assert reported["resamples"] == 200
 
 
 @pytest.mark.parametrize("kind", ["exact", "flipped", "shifted", "noised and denoised"])
@@ -231,12 +233,12 @@ def test_three_copies_among_forty_are_an_alarm(kind: str) -> None:
 
 def test_a_set_made_of_shifted_copies_moves_every_statistic() -> None:
     """Fails if a statistic stays where it was although all pictures are copies."""
-    told = run(context(texture_sets(copies("shifted", 40)))).values["fine_detail"]
-    assert told["nearest_to_train"]["low"] > 0.5
-    assert told["beyond_95"]["low"] > 0.8
-    assert told["excess"]["low"] > 0
-    assert told["train_copied"] == pytest.approx(40 / 60, abs=0.03)
-    assert told["outcome"] == "fail"
+    reported = run(context(texture_sets(copies("shifted", 40)))).values["fine_detail"]
+    assert reported["nearest_to_train"]["low"] > 0.5
+    assert reported["beyond_95"]["low"] > 0.8
+    assert reported["excess"]["low"] > 0
+    assert reported["train_copied"] == pytest.approx(40 / 60, abs=0.03)
+    assert reported["outcome"] == "fail"
 
 
 def test_the_train_set_itself_is_shouted_at() -> None:
@@ -274,7 +276,7 @@ def test_leaks_by_content() -> None:
 
 
 def test_plain_pictures_and_like_held_out_ones_are_no_leaks() -> None:
-    """Fails if black pictures, which all have one hash, are called copies, or likeness to train that is common is."""
+    """Fails if black pictures, which all have one hash, are called copies, or similarity to train that is common is."""
     sets = texture_sets()
     black = dataclasses.replace(sets.synthetic, images=np.zeros_like(sets.synthetic.images))
     train = dataclasses.replace(sets.train, images=np.concatenate([black.images[:1], sets.train.images[1:]]))
@@ -289,7 +291,7 @@ def test_plain_pictures_and_like_held_out_ones_are_no_leaks() -> None:
 
 
 def test_plain_real_pictures_do_not_switch_the_hash_off() -> None:
-    """Fails if a blank frame in train and in held-out counts as a likeness that is common, or blank sets crash."""
+    """Fails if a blank frame in train and in held-out counts as a similarity that is common, or blank sets crash."""
     sets = texture_sets()
     blank = np.zeros_like(sets.train.images[:1])
     train, held_out = (
@@ -306,10 +308,10 @@ def test_plain_real_pictures_do_not_switch_the_hash_off() -> None:
     assert find_leaks(dataclasses.replace(near, train=nothing), []).copies == 0
 
 
-def test_an_embedding_is_heard_only_while_it_is_trusted() -> None:
+def test_an_embedding_is_usable_only_while_it_is_trusted() -> None:
     """Fails if figures of a bad embedding are shown, or those of a good one are not."""
     good = run(with_embedding(context(texture_sets()), 0.9))
-    assert good.values["embedding"]["planted"]["exact"] == {"detected": 1.0, "traced": 1.0}
+    assert good.values["embedding"]["planted"]["exact"] == {"detected": 1.0, "attributed": 1.0}
     assert good.tables[0].columns == ["figure", "embedding", "fine detail", "without copying"]
     assert not good.skipped
     bad = run(with_embedding(context(texture_sets()), 0.4))
@@ -327,7 +329,7 @@ def test_controls_that_are_not_found_leave_the_verdict_open() -> None:
     ]
     section = run(context(dataclasses.replace(sets, train=flat[0], held_out=flat[1], synthetic=flat[2])))
     assert section.verdict is not None
-    assert section.verdict.outcome == "too few pictures to tell"
+    assert section.verdict.outcome == "too few pictures to decide"
     assert "planted copies were not found" in section.verdict.sentence
     assert "finds only 0.000 of planted exact copies" in section.skipped[-1]
     assert json.dumps([section.values, section.per_pair], allow_nan=False, default=str)
@@ -343,11 +345,11 @@ def test_black_pictures_have_finite_figures() -> None:
     assert section.values["fine_detail"]["beyond_95"]["value"] == 0
 
 
-def test_few_pictures_are_told() -> None:
+def test_few_pictures_are_reported() -> None:
     """Fails if five pictures get statistics, or none of the three sets is named."""
     section = run(context(texture_sets(textures(5, 3, "synthetic"), held_out=4)))
     assert section.verdict is not None
-    assert section.verdict.outcome == "too few pictures to tell"
+    assert section.verdict.outcome == "too few pictures to decide"
     assert "5 synthetic pictures, at least 10 needed; 4 held-out pictures, at least 20 needed" in section.skipped[0]
     assert set(section.values) == {"copies"}
     assert EvaluateConfig("", "").checkpoint_path is None

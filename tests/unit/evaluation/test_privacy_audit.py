@@ -13,7 +13,7 @@ import pytest
 from evaluation_sets import context
 from test_privacy import HOW, texture_sets
 
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SampleSet
 from medsegdiff.evaluation.metrics import privacy
 from medsegdiff.evaluation.metrics.privacy import missed_kinds, run
 from medsegdiff.evaluation.privacy.audit import Audit, Found, alarm, audit
@@ -36,7 +36,9 @@ def quiet() -> Audit:
     found = audit(texture_sets(), of_chance, **HOW)
     half, none = Interval(0.5, 0.45, 0.55), Interval(0.0, 0.0, 0.0)
     clean = dataclasses.replace(found.statistics, nearest_to_train=half, beyond_95=none, excess=none)
-    return dataclasses.replace(found, statistics=clean, planted={kind: Found(1.0, 1.0) for kind in KINDS}, sure=1e9)
+    return dataclasses.replace(
+        found, statistics=clean, planted={kind: Found(1.0, 1.0) for kind in KINDS}, alarm_threshold=1e9
+    )
 
 
 def blind_to(found: Audit, *kinds: str, detected: float = 0.5) -> Audit:
@@ -51,7 +53,7 @@ def verdict(learnt: Learnt | None = None, **audits: Audit) -> Verdict:
 
 
 def of_chance(images: np.ndarray, real: Pairs) -> np.ndarray:
-    """A likeness that sees exact copies and is otherwise chance, from the pictures alone."""
+    """A similarity that sees exact copies and is otherwise chance, from the pictures alone."""
     numbers = [np.random.default_rng(int(image[:8].astype(int).sum())).normal(size=len(real)) for image in images]
     same = (images[:, None] == real.images[None]).all(axis=(2, 3))
     return np.where(same, 9.0, np.stack(numbers))
@@ -62,8 +64,8 @@ def test_alarm_is_rare_among_strangers() -> None:
     random, copies = np.random.default_rng(0), 1 - np.geomspace(0.02, 0.4, 300)
     false, set_off = 0, 0
     for _ in range(200):  # distances to the nearest of many points in eight dimensions
-        floor, strangers = (1 - 0.5 * random.uniform(size=n) ** (1 / 8) for n in (150, 1000))
-        level = alarm(copies, floor, len(strangers))
+        baseline, strangers = (1 - 0.5 * random.uniform(size=n) ** (1 / 8) for n in (150, 1000))
+        level = alarm(copies, baseline, len(strangers))
         false += bool((strangers > level).any())
         set_off += bool(level < 0.96)
     assert false <= 40  # the tail is estimated from thirty pictures; just above the best of them it is 66
@@ -72,55 +74,55 @@ def test_alarm_is_rare_among_strangers() -> None:
 
 def test_alarm_stands_at_most_copies_where_strangers_are_far() -> None:
     """Fails if it stands at the farthest copy, or at the tail of strangers alone."""
-    copies, floor = np.array([0.5, 0.6, 0.7, 0.8, 0.9]), np.array([0.1, 0.12, 0.13, 0.13, 0.14])
-    assert alarm(copies, floor, 5) == pytest.approx(0.6)
-    assert math.isinf(alarm(copies, np.append(floor, 0.95), 5))  # a held-out twin of a train picture
+    copies, baseline = np.array([0.5, 0.6, 0.7, 0.8, 0.9]), np.array([0.1, 0.12, 0.13, 0.13, 0.14])
+    assert alarm(copies, baseline, 5) == pytest.approx(0.6)
+    assert math.isinf(alarm(copies, np.append(baseline, 0.95), 5))  # a held-out twin of a train picture
 
 
 def test_chance_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if the most alike of forty pictures with nothing of train, beyond thirty held-out ones, fails the set."""
     sets = texture_sets()
     found = audit(sets, of_chance, **HOW)
-    assert found.similarity.max() > found.floor.max()  # the likely case: 40 synthetic against 30 held-out pictures
+    assert found.similarity.max() > found.baseline.max()  # the likely case: 40 synthetic against 30 held-out pictures
     assert found.unmistakable is None
     monkeypatch.setattr(privacy, "fine_detail", of_chance)
     section = run(context(sets))
     assert section.verdict is not None
     assert section.verdict.outcome != "fail"
-    assert any("one single copy cannot be told from chance" in sentence for sentence in section.text)
+    assert any("one single copy cannot be distinguished from chance" in sentence for sentence in section.text)
     assert section.values["fine_detail"]["unmistakable"] is None
     assert json.dumps(section.values, allow_nan=False)
 
 
 def test_a_missed_kind_is_no_pass(quiet: Audit) -> None:
-    """Fails if a set passes though mirrored copies would go unnoticed, or the reader is not told which kinds."""
+    """Fails if a set passes though mirrored copies would go unnoticed, or the reader is not reported which kinds."""
     assert verdict(detail=quiet).outcome == "pass"
-    told = verdict(detail=blind_to(quiet, "flipped", "cropped"))
-    assert told.outcome == "too few pictures to tell"
-    assert "copies of these kinds may have gone unnoticed: flipped, cropped" in told.sentence
-    assert "not excluded" not in told.sentence
+    reported = verdict(detail=blind_to(quiet, "flipped", "cropped"))
+    assert reported.outcome == "too few pictures to decide"
+    assert "copies of these kinds may have gone unnoticed: flipped, cropped" in reported.sentence
+    assert "not excluded" not in reported.sentence
     copied = dataclasses.replace(quiet.statistics, nearest_to_train=Interval(0.7, 0.6, 0.8))
     assert verdict(detail=dataclasses.replace(blind_to(quiet, "flipped"), statistics=copied)).outcome == "fail"
 
 
 def test_what_one_measure_misses_another_may_find(quiet: Audit) -> None:
-    """Fails if every measure has to find every kind, or one that is not heard counts."""
+    """Fails if every measure has to find every kind, or one that is not usable counts."""
     first, second = blind_to(quiet, "flipped"), blind_to(quiet, "cropped")
     assert verdict(embedding=first, detail=second).outcome == "pass"
     assert missed_kinds([first, second]) == []
     assert missed_kinds([first, blind_to(second, "flipped")]) == ["flipped"]
-    assert verdict(embedding=first, detail=blind_to(quiet, "exact")).outcome == "too few pictures to tell"
+    assert verdict(embedding=first, detail=blind_to(quiet, "exact")).outcome == "too few pictures to decide"
 
 
-def real_set(sets: Sets) -> PairSet:
+def real_set(sets: Sets) -> SampleSet:
     """The real folder of the sets, every picture with hashes of its own."""
     records = [dataclasses.replace(r, image_hash=f"i{k}", perceptual_hash=f"p{k}") for k, r in
                enumerate(sets.train.records)]  # fmt: skip
-    return PairSet(Path(), tuple(records), {"classes": list(sets.classes)})
+    return SampleSet(Path(), tuple(records), {"classes": list(sets.classes)})
 
 
 def both_hashes(numbers: Iterable[int]) -> list[dict[str, str]]:
-    """What a checkpoint tells of the pictures of these numbers."""
+    """What a checkpoint says of the pictures of these numbers."""
     return [{"image_hash": f"i{k}", "perceptual_hash": f"p{k}"} for k in numbers]
 
 
@@ -134,8 +136,8 @@ def test_what_was_learnt_against_train_by_hand() -> None:
     assert compare_learnt({}, train) is None
 
 
-def test_other_pictures_than_the_learnt_ones_are_told() -> None:
-    """Fails if the audit asks of pictures that the generator did not learn, and nobody is told."""
+def test_other_pictures_than_the_learnt_ones_are_reported() -> None:
+    """Fails if the audit asks of pictures that the generator did not learn, and nobody is reported."""
     sets = texture_sets()
     train = dataclasses.replace(sets.train, records=real_set(sets).select("train").records)
 
@@ -153,43 +155,44 @@ def test_other_pictures_than_the_learnt_ones_are_told() -> None:
 def test_learnt_pictures_that_are_not_here_are_no_pass(quiet: Audit) -> None:
     """Fails if a set passes though copies of some learnt pictures could not be found."""
     assert verdict(Learnt(60, 0, 4), detail=quiet).outcome == "pass"
-    told = verdict(Learnt(70, 10, 0), detail=quiet)
-    assert told.outcome == "too few pictures to tell"
-    assert "10 of 70 images that the generator learnt are not in train" in told.sentence
+    reported = verdict(Learnt(70, 10, 0), detail=quiet)
+    assert reported.outcome == "too few pictures to decide"
+    assert "10 of 70 images that the generator learnt are not in train" in reported.sentence
 
 
 def test_held_out_pictures_that_are_like_train_are_no_pass(quiet: Audit) -> None:
     """Fails if held-out frames of train pass for a measure of chance: five copies among 400 passed by one such twin."""
     sets = texture_sets()
-    assert find_leaks(sets, []).twins == 0
+    assert find_leaks(sets, []).near_duplicates == 0
     assert not any(sentence.startswith("Take care") for sentence in run(context(sets)).text)
     frames = np.concatenate([sets.held_out.images[:-3], sets.train.images[:3]])
     mixed = dataclasses.replace(sets, held_out=dataclasses.replace(sets.held_out, images=frames))
     leaks = find_leaks(mixed, [])
-    assert leaks.twins == 3
+    assert leaks.near_duplicates == 3
     assert any(
         "3 of 30 held-out images show nearly what a train image" in sentence for sentence in run(context(mixed)).text
     )
-    told = privacy._verdict(context(mixed), leaks, {"detail": quiet}, None)
-    assert told.outcome == "too few pictures to tell"
-    assert "held-out images show what train images show" in told.sentence
+    reported = privacy._verdict(context(mixed), leaks, {"detail": quiet}, None)
+    assert reported.outcome == "too few pictures to decide"
+    assert "held-out images show what train images show" in reported.sentence
 
 
 def test_no_alarm_anywhere_is_no_pass(quiet: Audit) -> None:
     """Fails if a set passes though a few copies could not have set off an alarm by any measure."""
-    deaf = dataclasses.replace(quiet, sure=math.inf)
+    deaf = dataclasses.replace(quiet, alarm_threshold=math.inf)
     assert verdict(detail=quiet, embedding=deaf).outcome == "pass"
-    assert verdict(detail=deaf).outcome == "too few pictures to tell"
+    assert verdict(detail=deaf).outcome == "too few pictures to decide"
 
 
 @pytest.mark.parametrize("side", ["synthetic", "train", "held_out"])
 def test_few_groups_are_not_asked(side: str) -> None:
-    """Fails if sixty pictures of one given mask, or of one patient, count as sixty: resamples would be all alike."""
+    """Fails if sixty pictures of one conditioning mask, or of one patient, count as sixty: resamples would be all
+    alike."""
     sets = texture_sets()
     pairs = getattr(sets, side)
     one = dataclasses.replace(pairs, groups=np.array(["m"] * len(pairs)))
     section = run(context(dataclasses.replace(sets, **{side: one})))
-    told = f"1 groups of {side.replace('_', '-')} pictures, at least 5 needed"
-    assert any(told in sentence for sentence in section.skipped)
+    reported = f"1 groups of {side.replace('_', '-')} pictures, at least 5 needed"
+    assert any(reported in sentence for sentence in section.skipped)
     assert section.verdict is not None
-    assert section.verdict.outcome == "too few pictures to tell"
+    assert section.verdict.outcome == "too few pictures to decide"

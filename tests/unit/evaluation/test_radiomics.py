@@ -1,4 +1,4 @@
-"""Radiomic features: closed forms on drawn pictures, and what they do with lesions that are not there."""
+"""Radiomic features: closed forms on sampled pictures, and what they do with lesions that are not there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from evaluation_sets import context, drawn, three_sets
+from evaluation_sets import context, sampled, three_sets
 
 from medsegdiff.evaluation.features.radiomics import (
     FARTHEST,
@@ -103,7 +103,7 @@ def test_wavelet_energy_is_in_the_band_of_the_stripes() -> None:
 
 def test_features_of_the_lesion_are_those_within_the_mask() -> None:
     """Fails if features of the lesion are taken from the whole picture, or those of the picture from the mask."""
-    pairs = drawn(1, 1, "train")
+    pairs = sampled(1, 1, "train")
     image, mask = pairs.images[0], pairs.masks[0]
     brighter = np.where(mask, image, np.minimum(image + 40, 255)).astype(np.uint8)
     before, after = pair_radiomics(image, mask), pair_radiomics(brighter, mask)
@@ -116,7 +116,7 @@ def test_features_of_the_lesion_are_those_within_the_mask() -> None:
 
 def test_train_is_the_unit_and_a_lacking_lesion_has_its_mean() -> None:
     """Fails if sets are scaled by themselves, or a picture without lesion gives NaN or counts as far off."""
-    own = drawn(6, 3, "synthetic")
+    own = sampled(6, 3, "synthetic")
     bare = dataclasses.replace(own, masks=np.zeros_like(own.masks))
     c = context(three_sets(bare))
     train = c.features("radiomics", radiomics, "train")
@@ -131,7 +131,7 @@ def test_train_is_the_unit_and_a_lacking_lesion_has_its_mean() -> None:
 
 def test_constant_pictures_are_finite_and_cut() -> None:
     """Fails if a picture of one grey value divides by zero, or one odd picture can outweigh all others."""
-    own = drawn(3, 3, "synthetic")
+    own = sampled(3, 3, "synthetic")
     flat = dataclasses.replace(own, images=np.full_like(own.images, 255))
     c = context(three_sets(flat))
     assert np.isfinite(measured(c, flat)).all()

@@ -40,8 +40,8 @@ def section() -> Section:
 
 
 def report(folder: Path) -> dict[str, object]:
-    """Write a report of drawn pairs with that section."""
-    told = context(three_sets())
+    """Write a report of sampled pairs with that section."""
+    reported = context(three_sets())
     counts = {name: {"benign": 20, "malignant": 20} for name in ("train", "held_out", "synthetic")}
     compared = {
         "counts": counts,
@@ -51,15 +51,15 @@ def report(folder: Path) -> dict[str, object]:
         "real_content": "a" * 64,
         "synthetic_content": "b" * 64,
     }
-    return write_report(folder, told, {"speckle": section()}, {"compared": compared})
+    return write_report(folder, reported, {"speckle": section()}, {"compared": compared})
 
 
 def test_files_hold_what_was_measured(tmp_path: Path) -> None:
     """Fails if a verdict, a value, a skipped line or a column of single pairs is lost."""
     report(tmp_path)
-    told = json.loads((tmp_path / REPORT_FILE).read_text())
-    assert told["verdicts"] == [{"metric": "speckle", "outcome": "fail", "sentence": "It is <grainy>."}]
-    assert told["metrics"]["speckle"] == {"distance": 0.5, "skipped": ["MS-SSIM: 3 pictures, 20 needed"]}
+    reported = json.loads((tmp_path / REPORT_FILE).read_text())
+    assert reported["verdicts"] == [{"metric": "speckle", "outcome": "fail", "sentence": "It is <grainy>."}]
+    assert reported["metrics"]["speckle"] == {"distance": 0.5, "skipped": ["MS-SSIM: 3 pictures, 20 needed"]}
     rows = list(csv.DictReader(io.StringIO((tmp_path / TABLE_FILE).read_text())))
     assert len(rows) == 40
     assert rows[0] == {"id": "synthetic_000", "label": "benign", "score": ""}
@@ -82,10 +82,10 @@ def test_the_page_says_it_in_words(tmp_path: Path) -> None:
 
 def test_a_figure_that_is_none_is_refused(tmp_path: Path) -> None:
     """Fails if NaN can reach a file: report.json would be no JSON, and the table would lie."""
-    told = context(three_sets())
+    reported = context(three_sets())
     for bad in ({"values": {"x": float("nan")}}, {"per_pair": {"x": [float("inf")] * 40}}):
         with pytest.raises(ValueError, match=r"Out of range|not finite"):
-            write_report(tmp_path, told, {"speckle": dataclasses.replace(section(), **bad)}, {})
+            write_report(tmp_path, reported, {"speckle": dataclasses.replace(section(), **bad)}, {})
     assert not (tmp_path / REPORT_FILE).exists()
 
 
@@ -112,11 +112,11 @@ def test_a_page_to_hand_on_has_no_real_picture() -> None:
 
 def test_a_page_to_hand_on_shows_nothing_where_patients_were_copied(tmp_path: Path) -> None:
     """Fails if synthetic pictures that the audit found to be copies are shown on a page without real ones."""
-    told, compared = context(three_sets(), real_pictures=False), {"counts": {}, "notes": [], "held_out": ["val"]}
+    reported, compared = context(three_sets(), real_pictures=False), {"counts": {}, "notes": [], "held_out": ["val"]}
     counts = {name: {"benign": 20, "malignant": 20} for name in ("train", "held_out", "synthetic")}
     more = {"config": {"seed": 0}, "real_content": "a" * 64, "synthetic_content": "b" * 64, "counts": counts}
     for name, pictures in (("speckle", 2 * 2 + 1), ("privacy", 0)):
-        write_report(tmp_path, told, {name: section()}, {"compared": compared | more})
+        write_report(tmp_path, reported, {name: section()}, {"compared": compared | more})
         assert (tmp_path / PAGE_FILE).read_text().count("data:image/png") == pictures
 
 

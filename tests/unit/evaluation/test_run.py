@@ -1,4 +1,4 @@
-"""`medsegdiff evaluate` from folder to report, with judges trained for a few steps only."""
+"""`medsegdiff evaluate` from folder to report, with reference models trained for a few steps only."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import WritePairs
+from conftest import WriteSamples
 
 from medsegdiff import locks
 from medsegdiff.config import EvaluateConfig
-from medsegdiff.data.records import SYNTHETIC, PairSet, read_pairs, write_pair, write_pairs
+from medsegdiff.data.records import SYNTHETIC, SampleSet, read_samples, write_sample, write_samples
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.judges import embedding
-from medsegdiff.evaluation.judges.fit import fit_judges
+from medsegdiff.evaluation.judges.fit import fit_reference_models
 from medsegdiff.evaluation.report.write import PAGE_FILE, TABLE_FILE
 from medsegdiff.evaluation.run import _choose, _load, _size, evaluate
 from medsegdiff.files import REPORT_FILE, SCORES_FILE
@@ -30,23 +30,23 @@ from medsegdiff.protocol import once
 SIDE = 64
 
 
-def copy_as_synthetic(source: PairSet, folder: Path) -> PairSet:
+def copy_as_synthetic(source: SampleSet, folder: Path) -> SampleSet:
     """The pairs of `source` as if they were generated."""
     records = []
     for r in source.records:
         image, mask = source.read_image(r), source.read_mask(r)
         new = {"id": f"s_{r.id}", "label": r.label, "split": "train", "group": r.group, "source": f"{SYNTHETIC}test"}
-        records.append(write_pair(folder, image, mask, **new))
-    return write_pairs(folder, records, classes=source.classes, identity={"phase": "test"})
+        records.append(write_sample(folder, image, mask, **new))
+    return write_samples(folder, records, classes=source.classes, fingerprint={"phase": "test"})
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WritePairs) -> Path:
-    """real/ and synthetic/, drawn alike, and a folder for judges that all tests share."""
+def folders(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WriteSamples) -> Path:
+    """real/ and synthetic/, sampled alike, and a folder for reference models that all tests share."""
     root = tmp_path_factory.mktemp("evaluate")
     write_ellipses(root / "real", {"train": 14, "val": 6, "test": 6}, side=SIDE)
-    drawn = write_ellipses(root / "drawn", {"train": 12}, side=SIDE, seed=1)
-    copy_as_synthetic(drawn, root / "synthetic")
+    sampled = write_ellipses(root / "sampled", {"train": 12}, side=SIDE, seed=1)
+    copy_as_synthetic(sampled, root / "synthetic")
     return root
 
 
@@ -56,8 +56,8 @@ def settings(folders: Path, output: Path, **changes: object) -> EvaluateConfig:
         real_data=str(folders / "real"),
         synthetic_data=str(folders / "synthetic"),
         output_dir=str(output),
-        judges_dir=str(folders / "judges"),
-        judge_steps=12,
+        reference_models_dir=str(folders / "reference_models"),
+        reference_model_steps=12,
         embedding_steps=4,
         bootstrap=20,
         device="cpu",
@@ -73,39 +73,40 @@ def wait_for(event: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def test_a_report_comes_out_and_judges_are_found_again(
+def test_a_report_comes_out_and_reference_models_are_found_again(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails if a metric crashes on few pictures, a file is missing, or judges are trained again for each report.
+    """Fails if a metric crashes on few pictures, a file is missing, or reference models are trained again for each
+    report.
 
-    Also if a lock is taken, or a folder made, to find a judge that is finished.
+    Also if a lock is taken, or a folder made, to find a reference model that is finished.
     """
     result = evaluate(settings(folders, tmp_path / "one"))
     assert json.loads((tmp_path / "one" / REPORT_FILE).read_text()) == json.loads(json.dumps(result))
     assert result["compared"]["counts"]["synthetic"] == {"benign": 12, "malignant": 12}
     assert (tmp_path / "one" / TABLE_FILE).read_text().count("\n") == 25
     assert "Verdicts" in (tmp_path / "one" / PAGE_FILE).read_text()
-    before = {p: p.stat().st_mtime_ns for p in (folders / "judges").rglob("*.safetensors")}
+    before = {p: p.stat().st_mtime_ns for p in (folders / "reference_models").rglob("*.safetensors")}
     assert len(before) == 3
     # They are read alone: another process may be reading them, and the folder may be one that all may only read
     for name in ("locked", "make_folder"):
         monkeypatch.delattr(once, name)
         monkeypatch.delattr(embedding, name)
     again = evaluate(settings(folders, tmp_path / "two"))
-    assert {p: p.stat().st_mtime_ns for p in (folders / "judges").rglob("*.safetensors")} == before
+    assert {p: p.stat().st_mtime_ns for p in (folders / "reference_models").rglob("*.safetensors")} == before
     assert again["metrics"] == result["metrics"]
 
 
-def test_judges_that_another_process_trains_are_waited_for(
+def test_reference_models_that_another_process_trains_are_waited_for(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Fails if the second of two evaluations of a real set is refused, or trains the segmenter anew."""
-    config, real = settings(folders, tmp_path), read_pairs(folders / "real")
-    sets, _ = _load(config, real, read_pairs(folders / "synthetic"))
-    fit_judges(config, real, sets)
-    shutil.copytree(folders / "judges", tmp_path / "judges")
-    config = dataclasses.replace(config, judges_dir=str(tmp_path / "judges"))
-    folder = next((tmp_path / "judges").glob("segmenter_*"))
+    config, real = settings(folders, tmp_path), read_samples(folders / "real")
+    sets, _ = _load(config, real, read_samples(folders / "synthetic"))
+    fit_reference_models(config, real, sets)
+    shutil.copytree(folders / "reference_models", tmp_path / "reference_models")
+    config = dataclasses.replace(config, reference_models_dir=str(tmp_path / "reference_models"))
+    folder = next((tmp_path / "reference_models").glob("segmenter_*"))
     (folder / SCORES_FILE).rename(tmp_path / SCORES_FILE)
     holds = threading.Event()
 
@@ -124,7 +125,7 @@ def test_judges_that_another_process_trains_are_waited_for(
     thread = threading.Thread(target=other)
     thread.start()
     holds.wait()
-    assert fit_judges(config, real, sets).segmenter is not None
+    assert fit_reference_models(config, real, sets).segmenter is not None
     thread.join()
     assert len(waits()) == 1
 
@@ -136,9 +137,9 @@ def test_the_real_folder_as_synthetic_is_shouted_at(folders: Path, tmp_path: Pat
     assert verdicts["privacy"] == "fail"
 
 
-def test_a_class_on_one_side_is_left_out_and_told(folders: Path, tmp_path: Path) -> None:
+def test_a_class_on_one_side_is_left_out_and_reported(folders: Path, tmp_path: Path) -> None:
     """Fails if a dropped class ends the evaluation, or goes without a word."""
-    synthetic = read_pairs(folders / "synthetic").select(label="benign")
+    synthetic = read_samples(folders / "synthetic").select(label="benign")
     copy_as_synthetic(synthetic, tmp_path / "benign")
     result = evaluate(settings(folders, tmp_path / "out", synthetic_data=str(tmp_path / "benign")))
     assert list(result["compared"]["counts"]["synthetic"]) == ["benign"]
@@ -149,7 +150,7 @@ def test_held_out_pictures_that_the_generator_learnt_are_refused(folders: Path, 
     """Fails if the audit runs on a real set that was split otherwise than for the generator: copies would pass."""
     shutil.copytree(folders / "synthetic", tmp_path / "synthetic")
     info = json.loads((tmp_path / "synthetic" / "dataset.json").read_text())
-    tested = read_pairs(folders / "real").select("test").records[0]
+    tested = read_samples(folders / "real").select("test").records[0]
     info["checkpoint"] = {
         "train_hashes": [{"image_hash": tested.image_hash, "perceptual_hash": tested.perceptual_hash}]
     }
@@ -159,7 +160,7 @@ def test_held_out_pictures_that_the_generator_learnt_are_refused(folders: Path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_no_class_in_common_is_refused(folders: Path, tmp_path: Path, write_ellipses: WritePairs) -> None:
+def test_no_class_in_common_is_refused(folders: Path, tmp_path: Path, write_ellipses: WriteSamples) -> None:
     """Fails if nothing is compared with nothing."""
     other = write_ellipses(tmp_path / "other", {"train": 2}, side=SIDE, classes=["normal"])
     copy_as_synthetic(other, tmp_path / "normal")
@@ -169,7 +170,7 @@ def test_no_class_in_common_is_refused(folders: Path, tmp_path: Path, write_elli
 
 
 @pytest.mark.parametrize(
-    ("sides", "asked", "size", "told"),
+    ("sides", "asked", "size", "reported"),
     [
         ((64,), None, 64, False),
         ((48,), None, 128, True),
@@ -179,21 +180,21 @@ def test_no_class_in_common_is_refused(folders: Path, tmp_path: Path, write_elli
     ],
 )
 def test_size_of_the_comparison(
-    folders: Path, sides: tuple[int, ...], asked: int | None, size: int, told: bool
+    folders: Path, sides: tuple[int, ...], asked: int | None, size: int, reported: bool
 ) -> None:
     """Fails if pictures of several sizes, or of one that networks cannot take, are not resampled, or without a word."""
-    first = read_pairs(folders / "synthetic")
+    first = read_samples(folders / "synthetic")
     records = [dataclasses.replace(first.records[0], width=side, height=side) for side in sides]
     config = settings(folders, folders / "out", img_size=asked)
     found, notes = _size(config, dataclasses.replace(first, records=tuple(records)))
-    assert (found, bool(notes)) == (size, told)
+    assert (found, bool(notes)) == (size, reported)
 
 
 def test_black_pictures_and_empty_masks_get_a_report(folders: Path, tmp_path: Path) -> None:
     """Fails if a constant picture or an empty mask brings a NaN or a crash into any metric."""
-    synthetic = read_pairs(folders / "synthetic")
+    synthetic = read_samples(folders / "synthetic")
     records = [
-        write_pair(
+        write_sample(
             tmp_path / "black",
             np.full((SIDE, SIDE), number % 2, np.uint8),
             np.zeros((SIDE, SIDE), np.uint8),
@@ -205,15 +206,15 @@ def test_black_pictures_and_empty_masks_get_a_report(folders: Path, tmp_path: Pa
         )
         for number, r in enumerate(synthetic.records)
     ]
-    write_pairs(tmp_path / "black", records, classes=synthetic.classes, identity={"phase": "test"})
+    write_samples(tmp_path / "black", records, classes=synthetic.classes, fingerprint={"phase": "test"})
     result = evaluate(settings(folders, tmp_path / "out", synthetic_data=str(tmp_path / "black")))
     assert json.dumps(result, allow_nan=False)
     assert result["compared"]["counts"]["synthetic"] == {"benign": 12, "malignant": 12}
 
 
 def test_max_pairs_takes_as_many_of_each_class(folders: Path) -> None:
-    """Fails if the choice is not balanced, not told, or another one each time."""
-    synthetic = read_pairs(folders / "synthetic")
+    """Fails if the choice is not balanced, not reported, or another one each time."""
+    synthetic = read_samples(folders / "synthetic")
     chosen, notes = _choose(settings(folders, folders / "out", max_pairs=5), synthetic)
     assert Counter(r.label for r in chosen) == {"benign": 5, "malignant": 5}
     assert "10 were chosen at random" in notes[0]
@@ -223,7 +224,7 @@ def test_max_pairs_takes_as_many_of_each_class(folders: Path) -> None:
 
 def test_real_pairs_of_a_combined_set_are_left_out(folders: Path) -> None:
     """Fails if real pairs count as synthetic ones, which are then as good as real, and copies."""
-    synthetic, real = read_pairs(folders / "synthetic"), read_pairs(folders / "real")
+    synthetic, real = read_samples(folders / "synthetic"), read_samples(folders / "real")
     both = dataclasses.replace(synthetic, records=(*real.records, *synthetic.records))
     chosen, notes = _choose(settings(folders, folders / "out"), both)
     assert chosen == synthetic.records
@@ -236,7 +237,7 @@ def test_real_pairs_of_a_combined_set_are_left_out(folders: Path) -> None:
 
 def test_held_out_pictures_that_a_combined_set_learnt_are_refused(folders: Path) -> None:
     """Fails if only the hashes that a generated set carries are asked."""
-    real, synthetic = read_pairs(folders / "real"), read_pairs(folders / "synthetic")
+    real, synthetic = read_samples(folders / "real"), read_samples(folders / "synthetic")
     learnt = [real.select("val").records[0].perceptual_hash]
     combined = dataclasses.replace(synthetic, info={**synthetic.info, "learnt": learnt})
     with pytest.raises(UserError, match="held-out pictures that it never saw"):
@@ -257,7 +258,7 @@ def test_held_out_pictures_that_a_combined_set_learnt_are_refused(folders: Path)
 def test_settings_that_cannot_work_are_refused(
     folders: Path, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
-    """Fails if a bad setting is found out only after the judges are trained, or never."""
+    """Fails if a bad setting is found out only after the reference models are trained, or never."""
     with pytest.raises(UserError, match=message):
         evaluate(settings(folders, tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()

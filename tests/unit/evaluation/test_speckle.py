@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pytest
-from evaluation_sets import context, drawn, three_sets
+from evaluation_sets import context, sampled, three_sets
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import brentq
 
@@ -56,8 +56,8 @@ def predicted_width(along: float, other: float, blur: float) -> float:
 
 @pytest.mark.parametrize(("down", "across", "aspect"), [(1.5, 1.5, 1.0), (1.0, 2.5, 1.0), (1.2, 1.6, 1.5)])
 def test_grains_have_the_size_of_the_point_spread_function(down: float, across: float, aspect: float) -> None:
-    """Closed form for three point-spread functions. Fails if axes are swapped, half widths are told, or the shape of
-    pixels is left out."""
+    """Closed form for three point-spread functions. Fails if axes are swapped, half widths are reported, or the shape
+    of pixels is left out."""
     found = [speckle_features(speckle(down, across, seed), EMPTY, aspect) for seed in range(12)]
     blur = 128 * DETREND  # in pixel heights, as all of these
     axial = predicted_width(down, across * aspect, blur)
@@ -126,7 +126,7 @@ def test_the_lesion_is_no_tissue() -> None:
 
 def test_autocovariance_by_hand() -> None:
     """Stripes 1, 1, -1, -1 down: 1, 0, -1 at lags 0, 1, 2, so half at lag 1/2. Fails if pixels without a partner
-    count, or the width is told from one side only."""
+    count, or the width is reported from one side only."""
     stripes = np.tile(np.array([1.0, 1, -1, -1] * 4)[:, None], (1, 16))
     where = np.ones((16, 16), bool)
     where[:, 3:5] = False
@@ -138,8 +138,8 @@ def test_autocovariance_by_hand() -> None:
 
 
 def textured(count: int, seed: int, prefix: str, grain: float = 1.0) -> Pairs:
-    """Drawn pictures whose noise has grains."""
-    pairs = drawn(count, seed, prefix)
+    """Sampled pictures whose noise has grains."""
+    pairs = sampled(count, seed, prefix)
     noise = np.random.default_rng(seed).normal(size=pairs.images.shape)
     grains = gaussian_filter(noise, (0, grain, grain)) * 2 * math.sqrt(math.pi) * grain
     return dataclasses.replace(
@@ -153,7 +153,7 @@ def test_sets_of_one_kind_have_one_speckle() -> None:
     assert section.values["farthest"] == []
     assert any("neither smoother nor rougher" in sentence for sentence in section.text)
     assert abs(section.values["fine_db"]["synthetic"]["value"]) < 0.5
-    assert list(section.values["scopes"]) == ["all", "benign", "malignant"]
+    assert list(section.values["subgroups"]) == ["all", "benign", "malignant"]
     assert [len(t.rows) for t in section.tables] == [len(NAMES) + 1] * 3
     assert len(section.figures) == 1
     assert section.figures[0].png[:4] == b"\x89PNG"
@@ -161,17 +161,19 @@ def test_sets_of_one_kind_have_one_speckle() -> None:
 
 
 @pytest.mark.parametrize(("grain", "word", "sign"), [(1.4, "smoother", -1), (0.7, "rougher", 1)])
-def test_coarser_and_finer_grains_are_told(grain: float, word: str, sign: int) -> None:
-    """Fails if the difference is taken the wrong way round, or distances do not exceed the floor."""
+def test_coarser_and_finer_grains_are_reported(grain: float, word: str, sign: int) -> None:
+    """Fails if the difference is taken the wrong way round, or distances do not exceed the baseline."""
     own, train, held_out = textured(40, 3, "synthetic", grain), textured(60, 1, "train"), textured(40, 2, "held")
     sets = dataclasses.replace(three_sets(own), train=train, held_out=held_out)
     section = run(context(sets))
     assert any(f"Synthetic pictures are {word} than real ones" in sentence for sentence in section.text)
     assert sign * section.values["fine_db"]["synthetic"]["value"] > 2
-    for told in section.values["scopes"].values():
-        assert sign * (told["axial_length"]["real_mean"] - told["axial_length"]["synthetic_mean"]) > 0.3
-        assert told["axial_length"]["distance"]["low"] > told["axial_length"]["floor"]["high"]
-        assert told["log_spectral_distance"]["distance"]["low"] > told["log_spectral_distance"]["floor"]["high"]
+    for reported in section.values["subgroups"].values():
+        assert sign * (reported["axial_length"]["real_mean"] - reported["axial_length"]["synthetic_mean"]) > 0.3
+        assert reported["axial_length"]["distance"]["low"] > reported["axial_length"]["baseline"]["high"]
+        assert (
+            reported["log_spectral_distance"]["distance"]["low"] > reported["log_spectral_distance"]["baseline"]["high"]
+        )
 
 
 @pytest.mark.parametrize("grey", [0, 128])
@@ -186,9 +188,9 @@ def test_flat_pictures_have_no_grain(grey: int) -> None:
         assert found["fine"] == pytest.approx(10 * math.log10(1 / 12))
 
 
-def test_bad_sets_are_told_and_do_not_crash() -> None:
+def test_bad_sets_are_reported_and_do_not_crash() -> None:
     """Black pictures, masks that fill the picture, three pictures. Fails if NaN gets out, or nothing is said."""
-    own = drawn(40, 3, "synthetic")
+    own = sampled(40, 3, "synthetic")
     black = dataclasses.replace(own, images=np.zeros_like(own.images))
     full = dataclasses.replace(own, masks=np.ones_like(own.masks))
     for synthetic in (black, full, own.rows([0, 1, 2])):

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TWO_SIZES, random_checkpoint, refuse_to_draw
+from conftest import TWO_SIZES, random_checkpoint, refuse_to_sample
 
 from medsegdiff.checkpoint import load_checkpoint, save_checkpoint
 from medsegdiff.config import DiffusionConfig, GenerateConfig
-from medsegdiff.data.records import PairSet, class_counts, read_pairs
+from medsegdiff.data.records import SampleSet, class_counts, read_samples
 from medsegdiff.diffusion.guidance import Guidance
 from medsegdiff.errors import UserError
 from medsegdiff.generation import pairs as drawing
@@ -42,8 +42,8 @@ def settings(checkpoint: Path, output: Path, **changes: Any) -> GenerateConfig:
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> PairSet:
-    """What a run without any interruption draws."""
+def straight(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> SampleSet:
+    """What a run without any interruption samples."""
     return generate(settings(checkpoint, tmp_path_factory.mktemp("straight") / "pairs"))
 
 
@@ -52,21 +52,21 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def pictures(pairs: PairSet) -> dict[str, tuple[bytes, bytes, float]]:
+def pictures(pairs: SampleSet) -> dict[str, tuple[bytes, bytes, float]]:
     """Pixels and pixel aspect by id."""
     return {r.id: (pairs.read_image(r).tobytes(), pairs.read_mask(r).tobytes(), r.pixel_aspect) for r in pairs.records}
 
 
-def count_draws(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Record every call of `draw_pairs`."""
+def count_samples(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Record every call of `sample_pairs`."""
     calls: list[dict[str, Any]] = []
-    original = drawing.draw_pairs
+    original = drawing.sample_pairs
 
     def spy(denoiser: Any, codec: Any, labels: Any, sigmas: Any, noise: Any, **options: Any) -> Any:
         calls.append({"labels": labels.tolist(), "sigmas": sigmas, **options})
         return original(denoiser, codec, labels, sigmas, noise, **options)
 
-    monkeypatch.setattr(drawing, "draw_pairs", spy)
+    monkeypatch.setattr(drawing, "sample_pairs", spy)
     return calls
 
 
@@ -75,9 +75,9 @@ def corner(mask: np.ndarray, has_lesion: bool) -> str | None:
     return "corner" if mask[0, 0] else None
 
 
-def test_counts_and_records(straight: PairSet, checkpoint: Path) -> None:
+def test_counts_and_records(straight: SampleSet, checkpoint: Path) -> None:
     """Damage: keeping the padding of the last chunk; split test; aspects of another class."""
-    pairs = read_pairs(straight.root)
+    pairs = read_samples(straight.root)
     assert class_counts(pairs.records) == {"train": {"benign": 6, "malignant": 6}}
     digest = load_checkpoint(checkpoint)[2]
     for r in pairs.records:
@@ -87,14 +87,14 @@ def test_counts_and_records(straight: PairSet, checkpoint: Path) -> None:
     assert len({r.group for r in pairs.records}) == len({r.image_hash for r in pairs.records}) == 12
     assert {r.pixel_aspect for r in pairs.select(label="benign").records} == {1.25, 1.5}
     assert pairs.info["checkpoint"]["train_hashes"] == [{"image_hash": "ab", "perceptual_hash": "cd"}]
-    assert (pairs.info["checkpoint"]["step"], pairs.info["identity"]["phase"]) == (7, "generate")
+    assert (pairs.info["checkpoint"]["step"], pairs.info["fingerprint"]["phase"]) == (7, "generate")
     balance = json.loads((pairs.root / "class_balance.json").read_text())
     assert balance["generated"] == {"benign": 6, "malignant": 6}
     assert (pairs.root / "contact_sheet.png").is_file()
     assert not pairs.root.with_name("pairs.partial").exists()
 
 
-def test_same_seed_same_bytes(straight: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+def test_same_seed_same_bytes(straight: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: noise from torch's global generator; the output folder or the time in the metadata."""
     torch.manual_seed(99)
     again = generate(settings(checkpoint, tmp_path / "elsewhere"))
@@ -105,71 +105,75 @@ LED = {"mask_guidance": 6.0, "guidance_low": 0.0, "guidance_high": 100.0}
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 3}, {"sampler": "ddpm"}, {"guidance": 4.0}, LED])
-def test_settings_matter(change: dict[str, Any], straight: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+def test_settings_matter(change: dict[str, Any], straight: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: a setting that is parsed and not handed on."""
     other = generate(settings(checkpoint, tmp_path / "pairs", num_samples_per_class=2, **change))
     assert not {r.image_hash for r in other.records} & {r.image_hash for r in straight.records}
 
 
-def test_the_grain_is_what_is_told(tmp_path: Path) -> None:
-    """Damage: a share that draw_pairs takes and drops."""
+def test_the_grain_is_what_is_reported(tmp_path: Path) -> None:
+    """Damage: a share that sample_pairs takes and drops."""
     fine = random_checkpoint(tmp_path / "fine.safetensors", diffusion=DiffusionConfig(sigma_max=2.0, sigma_min=0.1))
     found = [
-        generate(settings(fine, tmp_path / f"{told}", num_samples_per_class=2, steps=3, noise_told=told)).records
-        for told in (0.5, 1.0)
+        generate(
+            settings(fine, tmp_path / f"{reported}", num_samples_per_class=2, steps=3, sigma_scale=reported)
+        ).records
+        for reported in (0.5, 1.0)
     ]
     assert not {r.image_hash for r in found[0]} & {r.image_hash for r in found[1]}
 
 
-def test_autoguidance_draws_with_its_guide(checkpoint: Path, straight: PairSet, tmp_path: Path) -> None:
-    """Damage: the guide loaded and not handed on, or left out of what a folder says it was made with."""
+def test_autoguidance_samples_with_the_guidance_model(checkpoint: Path, straight: SampleSet, tmp_path: Path) -> None:
+    """Damage: the guidance model loaded and not handed on, or left out of what a folder says it was made with."""
     denoiser, card, _ = load_checkpoint(checkpoint)
     weights = {name: 0.7 * value for name, value in denoiser.state_dict().items()}
-    guide = tmp_path / "early.safetensors"
-    save_checkpoint(guide, weights, card)
+    guidance_model = tmp_path / "early.safetensors"
+    save_checkpoint(guidance_model, weights, card)
     chosen = {"num_samples_per_class": 2, "guidance": 2.0}
-    pairs = generate(settings(checkpoint, tmp_path / "auto", guide_path=str(guide), **chosen))
+    pairs = generate(settings(checkpoint, tmp_path / "auto", guidance_checkpoint=str(guidance_model), **chosen))
     plain = generate(settings(checkpoint, tmp_path / "plain", **chosen))
     assert not {r.image_hash for r in pairs.records} & {r.image_hash for r in plain.records}
-    told = json.loads((pairs.root / "dataset.json").read_text())["identity"]
-    assert told["guide_sha256"] == load_checkpoint(guide)[2]
+    reported = json.loads((pairs.root / "dataset.json").read_text())["fingerprint"]
+    assert reported["guidance_sha256"] == load_checkpoint(guidance_model)[2]
 
 
 def test_images_follow_their_masks_where_images_alone_were_learnt(checkpoint: Path, tmp_path: Path) -> None:
-    """Damage: a default that leads away from what was never learnt, or that the folder does not tell."""
+    """Damage: a default that steers away from what was never learnt, or that the folder does not say."""
     denoiser, card, _ = load_checkpoint(checkpoint)
     paired = tmp_path / "paired.safetensors"
     alone = dataclasses.replace(card.diffusion, share_marginal=0.0)
     save_checkpoint(paired, denoiser.state_dict(), dataclasses.replace(card, diffusion=alone))
     for path, weight in ((checkpoint, 2.0), (paired, 1.0)):
         pairs = generate(settings(path, tmp_path / f"pairs_{weight:g}", num_samples_per_class=1))
-        assert pairs.info["identity"]["mask_guidance"] == weight
+        assert pairs.info["fingerprint"]["mask_guidance"] == weight
     with pytest.raises(UserError, match=r"--mask_guidance: found 2.0 with a checkpoint .*; expected 1: it knows"):
         generate(settings(paired, tmp_path / "pairs", mask_guidance=2.0))
 
 
 @pytest.mark.parametrize("change", [{"classes": ["malignant", "benign"]}, {"train_hashes": []}])
-def test_a_guide_of_other_data_is_refused(change: dict[str, Any], checkpoint: Path, tmp_path: Path) -> None:
-    """Damage: a guide that saw other pictures, of which `combine` would not know."""
+def test_a_guidance_model_of_other_data_is_refused(change: dict[str, Any], checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: a guidance model that saw other pictures, of which `combine` would not know."""
     denoiser, card, _ = load_checkpoint(checkpoint)
-    guide = tmp_path / "other.safetensors"
-    save_checkpoint(guide, denoiser.state_dict(), dataclasses.replace(card, **change))
-    message = rf"--guide_path: found .*other.safetensors, whose {next(iter(change))} is not that of"
+    guidance_model = tmp_path / "other.safetensors"
+    save_checkpoint(guidance_model, denoiser.state_dict(), dataclasses.replace(card, **change))
+    message = rf"--guidance_checkpoint: found .*other.safetensors, whose {next(iter(change))} is not that of"
     with pytest.raises(UserError, match=message):
-        generate(settings(checkpoint, tmp_path / "pairs", guidance=2.0, guide_path=str(guide)))
+        generate(settings(checkpoint, tmp_path / "pairs", guidance=2.0, guidance_checkpoint=str(guidance_model)))
 
 
-def test_a_guide_that_sees_other_sizes_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    """Damage: leading away from what is coarse, as if that were the fault of a guide that learnt less."""
+def test_a_guidance_model_that_sees_other_sizes_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: steering away from what is coarse, as if that were the fault of a guidance model that learnt less."""
     card = load_checkpoint(checkpoint)[1]
-    guide = random_checkpoint(tmp_path / "two.safetensors", **{f.name: getattr(card, f.name) for f in
+    guidance_model = random_checkpoint(tmp_path / "two.safetensors", **{f.name: getattr(card, f.name) for f in
         dataclasses.fields(card) if f.name not in ("model", "scores")} | {"model": TWO_SIZES})  # fmt: skip
-    with pytest.raises(UserError, match=r"--guide_path: found .*two.safetensors, which sees pictures at other sizes"):
-        generate(settings(checkpoint, tmp_path / "pairs", guidance=2.0, guide_path=str(guide)))
+    with pytest.raises(
+        UserError, match=r"--guidance_checkpoint: found .*two.safetensors, which sees pictures at other sizes"
+    ):
+        generate(settings(checkpoint, tmp_path / "pairs", guidance=2.0, guidance_checkpoint=str(guidance_model)))
 
 
 @pytest.mark.parametrize("sampler", ["heun", "ddim"])
-def test_every_sampler_draws(sampler: Any, checkpoint: Path, tmp_path: Path) -> None:
+def test_every_sampler_samples(sampler: Any, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: a name in GenerateConfig that SAMPLERS does not know."""
     pairs = generate(settings(checkpoint, tmp_path / "pairs", num_samples_per_class=1, sampler=sampler))
     assert len(pairs) == 2
@@ -182,25 +186,27 @@ def test_more_pairs_leave_the_first_ones_as_they_are(
     """Damage: the number of items of a chunk among the counters of the noise."""
     if gate is not None:
         monkeypatch.setattr(drawing, "mask_fault", gate)
-    drawn = [pictures(generate(settings(checkpoint, tmp_path / f"{n}", num_samples_per_class=n))) for n in (3, 10, 14)]
-    for few, many in zip(drawn[:-1], drawn[1:], strict=True):
+    sampled = [
+        pictures(generate(settings(checkpoint, tmp_path / f"{n}", num_samples_per_class=n))) for n in (3, 10, 14)
+    ]
+    for few, many in zip(sampled[:-1], sampled[1:], strict=True):
         assert few == {name: many[name] for name in few}
-    assert [len(d) for d in drawn] == [6, 20, 28]
+    assert [len(d) for d in sampled] == [6, 20, 28]
 
 
-def test_a_class_alone_is_drawn_as_with_the_others(straight: PairSet, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_class_alone_is_drawn_as_with_the_others(straight: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: numbering the class by its place in --classes, which gives malignant the embedding of benign."""
     alone = generate(settings(checkpoint, tmp_path / "pairs", classes=["malignant"]))
     assert alone.classes == ["malignant"]
     assert pictures(alone) == pictures(straight.select(label="malignant"))
 
 
-@pytest.mark.parametrize(("name", "call", "left"), [("write_pair", 6, 3), ("write_json", 3, 2), ("gather", 1, 0)])
+@pytest.mark.parametrize(("name", "call", "left"), [("write_sample", 6, 3), ("write_json", 3, 2), ("gather", 1, 0)])
 def test_resumes_to_the_same_bytes(
-    name: str, call: int, left: int, straight: PairSet, checkpoint: Path, tmp_path: Path,
+    name: str, call: int, left: int, straight: SampleSet, checkpoint: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Damage: writing the record of a chunk before its pairs; drawing finished chunks again."""
+    """Damage: writing the record of a chunk before its pairs; sampling finished chunks again."""
     config, calls = settings(checkpoint, tmp_path / "pairs"), []
     original = getattr(drawing, name)
 
@@ -215,9 +221,9 @@ def test_resumes_to_the_same_bytes(
         with pytest.raises(KeyboardInterrupt):
             generate(config)
     assert not (tmp_path / "pairs").exists()
-    draws = count_draws(monkeypatch)
+    samples = count_samples(monkeypatch)
     generate(config)
-    assert len(draws) == left
+    assert len(samples) == left
     assert files(tmp_path / "pairs") == files(straight.root)
 
 
@@ -237,31 +243,31 @@ def test_leftovers_of_other_settings_are_neither_used_nor_lost(
 
 
 def test_a_finished_set_is_not_drawn_again(
-    straight: PairSet, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    straight: SampleSet, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Damage: drawing for hours what lies there."""
-    draws = count_draws(monkeypatch)
+    """Damage: sampling for hours what lies there."""
+    samples = count_samples(monkeypatch)
     assert generate(settings(checkpoint, straight.root)).records == straight.records
-    assert draws == []
+    assert samples == []
 
 
-def test_other_settings_do_not_overwrite(straight: PairSet, checkpoint: Path) -> None:
+def test_other_settings_do_not_overwrite(straight: SampleSet, checkpoint: Path) -> None:
     """Damage: replacing a finished data set without a word."""
     with pytest.raises(UserError, match=r"other settings \(num_samples_per_class: 6 -> 7\); expected the same"):
         generate(settings(checkpoint, straight.root, num_samples_per_class=7))
 
 
-def test_the_network_is_told_the_class_and_the_options(
+def test_the_network_is_reported_the_class_and_the_options(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Damage: labels of one class for all; guidance bounds swapped."""
-    calls = count_draws(monkeypatch)
+    calls = count_samples(monkeypatch)
     monkeypatch.setattr(drawing, "mask_fault", lambda *_: None)
     chosen = {"guidance": 2.0, "guidance_low": 0.4, "guidance_high": 3.0, "sampler": "ddim", "mask_guidance": 1.5}
-    generate(settings(checkpoint, tmp_path / "pairs", noise_told=0.6, **chosen))
+    generate(settings(checkpoint, tmp_path / "pairs", sigma_scale=0.6, **chosen))
     assert [c["labels"] for c in calls] == [[0] * 4, [0] * 4, [1] * 4, [1] * 4]
     for c in calls:
-        assert (c["sampler"], c["noise_told"]) == ("ddim", 0.6)
+        assert (c["sampler"], c["sigma_scale"]) == ("ddim", 0.6)
         assert c["guidance"] == Guidance(2.0, None, 1.5, (0.4, 3.0))
         assert c["sigmas"].shape == (3, 2)
 
@@ -269,22 +275,22 @@ def test_the_network_is_told_the_class_and_the_options(
 def test_refused_masks_are_drawn_again_and_counted(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Damage: keeping a refused mask; the image of one draw with the mask of another; no count."""
+    """Damage: keeping a refused mask; the image of one sample with the mask of another; no count."""
     monkeypatch.setattr(drawing, "mask_fault", corner)
-    drawn: dict[bytes, bytes] = {}
-    original = drawing.draw_batch
+    sampled: dict[bytes, bytes] = {}
+    original = drawing.sample_batch
 
     def remember(*args: Any) -> tuple[np.ndarray, np.ndarray]:
         images, masks = original(*args)
-        drawn.update({m.tobytes(): i.tobytes() for i, m in zip(images, masks, strict=True)})
+        sampled.update({m.tobytes(): i.tobytes() for i, m in zip(images, masks, strict=True)})
         return images, masks
 
-    monkeypatch.setattr(drawing, "draw_batch", remember)
+    monkeypatch.setattr(drawing, "sample_batch", remember)
     pairs = generate(settings(checkpoint, tmp_path / "pairs", num_samples_per_class=12))
     assert class_counts(pairs.records)["train"] == {"benign": 12, "malignant": 12}
     for r in pairs.records:
         assert not pairs.read_mask(r)[0, 0]
-        assert drawn[pairs.read_mask(r).tobytes()] == pairs.read_image(r).tobytes()
+        assert sampled[pairs.read_mask(r).tobytes()] == pairs.read_image(r).tobytes()
     counts = pairs.info["masks_redrawn"]
     assert set(counts) == set(CLASSES)
     assert all(c["corner"] > 0 for c in counts.values())
@@ -292,7 +298,7 @@ def test_refused_masks_are_drawn_again_and_counted(
 
 
 def test_gives_up_after_max_redraws(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damage: letting degenerate masks through in the end, or drawing for ever."""
+    """Damage: letting degenerate masks through in the end, or sampling for ever."""
     monkeypatch.setattr(drawing, "mask_fault", lambda *_: "empty")
     message = (
         r"^chunk benign_00000: found 4 of 4 masks degenerate after 2 redraws \(benign: 12 empty\); "
@@ -315,7 +321,7 @@ def test_plan() -> None:
 
 @pytest.mark.parametrize("gate", [None, corner])
 def test_the_chunk_size_changes_nothing_that_can_be_seen(
-    gate: Callable[..., str | None] | None, straight: PairSet, checkpoint: Path, tmp_path: Path,
+    gate: Callable[..., str | None] | None, straight: SampleSet, checkpoint: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Damage: noise of a chunk instead of an item; redraws that fill gaps in the order of the chunk."""
@@ -364,7 +370,7 @@ def test_gates(mask: np.ndarray, has_lesion: bool, fault: str | None) -> None:
 
 
 def refuse(message: str, path: Path | str, tmp_path: Path, **changes: Any) -> None:
-    refuse_to_draw(message, settings(Path(path), tmp_path / "pairs", **changes))
+    refuse_to_sample(message, settings(Path(path), tmp_path / "pairs", **changes))
 
 
 def test_unknown_class(checkpoint: Path, tmp_path: Path) -> None:
@@ -383,10 +389,10 @@ def test_unknown_class(checkpoint: Path, tmp_path: Path) -> None:
         ({"guidance": -1.0}, "--guidance: found -1.0; expected 0 or more"),
         ({"guidance_low": 6.0}, "--guidance_low: found 6.0; expected less than --guidance_high 5.0"),
         ({"mask_guidance": -1.0}, "--mask_guidance: found -1.0; expected 0 or more"),
-        ({"noise_told": 0.0}, "--noise_told: found 0.0; expected above 0, at most 1"),
+        ({"sigma_scale": 0.0}, "--sigma_scale: found 0.0; expected above 0, at most 1"),
         ({"max_redraws": -1}, "--max_redraws: found -1"),
-        ({"guide_path": "x.safetensors"}, "--guide_path: found --guidance 1, which is none"),
-        ({"guide_path": "x.safetensors", "guidance": 2.0}, "x.safetensors: found no such file"),
+        ({"guidance_checkpoint": "x.safetensors"}, "--guidance_checkpoint: found --guidance 1, which is none"),
+        ({"guidance_checkpoint": "x.safetensors", "guidance": 2.0}, "x.safetensors: found no such file"),
     ],
 )
 def test_bad_settings(change: dict[str, Any], message: str, checkpoint: Path, tmp_path: Path) -> None:
@@ -394,7 +400,7 @@ def test_bad_settings(change: dict[str, Any], message: str, checkpoint: Path, tm
     refuse(message, checkpoint, tmp_path, **change)
 
 
-def test_pth_name_finds_the_safetensors_beside(checkpoint: Path, straight: PairSet, tmp_path: Path) -> None:
+def test_pth_name_finds_the_safetensors_beside(checkpoint: Path, straight: SampleSet, tmp_path: Path) -> None:
     """Damage: taking the user's own command line `--checkpoint_path best_model.pth` at its word."""
     pairs = generate(settings(checkpoint.with_suffix(".pth"), tmp_path / "pairs"))
     assert pictures(pairs) == pictures(straight)

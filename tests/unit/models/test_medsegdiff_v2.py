@@ -184,7 +184,7 @@ def test_leaving_a_part_out_leaves_it_out() -> None:
 
 @pytest.mark.parametrize("part", ["use_anchor", "use_transformer"])
 @torch.no_grad()
-def test_each_way_alone_tells_the_mask_stream_of_the_image(part: str) -> None:
+def test_each_way_alone_say_the_mask_stream_of_the_image(part: str) -> None:
     """Damage: anchor or exchange wired to the own stream, so that mask and image do not belong together."""
     x, c_noise = inputs()
     changed = x.clone()
@@ -192,8 +192,8 @@ def test_each_way_alone_tells_the_mask_stream_of_the_image(part: str) -> None:
     for use, reaches in ((True, True), (False, False)):
         alone = {"use_anchor": False, "use_transformer": False} | {part: use}
         model = network(**alone)
-        model.seam.conv1.weight[:, :4] = 0  # what the output stage itself sees of the image ...
-        model.seam.conv1.weight[:, [6, 8]] = 0
+        model.refiner.conv1.weight[:, :4] = 0  # what the output stage itself sees of the image ...
+        model.refiner.conv1.weight[:, [6, 8]] = 0
         difference = (model(x, c_noise, LABELS) - model(changed, c_noise, LABELS)).abs().max()
         assert (float(difference) > 1e-6) is reaches
 
@@ -236,16 +236,22 @@ def test_backbones_are_found_by_name(name: str) -> None:
             "--model.use_spectrum: found False",
         ),
         ({"backbone": "medsegdiff_v2", "model": ModelConfig(mask_share=-1)}, "--model.mask_share: found -1"),
-        ({"told_share": 0.2, "augment": False}, "--told_share: found 0.2; expected 0 with --augment false"),
-        ({"told_share": 1.0}, "--told_share: found 1.0; expected 0 or more, and below 1"),
-        ({"model": ModelConfig(tell_moves=True)}, "--model.tell_moves: found True; expected --told_share"),
-        ({"model": ModelConfig(coarse_factor=3)}, "--model.coarse_factor: found 3; expected one that divides 256"),
-        ({"model": ModelConfig(coarse_factor=16)}, "--model.coarse_factor: found 16"),  # one pixel at the bottleneck
-        ({"model": ModelConfig(coarse_factor=0)}, "--model.coarse_factor: found 0"),
-        ({"model": ModelConfig(coarse_sigma=2.0)}, "--model.coarse_sigma: found 2.0; expected --model.coarse_factor"),
-        ({"model": ModelConfig(coarse_factor=2, coarse_sigma=80.0)}, "--model.coarse_sigma: found 80.0"),
-        ({"small_share": 1.0}, "--small_share: found 1.0; expected 0 or more, and below 1"),
-        ({"diffusion": DiffusionConfig(mask_radius=float("inf"))}, "--diffusion.mask_radius: found inf"),
+        ({"augment_prob": 0.2, "augment": False}, "--augment_prob: found 0.2; expected 0 with --augment false"),
+        ({"augment_prob": 1.0}, "--augment_prob: found 1.0; expected 0 or more, and below 1"),
+        (
+            {"model": ModelConfig(augment_conditioning=True)},
+            "--model.augment_conditioning: found True; expected --augment_prob",
+        ),
+        ({"model": ModelConfig(low_res_factor=3)}, "--model.low_res_factor: found 3; expected one that divides 256"),
+        ({"model": ModelConfig(low_res_factor=16)}, "--model.low_res_factor: found 16"),  # one pixel at the bottleneck
+        ({"model": ModelConfig(low_res_factor=0)}, "--model.low_res_factor: found 0"),
+        (
+            {"model": ModelConfig(low_res_sigma=2.0)},
+            "--model.low_res_sigma: found 2.0; expected --model.low_res_factor",
+        ),
+        ({"model": ModelConfig(low_res_factor=2, low_res_sigma=80.0)}, "--model.low_res_sigma: found 80.0"),
+        ({"progressive_resizing": 1.0}, "--progressive_resizing: found 1.0; expected 0 or more, and below 1"),
+        ({"diffusion": DiffusionConfig(sdf_truncation=float("inf"))}, "--diffusion.sdf_truncation: found inf"),
     ],
 )
 def test_backbones_that_do_not_fit(changes: dict[str, Any], message: str) -> None:

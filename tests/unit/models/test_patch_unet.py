@@ -112,7 +112,7 @@ def test_output_stage_sees_detail_in_units_of_the_noise(sigmas: tuple[float, flo
     """Damage: the deviation of modality 0 for every channel; sigma without the scaling c_in."""
     modality = (0, 1, 1)
     model, seen = network(modality=modality), []
-    model.seam.conv1.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    model.refiner.conv1.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     sigma = torch.tensor([sigmas])
     level = sigma[:, modality].view(1, 3, 1, 1)
     noise = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
@@ -148,10 +148,13 @@ def test_class_and_levels_matter() -> None:
 
 @pytest.mark.parametrize("name", sorted(backbones()))
 @torch.no_grad()
-def test_told_moves_matter_and_none_are_zero(name: str) -> None:
-    """Damage: what is told not passed on, or a bias, by which an untold picture would differ from an unmoved one."""
+def test_reported_moves_matter_and_none_are_zero(name: str) -> None:
+    """Damage: what is reported not passed on, or a bias, by which an unconditioned picture would differ from an
+    unmoved one."""
     torch.manual_seed(0)
-    settings = ModelConfig(model_channels=16, channel_mult=[1, 2], transformer_depth=1, num_heads=2, tell_moves=True)
+    settings = ModelConfig(
+        model_channels=16, channel_mult=[1, 2], transformer_depth=1, num_heads=2, augment_conditioning=True
+    )
     model = build_backbone(name, SIDE, [0, 1], settings).eval()
     for weight in model.parameters():
         weight.add_(0.1 * torch.randn_like(weight))

@@ -1,4 +1,4 @@
-"""What the tests of the protocol share: settings of a run of seconds, and an external set."""
+"""What the tests of the downstream benchmark share: settings of a run of seconds, and an external set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segmentation from PAIRS to scores: learns, resumes to the bit, compares, refuses what cannot work."""
+"""Segmentation from samples to scores: learns, resumes to the bit, compares, refuses what cannot work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 from medsegdiff.config import SegmentConfig
 from medsegdiff.data.dataset import load_tensors
-from medsegdiff.data.records import PairRecord, read_pairs, write_pair, write_pairs
+from medsegdiff.data.records import SampleRecord, read_samples, write_sample, write_samples
 from medsegdiff.errors import UserError
 from medsegdiff.locks import locked
 from medsegdiff.protocol.once import WEIGHTS_FILE
@@ -30,9 +30,9 @@ CLASSES = ["benign", "malignant"]
 
 
 def make_pairs(root: Path, seed: int = 0, test_labels: tuple[str, ...] = ("benign", "malignant")) -> Path:
-    """PAIRS of dark ellipses on noise; the two classes differ in shape."""
+    """Samples of dark ellipses on noise; the two classes differ in shape."""
     random = np.random.default_rng(seed)
-    records: list[PairRecord] = []
+    records: list[SampleRecord] = []
     y, x = np.mgrid[:SIDE, :SIDE]
     for split, count in COUNTS.items():
         for label in test_labels if split == "test" else CLASSES:
@@ -44,15 +44,15 @@ def make_pairs(root: Path, seed: int = 0, test_labels: tuple[str, ...] = ("benig
                 name = f"{split}_{label}_{number}"
                 pictures = (image.clip(0, 255).astype(np.uint8), mask.astype(np.uint8) * 255)
                 records.append(
-                    write_pair(root, *pictures, id=name, label=label, split=split, group=name, source="test")
+                    write_sample(root, *pictures, id=name, label=label, split=split, group=name, source="test")
                 )
-    write_pairs(root, records, classes=CLASSES, identity={"phase": "test", "seed": seed})
+    write_samples(root, records, classes=CLASSES, fingerprint={"phase": "test", "seed": seed})
     return root
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One PAIRS folder for all tests that do not change it."""
+    """One sample folder for all tests that do not change it."""
     return make_pairs(tmp_path_factory.mktemp("pairs") / "data")
 
 
@@ -88,7 +88,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> Callable[[], None]
 def test_training_improves_dice(data: Path, tmp_path: Path) -> None:
     """Dice on val after 40 steps against the start. Fails if masks are not augmented like images."""
     config = settings(data, tmp_path, steps=40, encoder="resnet18")
-    pairs = read_pairs(data)
+    pairs = read_samples(data)
     loaded = [load_tensors(pairs.select(s), 32, what=s) for s in ("train", "val")]
     trainer = SegmentationTrainer(config, CLASSES, loaded[0], loaded[1], 40)
     before = trainer.evaluate(0)["val/dice"]
@@ -121,7 +121,7 @@ def test_a_run_killed_at_its_very_end_is_cleared_up(
     """Scores are written, half of the state is deleted. Fails if a finished run keeps its state, or half a file."""
     output = shutil.copytree(finished[0].output_dir, tmp_path / "seg")
     (output / "state" / "step_00000020").mkdir(parents=True)
-    for name in ("comparison.json.tmp", "state/identity.json", ".lock"):
+    for name in ("comparison.json.tmp", "state/fingerprint.json", ".lock"):
         (output / name).write_text("{}")
     config = dataclasses.replace(finished[0], output_dir=str(output))
     assert segment(config)["test"] == finished[1]["test"]
@@ -160,7 +160,7 @@ def test_outputs(finished: tuple[SegmentConfig, dict[str, Any]]) -> None:
 def test_finished_run_is_not_trained_again(
     finished: tuple[SegmentConfig, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Same settings: same scores at once; others: refused. Fails if identity is not compared."""
+    """Same settings: same scores at once; others: refused. Fails if fingerprint is not compared."""
     stop_after(monkeypatch, 0)
     config, results = finished
     assert segment(config) == results
@@ -174,7 +174,7 @@ def test_baseline_is_compared_image_by_image(
     """A run against another seed's. Fails if the difference is baseline - run."""
     config = settings(data, tmp_path / "seg", seed=1, steps=4, evals=2, baseline=finished[0].output_dir)
     results = segment(config)
-    cell = results["comparison"]["scopes"]["malignant"]["dice"]
+    cell = results["comparison"]["subgroups"]["malignant"]["dice"]
     means = [r["test"]["malignant"]["dice"]["mean"] for r in (results, finished[1])]
     assert [cell["run"], cell["baseline"]] == pytest.approx(means)
     assert cell["difference"]["mean"] == pytest.approx(means[0] - means[1])

@@ -1,4 +1,5 @@
-"""Repeated runs, external sets, gradual mixing, growing pictures: what the protocol adds to one training."""
+"""Repeated runs, external sets, gradual mixing, growing pictures: what the downstream benchmark adds to one
+training."""
 
 from __future__ import annotations
 
@@ -14,20 +15,20 @@ from small_runs import settings, write_stu
 
 from medsegdiff.config import SegmentConfig
 from medsegdiff.data.dataset import load_tensors
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SampleSet
 from medsegdiff.errors import UserError
 from medsegdiff.protocol.once import total_steps
 from medsegdiff.protocol.run import format_results, segment
 from medsegdiff.segmentation.models import build_model
 from medsegdiff.segmentation.training import SegmentationTrainer, predict
-from medsegdiff.training.sampling import draw_gradual, real_draws
+from medsegdiff.training.sampling import real_samples, sample_gradual
 from medsegdiff.training.supervised import training_sizes
 
 CLASSES = ["benign", "malignant"]
 
 
 @pytest.fixture(scope="module")
-def repeated(ellipses: PairSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentConfig, dict[str, Any]]:
+def repeated(ellipses: SampleSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentConfig, dict[str, Any]]:
     """Two seeds, with what they returned."""
     config = settings(ellipses.root, tmp_path_factory.mktemp("seeds") / "out", seeds=[3, 5])
     return config, segment(config)
@@ -77,13 +78,13 @@ def test_compared_with_repeated_runs(repeated: tuple[SegmentConfig, dict[str, An
     """A run against itself. Fails if runs of the two sides are taken apart by picture."""
     config, _ = repeated
     results = segment(dataclasses.replace(config, baseline=config.output_dir))
-    cell = results["comparison"]["scopes"]["all"]["dice"]
+    cell = results["comparison"]["subgroups"]["all"]["dice"]
     assert cell["difference"]["mean"] == pytest.approx(0)
     assert cell["run"] == cell["baseline"]
     assert results["comparison"]["other_settings"] == []
 
 
-def test_a_baseline_that_was_trained_otherwise_is_told(
+def test_a_baseline_that_was_trained_otherwise_is_reported(
     repeated: tuple[SegmentConfig, dict[str, Any]], tmp_path: Path
 ) -> None:
     """Half the learning rate, one run. Fails if arms that were not trained alike are compared without a word."""
@@ -124,8 +125,8 @@ def test_external_set_is_scored_beside_test(
     assert again["external"] == other["external"]
 
 
-def test_classification_is_the_same_family(ellipses: PairSet, tmp_path: Path) -> None:
-    """Seeds and all. Fails if a task skips part of the protocol, or takes settings that it does not use."""
+def test_classification_is_the_same_family(ellipses: SampleSet, tmp_path: Path) -> None:
+    """Seeds and all. Fails if a task skips part of the downstream benchmark, or takes settings that it does not use."""
     config = settings(
         ellipses.root, tmp_path / "out", task="classify", model="resnet10t", encoder=None, seeds=[0, 1], evals=1
     )
@@ -142,21 +143,22 @@ def test_classification_is_the_same_family(ellipses: PairSet, tmp_path: Path) ->
 
 
 def test_real_share_rises_to_one() -> None:
-    """A hundred draws. Fails if real pairs come first, if none are drawn in the end, or a draw depends on the batch."""
+    """A hundred samples. Fails if real pairs come first, if none are sampled in the end, or a sample depends on the
+    batch."""
     synthetic = torch.arange(20) < 12
     labels = torch.arange(20) % 2
-    rows = torch.cat([draw_gradual(labels, synthetic, start, 5, 100, 0, False) for start in range(0, 100, 5)])
+    rows = torch.cat([sample_gradual(labels, synthetic, start, 5, 100, 0, False) for start in range(0, 100, 5)])
     share = [float((~synthetic[part]).float().mean()) for part in rows.split(10)]
     assert share[0] <= 0.1
     assert share == sorted(share)
     assert share[-3:] == [1, 1, 1]
     assert len(rows) == 100
-    assert [real_draws(n, 100) for n in (0, 70, 100)] == [0, 35, 65]
-    whole = draw_gradual(labels, synthetic, 0, 100, 100, 0, False)
+    assert [real_samples(n, 100) for n in (0, 70, 100)] == [0, 35, 65]
+    whole = sample_gradual(labels, synthetic, 0, 100, 100, 0, False)
     assert sorted(whole.tolist()) == sorted(rows.tolist())
 
 
-def test_gradual_mixing_needs_both_kinds(ellipses: PairSet, tmp_path: Path) -> None:
+def test_gradual_mixing_needs_both_kinds(ellipses: SampleSet, tmp_path: Path) -> None:
     """Fails if real pairs alone are taken without a word."""
     with pytest.raises(UserError, match=r"--mixing gradual: found real pairs only"):
         segment(settings(ellipses.root, tmp_path / "out", mixing="gradual"))
@@ -169,7 +171,7 @@ def test_steps_are_a_matter_of_the_recipe() -> None:
     assert total_steps(SegmentConfig("d", epochs=50, batch_size=8)) == 2400
 
 
-def test_pictures_grow(ellipses: PairSet) -> None:
+def test_pictures_grow(ellipses: SampleSet) -> None:
     """Sizes in steps of 32, each for as long as the others. Fails if the last part is not at full size."""
     assert training_sizes(128) == [64, 96, 128]
     assert training_sizes(256) == [128, 160, 192, 224, 256]
@@ -178,11 +180,11 @@ def test_pictures_grow(ellipses: PairSet) -> None:
     trainer = SegmentationTrainer(settings(ellipses.root, Path("o"), img_size=128), CLASSES, train, val, 10)
     assert [trainer.batch(step)[0].shape[-1] for step in (0, 3, 4, 6, 7, 9)] == [64, 64, 96, 96, 128, 128]
     assert trainer.small_steps == 7
-    whole = dataclasses.replace(trainer.config, small_share=0.0)
+    whole = dataclasses.replace(trainer.config, progressive_resizing=0.0)
     assert SegmentationTrainer(whole, CLASSES, train, val, 10).batch(0)[0].shape == (4, 1, 128, 128)
 
 
-def test_epochs_and_steps_are_not_both_given(ellipses: PairSet, tmp_path: Path) -> None:
+def test_epochs_and_steps_are_not_both_given(ellipses: SampleSet, tmp_path: Path) -> None:
     """Fails if one of the two silently wins."""
     with pytest.raises(UserError, match="--epochs and --steps: found both"):
         segment(settings(ellipses.root, tmp_path / "out", epochs=2))
@@ -202,7 +204,7 @@ def without_config(results: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in results.items() if key != "config"}
 
 
-def test_a_file_of_weights_counts_by_its_content(ellipses: PairSet, tmp_path: Path) -> None:
+def test_a_file_of_weights_counts_by_its_content(ellipses: SampleSet, tmp_path: Path) -> None:
     """Moved: the same run; changed: another one; gone: no matter to a finished run.
 
     Fails if the path of the file is what counts, or a finished run needs a file that it has no use for any more.
@@ -229,7 +231,7 @@ def test_a_file_of_weights_counts_by_its_content(ellipses: PairSet, tmp_path: Pa
     assert not (tmp_path / "not begun").exists()
 
 
-def test_the_best_weights_on_val_are_kept(ellipses: PairSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_weights_on_val_are_kept(ellipses: SampleSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second of three evaluations is the best. Fails if the last weights are kept, or patience never ends."""
     train, val = (load_tensors(ellipses.select(split), 32, what=split) for split in ("train", "val"))
     config = settings(ellipses.root, Path("o"), patience=1)
@@ -247,7 +249,7 @@ def test_the_best_weights_on_val_are_kept(ellipses: PairSet, monkeypatch: pytest
     assert any(not torch.equal(kept[0][name], kept[1][name]) for name in kept[1])
 
 
-def test_mirrored_pictures_get_mirrored_masks(ellipses: PairSet) -> None:
+def test_mirrored_pictures_get_mirrored_masks(ellipses: SampleSet) -> None:
     """With `flip`. Fails if the mirror image's prediction is not mirrored back, or is left out."""
     torch.manual_seed(0)
     model = build_model("unet", "mobilenet_v2").eval()

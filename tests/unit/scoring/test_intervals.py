@@ -1,4 +1,4 @@
-"""Bootstrap intervals over runs and clusters: closed forms, simulated coverage, what is drawn with what."""
+"""Bootstrap intervals over runs and clusters: closed forms, simulated coverage, what is sampled with what."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def test_one_run_has_the_normal_interval() -> None:
 def test_crossed_runs_and_pictures_have_the_exact_variance() -> None:
     """The bootstrap variance of a crossed mean is known: tr(X V X' W) / (SN)^2 - mean^2.
 
-    W = I + (1 - 1/S) 11' are second moments of how often each run is drawn, and V those of pictures (multinomial).
+    W = I + (1 - 1/S) 11' are second moments of how often each run is sampled, and V those of pictures (multinomial).
 
-    Fails if runs are drawn anew for every picture, or are not drawn at all.
+    Fails if runs are sampled anew for every picture, or are not sampled at all.
     """
     random = np.random.default_rng(0)
     runs, pictures = 12, 60
@@ -62,9 +62,9 @@ def test_crossed_runs_and_pictures_have_the_exact_variance() -> None:
     assert (found.high - found.low) / 2 == pytest.approx(1.96 * math.sqrt(variance), rel=0.06)
 
 
-def test_copies_of_pictures_tell_nothing_new() -> None:
-    """Five copies of each of 40 pictures, as clusters: the interval of 40 pictures. Fails if pictures are drawn one by
-    one, which would make it narrower by the square root of 5."""
+def test_copies_of_pictures_say_nothing_new() -> None:
+    """Five copies of each of 40 pictures, as clusters: the interval of 40 pictures. Fails if pictures are sampled one
+    by one, which would make it narrower by the square root of 5."""
     values = np.random.default_rng(2).normal(0.5, 0.1, size=40)
     copied, clusters = run_of(np.tile(values, 5)), alone(40) * 5
     once = interval([run_of(values)], MEAN, alone(40), 500, seed=0)
@@ -76,25 +76,25 @@ def test_copies_of_pictures_tell_nothing_new() -> None:
 
 
 def test_a_resample_is_whole_clusters_the_same_for_all_runs() -> None:
-    """Clusters of 1, 2 and 3 pictures, shuffled. Fails if a member of a drawn cluster is missing, or if runs or arms
+    """Clusters of 1, 2 and 3 pictures, shuffled. Fails if a member of a sampled cluster is missing, or if runs or arms
     see different pictures."""
     clusters = list("cabcbc")
     members = {name: [i for i, c in enumerate(clusters) if c == name] for name in "abc"}
     seen = Recorder()
     contrast([run_of([k] * 6) for k in (0, 1)], [run_of([2] * 6)], seen, clusters, 30, seed=0)
-    drawn = {
+    sampled = {
         run: [index for who, index in seen.asked if who == run and sorted(index) != list(range(6))] for run in range(3)
     }
-    assert drawn[0] == drawn[1] == drawn[2]
-    assert len({len(index) for index in drawn[0]}) > 1
-    for index in drawn[0]:
+    assert sampled[0] == sampled[1] == sampled[2]
+    assert len({len(index) for index in sampled[0]}) > 1
+    for index in sampled[0]:
         times = {name: index.count(places[0]) for name, places in members.items()}
         assert sum(times.values()) == 3
         assert sorted(index) == sorted(i for name, places in members.items() for i in places * times[name])
 
 
 def test_three_runs_that_differ_give_their_range() -> None:
-    """Every picture alike, runs 0.70, 0.74 and 0.81: as the docstring tells. Fails if the runs are averaged before the
+    """Every picture alike, runs 0.70, 0.74 and 0.81: as the docstring says. Fails if the runs are averaged before the
     bootstrap, which leaves no width."""
     runs = [run_of([value] * 10) for value in (0.70, 0.81, 0.74)]
     found = interval(runs, MEAN, alone(10), 1000, seed=0)
@@ -103,7 +103,7 @@ def test_three_runs_that_differ_give_their_range() -> None:
 
 
 def test_three_times_the_same_run_is_one_run() -> None:
-    """Only pictures differ. Fails if each drawn run gets pictures of its own, which would narrow the interval."""
+    """Only pictures differ. Fails if each sampled run gets pictures of its own, which would narrow the interval."""
     run = run_of(np.random.default_rng(4).random(30))
     once = interval([run], MEAN, alone(30), 300, seed=5)
     found = interval([run] * 3, MEAN, alone(30), 300, seed=5)
@@ -111,7 +111,7 @@ def test_three_times_the_same_run_is_one_run() -> None:
 
 
 def test_the_seed_decides() -> None:
-    """Same seed, same interval. Fails if pictures or runs are drawn by a generator without the seed."""
+    """Same seed, same interval. Fails if pictures or runs are sampled by a generator without the seed."""
     random = np.random.default_rng(0)
     pictures_differ = [run_of(random.random(20))]
     runs_differ = [run_of([value] * 20) for value in random.random(9)]
@@ -170,7 +170,7 @@ def test_resamples_without_a_value_are_left_out() -> None:
 
 
 def test_coverage() -> None:
-    """100 simulated test sets: 3 runs, 30 clusters of 4 like pictures, the truth is 0. Fails if pictures are drawn
+    """100 simulated test sets: 3 runs, 30 clusters of 4 like pictures, the truth is 0. Fails if pictures are sampled
     without regard to clusters (covers about two thirds), or with a 68 % interval."""
     clusters = np.repeat(alone(30), 4).tolist()
     inside = {"clusters": 0, "pictures": 0}

@@ -98,7 +98,7 @@ def test_columns() -> None:
         columns([])
 
 
-TOLD = {"config": {}, "img_size": 64, "test_digest": "d"}  # what every scores.json has, beside the ids
+REPORTED = {"config": {}, "img_size": 64, "test_digest": "d"}  # what every scores.json has, beside the ids
 
 
 def finish(folder: Path, rows: list[Found], scores: object) -> Path:
@@ -113,20 +113,20 @@ def test_one_run_and_several(tmp_path: Path) -> None:
     """Fails if the folders under "runs" are not looked at, or come in the order of their names."""
     rows = {seed: [Found(id, seed / 100, 0, True) for id in "ab"] for seed in (10, 9)}
     for seed, some in rows.items():
-        finish(tmp_path / f"seed_{seed}", some, {**TOLD, "test_ids": ["a", "b"], "val": seed})
-    told = {**TOLD, "test_ids": ["b", "a"], "runs": ["seed_10", "seed_9"]}
-    write_json(tmp_path / "scores.json", told)
-    assert read_run(tmp_path / "seed_9", Found) == ({**TOLD, "test_ids": ["a", "b"], "val": 9}, [rows[9]])
-    assert read_run(tmp_path, Found) == (told, [rows[10], rows[9]])
+        finish(tmp_path / f"seed_{seed}", some, {**REPORTED, "test_ids": ["a", "b"], "val": seed})
+    reported = {**REPORTED, "test_ids": ["b", "a"], "runs": ["seed_10", "seed_9"]}
+    write_json(tmp_path / "scores.json", reported)
+    assert read_run(tmp_path / "seed_9", Found) == ({**REPORTED, "test_ids": ["a", "b"], "val": 9}, [rows[9]])
+    assert read_run(tmp_path, Found) == (reported, [rows[10], rows[9]])
 
 
-@pytest.mark.parametrize("key", [*TOLD, "test_ids"])
+@pytest.mark.parametrize("key", [*REPORTED, "test_ids"])
 def test_scores_that_lack_what_a_comparison_needs(tmp_path: Path, key: str) -> None:
     """Not there, or of another type. Fails if it ends in a KeyError where the runs are compared."""
-    told = {**TOLD, "test_ids": [row.id for row in ROWS]}
-    folder = finish(tmp_path / "run", ROWS, told)
+    reported = {**REPORTED, "test_ids": [row.id for row in ROWS]}
+    folder = finish(tmp_path / "run", ROWS, reported)
     assert read_run(folder, Found)[1] == [ROWS]
-    for scores in ({k: v for k, v in told.items() if k != key}, {**told, key: None}):
+    for scores in ({k: v for k, v in reported.items() if k != key}, {**reported, key: None}):
         write_json(folder / "scores.json", scores)
         with pytest.raises(UserError, match=rf"scores\.json: found no {key}; expected the scores of a finished run"):
             read_run(folder, Found)
@@ -146,8 +146,8 @@ def test_runs_that_are_not_there_or_do_not_fit(tmp_path: Path) -> None:
     finish(tmp_path / "seed_1", ROWS[1:], {})
     finish(tmp_path / "seed_2", [ROWS[0]] * 2, {})
     ids = [row.id for row in ROWS]
-    for names, told in ((["seed_0", "seed_1"], ids), (["seed_2"], [ids[0]] * 2), (["seed_0"], ids[1:])):
-        write_json(tmp_path / "scores.json", {**TOLD, "test_ids": told, "runs": names})
+    for names, reported in ((["seed_0", "seed_1"], ids), (["seed_2"], [ids[0]] * 2), (["seed_0"], ids[1:])):
+        write_json(tmp_path / "scores.json", {**REPORTED, "test_ids": reported, "runs": names})
         with pytest.raises(UserError, match="other or repeated test images") as caught:
             read_run(tmp_path, Found)
         assert caught.value.where == str(tmp_path / names[-1] / PER_IMAGE_FILE)

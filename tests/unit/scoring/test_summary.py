@@ -13,7 +13,7 @@ from medsegdiff.scoring.intervals import Columns, Measure, mean_of
 from medsegdiff.scoring.summary import (
     compare,
     comparison_lines,
-    label_scopes,
+    label_subgroups,
     per_run_means,
     summarise,
     summary_lines,
@@ -45,18 +45,18 @@ def spread(columns: Columns, index: np.ndarray) -> float:
 MEASURES: dict[str, Measure] = {"dice": mean_of("dice"), "hd95": mean_of("hd95"), "spread": spread}
 FIRST = run_of({"a": 0.2, "b": 0.4, "c": 0.9})
 SECOND = run_of({"c": 0.7, "a": 0.4, "b": 0.4})  # the same pictures in another order
-SCOPES = {"all": np.arange(3), "tail": np.array([1, 2]), "last": np.array([2])}
+SUBGROUPS = {"all": np.arange(3), "tail": np.array([1, 2]), "last": np.array([2])}
 
 
-def test_label_scopes() -> None:
-    """Fails if the class without a name gets a scope, or classes come in the order of their appearance."""
-    found = {name: index.tolist() for name, index in label_scopes(["m", "", "b", "m"]).items()}
+def test_label_subgroups() -> None:
+    """Fails if the class without a name gets a subgroup, or classes come in the order of their appearance."""
+    found = {name: index.tolist() for name, index in label_subgroups(["m", "", "b", "m"]).items()}
     assert list(found.items()) == [("all", [0, 1, 2, 3]), ("b", [2]), ("m", [0, 3])]
 
 
 def test_summary_by_hand() -> None:
-    """Means over two runs and the pictures of a scope. Fails if scopes index each run in its own order."""
-    found = summarise([FIRST, SECOND], MEASURES, SCOPES, 50, seed=0)
+    """Means over two runs and the pictures of a subgroup. Fails if subgroups index each run in its own order."""
+    found = summarise([FIRST, SECOND], MEASURES, SUBGROUPS, 50, seed=0)
     assert found["all"]["dice"]["mean"] == pytest.approx(0.5)
     assert found["tail"]["dice"]["mean"] == pytest.approx((0.4 + 0.9 + 0.4 + 0.7) / 4)
     assert found["last"]["hd95"] == pytest.approx(
@@ -68,19 +68,19 @@ def test_summary_by_hand() -> None:
 
 
 def test_groups_are_the_clusters() -> None:
-    """One group of all pictures: nothing to draw. Fails if ids are taken for clusters."""
+    """One group of all pictures: nothing to sample. Fails if ids are taken for clusters."""
     together = [Picture(row.id, "one", row.label, row.dice, row.hd95) for row in FIRST]
-    cell = summarise([together], MEASURES, SCOPES, 50, seed=0)["all"]["dice"]
+    cell = summarise([together], MEASURES, SUBGROUPS, 50, seed=0)["all"]["dice"]
     assert [cell["low"], cell["high"]] == pytest.approx([0.5, 0.5])
-    apart = summarise([FIRST], MEASURES, SCOPES, 50, seed=0)["all"]["dice"]
+    apart = summarise([FIRST], MEASURES, SUBGROUPS, 50, seed=0)["all"]["dice"]
     assert apart["low"] < 0.4 < 0.6 < apart["high"]
-    paired = compare([together], [SECOND], MEASURES, SCOPES, 50, seed=0)["all"]["dice"]["difference"]
+    paired = compare([together], [SECOND], MEASURES, SUBGROUPS, 50, seed=0)["all"]["dice"]["difference"]
     assert [paired["low"], paired["high"]] == pytest.approx([0, 0])
 
 
 def test_means_of_each_run() -> None:
-    """Fails if runs are averaged, or a metric that has no value in a scope is told as NaN."""
-    found = per_run_means([FIRST, SECOND], MEASURES, SCOPES)
+    """Fails if runs are averaged, or a metric that has no value in a subgroup is reported as NaN."""
+    found = per_run_means([FIRST, SECOND], MEASURES, SUBGROUPS)
     assert found["tail"]["dice"] == pytest.approx([0.65, 0.55])
     assert list(found["last"]) == ["dice", "hd95"]
 
@@ -104,21 +104,21 @@ def test_other_pictures_are_refused() -> None:
     """Fails if runs of different pictures are cut down to those they share, or an id may come twice."""
     other = run_of({"a": 0.2, "b": 0.4, "d": 0.9})
     with pytest.raises(ValueError, match="other pictures: 'c'"):
-        compare([FIRST], [other], MEASURES, SCOPES, 10, seed=0)
+        compare([FIRST], [other], MEASURES, SUBGROUPS, 10, seed=0)
     with pytest.raises(ValueError, match="other pictures: 'c'"):
-        summarise([FIRST, other], MEASURES, SCOPES, 10, seed=0)
+        summarise([FIRST, other], MEASURES, SUBGROUPS, 10, seed=0)
     with pytest.raises(ValueError, match="same id"):
-        per_run_means([FIRST + FIRST], MEASURES, SCOPES)
+        per_run_means([FIRST + FIRST], MEASURES, SUBGROUPS)
 
 
 def cell_of(mean: float, low: float, high: float, undefined: float = 0.0) -> dict[str, float]:
-    """An interval as `summarise` tells it."""
+    """An interval as `summarise` says it."""
     return {"mean": mean, "low": low, "high": high, "n": 7, "runs": 2, "undefined": undefined}
 
 
 def test_summary_table() -> None:
     """Fails if hd95 gets three decimals, a run has no line of its own, a missing metric shifts the columns, or
-    undefined resamples go untold."""
+    undefined resamples go unconditioned."""
     summary = {
         "all": {"dice": cell_of(0.5, 0.4, 0.6), "hd95": cell_of(12.34, 10, 15), "auc": cell_of(0.9, 0.8, 1, 0.06)},
         "benign": {"dice": cell_of(0.25, 0.2, 0.3), "hd95": cell_of(9.99, 9, 11)},
@@ -142,15 +142,15 @@ def test_summary_table() -> None:
 
 
 def test_comparison_table() -> None:
-    """Fails if the sign of a gain is not told, or run and baseline change places."""
-    scopes: dict[str, Any] = {
+    """Fails if the sign of a gain is not reported, or run and baseline change places."""
+    subgroups: dict[str, Any] = {
         "all": {
             "dice": {"run": 0.6, "baseline": 0.5, "difference": cell_of(0.1, -0.01, 0.2)},
             "hd95": {"run": 10.04, "baseline": 12.06, "difference": cell_of(-2.02, -4, -1)},
         }
     }
-    scopes["all"]["dice"]["ratio"] = cell_of(1.2, 0.98, 1.4)
-    assert comparison_lines(scopes) == [
+    subgroups["all"]["dice"]["ratio"] = cell_of(1.2, 0.98, 1.4)
+    assert comparison_lines(subgroups) == [
         "            metric        this run  baseline  difference [95 % interval]  ratio",
         "all         dice             0.600     0.500  +0.100 [-0.010, +0.200]     1.200 [0.980, 1.400]",
         "all         hd95              10.0      12.1  -2.0 [-4.0, -1.0]           -",

@@ -42,7 +42,7 @@ def sigmoid(x: NDArray) -> NDArray:
 
 
 def tiny(**options: float) -> MADGNet:
-    """The same small network every time, normalised for noise: as built, it hardly tells one picture from another."""
+    """The same small network every time, normalised for noise: as built, it hardly says one picture from another."""
     torch.manual_seed(0)
     network = MADGNet(TINY, **options)  # type: ignore[arg-type]
     for module in network.modules():
@@ -259,7 +259,7 @@ def test_prediction_does_not_depend_on_the_batch() -> None:
                 module.alpha.fill_(0.5)
             if isinstance(module, FrequencyAttention):
                 for p in module.parameters():
-                    p.mul_(4)  # attention that tells pictures apart
+                    p.mul_(4)  # attention that distinguishes pictures
         x = torch.randn(5, 1, 64, 64)
         together = network(x)
         for i in range(5):
@@ -327,12 +327,12 @@ def test_it_learns_a_small_batch() -> None:
     torch.manual_seed(0)
     network = MADGNet(TINY)
     x, masks = discs(3, 64)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
     for _ in range(20):
         loss = network.training_loss(x, masks)
-        optimizer.zero_grad()
+        optimiser.zero_grad()
         loss.backward()
-        optimizer.step()
+        optimiser.step()
     with torch.no_grad():
         found = (network.eval()(x) > 0).float()
     assert float(2 * (found * masks).sum() / (found + masks).sum()) > 0.6  # lesion everywhere: 0.22
@@ -354,7 +354,7 @@ def test_size_of_the_network() -> None:
     assert count / 1e6 == pytest.approx(31.43, abs=0.01)
 
 
-def test_wrong_encoders_are_told() -> None:
+def test_wrong_encoders_are_reported() -> None:
     """Unknown, unfitting, with weights there are not. Fails if timm's own errors come through."""
     with pytest.raises(UserError, match=r"--encoder: found 'resnest51d'.*Near: .*resnest50d"):
         build_encoder("resnest51d")

@@ -11,7 +11,7 @@ import pytest
 from medsegdiff.errors import UserError
 from medsegdiff.files import write_json
 from medsegdiff.scoring.rows import PER_IMAGE_FILE, columns, write_rows
-from medsegdiff.segmentation.results import MEASURES, ImageScore, read_run, scopes
+from medsegdiff.segmentation.results import MEASURES, ImageScore, read_run, subgroups
 from medsegdiff.segmentation.scores import METRICS, hausdorff95, overlaps, score_image
 
 PIXEL = (2.5, 0.75)  # width, height
@@ -101,7 +101,7 @@ def image_score(id: str, label: str, area: float, dice: float = 0.5) -> ImageSco
     return ImageScore(id, f"group_{id}", label, area, dice, dice, dice, dice, hd95=10 * dice)
 
 
-def test_scopes() -> None:
+def test_subgroups() -> None:
     """Fails if 0.05 counts as small, a picture without a lesion as either, or "" as a class."""
     rows = [
         image_score("a", "malignant", 0.05),
@@ -109,13 +109,13 @@ def test_scopes() -> None:
         image_score("c", "", 0.0),
         image_score("d", "benign", 0.3),
     ]
-    found = {name: index.tolist() for name, index in scopes(rows).items()}
+    found = {name: index.tolist() for name, index in subgroups(rows).items()}
     assert found == {"all": [0, 1, 2, 3], "benign": [1, 3], "malignant": [0], "small": [1], "large": [0, 3]}
 
 
-def test_empty_scopes_are_left_out() -> None:
-    """An external set without classes, all lesions small. Fails if a scope without pictures is told."""
-    found = {name: index.tolist() for name, index in scopes([image_score("a", "", 0.01)]).items()}
+def test_empty_subgroups_are_left_out() -> None:
+    """An external set without classes, all lesions small. Fails if a subgroup without pictures is reported."""
+    found = {name: index.tolist() for name, index in subgroups([image_score("a", "", 0.01)]).items()}
     assert found == {"all": [0], "small": [0]}
 
 
@@ -132,9 +132,9 @@ def test_a_finished_run_is_read(tmp_path: Path) -> None:
     """Fails if the rows of scores come back as text, or scores of an older layout are accepted."""
     rows = [image_score("a", "benign", 0.1), image_score("b", "", 0.2)]
     write_rows(tmp_path / PER_IMAGE_FILE, rows)
-    told = {"config": {}, "img_size": 64, "test_ids": ["a", "b"], "test_digest": "d"}
-    write_json(tmp_path / "scores.json", told)
-    assert read_run(tmp_path) == (told, [rows])
+    reported = {"config": {}, "img_size": 64, "test_ids": ["a", "b"], "test_digest": "d"}
+    write_json(tmp_path / "scores.json", reported)
+    assert read_run(tmp_path) == (reported, [rows])
     (tmp_path / PER_IMAGE_FILE).write_text("id,label,dice,iou,sensitivity,precision,hd95\na,benign,1,1,1,1,0\n")
     with pytest.raises(UserError, match="expected the columns id,group,label,area"):
         read_run(tmp_path)

@@ -37,7 +37,7 @@ def gradients(backbone: str, switched_on: bool) -> tuple[dict[str, Tensor], int]
         loss = network(torch.randn(3, 2, 32, 32), torch.zeros(3, 2), cond).square().mean()
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
     size = sum(size for address, size in kept.items() if address not in weights)
-    torch.rand(7)  # somebody else draws in between
+    torch.rand(7)  # somebody else samples in between
     loss.backward()
     return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}, size
 

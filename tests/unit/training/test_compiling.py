@@ -14,7 +14,7 @@ from trainer_runs import settings
 
 from medsegdiff.checkpoint import load_checkpoint
 from medsegdiff.config import ModelConfig, TrainConfig
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SampleSet
 from medsegdiff.errors import UserError
 from medsegdiff.training import compiling
 from medsegdiff.training.compiling import compiles
@@ -52,13 +52,13 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[list[Any]]:
     ("backbone", "model"),
     [
         ("patch_unet", SMALL),
-        ("patch_unet", dataclasses.replace(SMALL, coarse_factor=2)),
+        ("patch_unet", dataclasses.replace(SMALL, low_res_factor=2)),
         ("medsegdiff_v2", STREAMS),
     ],
     ids=["one size", "two sizes", "two streams"],
 )
 def test_a_compiled_network_learns_the_same(
-    backbone: str, model: ModelConfig, ellipses: PairSet, tmp_path: Path, graphs: list[Any]
+    backbone: str, model: ModelConfig, ellipses: SampleSet, tmp_path: Path, graphs: list[Any]
 ) -> None:
     """Damage: weights saved as _orig_mod.*; kernels built for the averaged copy, or not at all; other results."""
     config = dataclasses.replace(settings(ellipses.root, tmp_path / "plain"), model=model, backbone=backbone)
@@ -67,7 +67,7 @@ def test_a_compiled_network_learns_the_same(
     built = train(dataclasses.replace(config, output_dir=str(tmp_path / "built"), compile=True))
     assert graphs
     assert built["best"]["val_loss"] == pytest.approx(plain["best"]["val_loss"], rel=1e-4)
-    assert built["identity"] == plain["identity"]
+    assert built["fingerprint"] == plain["fingerprint"]
     networks = [load_checkpoint(tmp_path / name / "last_model.safetensors")[0] for name in ("plain", "built")]
     assert list(networks[0].state_dict()) == list(networks[1].state_dict())
     learner = DiffusionTrainer(dataclasses.replace(config, compile=True), ellipses)
@@ -77,10 +77,10 @@ def test_a_compiled_network_learns_the_same(
 
 @pytest.mark.parametrize("backbone", ["patch_unet", "medsegdiff_v2"])
 def test_each_size_has_a_graph_of_its_own(
-    backbone: str, ellipses: PairSet, tmp_path: Path, graphs: list[list[Any]]
+    backbone: str, ellipses: SampleSet, tmp_path: Path, graphs: list[list[Any]]
 ) -> None:
     """Damage: one graph for all sizes, of which older torch makes no kernels (area means of unknown size)."""
-    model = dataclasses.replace(STREAMS, coarse_factor=2, patch_size=2)
+    model = dataclasses.replace(STREAMS, low_res_factor=2, patch_size=2)
     train(dataclasses.replace(settings(ellipses.root, tmp_path), model=model, backbone=backbone, compile=True))
     shapes = [shape for graph in graphs for shape in graph if isinstance(shape, tuple)]
     pictures = [shape for shape in shapes if shape[1] == 2]
@@ -90,7 +90,7 @@ def test_each_size_has_a_graph_of_its_own(
     assert {shape[-1] for shape in pictures} == {8, 16}
 
 
-def test_complex_numbers_stay_out_of_the_graphs(ellipses: PairSet, tmp_path: Path, graphs: list[list[Any]]) -> None:
+def test_complex_numbers_stay_out_of_the_graphs(ellipses: SampleSet, tmp_path: Path, graphs: list[list[Any]]) -> None:
     """Damage: Fourier transforms given to torch.compile, whose kernels fail or are wrong there in some versions."""
     config = dataclasses.replace(settings(ellipses.root, tmp_path), model=STREAMS, backbone="medsegdiff_v2")
     DiffusionTrainer(dataclasses.replace(config, compile=True), ellipses).train_step(0)
@@ -99,24 +99,24 @@ def test_complex_numbers_stay_out_of_the_graphs(ellipses: PairSet, tmp_path: Pat
     assert not [name for name in names if "fft" in name or "complex" in name]
 
 
-def test_trials_of_batches_are_not_compiled(ellipses: PairSet, tmp_path: Path, graphs: list[Any]) -> None:
+def test_trials_of_batches_are_not_compiled(ellipses: SampleSet, tmp_path: Path, graphs: list[Any]) -> None:
     """Damage: a graph, a minute each on a GPU, for every batch that is tried; a network that stays plain after them."""
     config = dataclasses.replace(
         settings(ellipses.root, tmp_path / "run"), model=SMALL, compile=True, find_batch_size=True
     )
     learner = DiffusionTrainer(config, ellipses)
-    assert learner.room.largest(4, config) == 4
+    assert learner.batch_size_finder.largest(4, config) == 4
     assert not graphs
     train(config)
     assert graphs
     graphs.clear()
     (tmp_path / "run" / "summary.json").unlink()
-    assert DiffusionTrainer(config, ellipses).room.too_large(config)  # nor those of the message
+    assert DiffusionTrainer(config, ellipses).batch_size_finder.too_large(config)  # nor those of the message
     train(config)  # goes on
     assert not graphs
 
 
-def test_kernels_with_checkpointed_blocks(ellipses: PairSet, tmp_path: Path, graphs: list[Any]) -> None:
+def test_kernels_with_checkpointed_blocks(ellipses: SampleSet, tmp_path: Path, graphs: list[Any]) -> None:
     """Damage: a network that can be compiled or checkpointed, not both."""
     config = dataclasses.replace(settings(ellipses.root, tmp_path), model=STREAMS)
     plain = DiffusionTrainer(config, ellipses).train_step(0)

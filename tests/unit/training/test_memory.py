@@ -1,4 +1,4 @@
-"""Out of memory: the largest batch that fits is found by trial, told, and with --find_batch_size used."""
+"""Out of memory: the largest batch that fits is found by trial, reported, and with --find_batch_size used."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import torch
 from conftest import TWO_SIZES
 
 from medsegdiff.config import ModelConfig, TrainConfig
-from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.errors import UserError
 from medsegdiff.training import train as train_module
 from medsegdiff.training.loop import Scalars
-from medsegdiff.training.memory import Room, arrangement, largest_batch, out_of_memory
+from medsegdiff.training.memory import BatchSizeFinder, largest_batch, micro_batches, out_of_memory
 from medsegdiff.training.train import DiffusionTrainer, train
 
 ERRORS = [
@@ -62,17 +62,17 @@ def test_every_way_to_run_out_of_memory(error: Exception) -> None:
         largest_batch(limited(3, RuntimeError("shapes do not match"))[0], 8)
 
 
-def test_arrangements_keep_the_pairs_of_a_step() -> None:
+def test_micro_batches_keep_the_pairs_of_a_step() -> None:
     """Damage: another product; a batch above the limit, or one that processes cannot share; the smallest that fits."""
-    assert arrangement(32, 32, 1) == (32, 1)
-    assert arrangement(32, 13, 1) == (8, 4)
-    assert arrangement(24, 13, 2) == (12, 2)
-    assert arrangement(12, 5, 2) is None
-    assert arrangement(6, 5, 3) == (3, 2)
-    assert arrangement(8, 0, 1) is None
+    assert micro_batches(32, 32, 1) == (32, 1)
+    assert micro_batches(32, 13, 1) == (8, 4)
+    assert micro_batches(24, 13, 2) == (12, 2)
+    assert micro_batches(12, 5, 2) is None
+    assert micro_batches(6, 5, 3) == (3, 2)
+    assert micro_batches(8, 0, 1) is None
 
 
-def settings(pairs: PairSet, output: Path, **changes: Any) -> TrainConfig:
+def settings(pairs: SampleSet, output: Path, **changes: Any) -> TrainConfig:
     """3 steps of 8 pairs."""
     config = TrainConfig(
         data_dir=str(pairs.root), output_dir=str(output), img_size=16, batch_size=8, num_epochs=2, precision="fp32",
@@ -95,15 +95,19 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_module, "denoising_loss", limited_loss)
 
 
-def test_a_batch_that_failed_is_not_advised(ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_failed_is_not_advised(
+    ellipses: SampleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Damage: trying the batch of the failed step as well, which may fit into a trial."""
     learner = DiffusionTrainer(settings(ellipses, tmp_path), ellipses)
-    monkeypatch.setattr(learner.room, "try_batch", lambda *_: None)
-    assert "expected at most 7. Use --batch_size 4 --accumulate 2" in str(learner.room.too_large(learner.config))
+    monkeypatch.setattr(learner.batch_size_finder, "try_batch", lambda *_: None)
+    assert "expected at most 7. Use --batch_size 4 --accumulate 2" in str(
+        learner.batch_size_finder.too_large(learner.config)
+    )
 
 
 @pytest.mark.usefixtures("small")
-def test_running_out_of_memory_is_told_in_one_line(ellipses: PairSet, tmp_path: Path) -> None:
+def test_running_out_of_memory_is_reported_in_one_line(ellipses: SampleSet, tmp_path: Path) -> None:
     """Damage: a traceback of torch; naming a size without trying it; forgetting the pairs a step in the advice."""
     expected = (
         r"--batch_size: found 8, too many for the memory of cpu; expected at most 5\. "
@@ -115,7 +119,7 @@ def test_running_out_of_memory_is_told_in_one_line(ellipses: PairSet, tmp_path: 
 
 
 def test_memory_for_full_size_pictures_is_asked_for_first(
-    ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ellipses: SampleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Damage: finding out where the small pictures end, which may be hours later."""
     loss, seen = train_module.denoising_loss, []
@@ -129,12 +133,12 @@ def test_memory_for_full_size_pictures_is_asked_for_first(
     monkeypatch.setattr(train_module, "denoising_loss", limited_loss)
     monkeypatch.setattr("medsegdiff.training.settings.SMALLEST", 8)
     with pytest.raises(UserError, match="--batch_size: found 8, too many"):
-        train(settings(ellipses, tmp_path / "run", small_share=0.5))
+        train(settings(ellipses, tmp_path / "run", progressive_resizing=0.5))
     assert set(seen) == {16}
 
 
 def test_the_trial_is_of_full_size_pictures(
-    ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ellipses: SampleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Damage: a trial at high noise, where pictures are seen smaller: a step of low noise runs out of memory later."""
     caplog.set_level(logging.INFO, "medsegdiff")
@@ -152,9 +156,9 @@ def test_the_trial_is_of_full_size_pictures(
 
 @pytest.mark.usefixtures("small")
 def test_a_batch_that_fits_is_found_and_kept(
-    ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ellipses: SampleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Damage: finding it anew where a run goes on, which may find another; other pairs a step; telling nobody."""
+    """Damage: finding it anew where a run goes on, which may find another; other pairs a step; reporting nobody."""
     caplog.set_level(logging.INFO, "medsegdiff")
     config = settings(ellipses, tmp_path / "run", find_batch_size=True)
     whole = DiffusionTrainer.train_step
@@ -168,23 +172,23 @@ def test_a_batch_that_fits_is_found_and_kept(
         patch.setattr(DiffusionTrainer, "train_step", dying)
         with pytest.raises(KeyboardInterrupt):
             train(config)
-    told = "5 of 8 pairs a step fit into memory at once: going on as with --batch_size 4 --accumulate 2"
-    assert [m for m in caplog.messages if "fit into memory" in m] == [told]
-    monkeypatch.setattr(Room, "largest", lambda *_: pytest.fail("looked for it again"))
+    reported = "5 of 8 pairs a step fit into memory at once: going on as with --batch_size 4 --accumulate 2"
+    assert [m for m in caplog.messages if "fit into memory" in m] == [reported]
+    monkeypatch.setattr(BatchSizeFinder, "largest", lambda *_: pytest.fail("looked for it again"))
     summary = train(config)
     assert (summary["config"]["batch_size"], summary["config"]["accumulate"], summary["steps"]) == (4, 2, 4)
     same = settings(ellipses, tmp_path / "other", batch_size=4, accumulate=2)
     assert train(same)["best"] == summary["best"]
-    identity = json.loads((tmp_path / "run" / "state" / "identity.json").read_text())
-    assert identity == json.loads((tmp_path / "other" / "state" / "identity.json").read_text())
+    fingerprint = json.loads((tmp_path / "run" / "state" / "fingerprint.json").read_text())
+    assert fingerprint == json.loads((tmp_path / "other" / "state" / "fingerprint.json").read_text())
 
 
-def test_a_trial_changes_nothing(ellipses: PairSet, tmp_path: Path) -> None:
+def test_a_trial_changes_nothing(ellipses: SampleSet, tmp_path: Path) -> None:
     """Damage: gradients of the trial left for the first step; weights moved by it."""
     config = settings(ellipses, tmp_path)
-    learner = DiffusionTrainer(config, read_pairs(ellipses.root))
+    learner = DiffusionTrainer(config, read_samples(ellipses.root))
     before = {name: w.clone() for name, w in learner.denoiser.state_dict().items()}
-    assert learner.room.largest(8, config) == 8
+    assert learner.batch_size_finder.largest(8, config) == 8
     assert all(p.grad is None for p in learner.denoiser.parameters())
     assert all(torch.equal(w, before[name]) for name, w in learner.denoiser.state_dict().items())
     assert not learner.optimiser.state

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from medsegdiff.config import ModelConfig, TrainConfig
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SampleSet
 from medsegdiff.errors import UserError
 from medsegdiff.training import device as device_module
 from medsegdiff.training.device import autocast, clip_gradients, gradient_scaler, settle_precision
@@ -102,7 +102,7 @@ def test_scaling_is_off_for_other_types() -> None:
     assert math.isnan(float(clip_gradients(scaler, optimiser, network, 1.0)))
 
 
-def settings(pairs: PairSet, output: Path) -> TrainConfig:
+def settings(pairs: SampleSet, output: Path) -> TrainConfig:
     """2 steps of 8 pairs."""
     return TrainConfig(
         data_dir=str(pairs.root), output_dir=str(output), img_size=16, batch_size=8, num_epochs=1, precision="fp32",
@@ -111,7 +111,7 @@ def settings(pairs: PairSet, output: Path) -> TrainConfig:
     )  # fmt: skip
 
 
-def test_the_scale_is_part_of_the_state(ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scale_is_part_of_the_state(ellipses: SampleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage: a resumed run that begins with the first scale again; a state of an older version refused."""
     monkeypatch.setattr("medsegdiff.training.train.gradient_scaler", lambda *_: gradient_scaler(CPU, "fp16"))
     first = DiffusionTrainer(settings(ellipses, tmp_path), ellipses)

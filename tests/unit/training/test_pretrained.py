@@ -46,7 +46,7 @@ def test_an_encoder_is_found_within_another_network(tmp_path: Path) -> None:
     """As data-parallel training saves it. Fails if dictionaries are not looked into, or the prefix stays."""
     published, model = grey_net(0), grey_net(1)
     state = {f"module.encoder.{name}": value for name, value in published.state_dict().items()}
-    content = {"epoch": 3, "optimizer": {"moments": torch.zeros(3)}, "state_dict": state | {"module.decoder.w": x0()}}
+    content = {"epoch": 3, "optimiser": {"moments": torch.zeros(3)}, "state_dict": state | {"module.decoder.w": x0()}}
     torch.save(content, tmp_path / "w.pth")
     load_encoder(model, read_weights(tmp_path / "w.pth"), tmp_path / "w.pth")
     assert all(torch.equal(value, published.state_dict()[name]) for name, value in model.state_dict().items())
@@ -90,7 +90,7 @@ def test_nothing_is_run_by_reading(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["broken.safetensors", "broken.pth", "empty.pth"])
-def test_broken_files_are_told_in_a_line(tmp_path: Path, name: str) -> None:
+def test_broken_files_are_reported_in_a_line(tmp_path: Path, name: str) -> None:
     """Fails if what safetensors or torch raises comes through."""
     (tmp_path / name).write_bytes(b"" if name.startswith("empty") else b"no weights")
     with pytest.raises(UserError, match="found a file that cannot be read"):

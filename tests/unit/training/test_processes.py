@@ -16,20 +16,20 @@ import torch
 
 from medsegdiff.checkpoint import load_checkpoint
 from medsegdiff.config import TrainConfig
-from medsegdiff.data.records import PairSet
+from medsegdiff.data.records import SampleSet
 from medsegdiff.errors import UserError
 from medsegdiff.training import train as train_module
-from medsegdiff.training.processes import Alone, Together
+from medsegdiff.training.processes import Distributed, SingleProcess
 
 if TYPE_CHECKING:
-    from conftest import WritePairs
+    from conftest import WriteSamples
 
 ROOT = Path(__file__).parents[3]
 FLAGS = (
     "--img_size 16 --batch_size 4 --accumulate 2 --num_epochs 4 --lr 3e-3 --warmup_steps 2 --ema_lengths 0.05 0.1 "
     "--evals 4 --precision fp32 --device cpu --save_every 2 --eval_samples 4 --eval_steps 2 --model.model_channels 8 "
     "--model.channel_mult 1 2 --model.transformer_depth 1 --model.num_heads 2 --model.dropout 0 "
-    "--model.patch_size 2 --model.coarse_factor 2"
+    "--model.patch_size 2 --model.low_res_factor 2"
 ).split()  # 8 steps of 8 pairs; dropout has random numbers of its own in every process
 
 
@@ -46,7 +46,7 @@ def train(data: Path, output: Path, *launcher: str) -> subprocess.CompletedProce
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
 
 
-def test_two_processes_follow_the_curve_of_one(tmp_path: Path, write_ellipses: WritePairs) -> None:
+def test_two_processes_follow_the_curve_of_one(tmp_path: Path, write_ellipses: WriteSamples) -> None:
     """Damage: gradients not averaged, or added up; each process drawing a batch of its own; both taking one half."""
     write_ellipses(tmp_path / "pairs", {"train": 6, "val": 3})
     alone = train(tmp_path / "pairs", tmp_path / "alone")
@@ -73,13 +73,13 @@ def test_two_processes_follow_the_curve_of_one(tmp_path: Path, write_ellipses: W
 
 def test_one_process_is_the_special_case() -> None:
     """Damage: a share, a mean or a message that only comes right among several processes."""
-    one = Together("cpu")
+    one = Distributed("cpu")
     assert (one.count, one.rank, one.is_main, one.device) == (1, 0, True, torch.device("cpu"))
     assert one.share(6) == slice(0, 6)
     values = torch.tensor([1.0, 2.0])
-    for processes in (one, Alone()):
+    for processes in (one, SingleProcess()):
         assert torch.equal(processes.mean(values), values)
-        assert processes.told(lambda: {"a": 1}) == {"a": 1}
+        assert processes.run_on_main(lambda: {"a": 1}) == {"a": 1}
     assert one.smallest(7) == 7
     network = torch.nn.Linear(1, 1)
     assert one.prepare(network) is network
@@ -87,7 +87,7 @@ def test_one_process_is_the_special_case() -> None:
 
 def test_shares_make_up_the_batch() -> None:
     """Damage: shares that overlap, or that leave out the last pairs."""
-    some, rows = Together("cpu"), []
+    some, rows = Distributed("cpu"), []
     some.count = 3
     for some.rank in range(3):
         rows += list(range(12))[some.share(12)]
@@ -97,33 +97,33 @@ def test_shares_make_up_the_batch() -> None:
 def test_a_batch_that_cannot_be_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage: processes with shares of different size, whose mean is not that of the batch."""
 
-    class Three(Together):
+    class Three(Distributed):
         def __init__(self, device: str) -> None:
             super().__init__(device)
             self.count = 3
 
-    monkeypatch.setattr(train_module, "Together", Three)
+    monkeypatch.setattr(train_module, "Distributed", Three)
     with pytest.raises(UserError, match="--batch_size: found 8; expected a multiple of the 3 processes"):
         train_module.train(TrainConfig(str(tmp_path), str(tmp_path / "out"), device="cpu", batch_size=8))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_found_batch_that_cannot_be_shared(
-    ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ellipses: SampleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Damage: a run that found parts of five pairs, gone on with by two processes, which leave the fifth out."""
 
-    class Two(Together):
+    class Two(Distributed):
         def __init__(self, device: str) -> None:
             super().__init__(device)
             self.count = 2
 
-    monkeypatch.setattr(train_module, "Together", Two)
+    monkeypatch.setattr(train_module, "Distributed", Two)
     config = TrainConfig(
         str(ellipses.root), str(tmp_path / "out"), img_size=16, device="cpu", batch_size=10, find_batch_size=True,
         precision="fp32",
     )  # fmt: skip
-    begun = train_module.run_identity(dataclasses.replace(config, batch_size=5, accumulate=2), ellipses)
+    begun = train_module.run_fingerprint(dataclasses.replace(config, batch_size=5, accumulate=2), ellipses)
     monkeypatch.setattr(train_module, "begun_run", lambda _: begun)
     with pytest.raises(UserError, match=r"--batch_size: found 5; .* Start as many processes as before\."):
         train_module.train(config)

@@ -1,4 +1,4 @@
-"""What training is made of: the average of the weights, the order of the draws, the schedules."""
+"""What training is made of: the average of the weights, the order of the samples, the schedules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from medsegdiff.training.ema import EMA, Averages, exponent
 from medsegdiff.training.loop import eval_steps, lr_factor
-from medsegdiff.training.sampling import draw_indices
+from medsegdiff.training.sampling import sample_indices
 
 
 def test_ema_formula() -> None:
@@ -73,28 +73,28 @@ LABELS = torch.tensor([0] * 7 + [1] * 3)
 
 
 def test_balanced_draws() -> None:
-    """Damage: drawing by frequency; a row twice before all of its class came once."""
-    rows = draw_indices(LABELS, 0, 42, seed=0, balanced=True)
-    drawn = LABELS[rows]
-    assert drawn.tolist() == [0, 1] * 21
-    first, second = rows[drawn == 0], rows[drawn == 1]
+    """Damage: sampling by frequency; a row twice before all of its class came once."""
+    rows = sample_indices(LABELS, 0, 42, seed=0, balanced=True)
+    sampled = LABELS[rows]
+    assert sampled.tolist() == [0, 1] * 21
+    first, second = rows[sampled == 0], rows[sampled == 1]
     assert all(sorted(epoch.tolist()) == list(range(7)) for epoch in first.split(7))
     assert all(sorted(epoch.tolist()) == [7, 8, 9] for epoch in second.split(3))
     assert len({tuple(epoch.tolist()) for epoch in first.split(7)}) == 3  # every epoch has an order of its own
 
 
 @pytest.mark.parametrize("balanced", [True, False])
-def test_draws_have_no_state(balanced: bool) -> None:
+def test_samples_have_no_state(balanced: bool) -> None:
     """Damage: an order that depends on where a batch starts."""
-    whole = draw_indices(LABELS, 0, 40, 5, balanced)
-    parts = [draw_indices(LABELS, start, 8, 5, balanced) for start in range(0, 40, 8)]
+    whole = sample_indices(LABELS, 0, 40, 5, balanced)
+    parts = [sample_indices(LABELS, start, 8, 5, balanced) for start in range(0, 40, 8)]
     assert torch.equal(torch.cat(parts), whole)
-    assert not torch.equal(draw_indices(LABELS, 0, 40, 6, balanced), whole)
+    assert not torch.equal(sample_indices(LABELS, 0, 40, 6, balanced), whole)
 
 
 def test_every_row_once_an_epoch() -> None:
-    """Damage: drawing with replacement."""
-    rows = draw_indices(LABELS, 0, 30, 0, balanced=False)
+    """Damage: sampling with replacement."""
+    rows = sample_indices(LABELS, 0, 30, 0, balanced=False)
     assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in rows.split(10))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from medsegdiff.config import DiffusionConfig, ModelConfig, TrainConfig
-from medsegdiff.data.records import METADATA_FILE, PairSet, read_pairs
+from medsegdiff.data.records import METADATA_FILE, SampleSet, read_samples
 from medsegdiff.errors import UserError
 from medsegdiff.training.train import check_settings, train
 
@@ -36,7 +36,7 @@ def test_settings_that_cannot_work(changes: dict[str, Any], message: str) -> Non
         check_settings(dataclasses.replace(TrainConfig("data"), **changes))
 
 
-def test_synthetic_pairs_are_not_learnt(ellipses: PairSet, tmp_path: Path) -> None:
+def test_synthetic_pairs_are_not_learnt(ellipses: SampleSet, tmp_path: Path) -> None:
     """Damage: train on a combined data set, whose real origins the checkpoint would forget."""
     root = tmp_path / "pairs"
     shutil.copytree(ellipses.root, root)
@@ -46,11 +46,11 @@ def test_synthetic_pairs_are_not_learnt(ellipses: PairSet, tmp_path: Path) -> No
         train(TrainConfig(str(root), str(tmp_path / "out"), img_size=32))
 
 
-def test_a_group_in_two_splits_is_refused(ellipses: PairSet, tmp_path: Path) -> None:
-    """Damage: read PAIRS without comparing the splits of a group."""
+def test_a_group_in_two_splits_is_refused(ellipses: SampleSet, tmp_path: Path) -> None:
+    """Damage: read samples without comparing the splits of a group."""
     root = tmp_path / "pairs"
     shutil.copytree(ellipses.root, root)
     text = (ellipses.root / METADATA_FILE).read_text()
     (root / METADATA_FILE).write_text(text.replace(",val_benign_0,test,", ",train_benign_0,test,"))
     with pytest.raises(UserError, match=r"group train_benign_0 in (val|train) as well as in (val|train)"):
-        read_pairs(root)
+        read_samples(root)

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medsegdiff.config import ModelConfig, TrainConfig
-from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.errors import UserError
 from medsegdiff.training import train as train_module
 from medsegdiff.training.loop import LoopConfig, Scalars, run_loop
-from medsegdiff.training.processes import Alone
-from medsegdiff.training.sampling import draw_indices
+from medsegdiff.training.processes import SingleProcess
+from medsegdiff.training.sampling import sample_indices
 from medsegdiff.training.train import DiffusionTrainer
 
 WAITS = {"aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal"}  # what hands a number to the host
@@ -37,7 +37,7 @@ class Watched(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class Counting(Alone):
+class Counting(SingleProcess):
     """Notes how many numbers are read at a time."""
 
     def __init__(self) -> None:
@@ -73,13 +73,19 @@ class Learner:
 
 
 def loop(output: Path, **changes: Any) -> LoopConfig:
-    settings: dict[str, Any] = {"total_steps": 20, "evals": 1, "save_every": 100, "images_per_step": 4, "identity": {}}
+    settings: dict[str, Any] = {
+        "total_steps": 20,
+        "evals": 1,
+        "save_every": 100,
+        "images_per_step": 4,
+        "fingerprint": {},
+    }
     return LoopConfig(output_dir=output, **(settings | {"read_every": 5} | changes))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_step_reads_nothing(
-    accumulate: int, ellipses: PairSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    accumulate: int, ellipses: SampleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Damage: float(norm), total.cpu() or .tolist() within a step; asking whether the norm is finite."""
     config = TrainConfig(
@@ -87,10 +93,12 @@ def test_a_step_reads_nothing(
         precision="fp32", device="cpu", eval_samples=4,
         model=ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2),
     )  # fmt: skip
-    learner = DiffusionTrainer(config, read_pairs(ellipses.root))
-    drawn = {first: draw_indices(learner.train_set.labels, first, 4, 0, True) for first in range(0, 8 * accumulate, 4)}
-    # Draws count on the CPU, where nobody is waited for
-    monkeypatch.setattr(train_module, "draw_indices", lambda _, first, *rest: drawn[first])
+    learner = DiffusionTrainer(config, read_samples(ellipses.root))
+    sample_ids = {
+        first: sample_indices(learner.train_set.labels, first, 4, 0, True) for first in range(0, 8 * accumulate, 4)
+    }
+    # Samples count on the CPU, where nobody is waited for
+    monkeypatch.setattr(train_module, "sample_indices", lambda _, first, *rest: sample_ids[first])
     with Watched() as watched:
         scalars = learner.train_step(0)
         learner.train_step(1)
@@ -101,8 +109,8 @@ def test_a_step_reads_nothing(
     numbers = {name: float(value) for name, value in scalars.items()}
     assert numbers["loss"] == pytest.approx(numbers["image_loss"] + numbers["mask_loss"])
     monkeypatch.undo()
-    rows = [row for first in range(4 * accumulate, 8 * accumulate, 4) for row in drawn[first].tolist()]
-    assert learner.drawn(1) == [learner.train_set.records[row].id for row in rows]
+    rows = [row for first in range(4 * accumulate, 8 * accumulate, 4) for row in sample_ids[first].tolist()]
+    assert learner.sample_ids(1) == [learner.train_set.records[row].id for row in rows]
 
 
 def test_numbers_are_read_many_at_a_time(tmp_path: Path) -> None:
@@ -118,7 +126,7 @@ def test_numbers_are_read_many_at_a_time(tmp_path: Path) -> None:
 def test_a_spoilt_step_is_found_among_those_read_together(tmp_path: Path) -> None:
     """Damage: naming the step at which the loss was read; checking the last of them only; naming other pairs."""
     learner = Learner(spoilt=6)
-    config = loop(tmp_path, drawn=lambda step: [f"pair_{step}_{n}" for n in range(20)])
+    config = loop(tmp_path, sample_ids=lambda step: [f"pair_{step}_{n}" for n in range(20)])
     with pytest.raises(UserError, match=r"^training step 6: found loss .*nan.* of the pairs pair_6_0, .*") as caught:
         run_loop(learner, config, "training")
     assert "pair_6_15 and 4 more; expected finite numbers. Lower --lr" in str(caught.value)
@@ -139,10 +147,10 @@ def test_nothing_is_kept_of_a_spoilt_step(changes: dict[str, int], tmp_path: Pat
 def test_others_than_the_main_process_write_nothing(tmp_path: Path) -> None:
     """Damage: every process writing states and curves over those of the others."""
 
-    class Other(Alone):
+    class Other(SingleProcess):
         is_main = False
 
-        def told(self, find: Any) -> Any:
+        def run_on_main(self, find: Any) -> Any:
             return None
 
         def smallest(self, value: int) -> int:
@@ -156,7 +164,7 @@ def test_others_than_the_main_process_write_nothing(tmp_path: Path) -> None:
 def test_processes_have_to_see_one_folder(tmp_path: Path) -> None:
     """Damage: one that finds no state where others go on, begins anew, and averages gradients of other weights."""
 
-    class Beside(Alone):
+    class Beside(SingleProcess):
         """Of step, minus step, and whether the folder holds a run, the smallest of this process and another one."""
 
         def __init__(self, other: list[int]) -> None:

@@ -17,7 +17,7 @@ from trainer_runs import STEPS, assert_same_run, fail_at, final_state, same, set
 
 from medsegdiff.checkpoint import load_checkpoint
 from medsegdiff.config import DiffusionConfig
-from medsegdiff.data.records import PairSet, read_pairs
+from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.diffusion.condition import Condition
 from medsegdiff.diffusion.noise import sigma_table
 from medsegdiff.errors import UserError
@@ -29,11 +29,11 @@ from medsegdiff.training.state import begin_run, latest_state, save_state
 from medsegdiff.training.train import DiffusionTrainer, train
 
 if TYPE_CHECKING:
-    from conftest import WritePairs
+    from conftest import WriteSamples
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WritePairs) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WriteSamples) -> Path:
     return write_data(tmp_path_factory.mktemp("trainer") / "pairs", write_ellipses)
 
 
@@ -57,7 +57,7 @@ def finished(straight: Path, tmp_path: Path) -> Path:
         (train_module, "clip_gradients", 5),  # in the middle of a step, after backward
         (train_module, "save_checkpoint", 1),  # in the middle of an evaluation
         (state_module, "_drop_others", 2),  # a new state written, and the old one still there
-        (state_module, "write_json", 4),  # a new state half written (the first call is the identity of the run)
+        (state_module, "write_json", 4),  # a new state half written (the first call is the fingerprint of the run)
     ],
 )
 def test_resumes_to_the_bit(
@@ -94,7 +94,7 @@ def test_a_run_that_lacks_its_summary_is_finished_without_a_step(
 
 
 def test_a_run_is_known_before_its_first_step(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damage: writing the identity with the first state, so that until then other settings take over the folder."""
+    """Damage: writing the fingerprint with the first state, so that until then other settings take over the folder."""
     with monkeypatch.context() as patch:
         patch.setattr(DiffusionTrainer, "train_step", fail_at(1, DiffusionTrainer.train_step))
         with pytest.raises(KeyboardInterrupt):
@@ -116,7 +116,7 @@ def test_a_finished_run_without_states_keeps_its_settings(data: Path, finished: 
 def test_what_a_killed_run_left_is_cleared(data: Path, finished: Path, straight: Path) -> None:
     """Damage: looking for half-written files at the top alone, or taking an older state for the newest one."""
     (finished / "summary.json").unlink()
-    for name in ("best_model.safetensors.tmp", "samples/step_0000006.png.tmp", "state/identity.json.tmp", ".lock"):
+    for name in ("best_model.safetensors.tmp", "samples/step_0000006.png.tmp", "state/fingerprint.json.tmp", ".lock"):
         (finished / name).write_text("half")
     for name in ("step_00000004", "step_00000006.tmp"):
         shutil.copytree(finished / "state" / "step_00000006", finished / "state" / name)
@@ -137,7 +137,7 @@ def test_two_trainings_into_one_folder(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99, None])
-def test_a_damaged_state_is_told_in_one_line(share: float | None, data: Path, finished: Path) -> None:
+def test_a_damaged_state_is_reported_in_one_line(share: float | None, data: Path, finished: Path) -> None:
     """Damage: a traceback of torch for a file that a power cut left short, or for one that is not there."""
     (finished / "summary.json").unlink()
     path = finished / "state" / f"step_{STEPS:08d}" / "state.pt"
@@ -150,7 +150,7 @@ def test_a_damaged_state_is_told_in_one_line(share: float | None, data: Path, fi
     assert "\n" not in str(caught.value)
 
 
-def test_a_state_that_does_not_fit_is_told_in_one_line(data: Path, finished: Path) -> None:
+def test_a_state_that_does_not_fit_is_reported_in_one_line(data: Path, finished: Path) -> None:
     """Damage: a KeyError for a state that lacks the averaged weights; code that runs while a state is unpickled."""
     (finished / "summary.json").unlink()
     path = finished / "state" / f"step_{STEPS:08d}" / "state.pt"
@@ -176,7 +176,7 @@ def test_curves_are_written_before_the_state(data: Path, tmp_path: Path, monkeyp
 def test_curves_go_on_without_gap_and_without_doubles(
     data: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Damage: no purge_step, which draws the steps after the last state twice."""
+    """Damage: no purge_step, which samples the steps after the last state twice."""
     config = settings(data, tmp_path / "run", evals=6)
     with monkeypatch.context() as patch:
         # As SIGKILL, which closes nothing: after the evaluation of step 5 (last state: 4)
@@ -204,12 +204,12 @@ def test_other_settings_do_not_resume(change: dict[str, Any], text: str, data: P
 
 
 def test_settings_that_do_not_matter_may_change(data: Path, finished: Path, tmp_path: Path) -> None:
-    """Damage: taking paths and save_every into the identity, so that a moved folder cannot be resumed."""
+    """Damage: taking paths and save_every into the fingerprint, so that a moved folder cannot be resumed."""
     moved = Path(shutil.copytree(data, tmp_path / "moved"))
     assert train(settings(moved, finished, save_every=5))["steps"] == STEPS
 
 
-def test_other_data_do_not_resume(finished: Path, tmp_path: Path, write_ellipses: WritePairs) -> None:
+def test_other_data_do_not_resume(finished: Path, tmp_path: Path, write_ellipses: WriteSamples) -> None:
     """Damage: a digest of ids without the content of the pictures."""
     write_ellipses(tmp_path / "pairs", {"train": 6, "val": 3, "test": 1}, seed=1)
     with pytest.raises(UserError, match=r"found a run with other settings \(data: '\w+' -> '\w+'\)"):
@@ -240,22 +240,23 @@ def test_learns(data: Path, tmp_path: Path) -> None:
     """Damage: zero_grad before backward's result is used; the EMA never updated; noise not added to x."""
     learner = trainer(data, tmp_path, lr=1e-2)
     learner.total_steps = 80
-    before = learner.watch.val_losses(learner.ema.model)["val_loss"]
+    before = learner.validator.val_losses(learner.ema.model)["val_loss"]
     for step in range(80):
         scalars = learner.train_step(step)
-    after = learner.watch.val_losses(learner.ema.model)["val_loss"]
+    after = learner.validator.val_losses(learner.ema.model)["val_loss"]
     assert after < 0.75 * before
     assert scalars["loss"] == pytest.approx(scalars["image_loss"] + scalars["mask_loss"])
 
 
 @pytest.mark.parametrize(("alone", "led"), [(0.25, True), (0.0, False)])
-def test_sample_grids_are_led_as_pairs_are(data: Path, tmp_path: Path, alone: float, led: bool) -> None:
-    """Damage: grids of what no user gets, drawn without the mask's guidance, or led away from what was never learnt."""
+def test_sample_grids_are_guided_as_pairs_are(data: Path, tmp_path: Path, alone: float, led: bool) -> None:
+    """Damage: grids of what no user gets, sampled without the mask's guidance, or steered away from what was never
+    learnt."""
     diffusion = DiffusionConfig(share_marginal=alone)
     learner = trainer(data, tmp_path, diffusion=diffusion, eval_samples=2, eval_steps=4)
     calls: list[int] = []
     learner.ema.model.register_forward_pre_hook(lambda *_: calls.append(1))
-    learner.watch.draw(learner.ema.model)
+    learner.validator.sample(learner.ema.model)
     guidance, sigmas = default_guidance(diffusion), sigma_table("joint", diffusion, 4)
     assert len(calls) == guidance.calls(sigmas)
     assert (len(calls) > 4) == led
@@ -279,14 +280,14 @@ def test_steps_depend_on_their_number_only(data: Path, tmp_path: Path) -> None:
 def test_accumulation_takes_the_next_draws(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage: the same pairs in every part of a step."""
     learner, seen = trainer(data, tmp_path, accumulate=2), []
-    monkeypatch.setattr(learner, "_loss", lambda draw, number: (seen.append((draw, number)), torch.zeros(2))[1])
+    monkeypatch.setattr(learner, "_loss", lambda sample, number: (seen.append((sample, number)), torch.zeros(2))[1])
     for step in range(2):
         with pytest.raises(RuntimeError, match="does not require grad"):
             learner.train_step(step)
     assert seen == [(0, 0), (8, 2)]
     parameter = next(learner.denoiser.parameters())
     monkeypatch.setattr(
-        learner, "_loss", lambda draw, number: (seen.append((draw, number)), parameter.sum() * torch.ones(2))[1]
+        learner, "_loss", lambda sample, number: (seen.append((sample, number)), parameter.sum() * torch.ones(2))[1]
     )
     seen.clear()
     for step in range(2):
@@ -320,9 +321,9 @@ def test_label_dropout(
     assert found == kept
 
 
-def test_checkpoints_tell_what_they_are(straight: Path, data: Path) -> None:
+def test_checkpoints_say_what_they_are(straight: Path, data: Path) -> None:
     """Damage: raw weights instead of averaged ones; hashes of all splits; best by the highest loss."""
-    pairs = read_pairs(data)
+    pairs = read_samples(data)
     denoiser, card, _ = load_checkpoint(straight / "last_model.safetensors")
     state = final_state(straight)
     average = state["ema"]["averages"][state["ema"]["chosen"]]
@@ -359,9 +360,9 @@ def test_classes_with_lesions(data: Path, tmp_path: Path) -> None:
     assert learner.card(0).lesion_classes == ["benign"]
 
 
-def test_train_and_val_are_needed(tmp_path: Path, write_ellipses: WritePairs) -> None:
+def test_train_and_val_are_needed(tmp_path: Path, write_ellipses: WriteSamples) -> None:
     """Damage: an empty batch that fails somewhere in torch."""
-    pairs: PairSet = write_ellipses(tmp_path / "pairs", {"train": 2, "val": 0})
+    pairs: SampleSet = write_ellipses(tmp_path / "pairs", {"train": 2, "val": 0})
     with pytest.raises(UserError, match="found no pair in the val split; expected at least one"):
         train(settings(pairs.root, tmp_path / "run"))
 
@@ -388,13 +389,13 @@ def test_states_replace_each_other(tmp_path: Path) -> None:
     assert latest_state(tmp_path) is None
     save_state(tmp_path, 4, {"a": 1}, {"x": torch.ones(2)})
     newest = save_state(tmp_path, 8, {"a": 1}, {"x": torch.zeros(2)})
-    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == ["identity.json", "step_00000008"]
+    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == ["fingerprint.json", "step_00000008"]
     found = latest_state(tmp_path)
     assert found is not None
     assert found[0] == newest
     assert torch.equal(found[1]["x"], torch.zeros(2))
     with pytest.raises(UserError, match=r"other settings \(a: 1 -> 2\)"):
         begin_run(tmp_path, {"a": 2})
-    (tmp_path / "state" / "identity.json").unlink()  # as runs had it before it was written at the start
+    (tmp_path / "state" / "fingerprint.json").unlink()  # as runs had it before it was written at the start
     with pytest.raises(UserError, match=r"other settings \(a: 1 -> 2\)"):
         begin_run(tmp_path, {"a": 2})

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from medsegdiff.checkpoint import load_checkpoint
 from medsegdiff.config import ModelConfig, TrainConfig
-from medsegdiff.data.records import read_pairs
+from medsegdiff.data.records import read_samples
 from medsegdiff.training.train import DiffusionTrainer
 
 if TYPE_CHECKING:
-    from conftest import WritePairs
+    from conftest import WriteSamples
 
 STEPS = 6
 PLAIN = ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2)
@@ -32,7 +32,7 @@ def settings(data: Path, output: Path, **changes: Any) -> TrainConfig:
     return dataclasses.replace(config, **changes)
 
 
-def write_data(root: Path, write_ellipses: WritePairs) -> Path:
+def write_data(root: Path, write_ellipses: WriteSamples) -> Path:
     """12 train, 6 val pairs; the test pictures are rubbish, since training may not look at them."""
     pairs = write_ellipses(root, {"train": 6, "val": 3, "test": 1})
     for record in pairs.select("test").records:
@@ -41,11 +41,11 @@ def write_data(root: Path, write_ellipses: WritePairs) -> Path:
 
 
 def trainer(data: Path, output: Path, **changes: Any) -> DiffusionTrainer:
-    return DiffusionTrainer(settings(data, output, **changes), read_pairs(data))
+    return DiffusionTrainer(settings(data, output, **changes), read_samples(data))
 
 
 def final_state(output: Path) -> dict[str, Any]:
-    assert sorted(p.name for p in (output / "state").iterdir()) == ["identity.json", f"step_{STEPS:08d}"]
+    assert sorted(p.name for p in (output / "state").iterdir()) == ["fingerprint.json", f"step_{STEPS:08d}"]
     state: dict[str, Any] = torch.load(output / "state" / f"step_{STEPS:08d}" / "state.pt", weights_only=True)
     return state["trainer"]  # type: ignore[no-any-return]
 
