@@ -27,8 +27,8 @@ import cv2
 import numpy as np
 import torch
 
-from medsegdiff.data.describe import copying_line, shape_table
-from medsegdiff.files import REPORT_FILE, SCORES_FILE, SUMMARY_FILE, read_json, write_json
+from medsegdiff.engine.files import REPORT_FILE, SCORES_FILE, SUMMARY_FILE, read_json, write_json
+from medsegdiff.evaluation.describe import copying_line, shape_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PER_CLASS = 500

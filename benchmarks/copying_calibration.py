@@ -19,9 +19,9 @@ import numpy as np
 from judging import ROOT
 from tqdm import tqdm
 
-from medsegdiff.data.copying import SUBSETS, nearest_share, similarity, verdict_of
 from medsegdiff.data.records import SampleSet, read_samples
-from medsegdiff.files import write_bytes, write_json
+from medsegdiff.engine.files import write_bytes, write_json
+from medsegdiff.evaluation.privacy.copying import SUBSETS, nearest_share, similarity, verdict_of
 
 RESULTS = ROOT / "docs" / "results"
 Share = dict[str, float]

@@ -27,13 +27,13 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from medsegdiff.config import SegmentConfig
 from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.records import SampleSet, read_samples
-from medsegdiff.scoring import intervals
-from medsegdiff.segmentation.models import load_model
-from medsegdiff.segmentation.scores import overlaps
-from medsegdiff.segmentation.training import predict_masks, true_masks
+from medsegdiff.downstream.config import SegmentConfig
+from medsegdiff.downstream.segmentation.models import load_model
+from medsegdiff.downstream.segmentation.scores import overlaps
+from medsegdiff.downstream.segmentation.training import predict_masks, true_masks
+from medsegdiff.statistics import crossed as intervals
 
 ROOT = Path(__file__).resolve().parent.parent
 MODES = ("joint", "mask_first", "mask_to_image", "image_to_mask")

@@ -25,12 +25,15 @@ import numpy as np
 import torch
 from busi_128_cpu import ROOT, cell
 
-from medsegdiff.config import EvaluateConfig, PrepareConfig
-from medsegdiff.data.copying import nearest_share
+from medsegdiff.data.config import PrepareConfig
 from medsegdiff.data.phantom import PhantomConfig, write_phantom
 from medsegdiff.data.prepare import prepare
 from medsegdiff.data.records import SPLITS, read_samples
-from medsegdiff.evaluation.judges.embedding import (
+from medsegdiff.engine.files import read_json, write_bytes, write_json
+from medsegdiff.evaluation.config import EvaluateConfig
+from medsegdiff.evaluation.privacy.audit import Audit, audit
+from medsegdiff.evaluation.privacy.copying import nearest_share
+from medsegdiff.evaluation.privacy.embedding import (
     PARTS,
     REPEATS,
     CrossEmbedding,
@@ -38,9 +41,7 @@ from medsegdiff.evaluation.judges.embedding import (
     similarities,
     similarities_of_deal,
 )
-from medsegdiff.evaluation.privacy.audit import Audit, audit
 from medsegdiff.evaluation.sets import Pairs, Sets, load_pairs
-from medsegdiff.files import read_json, write_bytes, write_json
 
 RESULTS = ROOT / "docs" / "results"
 SIZE, STEPS, RESAMPLES = 128, EvaluateConfig.embedding_steps, 400

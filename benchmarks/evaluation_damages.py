@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from medsegdiff.data.dataset import resize_anisotropic
 from medsegdiff.data.records import SYNTHETIC, SampleSet, read_samples, write_sample, write_samples
-from medsegdiff.files import DATASET_FILE, REPORT_FILE
+from medsegdiff.engine.files import DATASET_FILE, REPORT_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"

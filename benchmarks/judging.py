@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from medsegdiff.files import REPORT_FILE, read_json
+from medsegdiff.engine.files import REPORT_FILE, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 

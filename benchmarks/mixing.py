@@ -21,7 +21,7 @@ from typing import Any
 
 from busi_128_cpu import CHOSEN, MIXES, ROOT, mix_commands, segment_command
 
-from medsegdiff.files import SCORES_FILE, read_json, write_bytes, write_json
+from medsegdiff.engine.files import SCORES_FILE, read_json, write_bytes, write_json
 
 RESULTS = ROOT / "docs" / "results"
 REAL = "real"

@@ -14,7 +14,7 @@ from typing import Any
 
 from busi_128_cpu import cell, dice_cells, finished, verdict_lines
 
-from medsegdiff.files import REPORT_FILE, SUMMARY_FILE, read_json
+from medsegdiff.engine.files import REPORT_FILE, SUMMARY_FILE, read_json
 
 CARD = Path(__file__).resolve().parent.parent / "pretrained" / "MODEL_CARD.md"
 MARKS = ("<!-- figures: written by benchmarks/model_card.py -->\n", "<!-- end of figures -->\n")

@@ -15,22 +15,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from medsegdiff.checkpoint import save_checkpoint
 from medsegdiff.cli import parse
-from medsegdiff.config import GenerateConfig, TrainConfig
+from medsegdiff.conditioning.condition import Condition
 from medsegdiff.data.dataset import SampleTensors, load_tensors
 from medsegdiff.data.records import SampleSet
-from medsegdiff.data.transforms import augment, generator, send
-from medsegdiff.diffusion.codec import PairCodec
-from medsegdiff.diffusion.condition import Condition
-from medsegdiff.diffusion.denoiser import Denoiser
-from medsegdiff.diffusion.guidance import NONE
-from medsegdiff.diffusion.noise import sample_sigma, sigma_table
-from medsegdiff.generation.draw import sample_pairs
-from medsegdiff.generation.leading import default_guidance
-from medsegdiff.training.device import autocast, choose_device
-from medsegdiff.training.sampling import sample_indices
-from medsegdiff.training.train import DiffusionTrainer
+from medsegdiff.data.sampling import sample_indices
+from medsegdiff.data.transforms import augment
+from medsegdiff.engine.device import autocast, choose_device, send
+from medsegdiff.engine.rng import generator
+from medsegdiff.generators.joint_diffusion.checkpoint import save_checkpoint
+from medsegdiff.generators.joint_diffusion.codec import PairCodec
+from medsegdiff.generators.joint_diffusion.config import TrainConfig
+from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
+from medsegdiff.generators.joint_diffusion.guidance import NONE
+from medsegdiff.generators.joint_diffusion.guidance_defaults import default_guidance
+from medsegdiff.generators.joint_diffusion.noise import sample_sigma, sigma_table
+from medsegdiff.generators.joint_diffusion.sampling import sample_pairs
+from medsegdiff.generators.joint_diffusion.trainer import DiffusionTrainer
+from medsegdiff.synthesis.config import GenerateConfig
 
 OURS = "medsegdiff"
 WARMUP_SHARE = 0.1  # a documented warm-up is cut to this share of the steps that a budget has room for
@@ -82,7 +84,7 @@ class Arm(Protocol):
 
 
 class OurArm:
-    """`medsegdiff.training.train.DiffusionTrainer` as it is."""
+    """`medsegdiff.generators.joint_diffusion.trainer.DiffusionTrainer` as it is."""
 
     flop_pairs = 64  # fewer operations are taken where noise is high
 

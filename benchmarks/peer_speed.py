@@ -21,11 +21,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from medsegdiff.data.records import SampleSet, read_samples
-from medsegdiff.diffusion.noise import ddpm_sigmas
+from medsegdiff.engine.device import autocast, choose_device, has_fast_bf16
+from medsegdiff.engine.files import read_json, write_json
 from medsegdiff.errors import UserError
-from medsegdiff.files import read_json, write_json
-from medsegdiff.training.device import autocast, choose_device, has_fast_bf16
-from medsegdiff.training.memory import out_of_memory
+from medsegdiff.generators.joint_diffusion.memory import out_of_memory
+from medsegdiff.generators.joint_diffusion.noise import ddpm_sigmas
 
 SPEED_FILE = "speed.json"
 CALLS, LONG_CALLS = 20, 1000  # network calls at most of our default sampler (guidance counted), and of DDPM

@@ -17,7 +17,7 @@ from peer_nets import PEERS
 from peer_speed import CALLS, LONG_CALLS, SPEED_FILE, TRAIN_FACTOR
 from peer_train import DICE_FILE, FIGURES_FILE, REAL
 
-from medsegdiff.files import make_folder, read_json, write_bytes, write_json, write_png
+from medsegdiff.engine.files import make_folder, read_json, write_bytes, write_json, write_png
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 RESAMPLES = 5000

@@ -25,7 +25,6 @@ from peer_speed import CALLS
 from torch import Tensor
 from tqdm import tqdm
 
-from medsegdiff.config import EvaluateConfig, GenerateConfig, SegmentConfig
 from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.pictures import contact_sheet
 from medsegdiff.data.records import (
@@ -37,16 +36,19 @@ from medsegdiff.data.records import (
     write_sample,
     write_samples,
 )
-from medsegdiff.data.transforms import generator
+from medsegdiff.downstream.config import SegmentConfig
+from medsegdiff.downstream.segmentation.scores import overlaps
+from medsegdiff.downstream.segmentation.training import SegmentationTrainer, predict_masks, true_masks
+from medsegdiff.engine.device import choose_device, settle_precision
+from medsegdiff.engine.files import DATASET_FILE, make_folder, read_json, staged_folder, write_json, write_png
+from medsegdiff.engine.loop import LoopConfig, run_loop
+from medsegdiff.engine.rng import generator
+from medsegdiff.engine.state import refuse_other_run
 from medsegdiff.errors import UserError
+from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.run import evaluate
-from medsegdiff.files import DATASET_FILE, make_folder, read_json, staged_folder, write_json, write_png
-from medsegdiff.generation.gates import mask_fault
-from medsegdiff.segmentation.scores import overlaps
-from medsegdiff.segmentation.training import SegmentationTrainer, predict_masks, true_masks
-from medsegdiff.training.device import choose_device, settle_precision
-from medsegdiff.training.loop import LoopConfig, run_loop
-from medsegdiff.training.state import refuse_other_run
+from medsegdiff.synthesis.config import GenerateConfig
+from medsegdiff.synthesis.quality_filters import mask_fault
 
 logger = logging.getLogger(__name__)
 

@@ -24,11 +24,11 @@ from judging import medsegdiff, sampled_and_evaluated
 from recipe_table import write_tables
 
 from medsegdiff.cli import parse
-from medsegdiff.config import TrainConfig
 from medsegdiff.data.records import read_samples
-from medsegdiff.files import SUMMARY_FILE, read_json, write_json
-from medsegdiff.training.device import settle_precision
-from medsegdiff.training.train import DiffusionTrainer
+from medsegdiff.engine.device import settle_precision
+from medsegdiff.engine.files import SUMMARY_FILE, read_json, write_json
+from medsegdiff.generators.joint_diffusion.config import TrainConfig
+from medsegdiff.generators.joint_diffusion.trainer import DiffusionTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "busi_128.yaml"

@@ -21,16 +21,17 @@ import torch
 from judging import ROOT, sampled_and_evaluated
 from torch import Tensor
 
-from medsegdiff.checkpoint import ModelCard, load_checkpoint
-from medsegdiff.config import DiffusionConfig, GenerateConfig
+from medsegdiff.conditioning.condition import Condition
 from medsegdiff.data.records import content_digest, read_samples
-from medsegdiff.data.transforms import generator
-from medsegdiff.diffusion.condition import Condition
-from medsegdiff.diffusion.denoiser import Denoiser
-from medsegdiff.diffusion.noise import highest_sigma, lowest_sigma, sigma_table
-from medsegdiff.files import read_json, write_json
-from medsegdiff.generation.leading import MASK_GUIDANCE, guidance_of
-from medsegdiff.training.device import autocast, settle_precision
+from medsegdiff.engine.device import autocast, settle_precision
+from medsegdiff.engine.files import read_json, write_json
+from medsegdiff.engine.rng import generator
+from medsegdiff.generators.joint_diffusion.checkpoint import ModelCard, load_checkpoint
+from medsegdiff.generators.joint_diffusion.config import DiffusionConfig
+from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
+from medsegdiff.generators.joint_diffusion.guidance_defaults import MASK_GUIDANCE, guidance_of
+from medsegdiff.generators.joint_diffusion.noise import highest_sigma, lowest_sigma, sigma_table
+from medsegdiff.synthesis.config import GenerateConfig
 
 RESULTS = ROOT / "docs" / "results"
 DEFAULTS = GenerateConfig("", "")  # what `generate` does where no setting says otherwise

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from medsegdiff.data.records import read_samples, write_samples
-from medsegdiff.files import DATASET_FILE
-from medsegdiff.scoring.intervals import mean_of
-from medsegdiff.scoring.rows import read_run
-from medsegdiff.scoring.summary import compare, per_run_means, summarise
-from medsegdiff.segmentation.results import ImageScore
+from medsegdiff.downstream.rows import read_run
+from medsegdiff.downstream.segmentation.results import ImageScore
+from medsegdiff.downstream.summary import compare, per_run_means, summarise
+from medsegdiff.engine.files import DATASET_FILE
+from medsegdiff.statistics.crossed import mean_of
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from model_card import interval
 
-from medsegdiff.files import REPORT_FILE, SCORES_FILE, SUMMARY_FILE, read_json, write_bytes, write_json
+from medsegdiff.engine.files import REPORT_FILE, SCORES_FILE, SUMMARY_FILE, read_json, write_bytes, write_json
 
 RESULTS = ROOT / "docs" / "results"
 

@@ -48,30 +48,32 @@ class Command:
 
 COMMANDS = {
     "prepare": Command(
-        "medsegdiff.config:PrepareConfig",
+        "medsegdiff.data.config:PrepareConfig",
         "medsegdiff.data.prepare:prepare",
         "phase 1: raw BUSI folder -> sample folder",
     ),
     "train": Command(
-        "medsegdiff.config:TrainConfig", "medsegdiff.training.train:train", "phase 2: samples -> generative checkpoint"
+        "medsegdiff.generators.joint_diffusion.config:TrainConfig",
+        "medsegdiff.generators.joint_diffusion.trainer:train",
+        "phase 2: samples -> generative checkpoint",
     ),
     "generate": Command(
-        "medsegdiff.config:GenerateConfig",
-        "medsegdiff.generation.run:generate",
+        "medsegdiff.synthesis.config:GenerateConfig",
+        "medsegdiff.synthesis.run:generate",
         "phase 3: checkpoint -> new samples, or masks of images",
     ),
     "combine": Command(
-        "medsegdiff.config:CombineConfig",
+        "medsegdiff.data.config:CombineConfig",
         "medsegdiff.data.combine:combine",
         "phase 4: real + synthetic samples -> samples",
     ),
     "segment": Command(
-        "medsegdiff.config:SegmentConfig",
-        "medsegdiff.protocol.run:segment",
+        "medsegdiff.downstream.config:SegmentConfig",
+        "medsegdiff.downstream.benchmark:segment",
         "phase 5: samples -> segmentation model and its scores on real test pictures",
     ),
     "evaluate": Command(
-        "medsegdiff.config:EvaluateConfig",
+        "medsegdiff.evaluation.config:EvaluateConfig",
         "medsegdiff.evaluation.run:evaluate",
         "how realistic, varied, true to their masks and private synthetic pairs are: a report",
     ),
@@ -81,13 +83,13 @@ COMMANDS = {
         "write a simulated raw folder in the layout of BUSI (not patients)",
     ),
     "describe": Command(
-        "medsegdiff.data.describe:DescribeConfig",
-        "medsegdiff.data.describe:describe",
+        "medsegdiff.evaluation.describe:DescribeConfig",
+        "medsegdiff.evaluation.describe:describe",
         "shape of the lesions of a sample folder, class by class",
     ),
     "export": Command(
-        "medsegdiff.export:ExportConfig",
-        "medsegdiff.export:export",
+        "medsegdiff.generators.joint_diffusion.export:ExportConfig",
+        "medsegdiff.generators.joint_diffusion.export:export",
         "a checkpoint with its weights in bf16, half the size, to hand on",
     ),
     "quickstart": Command(

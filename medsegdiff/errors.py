@@ -62,3 +62,20 @@ def from_os_error(error: Exception) -> UserError | None:
     where = os.fsdecode(name) if isinstance(name, bytes) else name
     expected, hint = ADVICE.get(refusal.errno, OTHERWISE)
     return UserError(where or "the output", refusal.strerror or refusal, expected, hint)
+
+
+def require(condition: bool, where: str, found: object, expected: str, hint: str = "Change the setting.") -> None:
+    """Raise `UserError` for the setting `where`, unless `condition` holds."""
+    if not condition:
+        raise UserError(where, found, expected, hint)
+
+
+def require_fraction(name: str, value: float) -> None:
+    """A share between 0 and 1."""
+    require(0 <= value <= 1, f"--{name}", value, "a number from 0 to 1")
+
+
+def require_positive(**values: float) -> None:
+    """Every named setting is above zero."""
+    for name, value in values.items():
+        require(value > 0, f"--{name}", value, "a number above 0")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medsegdiff.cli import run
-from medsegdiff.config import require_positive
+from medsegdiff.errors import require_positive
 
 log = logging.getLogger(__name__)
 

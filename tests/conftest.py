@@ -16,12 +16,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from medsegdiff.checkpoint import ModelCard, build_denoiser, save_checkpoint
-from medsegdiff.config import DiffusionConfig, GenerateConfig, ModelConfig
 from medsegdiff.data.records import SampleRecord, SampleSet, write_sample, write_samples
-from medsegdiff.diffusion.codec import PairCodec
 from medsegdiff.errors import UserError
-from medsegdiff.generation.run import generate_pairs
+from medsegdiff.generators.joint_diffusion.checkpoint import ModelCard, build_denoiser, save_checkpoint
+from medsegdiff.generators.joint_diffusion.codec import PairCodec
+from medsegdiff.generators.joint_diffusion.config import DiffusionConfig, ModelConfig
+from medsegdiff.synthesis.config import GenerateConfig
+from medsegdiff.synthesis.run import generate_pairs
 
 CLASSES = ["benign", "malignant"]
 WriteSamples = Callable[..., SampleSet]

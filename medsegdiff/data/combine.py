@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from medsegdiff.config import CombineConfig, PrepareConfig, fingerprint_of, require
+from medsegdiff.data.config import CombineConfig, PrepareConfig
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS
 from medsegdiff.data.hashing import hash_distances
 from medsegdiff.data.pictures import balance_table
@@ -34,8 +34,9 @@ from medsegdiff.data.records import (
     read_samples,
     write_samples,
 )
-from medsegdiff.errors import UserError
-from medsegdiff.files import DATASET_FILE, is_finished, make_folder, staged_folder, write_json
+from medsegdiff.engine.files import DATASET_FILE, is_finished, make_folder, staged_folder, write_json
+from medsegdiff.engine.settings import fingerprint_of
+from medsegdiff.errors import UserError, require
 
 log = logging.getLogger(__name__)
 

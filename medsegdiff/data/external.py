@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 
-from medsegdiff.config import PrepareConfig
+from medsegdiff.data.config import PrepareConfig
 from medsegdiff.data.dataset import SampleTensors, load_tensors, resize_anisotropic
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS, duplicate_groups, scene_correlations
 from medsegdiff.data.hashing import content_hash, hash_distances, perceptual_hash
 from medsegdiff.data.readers import RawSample, bus_bra, bus_uclm, stu_hospital, udiat
 from medsegdiff.data.readers.matching import contents
 from medsegdiff.data.records import METADATA_FILE, SampleRecord, SampleSet, content_digest, read_samples
+from medsegdiff.engine.files import DATASET_FILE, require_folder
 from medsegdiff.errors import UserError
-from medsegdiff.files import DATASET_FILE, require_folder
 
 SPLIT = "external"
 

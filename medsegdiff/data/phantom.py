@@ -25,9 +25,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from medsegdiff.config import fingerprint_of, require
-from medsegdiff.errors import UserError
-from medsegdiff.files import differing_keys, make_folder, write_bytes, write_png
+from medsegdiff.engine.files import differing_keys, make_folder, write_bytes, write_png
+from medsegdiff.engine.settings import fingerprint_of
+from medsegdiff.errors import UserError, require
 
 LABELS = ("benign", "malignant", "normal")
 NOTE_FILE = "PHANTOM.txt"

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from medsegdiff.data.records import SPLITS, SampleRecord, SampleSet, class_counts
-from medsegdiff.files import write_bytes
+from medsegdiff.engine.files import write_bytes
 
 T = TypeVar("T")
 

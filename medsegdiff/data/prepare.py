@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from medsegdiff.config import PrepareConfig, fingerprint_of, require, require_fraction
+from medsegdiff.data.config import PrepareConfig
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS, class_conflicts, duplicate_groups, scene_correlations
 from medsegdiff.data.hashing import content_hash, perceptual_hash
 from medsegdiff.data.pictures import balance_table, write_overview
@@ -21,7 +21,16 @@ from medsegdiff.data.readers import RawSample
 from medsegdiff.data.readers.busi import read_busi
 from medsegdiff.data.records import SampleRecord, SampleSet, class_counts, read_samples, write_sample, write_samples
 from medsegdiff.data.splits import assign_folds, assign_splits
-from medsegdiff.files import DATASET_FILE, check_output_folder, is_finished, read_record, staged_folder, write_json
+from medsegdiff.engine.files import (
+    DATASET_FILE,
+    check_output_folder,
+    is_finished,
+    read_record,
+    staged_folder,
+    write_json,
+)
+from medsegdiff.engine.settings import fingerprint_of
+from medsegdiff.errors import require, require_fraction
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,16 @@ import numpy as np
 from medsegdiff import __version__
 from medsegdiff.data.decoding import read_grey
 from medsegdiff.data.hashing import content_hash, perceptual_hash
+from medsegdiff.engine.files import (
+    DATASET_FILE,
+    make_folder,
+    read_record,
+    require_folder,
+    write_bytes,
+    write_json,
+    write_png,
+)
 from medsegdiff.errors import UserError
-from medsegdiff.files import DATASET_FILE, make_folder, read_record, require_folder, write_bytes, write_json, write_png
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")

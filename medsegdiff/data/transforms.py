@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolate
 
+from medsegdiff.engine.device import send
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
@@ -62,27 +64,6 @@ STRONG = AugmentConfig(
 CONDITIONED_AUGMENT = AugmentConfig(zoom_out=0.15, zoom_in=0.3, aspect=0.15, rotate=10.0, shift=0.1)
 MOVE_UNITS = (1.0, 0.2, 0.1, math.radians(10), 0.3, 0.3)  # of: moved at all, ln zoom, ln aspect, angle, shifts
 SEGMENTATION_LEVELS = {"standard": SEGMENTATION, "strong": STRONG}  # by the name of the setting
-
-
-def generator(seed: int, *counters: int) -> torch.Generator:
-    """A CPU generator that depends on nothing but its numbers: (seed, step or item, purpose).
-
-    Numbers are mixed as in splitmix64 (Steele, Lea, Flood 2014), so that neighbours give unrelated streams.
-    """
-    state = 0
-    for number in (seed, *counters):
-        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 31
-    return torch.Generator().manual_seed(state & 0x7FFFFFFFFFFFFFFF)
-
-
-def send(values: Tensor, device: torch.device) -> Tensor:
-    """`values` (from the CPU) on `device`; a GPU copies them by itself, from pinned memory, without a wait for it."""
-    if device.type != "cuda":
-        return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
 
 
 def augment(images: Tensor, masks: Tensor, config: AugmentConfig, random: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -16,9 +16,9 @@ from medsegdiff.evaluation.section import Section
 from medsegdiff.evaluation.sets import Pairs, Sets
 
 if TYPE_CHECKING:
-    from medsegdiff.config import EvaluateConfig
     from medsegdiff.data.records import SampleSet
-    from medsegdiff.evaluation.judges.judge import ReferenceModels
+    from medsegdiff.evaluation.config import EvaluateConfig
+    from medsegdiff.evaluation.reference_models.reference_model import ReferenceModels
 
 TITLES = {"train": "real train", "held_out": "real held-out", "synthetic": "synthetic"}  # what the page calls the sets
 SETS = tuple(TITLES)

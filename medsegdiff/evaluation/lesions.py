@@ -16,8 +16,8 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from skimage.measure import find_contours
 
-from medsegdiff.data.descriptors import largest_component
 from medsegdiff.evaluation.sets import Pairs
+from medsegdiff.features.lesion_shape import largest_component
 
 SMOOTHING = 1 / 128  # blur of the mask before its outline is traced; pixel stairs would count as margin otherwise
 MARGIN = 0.01  # width of the bands just within and just outside of the outline; wider ones hardly notice a blur

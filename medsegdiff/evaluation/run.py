@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from medsegdiff.config import EvaluateConfig, fingerprint_of, require, require_positive
 from medsegdiff.data.records import LEARNT, SPLITS, SampleRecord, SampleSet, content_digest, read_samples
-from medsegdiff.errors import UserError
+from medsegdiff.downstream.supervised import SIZE_FACTOR
+from medsegdiff.engine.device import settle_precision
+from medsegdiff.engine.files import REPORT_FILE, clear_leftovers, make_folder, refuse_other_phase
+from medsegdiff.engine.locks import locked
+from medsegdiff.engine.settings import fingerprint_of
+from medsegdiff.errors import UserError, require, require_positive
+from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.context import Context, all_metrics
-from medsegdiff.evaluation.judges.fit import fit_reference_models
-from medsegdiff.evaluation.judges.judge import ReferenceModels
+from medsegdiff.evaluation.reference_models.fit import fit_reference_models
+from medsegdiff.evaluation.reference_models.reference_model import ReferenceModels
 from medsegdiff.evaluation.report.write import PAGE_FILE, TABLE_FILE, write_report
 from medsegdiff.evaluation.section import Section
 from medsegdiff.evaluation.sets import Sets, load_pairs
-from medsegdiff.files import REPORT_FILE, clear_leftovers, make_folder, refuse_other_phase
-from medsegdiff.locks import locked
-from medsegdiff.training.device import settle_precision
-from medsegdiff.training.supervised import SIZE_FACTOR
 
 logger = logging.getLogger(__name__)
 

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from medsegdiff.config import GenerateConfig, SegmentConfig
 from medsegdiff.data.dataset import load_tensors
-from medsegdiff.generation.run import generate_pairs
-from medsegdiff.segmentation.models import load_model
-from medsegdiff.segmentation.scores import overlaps
-from medsegdiff.segmentation.training import predict_masks, true_masks
+from medsegdiff.downstream.config import SegmentConfig
+from medsegdiff.downstream.segmentation.models import load_model
+from medsegdiff.downstream.segmentation.scores import overlaps
+from medsegdiff.downstream.segmentation.training import predict_masks, true_masks
+from medsegdiff.synthesis.config import GenerateConfig
+from medsegdiff.synthesis.run import generate_pairs
 
 REQUIRED_DROP = 0.3  # Dice
 

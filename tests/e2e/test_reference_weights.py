@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from medsegdiff.checkpoint import load_checkpoint
-from medsegdiff.config import GenerateConfig, PrepareConfig
+from medsegdiff.data.config import PrepareConfig
 from medsegdiff.data.prepare import prepare
-from medsegdiff.generation.run import generate_pairs
+from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint
+from medsegdiff.synthesis.config import GenerateConfig
+from medsegdiff.synthesis.run import generate_pairs
 
 FOLDER = Path(__file__).parents[2] / "pretrained"
 WEIGHTS = sorted(FOLDER.glob("*.safetensors"))

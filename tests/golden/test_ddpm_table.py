@@ -10,8 +10,8 @@ from statistics import NormalDist
 import pytest
 import torch
 
-from medsegdiff.config import DiffusionConfig
-from medsegdiff.diffusion.noise import (
+from medsegdiff.generators.joint_diffusion.config import DiffusionConfig
+from medsegdiff.generators.joint_diffusion.noise import (
     ddpm_abar,
     ddpm_sigmas,
     highest_sigma,

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from medsegdiff.config import DiffusionConfig
-from medsegdiff.diffusion.noise import ddpm_abar, ddpm_sigmas, sampling_sigmas
-from medsegdiff.diffusion.samplers import ddim, dpmpp_2m
+from medsegdiff.generators.joint_diffusion.config import DiffusionConfig
+from medsegdiff.generators.joint_diffusion.noise import ddpm_abar, ddpm_sigmas, sampling_sigmas
+from medsegdiff.generators.joint_diffusion.samplers import ddim, dpmpp_2m
 
 if TYPE_CHECKING:
     from conftest import Gaussian

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from medsegdiff.config import DiffusionConfig
-from medsegdiff.diffusion.codec import PairCodec
-from medsegdiff.diffusion.noise import IMAGE, MASK, MODES, highest_sigma, sigma_table
-from medsegdiff.diffusion.samplers import SAMPLERS
-from medsegdiff.generation.draw import sample_channels
+from medsegdiff.generators.joint_diffusion.codec import PairCodec
+from medsegdiff.generators.joint_diffusion.config import DiffusionConfig
+from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, MODES, highest_sigma, sigma_table
+from medsegdiff.generators.joint_diffusion.samplers import SAMPLERS
+from medsegdiff.generators.joint_diffusion.sampling import sample_channels
 
 if TYPE_CHECKING:
     from conftest import Gaussian

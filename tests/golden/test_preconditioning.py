@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medsegdiff.config import DiffusionConfig
-from medsegdiff.diffusion.condition import Condition
-from medsegdiff.diffusion.denoiser import Denoiser, expand_levels
-from medsegdiff.diffusion.loss import denoising_loss
-from medsegdiff.diffusion.noise import loss_weight
+from medsegdiff.conditioning.condition import Condition
+from medsegdiff.generators.joint_diffusion.config import DiffusionConfig
+from medsegdiff.generators.joint_diffusion.denoiser import Denoiser, expand_levels
+from medsegdiff.generators.joint_diffusion.loss import denoising_loss
+from medsegdiff.generators.joint_diffusion.noise import loss_weight
 
 SIGMAS = (0.002, 0.05, 0.5, 2.0, 80.0)
 PAIR = torch.tensor([0, 1])  # modality of each channel

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from medsegdiff.config import DiffusionConfig
-from medsegdiff.diffusion.noise import sampling_sigmas
-from medsegdiff.diffusion.samplers import SAMPLERS
+from medsegdiff.generators.joint_diffusion.config import DiffusionConfig
+from medsegdiff.generators.joint_diffusion.noise import sampling_sigmas
+from medsegdiff.generators.joint_diffusion.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     from conftest import Gaussian

@@ -24,7 +24,7 @@ from torchmetrics.functional.classification import (
     binary_recall,
 )
 
-from medsegdiff.segmentation.scores import METRICS, score_image
+from medsegdiff.downstream.segmentation.scores import METRICS, score_image
 
 OVERLAPS = METRICS[:4]
 SHAPE = (40, 52)

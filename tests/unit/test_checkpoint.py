@@ -12,8 +12,8 @@ import torch
 from conftest import random_checkpoint, refuse_to_sample
 from safetensors.torch import save_file
 
-from medsegdiff.checkpoint import VERSION, load_checkpoint, save_checkpoint
-from medsegdiff.config import GenerateConfig
+from medsegdiff.generators.joint_diffusion.checkpoint import VERSION, load_checkpoint, save_checkpoint
+from medsegdiff.synthesis.config import GenerateConfig
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_truncated_checkpoint(share: float, checkpoint: Path, tmp_path: Path) ->
     refuse(r"cut\.safetensors: found a damaged file \(.*\); expected a safetensors checkpoint", path)
 
 
-@pytest.mark.parametrize("metadata", [None, {"kind": "medsegdiff.segmentation", "version": str(VERSION)}])
+@pytest.mark.parametrize("metadata", [None, {"kind": "medsegdiff.downstream.segmentation", "version": str(VERSION)}])
 def test_weights_of_something_else(metadata: dict[str, str] | None, tmp_path: Path) -> None:
     """Damage: KeyError of a missing card."""
     path = tmp_path / "other.safetensors"

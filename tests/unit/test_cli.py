@@ -16,15 +16,11 @@ from tqdm import tqdm
 
 from medsegdiff import cli, quickstart
 from medsegdiff.cli import COMMANDS, Command, main, parse, settings
-from medsegdiff.config import (
-    CombineConfig,
-    GenerateConfig,
-    ModelConfig,
-    PrepareConfig,
-    SegmentConfig,
-    TrainConfig,
-)
+from medsegdiff.data.config import CombineConfig, PrepareConfig
+from medsegdiff.downstream.config import SegmentConfig
 from medsegdiff.errors import UserError
+from medsegdiff.generators.joint_diffusion.config import ModelConfig, TrainConfig
+from medsegdiff.synthesis.config import GenerateConfig
 
 
 def test_a_line_stands_above_the_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:

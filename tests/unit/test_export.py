@@ -9,9 +9,9 @@ import pytest
 import torch
 from conftest import TWO_SIZES, random_checkpoint
 
-from medsegdiff.checkpoint import load_checkpoint
-from medsegdiff.diffusion.condition import Condition
-from medsegdiff.export import ExportConfig, export
+from medsegdiff.conditioning.condition import Condition
+from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint
+from medsegdiff.generators.joint_diffusion.export import ExportConfig, export
 
 
 @pytest.mark.parametrize(("factor", "level"), [(1, 0.7), (2, 0.7), (2, 1.9)])

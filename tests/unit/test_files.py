@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from medsegdiff import files
+from medsegdiff.engine import files
+from medsegdiff.engine.files import DATASET_FILE, is_finished, staged_folder, write_bytes, write_json
 from medsegdiff.errors import UserError
-from medsegdiff.files import DATASET_FILE, is_finished, staged_folder, write_bytes, write_json
 
 FINGERPRINT = {"phase": "test", "classes": ("a", "b"), "seed": 0}
 

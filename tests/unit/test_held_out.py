@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from medsegdiff.config import ModelConfig, SegmentConfig, TrainConfig
 from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.records import SampleSet
-from medsegdiff.diffusion.codec import PairCodec
+from medsegdiff.downstream.benchmark import segment
+from medsegdiff.downstream.config import SegmentConfig
+from medsegdiff.downstream.segmentation.training import SegmentationTrainer
+from medsegdiff.downstream.train_and_test import WEIGHTS_FILE
 from medsegdiff.errors import UserError
-from medsegdiff.protocol.once import WEIGHTS_FILE
-from medsegdiff.protocol.run import segment
-from medsegdiff.segmentation.training import SegmentationTrainer
-from medsegdiff.training.train import DiffusionTrainer
+from medsegdiff.generators.joint_diffusion.codec import PairCodec
+from medsegdiff.generators.joint_diffusion.config import ModelConfig, TrainConfig
+from medsegdiff.generators.joint_diffusion.trainer import DiffusionTrainer
 
 SEGMENT = SegmentConfig(
     "data", steps=2, evals=1, batch_size=4, warmup_steps=1, img_size=32, bootstrap=10, device="cpu",

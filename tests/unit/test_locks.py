@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from medsegdiff import locks
+from medsegdiff.engine import locks
+from medsegdiff.engine.files import DATASET_FILE, is_finished, staged_folder, write_json
+from medsegdiff.engine.locks import clear_stale_lock, locked
 from medsegdiff.errors import UserError
-from medsegdiff.files import DATASET_FILE, is_finished, staged_folder, write_json
-from medsegdiff.locks import clear_stale_lock, locked
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from medsegdiff.locks import locked
+from medsegdiff.engine.locks import locked
 with locked(Path(sys.argv[1]), beside=sys.argv[2] == "beside"):
     print("held", flush=True)
     time.sleep(600)
@@ -94,7 +94,7 @@ def test_two_runs_into_one_data_set(tmp_path: Path) -> None:
         (folder / "half.txt").write_text("half")
         code = f"""
 from pathlib import Path
-from medsegdiff.files import staged_folder
+from medsegdiff.engine.files import staged_folder
 with staged_folder(Path({str(output)!r}), {fingerprint!r}):
     pass
 """

@@ -23,16 +23,17 @@ from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
 from medsegdiff.cli import parse
-from medsegdiff.config import DiffusionConfig, ModelConfig, Precision, TrainConfig, fingerprint_of
 from medsegdiff.data.combine import plan_counts
 from medsegdiff.data.hashing import content_hash
 from medsegdiff.data.records import METADATA_FILE, SPLITS, SampleRecord, SampleSet, read_samples, write_samples
 from medsegdiff.data.splits import assign_folds, assign_splits
-from medsegdiff.diffusion.noise import loss_weight
-from medsegdiff.diffusion.samplers import SAMPLERS
+from medsegdiff.engine.files import differing_keys, write_png
+from medsegdiff.engine.settings import Precision, fingerprint_of
 from medsegdiff.errors import UserError
-from medsegdiff.files import differing_keys, write_png
-from medsegdiff.generation.masks import agreement, entropy
+from medsegdiff.generators.joint_diffusion.config import DiffusionConfig, ModelConfig, TrainConfig
+from medsegdiff.generators.joint_diffusion.noise import loss_weight
+from medsegdiff.generators.joint_diffusion.samplers import SAMPLERS
+from medsegdiff.synthesis.masks import agreement, entropy
 
 # One folder serves all examples of a test: each writes all the files that it reads.
 SETTINGS = settings(

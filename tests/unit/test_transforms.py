@@ -9,15 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from medsegdiff.data.transforms import (
-    GENERATIVE,
-    MOVE_UNITS,
-    SEGMENTATION,
-    AugmentConfig,
-    augment,
-    augment_conditioned,
-    generator,
-)
+from medsegdiff.data.transforms import GENERATIVE, MOVE_UNITS, SEGMENTATION, AugmentConfig, augment, augment_conditioned
+from medsegdiff.engine.rng import generator
 
 OFF = AugmentConfig(mirror=0, zoom_in=0, gamma=0, gain=0)
 

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from medsegdiff.data.decoding import read_grey
 from medsegdiff.data.readers import RawSample
 from medsegdiff.data.readers.matching import MASK_THRESHOLD, SUFFIXES, contents, subfolder
+from medsegdiff.engine.files import require_folder
 from medsegdiff.errors import UserError
-from medsegdiff.files import require_folder
 
 MASK_NAME = re.compile(r"(?P<image>.+)_mask(_\d+)?", re.IGNORECASE)
 EMPTY_CLASS = "normal"  # the one class whose masks are empty

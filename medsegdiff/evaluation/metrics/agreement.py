@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure as Plot
 
-from medsegdiff.classification.scores import macro_auc
 from medsegdiff.data.pictures import draw_outline
+from medsegdiff.downstream.classification.scores import macro_auc
 from medsegdiff.evaluation.compare import Sample, mean_interval, statistic_interval
 from medsegdiff.evaluation.context import Context, Metric
 from medsegdiff.evaluation.distributions import difference_of_means
 from medsegdiff.evaluation.drawing import png, show
-from medsegdiff.evaluation.judges.opinions import class_probabilities, found_masks, mask_agreement
+from medsegdiff.evaluation.reference_models.predictions import class_probabilities, found_masks, mask_agreement
 from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
 from medsegdiff.evaluation.sets import Pairs
 

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure as Plot
 
-from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.records import SampleSet
 from medsegdiff.evaluation.compare import Comparison, Sample
+from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.context import SETS, TITLES, Context, Metric, Space
 from medsegdiff.evaluation.drawing import png
-from medsegdiff.evaluation.features.encoder import encoder_features, encoder_missing
-from medsegdiff.evaluation.features.inception import POOLED, check_inception, inception_features
-from medsegdiff.evaluation.features.radiomics import NAMES, radiomics, without_lesion
+from medsegdiff.evaluation.reference_models.encoder import encoder_features, encoder_missing
 from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
 from medsegdiff.evaluation.set_distances import MIN_PICTURES, compared, scores_compared
+from medsegdiff.features.perceptual.inception import POOLED, check_inception, inception_features
+from medsegdiff.features.radiomics import NAMES, radiomics, without_lesion
 
 SHOWING = 4  # purpose of random numbers
 ENOUGH = 100  # pictures on each side below which a wide baseline would let anything pass

@@ -14,15 +14,15 @@ from matplotlib.figure import Figure as Plot
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.pictures import draw_outline
 from medsegdiff.data.records import SampleRecord, SampleSet
 from medsegdiff.evaluation.compare import mean_interval
+from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.context import Context, Metric
 from medsegdiff.evaluation.drawing import png, show
-from medsegdiff.evaluation.features.lpips import check_lpips, lpips
 from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table
 from medsegdiff.evaluation.sets import Pairs, load_pairs
+from medsegdiff.features.perceptual.lpips import check_lpips, lpips
 
 MIN_PAIRS = 10  # of a subgroup
 BATCH = 64

@@ -9,11 +9,12 @@ from typing import Any, cast
 import numpy as np
 from matplotlib.figure import Figure as Plot
 
-from medsegdiff.data.copying import similarity
+from medsegdiff.engine.device import choose_device
 from medsegdiff.evaluation.context import Context, Metric
 from medsegdiff.evaluation.drawing import png, show
-from medsegdiff.evaluation.judges.embedding import CrossEmbedding, similarities
 from medsegdiff.evaluation.privacy.audit import PLANTED, Audit, Similarity, audit
+from medsegdiff.evaluation.privacy.copying import similarity
+from medsegdiff.evaluation.privacy.embedding import CrossEmbedding, similarities
 from medsegdiff.evaluation.privacy.leaks import Leaks, find_leaks
 from medsegdiff.evaluation.privacy.learnt import Learnt, compare_learnt
 from medsegdiff.evaluation.privacy.membership import check_checkpoint, made_by_another, membership
@@ -21,7 +22,6 @@ from medsegdiff.evaluation.privacy.neighbours import ALLOWED, COPYING, EXPECTED
 from medsegdiff.evaluation.privacy.planted import KINDS
 from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
 from medsegdiff.evaluation.sets import Pairs
-from medsegdiff.training.device import choose_device
 
 FEWEST_SYNTHETIC, FEWEST_REAL = 10, 20  # pictures below which nothing is reported of neighbours
 FINER = 10  # times as many resamples as elsewhere: ends of 200 wander by 0.01, and a verdict hangs on them

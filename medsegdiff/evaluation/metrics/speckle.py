@@ -24,7 +24,7 @@ from medsegdiff.evaluation.distributions import (
 from medsegdiff.evaluation.drawing import png
 from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, number
 from medsegdiff.evaluation.sets import Pairs
-from medsegdiff.evaluation.speckle_measures import BANDS, FEATURES, NAMES, speckle_matrix
+from medsegdiff.features.speckle import BANDS, FEATURES, NAMES, speckle_matrix
 
 NAMED = 3  # features that the text names as the farthest off
 FINE = NAMES.index("fine")

@@ -18,20 +18,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from medsegdiff.checkpoint import ModelCard, find_checkpoint, load_checkpoint
-from medsegdiff.config import EvaluateConfig
+from medsegdiff.conditioning.condition import Condition
 from medsegdiff.data.dataset import SampleTensors, load_tensors
 from medsegdiff.data.records import SYNTHETIC, SampleRecord, SampleSet
-from medsegdiff.data.transforms import generator
-from medsegdiff.diffusion.codec import encode_sdf
-from medsegdiff.diffusion.condition import Condition
-from medsegdiff.diffusion.denoiser import Denoiser
-from medsegdiff.diffusion.loss import denoising_loss
-from medsegdiff.diffusion.noise import highest_sigma
+from medsegdiff.engine.device import autocast, choose_device
+from medsegdiff.engine.rng import generator
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.compare import statistic_interval
+from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.section import Interval
-from medsegdiff.training.device import autocast, choose_device
+from medsegdiff.generators.joint_diffusion.checkpoint import ModelCard, find_checkpoint, load_checkpoint
+from medsegdiff.generators.joint_diffusion.codec import encode_sdf
+from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
+from medsegdiff.generators.joint_diffusion.loss import denoising_loss
+from medsegdiff.generators.joint_diffusion.noise import highest_sigma
 
 LEVELS = (0.3, 1.0)  # noise, in standard deviations of the data: one that hides fine detail, one that hides outlines
 FURTHER = 2.0  # ... and, where high noise is taken off smaller pictures, one so many times above where that begins

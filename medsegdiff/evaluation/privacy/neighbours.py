@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medsegdiff.data.copying import ALLOWED, COPYING, SUBSETS, equally_many, nearer, resampled
 from medsegdiff.evaluation.compare import centred_interval
+from medsegdiff.evaluation.privacy.copying import ALLOWED, COPYING, SUBSETS, equally_many, nearer, resampled
 from medsegdiff.evaluation.section import Interval
 
 PERCENTILE = 95  # of held-out -> train similarity, beyond which a synthetic picture counts as a copy

@@ -15,10 +15,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medsegdiff import __version__
+from medsegdiff.engine.files import REPORT_FILE, write_bytes, write_json
 from medsegdiff.evaluation.context import Context
 from medsegdiff.evaluation.report.grids import mixed_grids
 from medsegdiff.evaluation.section import Interval, Section, number
-from medsegdiff.files import REPORT_FILE, write_bytes, write_json
 
 PAGE_FILE, TABLE_FILE = "report.html", "per_pair.csv"
 

@@ -155,9 +155,15 @@ def reference(work: Path) -> dict[str, Any]:
     for mode in ("joint", "mask_first"):
         run("generate", f"{shared} --mode {mode} --num_samples_per_class 8 --output_dir {work}/{mode}".split())
         result[mode] = pairs(work / mode)
-    run("generate", f"{shared} --masks {given} --split train --num_samples_per_input 2 --output_dir {work}/mask_to_image".split())
+    run(
+        "generate",
+        f"{shared} --masks {given} --split train --num_samples_per_input 2 --output_dir {work}/mask_to_image".split(),
+    )
     result["mask_to_image"] = pairs(work / "mask_to_image")
-    run("generate", f"{shared} --images {given} --split train --num_samples_per_input 2 --output_dir {work}/image_to_mask".split())
+    run(
+        "generate",
+        f"{shared} --images {given} --split train --num_samples_per_input 2 --output_dir {work}/image_to_mask".split(),
+    )
     result["image_to_mask"] = pictures(work / "image_to_mask", "masks", "draws", "mean", "one_call")
     return result
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from medsegdiff.cli import parse
-from medsegdiff.config import CombineConfig, SegmentConfig, TrainConfig
+from medsegdiff.data.config import CombineConfig
+from medsegdiff.downstream.config import SegmentConfig
+from medsegdiff.generators.joint_diffusion.config import TrainConfig
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from medsegdiff.config import TrainConfig
 from medsegdiff.data.records import SampleSet
 from medsegdiff.errors import UserError
-from medsegdiff.training.train import DiffusionTrainer
+from medsegdiff.generators.joint_diffusion.config import TrainConfig
+from medsegdiff.generators.joint_diffusion.trainer import DiffusionTrainer
 
 ROOT = Path(__file__).resolve().parents[3]
 LIBRARIES = {

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from medsegdiff.config import DiffusionConfig, GenerateConfig, TrainConfig
 from medsegdiff.data.records import SampleSet
-from medsegdiff.models.backbones import build_backbone
-from medsegdiff.training.settings import check_settings
+from medsegdiff.generators.joint_diffusion.backbones import build_backbone
+from medsegdiff.generators.joint_diffusion.config import DiffusionConfig, TrainConfig
+from medsegdiff.generators.joint_diffusion.settings import check_settings
+from medsegdiff.synthesis.config import GenerateConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = "model: {model_channels: 8, channel_mult: [1, 2], transformer_depth: 1, num_heads: 2}\n"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from medsegdiff.files import write_json
+from medsegdiff.engine.files import write_json
 
 SHARE = {"value": 0.5, "low": 0.4, "high": 0.6}
 MEAN = {"mean": 0.5, "low": 0.4, "high": 0.6}

@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 import pytest
 
-from medsegdiff.config import CombineConfig
 from medsegdiff.data import combine as module
 from medsegdiff.data.combine import combine, plan_counts
+from medsegdiff.data.config import CombineConfig
 from medsegdiff.data.hashing import content_hash
 from medsegdiff.data.records import SampleRecord, SampleSet, class_counts, read_samples, write_sample, write_samples
+from medsegdiff.engine.files import write_png
 from medsegdiff.errors import UserError
-from medsegdiff.files import write_png
 
 CLASSES = ["benign", "malignant"]
 REAL = {"train": (8, 4), "val": (2, 2), "test": (3, 2)}

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from medsegdiff.data import copying
-from medsegdiff.data.copying import copying_test, nearest_share, similarity
+from medsegdiff.evaluation.privacy import copying
+from medsegdiff.evaluation.privacy.copying import copying_test, nearest_share, similarity
 
 if TYPE_CHECKING:
     from conftest import WriteSamples

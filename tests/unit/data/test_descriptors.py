@@ -11,8 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-from medsegdiff.data.describe import DescribeConfig, describe
-from medsegdiff.data.descriptors import (
+from medsegdiff.data.records import SampleRecord, SampleSet, write_sample, write_samples
+from medsegdiff.errors import UserError
+from medsegdiff.evaluation.describe import DescribeConfig, describe
+from medsegdiff.features.lesion_shape import (
     PAIR_FEATURES,
     feature_distance,
     feature_matrix,
@@ -20,8 +22,6 @@ from medsegdiff.data.descriptors import (
     lesion_shape,
     pair_features,
 )
-from medsegdiff.data.records import SampleRecord, SampleSet, write_sample, write_samples
-from medsegdiff.errors import UserError
 
 
 def ellipse(height: float, width: float, size: tuple[int, int] = (256, 256), centre: float = 0.5) -> np.ndarray:

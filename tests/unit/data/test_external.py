@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from medsegdiff.config import PrepareConfig
+from medsegdiff.data.config import PrepareConfig
 from medsegdiff.data.external import READERS, read_external
 from medsegdiff.data.hashing import content_hash, hash_distances, perceptual_hash
 from medsegdiff.data.records import SampleSet, write_sample, write_samples
+from medsegdiff.engine.files import write_png
 from medsegdiff.errors import UserError
-from medsegdiff.files import write_png
 
 CLASSES = ["benign", "malignant"]
 NOTHING = ["00" * 32]  # hashes of pictures that nobody has

@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 import pytest
 
-from medsegdiff.config import PrepareConfig
+from medsegdiff.data.config import PrepareConfig
 from medsegdiff.data.hashing import hash_distances
 from medsegdiff.data.pictures import balance_table, contact_sheet
 from medsegdiff.data.prepare import prepare
 from medsegdiff.data.records import SampleSet, class_counts
+from medsegdiff.engine.files import write_png
 from medsegdiff.errors import UserError
-from medsegdiff.files import write_png
 
 
 def scene(seed: int, height: int = 96, width: int = 120) -> np.ndarray:

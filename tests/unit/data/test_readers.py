@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from medsegdiff.data.readers.busi import read_busi
+from medsegdiff.engine.files import write_png
 from medsegdiff.errors import UserError
-from medsegdiff.files import write_png
 
 CLASSES = ["benign", "malignant"]
 

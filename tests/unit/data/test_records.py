@@ -21,8 +21,8 @@ from medsegdiff.data.records import (
     write_sample,
     write_samples,
 )
+from medsegdiff.engine.files import write_png
 from medsegdiff.errors import UserError
-from medsegdiff.files import write_png
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.records import SampleRecord, SampleSet
+from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.context import Context
-from medsegdiff.evaluation.judges.judge import ReferenceModel, ReferenceModels
+from medsegdiff.evaluation.reference_models.reference_model import ReferenceModel, ReferenceModels
 from medsegdiff.evaluation.section import Interval
 from medsegdiff.evaluation.sets import Pairs, Sets
 

@@ -24,10 +24,8 @@ from medsegdiff.data.records import SampleSet
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.compare import Comparison, Sample
 from medsegdiff.evaluation.context import Context
-from medsegdiff.evaluation.features import inception
-from medsegdiff.evaluation.features.encoder import COMPONENTS, encoder_features
-from medsegdiff.evaluation.features.radiomics import radiomics
 from medsegdiff.evaluation.metrics.distances import METRIC, run
+from medsegdiff.evaluation.reference_models.encoder import COMPONENTS, encoder_features
 from medsegdiff.evaluation.section import Interval, Section
 from medsegdiff.evaluation.set_distances import (
     between_rows,
@@ -39,6 +37,8 @@ from medsegdiff.evaluation.set_distances import (
     polynomial_kernel,
 )
 from medsegdiff.evaluation.sets import Pairs, Sets
+from medsegdiff.features.perceptual import inception
+from medsegdiff.features.radiomics import radiomics
 
 Report = Callable[..., tuple[Section, dict[str, Any]]]  # of what the fixture `reported` returns
 RANDOM = np.random.default_rng(7)
@@ -391,7 +391,7 @@ def test_weights_that_cannot_be_had_are_reported_in_a_line(tmp_path: Path, monke
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr("medsegdiff.evaluation.features.weights.load_state_dict_from_url", refuse)
+    monkeypatch.setattr("medsegdiff.features.perceptual.weights.load_state_dict_from_url", refuse)
     line = check("download")
     assert "no route to host" in line
     assert package.URL_INCEPTION_V3 in line

@@ -16,11 +16,15 @@ import torch
 from evaluation_sets import sampled
 from torch import Tensor, nn
 
-from medsegdiff import locks
-from medsegdiff.config import EvaluateConfig
+from medsegdiff.downstream.weights import save_weights
+from medsegdiff.engine import locks
+from medsegdiff.engine.files import make_folder
+from medsegdiff.engine.locks import locked
+from medsegdiff.engine.state import STATE_FOLDER
 from medsegdiff.errors import UserError
-from medsegdiff.evaluation.judges import embedding
-from medsegdiff.evaluation.judges.embedding import (
+from medsegdiff.evaluation.config import EvaluateConfig
+from medsegdiff.evaluation.privacy import embedding
+from medsegdiff.evaluation.privacy.embedding import (
     PARTS,
     REPEATS,
     SIDE,
@@ -38,10 +42,6 @@ from medsegdiff.evaluation.judges.embedding import (
     spread_loss,
 )
 from medsegdiff.evaluation.sets import Pairs
-from medsegdiff.files import make_folder
-from medsegdiff.locks import locked
-from medsegdiff.training.state import STATE_FOLDER
-from medsegdiff.training.weights import save_weights
 
 CPU = torch.device("cpu")
 
@@ -255,7 +255,7 @@ def test_another_process_that_fits_it_is_waited_for(
 ) -> None:
     """Fails if the second of two evaluations is refused, or trains again what the first one has trained meanwhile."""
     monkeypatch.setattr(locks, "POLL", 0.02)
-    caplog.set_level("INFO", "medsegdiff.locks")
+    caplog.set_level("INFO", "medsegdiff.engine.locks")
     config = EvaluateConfig(real_data="", synthetic_data="", embedding_steps=2, bootstrap=10, device="cpu")
     train, held_out = textures(6, 1, "train"), textures(5, 2, "held")
     first, folder, holds = tmp_path / "first", make_folder(tmp_path / "second"), threading.Event()

@@ -11,11 +11,10 @@ import torch
 from conftest import TWO_SIZES, WriteSamples, random_checkpoint
 from evaluation_sets import context, sampled, three_sets
 
-from medsegdiff.checkpoint import load_checkpoint
-from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.records import SYNTHETIC, SampleSet
 from medsegdiff.errors import UserError
+from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.metrics.privacy import run
 from medsegdiff.evaluation.privacy.membership import (
     LEVELS,
@@ -27,6 +26,7 @@ from medsegdiff.evaluation.privacy.membership import (
     levels_of,
     membership,
 )
+from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint
 
 COUNTS = {"train": 12, "val": 6, "test": 6}  # of each class
 

@@ -14,10 +14,10 @@ from evaluation_sets import CLASSES, SIZE, context, sampled
 from medsegdiff.data.records import SYNTHETIC, SampleSet, write_sample, write_samples
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.context import Context
-from medsegdiff.evaluation.features import lpips as network
 from medsegdiff.evaluation.metrics.paired import METRIC, match, run
 from medsegdiff.evaluation.section import Section
 from medsegdiff.evaluation.sets import Pairs, Sets, load_pairs
+from medsegdiff.features.perceptual import lpips as network
 
 COUNT = 24
 
@@ -223,5 +223,5 @@ def test_lpips_weights_that_cannot_be_had_are_reported_in_a_line(
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr("medsegdiff.evaluation.features.weights.load_state_dict_from_url", refuse)
+    monkeypatch.setattr("medsegdiff.features.perceptual.weights.load_state_dict_from_url", refuse)
     assert "no route to host" in check("download")

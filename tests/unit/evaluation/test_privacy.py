@@ -11,18 +11,18 @@ import pytest
 from evaluation_sets import context, reference_model, three_sets
 from test_embedding import PIXELS, textures
 
-from medsegdiff.config import EvaluateConfig
-from medsegdiff.data.copying import similarity, whole_groups
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS
+from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.context import Context
-from medsegdiff.evaluation.judges.judge import ReferenceModels
 from medsegdiff.evaluation.metrics import privacy
 from medsegdiff.evaluation.metrics.privacy import fine_detail, run
 from medsegdiff.evaluation.privacy import audit as audit_module
 from medsegdiff.evaluation.privacy.audit import audit, controls
+from medsegdiff.evaluation.privacy.copying import similarity, whole_groups
 from medsegdiff.evaluation.privacy.leaks import find_leaks
 from medsegdiff.evaluation.privacy.neighbours import Alike, Statistics, statistics
 from medsegdiff.evaluation.privacy.planted import KINDS, altered
+from medsegdiff.evaluation.reference_models.reference_model import ReferenceModels
 from medsegdiff.evaluation.section import Interval
 from medsegdiff.evaluation.sets import Pairs, Sets
 

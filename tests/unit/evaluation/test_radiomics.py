@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from evaluation_sets import context, sampled, three_sets
 
-from medsegdiff.evaluation.features.radiomics import (
+from medsegdiff.features.radiomics import (
     FARTHEST,
     LESION,
     LEVELS,

@@ -14,11 +14,11 @@ import pytest
 from evaluation_sets import context, three_sets
 from matplotlib.figure import Figure as Plot
 
+from medsegdiff.engine.files import REPORT_FILE
 from medsegdiff.evaluation.drawing import png
 from medsegdiff.evaluation.report.grids import mixed_grids
 from medsegdiff.evaluation.report.write import PAGE_FILE, TABLE_FILE, write_report
 from medsegdiff.evaluation.section import Figure, Interval, Section, Table, Verdict
-from medsegdiff.files import REPORT_FILE
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 from conftest import WriteSamples
 
-from medsegdiff import locks
-from medsegdiff.config import EvaluateConfig
 from medsegdiff.data.records import SYNTHETIC, SampleSet, read_samples, write_sample, write_samples
+from medsegdiff.downstream import train_and_test as once
+from medsegdiff.engine import locks
+from medsegdiff.engine.files import REPORT_FILE, SCORES_FILE
+from medsegdiff.engine.locks import locked
 from medsegdiff.errors import UserError
-from medsegdiff.evaluation.judges import embedding
-from medsegdiff.evaluation.judges.fit import fit_reference_models
+from medsegdiff.evaluation.config import EvaluateConfig
+from medsegdiff.evaluation.privacy import embedding
+from medsegdiff.evaluation.reference_models.fit import fit_reference_models
 from medsegdiff.evaluation.report.write import PAGE_FILE, TABLE_FILE
 from medsegdiff.evaluation.run import _choose, _load, _size, evaluate
-from medsegdiff.files import REPORT_FILE, SCORES_FILE
-from medsegdiff.locks import locked
-from medsegdiff.protocol import once
 
 SIDE = 64
 
@@ -121,7 +121,7 @@ def test_reference_models_that_another_process_trains_are_waited_for(
 
     monkeypatch.setattr(locks, "POLL", 0.02)
     monkeypatch.delattr(once, "_train")
-    caplog.set_level("INFO", "medsegdiff.locks")
+    caplog.set_level("INFO", "medsegdiff.engine.locks")
     thread = threading.Thread(target=other)
     thread.start()
     holds.wait()

@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 
 from medsegdiff.evaluation.metrics.speckle import run
 from medsegdiff.evaluation.sets import Pairs
-from medsegdiff.evaluation.speckle_measures import (
+from medsegdiff.features.speckle import (
     BANDS,
     DETREND,
     NAMES,

@@ -1,0 +1,88 @@
+"""What a segmentation run leaves behind: scores per image, the parts that they are of, pictures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from medsegdiff.data.pictures import draw_outline
+from medsegdiff.downstream import rows as scoring_rows
+from medsegdiff.downstream.segmentation.scores import METRICS
+from medsegdiff.downstream.summary import label_subgroups
+from medsegdiff.engine.files import write_bytes
+from medsegdiff.statistics.crossed import Measure, mean_of
+
+OVERLAY_COLUMNS = 4  # pictures each of the best, the middling and the worst
+# Lesions that cover a smaller share of the picture are "small". A round number near the median of BUSI (0.056 of 633
+# pairs), fixed so that it means the same on every set. It is no physical size: BUSI says no millimetres.
+SMALL_AREA = 0.05
+MEASURES: dict[str, Measure] = {metric: mean_of(metric) for metric in METRICS}
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """The scores of one test image; `hd95` in native pixels (heights)."""
+
+    id: str
+    group: str  # cluster of near-duplicates or patient (`SampleRecord.group`)
+    label: str  # class, or "" where it is not known
+    area: float  # share of the picture that the true lesion covers
+    dice: float
+    iou: float
+    sensitivity: float
+    precision: float
+    hd95: float
+
+
+def subgroups(rows: Sequence[ImageScore]) -> dict[str, np.ndarray]:
+    """Indices of all images, of each class, and of small and large lesions (`SMALL_AREA`), without empty parts.
+
+    An image without a lesion is neither small nor large.
+    """
+    area = np.array([row.area for row in rows])
+    sizes = {"small": (area > 0) & (area < SMALL_AREA), "large": area >= SMALL_AREA}
+    found = label_subgroups([row.label for row in rows])
+    return found | {name: np.flatnonzero(part) for name, part in sizes.items() if part.any()}
+
+
+def read_run(folder: Path) -> tuple[dict[str, Any], list[list[ImageScore]]]:
+    """scores.json of a finished run, and the rows of each training in it (`scoring.rows.read_run`)."""
+    return scoring_rows.read_run(folder, ImageScore)
+
+
+def draw_overlays(
+    path: Path,
+    images: np.ndarray,
+    true: np.ndarray,
+    predicted: np.ndarray,
+    rows: Sequence[ImageScore],
+    pixels: Sequence[tuple[float, float]],
+) -> None:
+    """Draw the worst, middling and best test images with the true outline in green and the predicted one in red.
+
+    `images` (N, S, S) uint8, `true` and `predicted` (N, S, S) bool, `pixels` (width, height) of a pixel of each.
+    """
+    order = np.argsort([row.dice for row in rows], kind="stable")
+    count = min(OVERLAY_COLUMNS, len(order))
+    middle = max(0, (len(order) - count) // 2)
+    parts = {"best": order[::-1][:count], "median": order[middle : middle + count], "worst": order[:count]}
+    figure = Figure(figsize=(3.2 * count, 9), layout="constrained")
+    axes = figure.subplots(len(parts), count, squeeze=False)
+    for line, (name, chosen) in zip(axes, parts.items(), strict=True):
+        for cell, index in zip(line, chosen, strict=True):
+            width, height = pixels[index]
+            cell.imshow(images[index], cmap="gray", vmin=0, vmax=255, aspect=height / width)
+            draw_outline(cell, true[index], "lime")
+            draw_outline(cell, predicted[index], "red")
+            cell.set_title(f"{name}: {rows[index].id}\nDice {rows[index].dice:.3f}", fontsize=8)
+            cell.set_axis_off()
+    figure.suptitle("true outline green, predicted outline red", fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_bytes(path, buffer.getvalue())

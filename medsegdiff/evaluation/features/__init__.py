@@ -1,1 +1,0 @@
-"""Feature spaces in which sets of pictures are compared, one a file."""

@@ -1,0 +1,126 @@
+"""Fitting the reference models of a real set once, and finding them again by its content."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medsegdiff.data.records import SampleSet, content_digest
+from medsegdiff.downstream.checks import check_splits
+from medsegdiff.downstream.classification.scores import macro_auc
+from medsegdiff.downstream.config import SegmentConfig
+from medsegdiff.downstream.tasks import TASKS, settle_names
+from medsegdiff.downstream.train_and_test import (
+    NOT_IN_FINGERPRINT,
+    WEIGHTS_FILE,
+    Data,
+    is_finished,
+    run_fingerprint,
+    train_and_test,
+)
+from medsegdiff.engine.device import choose_device
+from medsegdiff.engine.settings import fingerprint_of
+from medsegdiff.errors import UserError
+from medsegdiff.evaluation.compare import mean_interval, statistic_interval
+from medsegdiff.evaluation.config import EvaluateConfig
+from medsegdiff.evaluation.privacy.embedding import RECIPE, fit_embedding
+from medsegdiff.evaluation.reference_models.predictions import class_probabilities, found_masks, mask_agreement
+from medsegdiff.evaluation.reference_models.reference_model import ReferenceModel, ReferenceModels, clear_leftovers_of
+from medsegdiff.evaluation.sets import Sets
+
+logger = logging.getLogger(__name__)
+
+# Reference models below these on held-out real pictures are worse than what a first attempt on BUSI reaches by far
+MINIMUM_DICE, MINIMUM_AUC = 0.5, 0.7
+
+
+def fit_reference_models(config: EvaluateConfig, real: SampleSet, sets: Sets) -> ReferenceModels:
+    """Segmenter, classifier and embedding of the real train split; val picks their weights, held-out ones rate them.
+
+    They are trained once for a content, a size and a recipe, and found again in `reference_model_folder`. A reference
+    model whose data are lacking (a class without val pictures, for example) is None; the others are still used.
+    """
+    fingerprint = {
+        "data": content_digest(real.records),
+        "img_size": sets.img_size,
+        "precision": config.precision,
+        "seed": config.seed,
+    }
+    missing: dict[str, str] = {}
+    found: dict[str, ReferenceModel | None] = {}
+    if len(sets.classes) < 2:
+        missing["classifier"] = f"no classifier: all pairs compared are {sets.classes[0]}"
+    try:
+        check_splits(real, "all")
+    except UserError as error:
+        missing |= {name: f"no {name}: {error}" for name in ("segmenter", "classifier")}
+    for name in ("segmenter", "classifier"):
+        found[name] = None if name in missing else _fit_network(name, config, real, sets, fingerprint)
+    for line in missing.values():
+        logger.warning("%s", line)
+    # Of what is compared, so that a class left out does not take part
+    own = {**fingerprint, "steps": config.embedding_steps, "classes": list(sets.classes), "recipe": RECIPE}
+    found["embedding"] = fit_embedding(
+        config, sets.train, sets.held_out, reference_model_folder(config, "embedding", own), own
+    )
+    for reference_model in filter(None, found.values()):
+        logger.info(
+            "%s: %s on held-out real pictures %s",
+            reference_model.name,
+            reference_model.measure,
+            reference_model.quality,
+        )
+    return ReferenceModels(found["segmenter"], found["classifier"], found["embedding"], missing)
+
+
+def reference_model_folder(config: EvaluateConfig, name: str, fingerprint: dict[str, Any]) -> Path:
+    """Where a reference model of this fingerprint lies, or will lie."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medsegdiff" / "reference_models"
+    base = cache if config.reference_models_dir is None else Path(config.reference_models_dir)
+    digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
+    return base / f"{name}_{digest[:16]}"
+
+
+def _fit_network(
+    name: str, config: EvaluateConfig, real: SampleSet, sets: Sets, fingerprint: dict[str, Any]
+) -> ReferenceModel:
+    """A network of phase 5, trained by its recipe."""
+    recipe = settle_names(
+        SegmentConfig(
+            data_dir=str(real.root),
+            task="segment" if name == "segmenter" else "classify",
+            steps=config.reference_model_steps,
+            img_size=sets.img_size,
+            precision=config.precision,
+            device=config.device,
+            seed=config.seed,
+        )
+    )
+    folder = reference_model_folder(config, name, fingerprint_of(recipe, "segment", NOT_IN_FINGERPRINT) | fingerprint)
+    recipe = dataclasses.replace(recipe, output_dir=str(folder))
+    task = TASKS[recipe.task]
+    task.check(recipe, real.classes)
+    # Looked for before anything is written or locked: others may be using it, or may have made it for all to read
+    if not is_finished(recipe, run_fingerprint(recipe, real)):
+        train_and_test(recipe, task, Data(real, sets.img_size), wait=True)
+    clear_leftovers_of(folder)
+    model, settings = task.load(folder / WEIGHTS_FILE)
+    model = model.to(choose_device(config.device))
+    resamples = {"resamples": config.bootstrap, "seed": config.seed}
+    if name == "segmenter":
+        dice = mask_agreement(found_masks(model, settings, sets.held_out, config), sets.held_out)
+        quality = mean_interval(dice, sets.held_out.groups, **resamples)
+        return ReferenceModel(name, model, settings, "Dice", quality, MINIMUM_DICE)
+    probabilities = class_probabilities(model, settings, sets.held_out, config)
+    labels = np.array([settings["classes"].index(label) for label in sets.held_out.labels])
+    quality = statistic_interval(
+        lambda rows: macro_auc(probabilities[rows], labels[rows]), sets.held_out.groups, **resamples
+    )
+    return ReferenceModel(name, model, settings, "AUC", quality, MINIMUM_AUC)

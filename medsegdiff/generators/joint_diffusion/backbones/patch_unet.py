@@ -1,0 +1,119 @@
+"""A patchified U-Net with transformer blocks at the bottleneck: the network works at a fraction of the resolution.
+
+Space-to-depth (Shi et al. 2016, sub-pixel convolution, and its inverse) by 4 makes a training step about twenty times
+cheaper on a CPU than a U-Net at full resolution. A small output stage at full resolution (`OutputRefiner`) removes the
+seams between patches, which otherwise show as jagged mask edges, and the grain that a coarse network leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  (the field's usual name)
+
+from medsegdiff.conditioning.condition import Condition
+from medsegdiff.generators.joint_diffusion.backbones.blocks import (
+    ConditionEmbedding,
+    OutputRefiner,
+    TransformerBlock,
+    decoder_stages,
+    encoder_stages,
+    group_norm,
+    positions_at,
+    run_stage,
+)
+from medsegdiff.generators.joint_diffusion.config import ModelConfig
+
+REFINER_FEATURES = 4  # channels that the coarse network hands to the output stage
+
+
+def ignored(settings: ModelConfig) -> tuple[str, ...]:
+    """Settings that are those of other backbones."""
+    return ("mask_share", "use_anchor", "use_spectrum", "use_band_pass")
+
+
+def build(img_size: int, modality: Sequence[int], settings: ModelConfig) -> PatchUNet:
+    """The network of these settings."""
+    return PatchUNet(
+        img_size=img_size,
+        modality=modality,
+        num_classes=settings.num_classes,
+        patch_size=settings.patch_size,
+        model_channels=settings.model_channels,
+        channel_mult=settings.channel_mult,
+        num_res_blocks=settings.num_res_blocks,
+        use_transformer=settings.use_transformer,
+        transformer_depth=settings.transformer_depth,
+        num_heads=settings.num_heads,
+        dropout=settings.dropout,
+        augment_conditioning=settings.augment_conditioning,
+    )
+
+
+class Bottleneck(nn.Module):
+    """Transformer blocks on the coarsest map, with learnt positions."""
+
+    def __init__(self, channels: int, side: int, depth: int, heads: int, embedding: int, dropout: float) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.randn(1, side * side, channels) * 0.02)
+        self.blocks = nn.ModuleList(TransformerBlock(channels, heads, embedding, dropout) for _ in range(depth))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        tokens = rearrange(x, "b c h w -> b (h w) c") + positions_at(self.position, x.shape[2])
+        for block in self.blocks:
+            tokens = block(tokens, embedding)
+        return rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2])
+
+
+class PatchUNet(ConditionEmbedding):
+    """The joint denoising network of image and mask, (B, C, S, S) -> (B, C, S, S).
+
+    `modality` says, for each of the C channels, which of the M noise levels is its own. `img_size` must be a
+    multiple of patch_size * 2^(levels - 1); smaller pictures of such sizes may come too.
+    """
+
+    def __init__(
+        self,
+        img_size: int,
+        modality: Sequence[int] = (0, 1),
+        num_classes: int = 2,
+        patch_size: int = 4,
+        model_channels: int = 96,
+        channel_mult: Sequence[int] = (1, 2, 3),
+        num_res_blocks: int = 1,
+        use_transformer: bool = True,
+        transformer_depth: int = 4,
+        num_heads: int = 4,
+        dropout: float = 0.1,
+        augment_conditioning: bool = False,
+    ) -> None:
+        embedding = 4 * model_channels
+        super().__init__(max(modality) + 1, num_classes, embedding, augment_conditioning)
+        widths = [model_channels * m for m in channel_mult]
+        self.patch_size = patch_size
+        self.stem = nn.Conv2d(len(modality) * patch_size**2, widths[0], 3, padding=1)
+        self.down = encoder_stages(widths, num_res_blocks, embedding, dropout)
+        side = img_size // (patch_size * 2 ** (len(widths) - 1))
+        depth = transformer_depth if use_transformer else 0
+        self.bottleneck = Bottleneck(widths[-1], side, depth, num_heads, embedding, dropout)
+        self.up = decoder_stages(widths, num_res_blocks, embedding, dropout)
+        self.out_norm = group_norm(widths[0])
+        self.out = nn.Conv2d(widths[0], REFINER_FEATURES * patch_size**2, 3, padding=1)
+        self.refiner = OutputRefiner(REFINER_FEATURES, modality, embedding)
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+        embedding = self.embedding(c_noise, cond)
+        h = self.stem(F.pixel_unshuffle(x, self.patch_size).contiguous(memory_format=torch.channels_last))
+        skips = []
+        for stage in self.down:
+            h = run_stage(stage, h, embedding)
+            skips.append(h)
+        h = self.bottleneck(h, embedding)
+        for stage in self.up:
+            h = run_stage(stage, h, embedding, skips.pop())
+        h = F.pixel_shuffle(self.out(F.silu(self.out_norm(h))), self.patch_size)
+        result: Tensor = self.refiner(h, x, c_noise, embedding)
+        return result

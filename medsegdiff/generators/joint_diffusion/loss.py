@@ -1,0 +1,30 @@
+"""The training loss, one term a modality."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medsegdiff.conditioning.condition import Condition
+from medsegdiff.generators.joint_diffusion.denoiser import Denoiser, expand_levels
+from medsegdiff.generators.joint_diffusion.noise import NoiseConfig, loss_weight
+
+
+def denoising_loss(
+    denoiser: Denoiser,
+    x0: Tensor,
+    cond: Condition,
+    sigma: Tensor,
+    noise: Tensor,
+    config: NoiseConfig,
+    high: int | None = None,
+) -> Tensor:
+    """(B, M) weighted squared errors of the denoised estimate, averaged over pixels and channels of a modality.
+
+    x0 and noise are (B, C, *S), sigma is (B, M); `high` as for `Denoiser.forward`. A clean modality costs
+    nothing (weight 0).
+    """
+    x = x0 + expand_levels(sigma, denoiser.modality, x0.ndim) * noise
+    error = (denoiser(x, sigma, cond, high) - x0).square().flatten(2).mean(dim=2)  # (B, C)
+    columns = [error.index_select(1, own).mean(dim=1) for own in denoiser.channels_of()]
+    return torch.stack(columns, dim=1) * loss_weight(sigma, config)

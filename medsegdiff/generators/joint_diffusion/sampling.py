@@ -1,0 +1,90 @@
+"""Sampling a batch of pairs from a denoiser, whole or one modality given; all chance comes from counters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from medsegdiff.generators.joint_diffusion.codec import PairCodec
+from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
+from medsegdiff.generators.joint_diffusion.guidance import NONE, Guidance, classless_denoise, guided_denoise
+from medsegdiff.generators.joint_diffusion.noise import MASK
+from medsegdiff.generators.joint_diffusion.samplers import SAMPLERS, Denoise
+
+Noise = Callable[[int], Tensor]
+
+
+def sample_channels(
+    denoise: Denoise, codec: PairCodec, sigmas: Tensor, noise: Noise, *, sampler: str, known: Tensor | None = None
+) -> Tensor:
+    """Channels (B, C, S, S) at the last row of the table `sigmas` (T + 1, M), on its device.
+
+    noise(0) starts the walk, noise(1 + step) serves stochastic samplers; both are made on the CPU, so that every device
+    starts from the same numbers. A modality of level 0 in the first row is taken from `known` (B, C, S, S) and comes
+    back as it is, to the bit; of the other channels `known` may hold anything.
+    """
+    device, x = sigmas.device, _start(codec, sigmas, noise, known)
+    with torch.inference_mode():
+        return SAMPLERS[sampler](
+            denoise, x.to(device), sigmas, codec.modality.to(device), lambda step: noise(1 + step).to(device)
+        )
+
+
+def _start(codec: PairCodec, sigmas: Tensor, noise: Noise, known: Tensor | None) -> Tensor:
+    """Channels at the first row of the table, on the CPU: noise, and what is given where the level is 0."""
+    start = sigmas.cpu()[0][codec.modality].view(1, -1, 1, 1)
+    x = noise(0) * start
+    return x if known is None else torch.where(start == 0, known, x)
+
+
+def sample_pairs(
+    denoiser: Denoiser,
+    codec: PairCodec,
+    labels: Tensor,
+    sigmas: Tensor,
+    noise: Noise,
+    *,
+    sampler: str = "dpmpp_2m",
+    guidance: Guidance = NONE,
+    sigma_scale: float = 1.0,
+    known: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Images (B, 1, S, S) uint8 and masks (B, 1, S, S) uint8 {0, 255} of classes `labels` (B,).
+
+    `sigmas`, `noise` and `known` as in `sample_channels`. Where `guidance` hides the mask, it does so with the noise
+    that the walk starts from. `sigma_scale`: share of the image's lowest levels that the network is passed
+    (`scaled_levels`).
+    """
+    device = denoiser.modality.device
+    hidden = (noise(0).to(device), float(sigmas.max())) if guidance.mask_weight != 1 else None
+    denoise = guided_denoise(denoiser, labels.to(device), guidance, hidden, sigma_scale)
+    x = sample_channels(denoise, codec, sigmas.to(device), noise, sampler=sampler, known=known)
+    image, mask = codec.decode(x.float().cpu(), known=bool(sigmas[0, MASK] == 0))
+    return (image * 255).round().to(torch.uint8), mask.to(torch.uint8) * 255
+
+
+def sample_masks(
+    denoiser: Denoiser, codec: PairCodec, known: Tensor, sigmas: Tensor, noise: Noise, *, sampler: str = "dpmpp_2m"
+) -> Tensor:
+    """(B, 1, S, S) boolean masks of the images in `known` (B, C, S, S), sampled from p(mask | image), no class
+    given."""
+    denoise = classless_denoise(denoiser, len(known))
+    device = denoiser.modality.device
+    x = sample_channels(denoise, codec, sigmas.to(device), noise, sampler=sampler, known=known)
+    return codec.decode(x.float().cpu())[1]
+
+
+def expected_masks(denoiser: Denoiser, codec: PairCodec, known: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+    """(B, 1, S, S) expected masks in [0, 1] of the images in `known`, from one network call.
+
+    The denoised estimate is E[mask | image, noisy mask]; at the highest level of the table the noisy mask says
+    nothing, which leaves E[mask | image], the probability of lesion in each pixel (where masks are coded as distances:
+    the mask whose edge has the expected distance).
+    """
+    device = denoiser.modality.device
+    x = _start(codec, sigmas, noise, known)
+    with torch.inference_mode():
+        estimate = classless_denoise(denoiser, len(known))(x.to(device), sigmas[0].to(device))
+    return codec.covered(codec.pixels(estimate.float().cpu())[1])

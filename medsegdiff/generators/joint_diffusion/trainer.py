@@ -1,0 +1,456 @@
+"""Phase 2: train the joint denoiser on the train split of samples, watching val; the test split is not touched."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from medsegdiff.conditioning.condition import Condition
+from medsegdiff.data.dataset import SampleTensors, load_tensors
+from medsegdiff.data.records import SampleSet, read_samples
+from medsegdiff.data.sampling import sample_indices
+from medsegdiff.data.transforms import GENERATIVE, augment, augment_conditioned
+from medsegdiff.engine.checkpointing import checkpoint_blocks
+from medsegdiff.engine.compiling import compile_backbone, compiles, missing_for_compile
+from medsegdiff.engine.device import (
+    READ_EVERY,
+    autocast,
+    clip_gradients,
+    gradient_scaler,
+    send,
+    settle_precision,
+)
+from medsegdiff.engine.distributed import Distributed
+from medsegdiff.engine.ema import Averages
+from medsegdiff.engine.files import (
+    SUMMARY_FILE,
+    clear_leftovers,
+    make_folder,
+    read_record,
+    refuse_other_phase,
+    write_json,
+)
+from medsegdiff.engine.locks import locked
+from medsegdiff.engine.loop import LoopConfig, Scalars, lr_factor, run_loop
+from medsegdiff.engine.rng import generator
+from medsegdiff.engine.settings import fingerprint_of
+from medsegdiff.engine.state import begun_run, refuse_other_run
+from medsegdiff.errors import UserError, require
+from medsegdiff.generators.joint_diffusion.checkpoint import BEST_FILE, ModelCard, build_denoiser, save_checkpoint
+from medsegdiff.generators.joint_diffusion.codec import PairCodec, encode_sdf
+from medsegdiff.generators.joint_diffusion.config import DiffusionConfig, TrainConfig
+from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
+from medsegdiff.generators.joint_diffusion.loss import denoising_loss
+from medsegdiff.generators.joint_diffusion.memory import BatchSizeFinder, out_of_memory
+from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, sample_sigma
+from medsegdiff.generators.joint_diffusion.settings import check_settings, first_size
+from medsegdiff.generators.joint_diffusion.validator import Validator
+
+logger = logging.getLogger(__name__)
+
+LAST_FILE = "last_model.safetensors"
+FINER = 2  # pictures are augmented at so many times the size that the network sees
+AUGMENT, NOISE, WEIGHTS, DROPOUT, PRICE = 1, 2, 3, 4, 5  # purpose numbers of the random streams
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Train, or go on training; returns the summary that it also writes to `<output_dir>/summary.json`.
+
+    Writes best_model.safetensors (lowest val loss), last_model.safetensors, samples/, tensorboard/, history.jsonl. Of
+    several processes (`accelerate launch`) each computes its share of every batch; the main one alone writes.
+    Raises `UserError` for settings or data that do not fit, and where memory does not hold a batch.
+    """
+    processes = Distributed(config.device)
+    config = settle_precision(config, processes.device)
+    check_settings(config)
+    if not config.find_batch_size:
+        _check_shares(config, processes, "Change the setting.")
+    compiles(config.compile, processes.device)
+    pairs = read_samples(Path(config.data_dir))
+    generated = [r.id for r in pairs.records if r.is_synthetic]
+    if generated:
+        raise UserError(
+            pairs.root,
+            f"{len(generated)} synthetic pairs, the first {generated[0]}",
+            "real pairs only, since a checkpoint says by their hashes what it saw",
+            "Give the folder that prepare wrote.",
+        )
+    with contextlib.ExitStack() as stack:
+        config, found, summary = processes.run_on_main(lambda: _enter(config, pairs, stack))
+        if found:
+            _check_shares(config, processes, "Start as many processes as before.")
+        return summary or _train(config, pairs, processes, found)
+
+
+def _check_shares(config: TrainConfig, processes: Distributed, hint: str) -> None:
+    """Raise `UserError` where a batch cannot be cut into equal shares: pairs would be left out."""
+    shared = config.batch_size % processes.count == 0
+    require(shared, "--batch_size", config.batch_size, f"a multiple of the {processes.count} processes", hint)
+
+
+def _enter(
+    config: TrainConfig, pairs: SampleSet, stack: contextlib.ExitStack
+) -> tuple[TrainConfig, bool, dict[str, Any] | None]:
+    """Lock the output folder and look what it holds, for as long as `stack` is open.
+
+    Returns `config`, with the batch size of the run that was begun there if it is to be found, whether that is so, and
+    the summary of a finished run.
+    """
+    output = Path(config.output_dir)
+    refuse_other_phase(output, SUMMARY_FILE, "a folder for checkpoints")
+    make_folder(output)
+    stack.enter_context(locked(output))
+    clear_leftovers(output, BEST_FILE, LAST_FILE, SUMMARY_FILE, "history.jsonl", "samples/*.png")
+    begun, found = begun_run(output), False
+    if config.find_batch_size and begun:
+        size, parts = begun.get("batch_size", 0), begun.get("accumulate", 0)
+        if size * parts == config.batch_size * config.accumulate:
+            config, found = dataclasses.replace(config, batch_size=size, accumulate=parts), True
+    fingerprint = run_fingerprint(config, pairs)
+    summary = _finished(output, fingerprint)
+    if summary is None and begun:
+        refuse_other_run(output, begun, fingerprint)  # before the minutes that reading, building and trials may take
+    return config, found, summary
+
+
+def run_fingerprint(config: TrainConfig, pairs: SampleSet) -> dict[str, Any]:
+    """What a run is known by: settings and data that decide the weights (but for the last bits of their numbers)."""
+    places = ("data_dir", "output_dir", "device", "save_every")
+    fingerprint = fingerprint_of(config, "train", (*places, "compile", "checkpoint_gradients", "find_batch_size"))
+    return fingerprint | {"data": data_digest(pairs), "augmented_at": FINER, "small_augmented_at": FINER}
+
+
+def _finished(output: Path, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
+    """The summary of a finished run with the same settings; other settings are a `UserError`."""
+    if not (output / SUMMARY_FILE).is_file():
+        return None
+    summary: dict[str, Any] = read_record(output / SUMMARY_FILE)
+    if "fingerprint" not in summary:  # an older run; the state beside it says
+        return None
+    refuse_other_run(output, summary["fingerprint"], fingerprint)
+    logger.info("%s holds this run, finished", output)
+    return summary
+
+
+def _train(config: TrainConfig, pairs: SampleSet, processes: Distributed, found: bool) -> dict[str, Any]:
+    trainer = DiffusionTrainer(config, pairs, processes)
+    if config.find_batch_size:
+        if not found:
+            config = trainer.config = trainer.batch_size_finder.fitted(config)
+        trainer.build_kernels()
+    output, fingerprint = Path(config.output_dir), run_fingerprint(config, pairs)
+    n = len(trainer.train_set)
+    per_step = config.batch_size * config.accumulate
+    total = config.num_epochs * max(1, math.ceil(n / per_step))
+    parameters = sum(p.numel() for p in trainer.denoiser.parameters())
+    logger.info(
+        "training on %d pairs, watching %d val pairs: %s parameters, %d steps of %d pairs on %s",
+        n, len(trainer.val_set), f"{parameters / 1e6:.1f} M", total, per_step, trainer.device,
+    )  # fmt: skip
+    trainer.total_steps = total
+    if total < config.warmup_steps:
+        text = "all %d steps are warm-up (--warmup_steps %d): the learning rate does not reach %g; train longer"
+        logger.warning(text, total, config.warmup_steps, config.lr)
+    if trainer.small_steps:
+        text = "the first %d steps are on pictures of %d pixels; val is looked at when they are done"
+        logger.info(text, trainer.small_steps, first_size(config))
+    elif config.progressive_resizing:
+        logger.info("all steps are on pictures of %d pixels: half of that does not suit", config.img_size)
+    if trainer.small_steps or trainer.denoiser.low_res is not None:  # the first steps need less memory than later ones
+        trainer.batch_size_finder.check(config)
+    loop = LoopConfig(
+        output_dir=output,
+        total_steps=total,
+        evals=config.evals,
+        evals_from=trainer.small_steps,
+        save_every=config.save_every,
+        images_per_step=per_step,
+        fingerprint=fingerprint,
+        bar=("image_loss", "mask_loss"),
+        read_every=READ_EVERY.get(trainer.device.type, 1),
+        sample_ids=trainer.sample_ids,
+        processes=processes,
+    )
+    summary = run_loop(trainer, loop, "training")
+    return processes.run_on_main(lambda: _finish(trainer, summary, per_step, fingerprint))
+
+
+def _finish(
+    trainer: DiffusionTrainer, summary: dict[str, Any], per_step: int, fingerprint: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the last weights and the summary of `run_loop`, completed; returns it."""
+    config, total, output = trainer.config, trainer.total_steps, Path(trainer.config.output_dir)
+    save_checkpoint(output / LAST_FILE, trainer.ema.model.state_dict(), trainer.card(total))
+    summary |= {
+        "parameters": sum(p.numel() for p in trainer.denoiser.parameters()),
+        "train_pairs": len(trainer.train_set),
+        "images_per_second": round(summary["steps"] * per_step / max(summary["seconds"], 1e-9), 1),
+        "best": trainer.validator.best,
+        "config": dataclasses.asdict(config),
+        "fingerprint": fingerprint,
+    }
+    write_json(output / SUMMARY_FILE, summary)  # last of all: it says that the run is finished
+    logger.info(
+        "best model: step %d, val loss %.4f", trainer.validator.best["step"], trainer.validator.best["val_loss"]
+    )
+    return summary
+
+
+def data_digest(pairs: SampleSet) -> str:
+    """A short digest of what train and val hold, so that a run is not resumed on other data."""
+    rows = [r for r in pairs.records if r.split != "test"]
+    text = " ".join(pairs.classes)
+    text += "".join(f"{r.id}{r.split}{r.label}{r.image_hash}{r.mask_hash}{r.pixel_aspect}" for r in rows)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Objective(nn.Module):
+    """The loss as a network of its own, so that it can be spread over processes."""
+
+    def __init__(self, denoiser: Denoiser, config: DiffusionConfig) -> None:
+        super().__init__()
+        self.denoiser, self.config = denoiser, config
+
+    def forward(self, x0: Tensor, cond: Condition, sigma: Tensor, noise: Tensor, high: int | None = None) -> Tensor:
+        """(M,) mean loss of each modality; arguments as of `denoising_loss`."""
+        return denoising_loss(self.denoiser, x0, cond, sigma, noise, self.config, high).mean(dim=0)
+
+
+class DiffusionTrainer:
+    """Steps, evaluation and state of the joint denoiser, for `run_loop`."""
+
+    def __init__(self, config: TrainConfig, pairs: SampleSet, processes: Distributed | None = None) -> None:
+        self.config = config
+        self.total_steps = 1
+        self.processes = processes or Distributed(config.device)
+        self.device = self.processes.device
+        self.pairs = pairs
+        self.train_set = load_tensors(pairs.select("train"), config.img_size, what="train split")
+        for label in pairs.classes:
+            require(
+                len(pairs.select("train", label)) > 0,
+                str(pairs.root),
+                f"no train pair of class {label}",
+                "at least one of each class",
+                "Prepare the data anew.",
+            )
+        self.val_set = load_tensors(pairs.select("val"), config.img_size, what="val split")
+        radius = config.diffusion.sdf_truncation
+        self.codec = PairCodec.fit(self.train_set.images, encode_sdf(self.train_set.masks, radius), radius)
+        torch.manual_seed(int(generator(config.seed, WEIGHTS).initial_seed()))
+        self.denoiser = build_denoiser(self.card(0)).to(self.device)
+        self.ema = Averages(self.denoiser, config.ema_lengths)
+        self.optimiser = torch.optim.AdamW(
+            self.denoiser.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
+        )
+        self.scaler = gradient_scaler(self.device, config.precision)
+        self.validator = Validator(config, self.codec, self.train_set, self.val_set, pairs.classes)
+        # Moving a picture takes its finest detail, which networks would learn to leave out: it is moved where that is
+        # finer than what they see
+        self.finer = FINER if config.augment else 1
+        sizes = {self.finer * side for side in (first_size(config), config.img_size)}
+        self.resident = {side: self._coded(side).to(self.device) for side in sorted(sizes)}
+        # What follows changes how this network computes; its averaged copy stays plain
+        if config.checkpoint_gradients:
+            checkpoint_blocks(self.denoiser)
+        if not config.find_batch_size:  # whose trials would be a graph each
+            self.build_kernels()
+        self.objective = Objective(self.denoiser, config.diffusion)
+        self.network = self.processes.prepare(self.objective)
+        self.batch_size_finder = BatchSizeFinder(self.objective, self.optimiser, self.processes)
+
+    def build_kernels(self) -> None:
+        """Have torch.compile build what `--compile` asks for."""
+        if compiles(self.config.compile, self.device):
+            compile_backbone(self.denoiser, spread=self.processes.count > 1)
+        elif self.config.compile == "auto" and self.device.type == "cuda":
+            logger.info("training without torch.compile, for want of %s", missing_for_compile(self.device))
+
+    def _coded(self, size: int) -> SampleTensors:
+        """The train split at `size` x `size` pixels, its masks coded as far from their edges as at full size."""
+        read = self.train_set
+        if size != self.config.img_size:
+            read = load_tensors(self.pairs.select("train"), size, what=f"train split, {size} px")
+        radius = self.config.diffusion.sdf_truncation * size / self.config.img_size
+        return dataclasses.replace(read, masks=encode_sdf(read.masks, radius))
+
+    @property
+    def small_steps(self) -> int:
+        """Steps before the pictures have their full size."""
+        return (
+            int(self.config.progressive_resizing * self.total_steps)
+            if first_size(self.config) < self.config.img_size
+            else 0
+        )
+
+    @functools.cached_property
+    def small_price(self) -> float:
+        """Work of a step on small pictures, share of one at full size: by the pixels that the network sees."""
+        low_res, sample = self.denoiser.low_res, 4096
+        sigma = sample_sigma(sample, self.config.diffusion, generator(self.config.seed, PRICE))
+        high = self.denoiser.by_size(sigma)[1] / sample
+        full = 1.0 if low_res is None else 1 - high + high / low_res.factor**2
+        return float(first_size(self.config) / self.config.img_size) ** 2 / full
+
+    def card(self, step: int, scores: dict[str, float] | None = None) -> ModelCard:
+        """What travels with the weights of `step`."""
+        records = self.train_set.records
+        aspects: dict[str, list[float]] = {name: [] for name in self.pairs.classes}
+        for r in records:
+            aspects[r.label].append(round(r.width * r.pixel_aspect / r.height, 4))
+        filled = (self.train_set.masks > 0).flatten(1).any(dim=1)
+        lesions = [c for i, c in enumerate(self.pairs.classes) if bool(filled[self.train_set.labels == i].any())]
+        return ModelCard(
+            img_size=self.config.img_size,
+            classes=self.pairs.classes,
+            lesion_classes=lesions,
+            model=dataclasses.replace(
+                self.config.model,
+                num_classes=len(self.pairs.classes),
+                augment_conditioning=self.config.augment_prob > 0,
+            ),
+            diffusion=self.config.diffusion,
+            codec=self.codec,
+            aspects=aspects,
+            train_hashes=[{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in records],
+            step=step,
+            scores=scores or {},
+            backbone=self.config.backbone,
+        )
+
+    def sample_ids(self, step: int) -> list[str]:
+        """Ids of the pairs that `step` sees."""
+        config, labels = self.config, self.train_set.labels
+        count = config.batch_size * config.accumulate
+        rows = sample_indices(labels, step * count, count, config.seed, config.balance_classes)
+        return [self.train_set.records[row].id for row in rows.tolist()]
+
+    def _batch(self, sample: int, seed_step: int) -> tuple[Tensor, Condition, Tensor, Tensor, int]:
+        """x0, condition, sigma, noise and `high` of this process's share of the batch of samples sample, sample + 1,
+        ...
+
+        Random numbers are sampled for the whole batch, so that it is the same one for any number of processes. Pictures
+        that are small already are not made smaller where noise is high.
+        """
+        config = self.config
+        rows = sample_indices(self.train_set.labels, sample, config.batch_size, config.seed, config.balance_classes)
+        small = seed_step < self.small_steps * config.accumulate
+        size = self.finer * (first_size(config) if small else config.img_size)
+        images, masks, labels = self.resident[size].batch(send(rows, self.device))
+        conditioning, chance = None, generator(config.seed, seed_step, AUGMENT)
+        if config.augment_prob:
+            images, masks, conditioning = augment_conditioned(images, masks, GENERATIVE, config.augment_prob, chance)
+        elif config.augment:
+            images, masks = augment(images, masks, GENERATIVE, chance)
+        images, masks = avg_pool2d(images, self.finer), avg_pool2d(masks, self.finer)
+        random = generator(config.seed, seed_step, NOISE)
+        x0 = self.codec.encode(images, masks)
+        sigma = sample_sigma(len(x0), config.diffusion, random)
+        noise = torch.randn(x0.shape, generator=random)
+        keep = torch.rand(len(x0), generator=random) >= config.label_dropout
+        own, high = torch.arange(len(x0))[self.processes.share(len(x0))], 0
+        if not small:
+            order, high = self.denoiser.by_size(sigma[own])
+            own = own[order]
+        sigma, noise, keep = (send(part[own], self.device) for part in (sigma, noise, keep))
+        moves = None if conditioning is None else send(conditioning[own], self.device)
+        own = send(own, self.device)
+        return x0[own], Condition(labels[own], keep, moves), sigma, noise, high
+
+    def _loss(self, sample: int, seed_step: int) -> Tensor:
+        """(M,) mean loss of each modality over this process's share of the batch of samples sample, sample + 1, ..."""
+        batch = self._batch(sample, seed_step)
+        seed = generator(self.config.seed, seed_step, DROPOUT).initial_seed()  # dropout uses the global generator
+        torch.manual_seed((seed + self.processes.rank) % 2**63)
+        with autocast(self.device, self.config.precision):
+            loss: Tensor = self.network(*batch)
+        return loss
+
+    def train_step(self, step: int) -> Scalars:
+        """One optimiser step over `accumulate` batches. Raises `UserError` where memory does not hold one."""
+        try:
+            return self._step(step)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        # Not within `except`: the traceback holds what the step had computed
+        raise self.batch_size_finder.too_large(self.config)
+
+    def _step(self, step: int) -> Scalars:
+        config = self.config
+        self.denoiser.train()
+        cheap, price = self.small_steps, self.small_price
+        factor = lr_factor(step, config.warmup_steps, self.total_steps, cheap=cheap, price=price)
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.lr * factor
+        total = torch.zeros(2, device=self.device)
+        for part in range(config.accumulate):
+            number = step * config.accumulate + part
+            with self.processes.averaging(self.network, last=part == config.accumulate - 1):
+                terms = self._loss(number * config.batch_size, number)
+                loss = (terms[IMAGE] + config.diffusion.mask_weight * terms[MASK]).div(config.accumulate)
+                self.scaler.scale(loss).backward()
+            total += terms.detach() / config.accumulate
+        norm = clip_gradients(self.scaler, self.optimiser, self.denoiser, config.grad_clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.ema.update(self.denoiser, step)
+        image, mask = total.double()
+        weighed = image + config.diffusion.mask_weight * mask
+        return {"loss": weighed, "image_loss": image, "mask_loss": mask, "grad_norm": norm, "lr": config.lr * factor}
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Val losses, sample quality and a sample grid of the averaged weights; saves them where they are the best.
+
+        The main process does it, which has the pairs of val to itself; others get the scores.
+        """
+        return self.processes.run_on_main(lambda: self._evaluate(step))
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        output = Path(self.config.output_dir)
+        found = {}
+        if step == self.total_steps and len(self.ema.lengths) > 1:
+            found = self.ema.choose(lambda model: self.validator.val_losses(model)["val_loss"])
+            conditioning = ", ".join(f"{length:g}: {loss:.4f}" for length, loss in found.items())
+            logger.info("val loss by length of the average: %s", conditioning)
+        known = {f"val_loss_of_average/{length:g}": loss for length, loss in found.items()}
+        known["ema_length"] = self.ema.lengths[self.ema.chosen]
+        scores = self.validator.validate(self.ema.model, step, output, known)
+        if self.validator.is_best(step, scores):
+            save_checkpoint(output / BEST_FILE, self.ema.model.state_dict(), self.card(step, scores))
+        return scores
+
+    def finished(self) -> bool:
+        """The number of steps is fixed by the settings."""
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Raw and averaged weights, optimiser, best so far."""
+        return {
+            "denoiser": self.denoiser.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best": self.validator.best,
+            "history": self.validator.history,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put all of it back."""
+        self.denoiser.load_state_dict(state["denoiser"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state.get("scaler", {}))  # older states were never in fp16
+        self.validator.best = state["best"]
+        self.validator.history = state["history"]

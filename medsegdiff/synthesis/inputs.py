@@ -1,0 +1,170 @@
+"""Masks or images that a user gives, to sample the other modality for."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from medsegdiff.data.dataset import resize_anisotropic
+from medsegdiff.data.hashing import content_hash
+from medsegdiff.data.readers.busi import MASK_NAME, MASK_THRESHOLD, SUFFIXES
+from medsegdiff.data.records import read_grey, read_samples
+from medsegdiff.engine.files import DATASET_FILE, read_json, require_folder
+from medsegdiff.errors import UserError
+from medsegdiff.synthesis.quality_filters import LARGEST_LESION
+
+UNCLEAR = (64, 192)  # grey values between these are neither lesion nor background of a mask
+UNCLEAR_SHARE = 0.05  # largest share of such pixels; soft edges stay below it, ultrasound pictures far above
+GREY_SHARE = 0.05  # least share of an ultrasound picture that is neither black nor white; masks have next to nothing
+
+
+@dataclass(frozen=True, eq=False)
+class ConditioningInput:
+    """One picture that is given, resized to the size of the network."""
+
+    id: str  # of the pair in samples, or the file's name
+    file: str  # relative to the folder
+    label: str | None  # class, where the folder says it
+    group: str  # group of the pair, or one made from the content: a sampled image stays with the mask that it shows
+    width: int  # pixels, native
+    height: int  # pixels, native
+    pixel_aspect: float  # native pixel width / height
+    hash: str  # `content_hash` of the native picture (of a mask: after thresholding)
+    picture: np.ndarray  # (S, S) uint8; a mask is soft: the share of each pixel that the lesion covers, in 255ths
+
+    @property
+    def number(self) -> int:
+        """What its chance comes from: name and content, not the other files of the folder."""
+        return int(hashlib.sha256(f"{self.id} {self.hash}".encode()).hexdigest()[:15], 16)
+
+
+def read_inputs(folder: Path, kind: str, size: int, split: str | None, classes: list[str]) -> list[ConditioningInput]:
+    """The "masks" or "images" (`kind`) in a sample folder (of `split`, or all), or in a folder of pictures.
+
+    A folder of pictures may hold sub-folders named after `classes`, which give the class. Raises `UserError` where
+    there is none, where one cannot be read, or where a mask is none.
+    """
+    require_folder(folder, kind)
+    if (folder / DATASET_FILE).is_file():
+        return _from_pairs(folder, kind, size, split)
+    if (folder.resolve().parent / DATASET_FILE).is_file():  # its split and groups would be lost, and leaks unnoticed
+        hint = f"Give {folder.resolve().parent.name}/ itself, so that splits and groups are known."
+        if "kind" in read_json(folder.resolve().parent / DATASET_FILE):
+            hint = "What image_to_mask wrote is nothing to sample for."
+        raise UserError(folder, "a part of a data set", "a sample folder, or pictures of their own", hint)
+    if split is not None:
+        raise UserError(
+            "--split", split, f"--{kind} that is a sample folder", f"{folder} has no splits; leave --split out."
+        )
+    found: dict[str, ConditioningInput] = {}
+    for label, stem, paths in tqdm(_picture_files(folder, kind, classes), f"reading {kind}", unit="file", leave=False):
+        path = paths[0]
+        picture = _union(paths) if kind == "masks" else _as_image(path)
+        name = re.sub(r"[^\w.-]+", "-", stem).strip("-.")
+        if not name:
+            raise UserError(path, "a name without letters or digits", "one that can be an id", "Rename the file.")
+        if label is not None and not name.lower().startswith(label.lower()):
+            name = f"{label}_{name}"
+        digest, relative = content_hash(picture), str(path.relative_to(folder))
+        if name in found:
+            raise UserError(
+                path, f"the same name {name!r} as {found[name].file}", "unlike names", "Rename one of them."
+            )
+        height, width = picture.shape
+        found[name] = ConditioningInput(
+            name, relative, label, f"m{digest[:12]}", width, height, 1.0, digest, resize_anisotropic(picture, size)
+        )
+    return [found[name] for name in sorted(found)]
+
+
+def _from_pairs(folder: Path, kind: str, size: int, split: str | None) -> list[ConditioningInput]:
+    pairs = read_samples(folder).select(split)
+    if not len(pairs):
+        raise UserError(folder, f"no pair in the {split} split", "at least one", "Choose another --split.")
+    result = []
+    for r in tqdm(sorted(pairs.records, key=lambda r: r.id), desc=f"reading {kind}", unit="file", leave=False):
+        masks = kind == "masks"
+        picture = pairs.read_mask(r) if masks else pairs.read_image(r)
+        name, digest = (r.mask_file_name, r.mask_hash) if masks else (r.image_file_name, r.image_hash)
+        result.append(
+            ConditioningInput(
+                r.id,
+                name,
+                r.label,
+                r.group,
+                r.width,
+                r.height,
+                r.pixel_aspect,
+                digest,
+                resize_anisotropic(picture, size),
+            )
+        )
+    return result
+
+
+def _picture_files(folder: Path, kind: str, classes: list[str]) -> list[tuple[str | None, str, list[Path]]]:
+    """(class or None, name, files) of the wanted pictures.
+
+    Files called `..._mask`, `..._mask_1` are masks where any is called so; those of one picture are one mask.
+    """
+    below = {p.name.lower(): p for p in sorted(folder.iterdir()) if p.is_dir()}
+    places: list[tuple[str | None, Path]] = [(c, below[c.lower()]) for c in classes if c.lower() in below]
+    if kind == "images" and not any(p.suffix.lower() in SUFFIXES for p in folder.iterdir()):
+        places = [(p.name, p) for p in below.values()]  # no class is given, so every folder will do
+    result: list[tuple[str | None, str, list[Path]]] = []
+    for label, place in places or [(None, folder)]:
+        files = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        masks: dict[str, list[Path]] = {}
+        for path in files:
+            if match := MASK_NAME.fullmatch(path.stem):
+                masks.setdefault(match["image"], []).append(path)
+        if kind == "masks" and masks:
+            result += [(label, stem, paths) for stem, paths in masks.items()]
+        else:
+            result += [(label, p.stem, [p]) for p in files if not MASK_NAME.fullmatch(p.stem)]
+    if not result:
+        expected = f"a sample folder, or pictures ({', '.join(SUFFIXES)}), or folders {', '.join(classes)} of them"
+        raise UserError(folder, f"no {kind}", expected, "Check the path.")
+    return result
+
+
+def _union(paths: list[Path]) -> np.ndarray:
+    """The masks of one picture as one, as `prepare` merges them."""
+    merged = _as_mask(paths[0], read_grey(paths[0]))
+    for path in paths[1:]:
+        mask = _as_mask(path, read_grey(path))
+        if mask.shape != merged.shape:
+            raise UserError(path, f"size {mask.shape}", f"{merged.shape}, as {paths[0].name}", "Restore the file.")
+        merged = np.maximum(merged, mask)
+    return merged
+
+
+def _as_image(path: Path) -> np.ndarray:
+    """The picture; `UserError` where it is black and white like a mask."""
+    picture = read_grey(path)
+    grey = float(((picture > 8) & (picture < 247)).mean())
+    if grey < GREY_SHARE:
+        found = f"a black and white picture (grey in {grey:.1%} of it)"
+        raise UserError(path, found, "an ultrasound picture, no mask", "Give a folder of images alone.")
+    return picture
+
+
+def _as_mask(path: Path, picture: np.ndarray) -> np.ndarray:
+    """The picture thresholded to {0, 255}; `UserError` where it is no mask."""
+    unclear = float(((picture > UNCLEAR[0]) & (picture < UNCLEAR[1])).mean())
+    if unclear > UNCLEAR_SHARE:
+        found = f"a picture of which {unclear:.0%} is neither black nor white"
+        raise UserError(path, found, "a mask, white lesion on black", "Give a folder of masks alone.")
+    if 0 < picture.max() <= MASK_THRESHOLD:
+        found = f"a picture whose brightest pixel is {picture.max()}"
+        raise UserError(path, found, f"a mask, lesion above {MASK_THRESHOLD}", "Scale it to 0 and 255.")
+    share = float((picture > MASK_THRESHOLD).mean())
+    if share > LARGEST_LESION:
+        hint = "Is it inverted? Lesions are white."
+        raise UserError(path, f"a lesion on {share:.0%} of the picture", f"at most {LARGEST_LESION:.0%}", hint)
+    return np.where(picture > MASK_THRESHOLD, 255, 0).astype(np.uint8)

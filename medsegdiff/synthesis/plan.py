@@ -1,0 +1,104 @@
+"""What there is to sample, as a plan from the settings and the conditioning pictures alone, and which of it is left to
+do."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from medsegdiff.generators.joint_diffusion.noise import MODES
+from medsegdiff.synthesis.inputs import ConditioningInput
+
+T = TypeVar("T")
+
+CHUNKS = "chunks"  # folder of the records of finished chunks
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sample. All its chance comes from `key` and the seed, whatever else is sampled, and with what."""
+
+    name: str  # id of the pair
+    label: str  # class; "" where none is known
+    key: tuple[int, ...]  # counters of its random streams
+    conditioning_input: ConditioningInput | None = None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One task: items that are sampled together. Its record is written last, as the sign that it is finished."""
+
+    name: str  # of its record, without ending
+    items: tuple[Item, ...]
+
+
+def plan_pairs(mode: str, classes: list[str], known: list[str], per_class: int, chunk_size: int) -> list[Chunk]:
+    """`per_class` new pairs of each of `classes`; `known` are the classes in the order of the network."""
+    chunks = []
+    for label in classes:
+        key = (MODES.index(mode), known.index(label))
+        items = [Item(f"syn_{label}_{number:06d}", label, (*key, number)) for number in range(per_class)]
+        chunks += [Chunk(f"{label}_{n:05d}", some) for n, some in enumerate(batched(items, chunk_size))]
+    return chunks
+
+
+def plan_images(
+    inputs: list[ConditioningInput], classes: list[str], known: list[str], samples: int, chunk_size: int
+) -> list[Chunk]:
+    """`samples` images of each conditioning mask, in its class, or where the folder says none in each of `classes`."""
+    items = []
+    mode = MODES.index("mask_to_image")
+    for mask in inputs:
+        for label in [mask.label] if mask.label is not None else classes:
+            stem = f"syn_{mask.id}" if mask.label is not None or len(classes) == 1 else f"syn_{mask.id}_{label}"
+            key = (mode, known.index(label), mask.number)
+            items += [Item(f"{stem}_{sample:03d}", label, (*key, sample), mask) for sample in range(samples)]
+    return [Chunk(f"images_{n:05d}", some) for n, some in enumerate(batched(items, chunk_size))]
+
+
+def plan_masks(inputs: list[ConditioningInput], samples: int, chunk_size: int) -> list[Chunk]:
+    """`samples` masks of each conditioning image; all of an image stand in one chunk."""
+    mode = MODES.index("image_to_mask")
+    together = batched(inputs, max(1, chunk_size // samples))
+    return [
+        Chunk(
+            f"masks_{n:05d}",
+            tuple(
+                Item(image.id, "", (mode, image.number, sample), image) for image in images for sample in range(samples)
+            ),
+        )
+        for n, images in enumerate(together)
+    ]
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    """`size` items at a time (itertools.batched, which Python has from 3.12 on)."""
+    rest = iter(items)
+    while some := tuple(itertools.islice(rest, size)):
+        yield some
+
+
+def record_file(task: Chunk, folder: Path) -> Path:
+    """Where the record of a finished chunk lies."""
+    return folder / CHUNKS / f"{task.name}.json"
+
+
+def pending(tasks: list[Chunk], folder: Path) -> list[Chunk]:
+    """The chunks whose record is not written yet."""
+    return [t for t in tasks if not record_file(t, folder).is_file()]
+
+
+def run_pending(tasks: list[Chunk], folder: Path, work: Callable[[Chunk], None], unit: str) -> None:
+    """Do what is left to do, with a progress bar over the items of all chunks."""
+    (folder / CHUNKS).mkdir(exist_ok=True)
+    todo = pending(tasks, folder)
+    total, left = (sum(len(t.items) for t in some) for some in (tasks, todo))
+    with tqdm(total=total, initial=total - left, desc="drawing", unit=unit) as bar:
+        for task in todo:
+            work(task)
+            bar.update(len(task.items))

@@ -1,0 +1,189 @@
+"""Sampling chunks of pairs, with degenerate masks sampled again, and gathering them into samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from medsegdiff.data.pictures import contact_sheet, spread
+from medsegdiff.data.records import SYNTHETIC, SampleRecord, SampleSet, class_counts, write_sample, write_samples
+from medsegdiff.engine.device import autocast
+from medsegdiff.engine.files import read_json, write_json, write_png
+from medsegdiff.engine.rng import generator
+from medsegdiff.errors import UserError
+from medsegdiff.generators.joint_diffusion.sampling import sample_pairs
+from medsegdiff.synthesis.plan import Chunk, Item, record_file
+from medsegdiff.synthesis.quality_filters import mask_fault
+from medsegdiff.synthesis.source import ASPECT, Source, padded
+
+REDRAWN = 8  # redraws go in batches of the chunk size by this: few masks are refused, and a whole chunk costs minutes
+SHEET_PER_CLASS = 32
+SHEET_MASKS, SHEET_SAMPLES, SHEET_COLUMNS = (
+    12,
+    7,
+    8,
+)  # conditioning masks on a sheet, images beside each, pictures a row
+
+
+def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
+    """Sample a chunk, write its pairs and then, as the sign that it is finished, its record."""
+    images, masks, faults = sample_chunk(source, task)
+    records = []
+    for item, image, mask in zip(task.items, images, masks, strict=True):
+        records.append(
+            write_sample(
+                folder, image, mask, id=item.name, label=item.label, split="train",
+                group=item.name if item.conditioning_input is None else item.conditioning_input.group,
+                source=f"{SYNTHETIC}{source.digest}", pixel_aspect=_aspect(source, item),
+            )
+        )  # fmt: skip
+    value = {"records": [dataclasses.asdict(r) for r in records], "faults": {k: dict(v) for k, v in faults.items()}}
+    write_json(record_file(task, folder), value)
+
+
+def _aspect(source: Source, item: Item) -> float:
+    """True width / height: that of the conditioning mask, else that of a train picture of the class."""
+    if item.conditioning_input is not None:
+        return item.conditioning_input.width * item.conditioning_input.pixel_aspect / item.conditioning_input.height
+    aspects = source.card.aspects[item.label]
+    choice = torch.randint(len(aspects), (1,), generator=generator(source.config.seed, *item.key, ASPECT))
+    return aspects[int(choice)]
+
+
+def sample_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, dict[str, Counter[str]]]:
+    """(n, S, S) images and masks of a chunk, and by class how many masks were refused, by reason.
+
+    An item keeps the first of its attempts 0, 1, ... whose mask passes, so what it becomes does not depend on the chunk
+    that it stands in. Conditioning masks are not evaluated. Raises `UserError` where `max_redraws` further ones do not
+    do.
+    """
+    config, size = source.config, source.card.img_size
+    images = np.zeros((len(task.items), size, size), np.uint8)
+    masks = np.zeros_like(images)
+    faults: dict[str, Counter[str]] = {item.label: Counter() for item in task.items}
+    gaps = list(range(len(task.items)))
+    tries, batch = [(gap, 0) for gap in gaps], config.chunk_size
+    tried = [1] * len(gaps)  # attempts that each item has had
+    while tries:
+        sampled = sample_batch(source, [task.items[g] for g, _ in tries], [a for _, a in tries], batch)
+        for (gap, _), image, mask in zip(tries, *sampled, strict=True):
+            if gap not in gaps:  # an earlier attempt has passed
+                continue
+            item = task.items[gap]
+            fault = None if item.conditioning_input else mask_fault(mask, item.label in source.card.lesion_classes)
+            if fault is None:
+                images[gap], masks[gap] = image, mask
+                gaps.remove(gap)
+            else:
+                faults[item.label][fault] += 1
+        batch = max(1, config.chunk_size // REDRAWN)
+        tries = _next_tries(gaps, tried, batch, config.max_redraws)
+    if gaps:
+        counts = ", ".join(f"{label}: {n} {fault}" for label, c in faults.items() for fault, n in c.items())
+        raise UserError(
+            f"chunk {task.name}",
+            f"{len(gaps)} of {len(task.items)} masks degenerate after {config.max_redraws} redraws ({counts})",
+            "lesion masks",
+            "Raise --max_redraws, train longer, or lower --guidance.",
+        )
+    return images, masks, faults
+
+
+def _next_tries(gaps: list[int], tried: list[int], count: int, max_redraws: int) -> list[tuple[int, int]]:
+    """Up to `count` (item, attempt), the items in turn, which `tried` then holds; none where all have had theirs."""
+    tries: list[tuple[int, int]] = []
+    for gap in itertools.chain.from_iterable(itertools.repeat(gaps, count)):
+        if len(tries) < count and tried[gap] <= max_redraws:
+            tries.append((gap, tried[gap]))
+            tried[gap] += 1
+    return tries
+
+
+def sample_batch(source: Source, items: list[Item], attempts: list[int], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n, S, S) uint8 images and masks of the given attempts, sampled in a batch that is padded to `size`."""
+    config, card = source.config, source.card
+    batch = padded(items, size)
+    numbers = [*attempts, *[attempts[-1]] * (size - len(items))]
+    with autocast(source.device, config.precision):
+        images, masks = sample_pairs(
+            source.denoiser,
+            card.codec,
+            torch.tensor([card.classes.index(i.label) for i in batch]),
+            source.sigmas,
+            source.noise(batch, numbers),
+            sampler=config.sampler,
+            guidance=source.guidance,
+            sigma_scale=config.sigma_scale,
+            known=source.known(batch),
+        )
+    return images[: len(items), 0].numpy(), masks[: len(items), 0].numpy()
+
+
+def gather(
+    source: Source, tasks: list[Chunk], folder: Path, classes: list[str], fingerprint: dict[str, Any]
+) -> SampleSet:
+    """Turn the records of all chunks into metadata; also writes class_balance.json and contact_sheet.png."""
+    chunks = [read_json(record_file(t, folder)) for t in tasks]
+    records = [SampleRecord(**row) for chunk in chunks for row in chunk["records"]]
+    redrawn: dict[str, Counter[str]] = {c: Counter() for c in classes}
+    for chunk in chunks:
+        for label, counts in chunk["faults"].items():
+            redrawn[label].update(counts)
+    hashes = sorted({item.conditioning_input.hash for task in tasks for item in task.items if item.conditioning_input})
+    pairs = write_samples(
+        folder,
+        records,
+        classes=classes,
+        fingerprint=fingerprint,
+        checkpoint=source.provenance,
+        masks_redrawn={label: dict(counts) for label, counts in redrawn.items()},
+        **({"conditioning_masks": hashes} if hashes else {}),
+    )
+    balance = {"generated": class_counts(records)["train"], "masks_redrawn": redrawn}
+    write_json(folder / "class_balance.json", balance)
+    write_png(folder / "contact_sheet.png", _input_sheet(tasks, pairs) if hashes else _sheet(pairs))
+    return pairs
+
+
+def _sheet(pairs: SampleSet) -> np.ndarray:
+    """The first pairs of each class."""
+    chosen = [r for label in pairs.classes for r in pairs.select(label=label).records[:SHEET_PER_CLASS]]
+    images, masks = zip(*[_in_proportion(pairs, r) for r in chosen], strict=True)
+    return contact_sheet(images, masks, [r.label for r in chosen])
+
+
+def _in_proportion(pairs: SampleSet, record: SampleRecord) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask of a pair in their true proportions: resized to a square, a wide lesion looks tall."""
+    size = (max(1, round(record.width * record.pixel_aspect)), record.height)
+    image = cv2.resize(pairs.read_image(record), size, interpolation=cv2.INTER_LINEAR)
+    return image, cv2.resize(pairs.read_mask(record), size, interpolation=cv2.INTER_LINEAR)
+
+
+def _input_sheet(tasks: list[Chunk], pairs: SampleSet) -> np.ndarray:
+    """Some conditioning masks, spread over all: each mask, then images sampled for it."""
+    names: dict[str, list[str]] = {}
+    for task in tasks:
+        for item in task.items:
+            assert item.conditioning_input is not None
+            names.setdefault(f"{item.conditioning_input.id} {item.label}", []).append(item.name)
+    rows = spread(list(names.items()), SHEET_MASKS)
+    by_id = {r.id: r for r in pairs.records}
+    width = min(SHEET_SAMPLES, max(len(sampled) for _, sampled in rows))
+    images: list[np.ndarray] = []
+    masks: list[np.ndarray | None] = []
+    titles: list[str] = []
+    for title, sampled in rows:
+        records = [by_id[name] for name in sampled[:width]]
+        shown = [_in_proportion(pairs, r) for r in records]
+        images += [np.maximum(shown[0][1], 48), *[image for image, _ in shown]]  # its edge shows on black
+        masks += [None, *[mask for _, mask in shown]]
+        titles += [title, *[f"sample {n}" for n in range(len(records))]]
+    masks_a_row = max(1, SHEET_COLUMNS // (width + 1))
+    return contact_sheet(images, masks, titles, columns=masks_a_row * (width + 1))
