@@ -38,7 +38,7 @@ class DescribeConfig:
 def describe(config: DescribeConfig) -> dict[str, Any]:
     """Mean shape of the lesions of each class and its difference between classes, in description.json and the log.
 
-    With synthetic data also the copying test of `medsegdiff.evaluation.privacy.copying` against all real splits, whose interval is
+    With synthetic data also the copying test of `evaluation.privacy.copying` against all real splits, whose interval is
     over both sides.
 
     Other intervals are percentile bootstraps (95 %) over groups of real pictures (near-duplicates count as one) and

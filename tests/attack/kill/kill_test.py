@@ -56,7 +56,8 @@ JOBS = {
 }
 # Imported once, for all processes that are forked; the latter ones are what the package imports late
 PRELOADED = (
-    "medsegdiff.data.prepare", "medsegdiff.data.combine", "medsegdiff.generators.joint_diffusion.trainer", "medsegdiff.synthesis.run",
+    "medsegdiff.data.prepare", "medsegdiff.data.combine", "medsegdiff.generators.joint_diffusion.trainer",
+    "medsegdiff.synthesis.run",
     "medsegdiff.downstream.benchmark", "scipy.stats", "jsonargparse", "einops", "contourpy",
     "matplotlib.backends.backend_agg", "PIL.PngImagePlugin",
 )  # fmt: skip

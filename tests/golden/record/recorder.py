@@ -164,7 +164,7 @@ def reference(work: Path) -> dict[str, Any]:
         "generate",
         f"{shared} --images {given} --split train --num_samples_per_input 2 --output_dir {work}/image_to_mask".split(),
     )
-    result["image_to_mask"] = pictures(work / "image_to_mask", "masks", "draws", "mean", "one_call")
+    result["image_to_mask"] = pictures(work / "image_to_mask", "masks", "samples", "mean", "one_call")
     return result
 
 
