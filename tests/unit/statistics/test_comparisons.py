@@ -43,9 +43,9 @@ def test_a_shift_stands_out_of_the_baseline_and_no_shift_does_not() -> None:
     moved = against_baseline(mean_distance, train, held, sample(100, 3, shift=2.0), resamples=100, seed=0)["mean"]
     alike = against_baseline(mean_distance, train, held, sample(100, 4), resamples=100, seed=0)["mean"]
     assert moved.synthetic.value == pytest.approx(2, abs=0.3)
-    assert moved.synthetic.low > moved.floor.high
-    assert alike.synthetic.low < alike.floor.high
-    assert moved.floor.low <= moved.floor.value <= moved.floor.high
+    assert moved.synthetic.low > moved.baseline.high
+    assert alike.synthetic.low < alike.baseline.high
+    assert moved.baseline.low <= moved.baseline.value <= moved.baseline.high
 
 
 def test_the_value_is_that_of_the_sets_where_all_are_equally_large() -> None:
