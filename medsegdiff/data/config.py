@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Phase 1: raw BUSI folder -> samples."""
+    """Phase 1: raw data set -> samples."""
 
-    input_dir: str  # folder that holds benign/, malignant/ (and normal/), directly or one level below
+    input_dir: str  # folder of the raw data set
     output_dir: str  # sample folder to write
-    classes: list[str] = field(default_factory=lambda: ["benign", "malignant"])  # class folders to read, in this order
+    layout: str = "auto"  # of the raw data set: busi, bus_bra, bus_uclm, udiat, stu_hospital, folders; auto: finds it
+    classes: list[str] | None = None  # to read, in this order; default: benign, malignant of busi, else all there are
+    mask_classes: list[str] | None = None  # name=value of each class of label maps; default: binary masks
+    colour: Literal["auto", "grey", "rgb"] = "auto"  # of the images; auto: grey unless most of own ones are coloured
+    keep_splits: bool = False  # take the data set's own train, val and test (folders, or column split of its table)
+    subject_pattern: str | None = None  # regular expression whose first group is the patient in a file's path
     val_fraction: float = 0.15  # share of the pictures of each class in val
     test_fraction: float = 0.2  # share of the pictures of each class in test
     folds: int = 5  # cross-validation folds over train + val

@@ -11,15 +11,14 @@ import numpy as np
 from tqdm import tqdm
 
 from medsegdiff.data.dataset import resize_anisotropic
+from medsegdiff.data.decoding import read_grey
 from medsegdiff.data.hashing import content_hash
-from medsegdiff.data.readers.busi import MASK_NAME, MASK_THRESHOLD, SUFFIXES
-from medsegdiff.data.records import read_grey, read_samples
+from medsegdiff.data.mask_files import read_binary_mask
+from medsegdiff.data.readers.matching import MASK_NAME, SUFFIXES
+from medsegdiff.data.records import read_samples
 from medsegdiff.engine.files import DATASET_FILE, read_json, require_folder
 from medsegdiff.errors import UserError
-from medsegdiff.synthesis.quality_filters import LARGEST_LESION
 
-UNCLEAR = (64, 192)  # grey values between these are neither lesion nor background of a mask
-UNCLEAR_SHARE = 0.05  # largest share of such pixels; soft edges stay below it, ultrasound pictures far above
 GREY_SHARE = 0.05  # least share of an ultrasound picture that is neither black nor white; masks have next to nothing
 
 
@@ -135,9 +134,9 @@ def _picture_files(folder: Path, kind: str, classes: list[str]) -> list[tuple[st
 
 def _union(paths: list[Path]) -> np.ndarray:
     """The masks of one picture as one, as `prepare` merges them."""
-    merged = _as_mask(paths[0], read_grey(paths[0]))
+    merged = read_binary_mask(paths[0])
     for path in paths[1:]:
-        mask = _as_mask(path, read_grey(path))
+        mask = read_binary_mask(path)
         if mask.shape != merged.shape:
             raise UserError(path, f"size {mask.shape}", f"{merged.shape}, as {paths[0].name}", "Restore the file.")
         merged = np.maximum(merged, mask)
@@ -152,19 +151,3 @@ def _as_image(path: Path) -> np.ndarray:
         found = f"a black and white picture (grey in {grey:.1%} of it)"
         raise UserError(path, found, "an ultrasound picture, no mask", "Give a folder of images alone.")
     return picture
-
-
-def _as_mask(path: Path, picture: np.ndarray) -> np.ndarray:
-    """The picture thresholded to {0, 255}; `UserError` where it is no mask."""
-    unclear = float(((picture > UNCLEAR[0]) & (picture < UNCLEAR[1])).mean())
-    if unclear > UNCLEAR_SHARE:
-        found = f"a picture of which {unclear:.0%} is neither black nor white"
-        raise UserError(path, found, "a mask, white lesion on black", "Give a folder of masks alone.")
-    if 0 < picture.max() <= MASK_THRESHOLD:
-        found = f"a picture whose brightest pixel is {picture.max()}"
-        raise UserError(path, found, f"a mask, lesion above {MASK_THRESHOLD}", "Scale it to 0 and 255.")
-    share = float((picture > MASK_THRESHOLD).mean())
-    if share > LARGEST_LESION:
-        hint = "Is it inverted? Lesions are white."
-        raise UserError(path, f"a lesion on {share:.0%} of the picture", f"at most {LARGEST_LESION:.0%}", hint)
-    return np.where(picture > MASK_THRESHOLD, 255, 0).astype(np.uint8)

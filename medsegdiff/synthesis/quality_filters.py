@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from medsegdiff.data.mask_files import LARGEST_LESION
 from medsegdiff.features.lesion_shape import largest_component
 
 SMALLEST_LESION = 0.002  # share of the picture; the smallest lesion of BUSI covers 0.28 %
-LARGEST_LESION = 0.8  # share of the picture; the largest lesion of BUSI covers 56 %
 MAIN_PART = 0.5  # least share of the mask that its largest connected part has to hold
 
 

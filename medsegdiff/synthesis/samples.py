@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from medsegdiff.data.pictures import contact_sheet, spread
-from medsegdiff.data.records import SYNTHETIC, SampleRecord, SampleSet, class_counts, write_sample, write_samples
+from medsegdiff.data.records import SampleRecord, SampleSet, class_counts, write_sample, write_samples
 from medsegdiff.engine.device import autocast
 from medsegdiff.engine.files import read_json, write_json, write_png
 from medsegdiff.engine.rng import generator
@@ -41,7 +41,8 @@ def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
             write_sample(
                 folder, image, mask, id=item.name, label=item.label, split="train",
                 group=item.name if item.conditioning_input is None else item.conditioning_input.group,
-                source=f"{SYNTHETIC}{source.digest}", pixel_aspect=_aspect(source, item),
+                source=f"synthetic:{source.digest}", pixel_aspect=_aspect(source, item), generator=source.digest,
+                derived_from="" if item.conditioning_input is None else item.conditioning_input.id,
             )
         )  # fmt: skip
     value = {"records": [dataclasses.asdict(r) for r in records], "faults": {k: dict(v) for k, v in faults.items()}}
@@ -137,6 +138,7 @@ def gather(
         for label, counts in chunk["faults"].items():
             redrawn[label].update(counts)
     hashes = sorted({item.conditioning_input.hash for task in tasks for item in task.items if item.conditioning_input})
+    info: dict[str, Any] = {"conditioning_masks": hashes} if hashes else {}
     pairs = write_samples(
         folder,
         records,
@@ -144,7 +146,7 @@ def gather(
         fingerprint=fingerprint,
         checkpoint=source.provenance,
         masks_redrawn={label: dict(counts) for label, counts in redrawn.items()},
-        **({"conditioning_masks": hashes} if hashes else {}),
+        **info,
     )
     balance = {"generated": class_counts(records)["train"], "masks_redrawn": redrawn}
     write_json(folder / "class_balance.json", balance)

@@ -74,6 +74,8 @@ def records(draw: st.DrawFn) -> list[SampleRecord]:
             image_hash=HASHES,
             mask_hash=HASHES,
             perceptual_hash=HASHES,
+            **dict.fromkeys(("text", "modality", "subject", "generator", "derived_from"), NAMES | st.just("")),
+            attributes=st.dictionaries(NAMES, st.floats(allow_nan=False, allow_infinity=False), max_size=2),
         )
         rows.append(draw(row))
     return rows

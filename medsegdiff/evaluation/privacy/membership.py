@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from medsegdiff.conditioning.condition import Condition
 from medsegdiff.data.dataset import SampleTensors, load_tensors
-from medsegdiff.data.records import SYNTHETIC, SampleRecord, SampleSet
+from medsegdiff.data.records import SampleRecord, SampleSet
 from medsegdiff.engine.device import autocast, choose_device
 from medsegdiff.engine.rng import generator
 from medsegdiff.errors import UserError
@@ -94,7 +94,7 @@ def membership(config: EvaluateConfig, real: SampleSet) -> Membership | str:
 
 def made_by_another(synthetic: Iterable[SampleRecord], digest: str) -> int:
     """How many synthetic pairs say that another checkpoint than that of this digest drew them."""
-    makers = (record.source.removeprefix(SYNTHETIC) for record in synthetic if record.is_synthetic)
+    makers = (record.generator for record in synthetic if record.is_synthetic)
     return sum(maker not in ("", digest) for maker in makers)
 
 

@@ -12,7 +12,7 @@ from conftest import TWO_SIZES, WriteSamples, random_checkpoint
 from evaluation_sets import context, sampled, three_sets
 
 from medsegdiff.data.dataset import load_tensors
-from medsegdiff.data.records import SYNTHETIC, SampleSet
+from medsegdiff.data.records import SampleSet
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.privacy.membership import (
@@ -145,8 +145,7 @@ NOTE = "Take care: membership was inferred for another checkpoint than the one t
 def reported_of(path: Path, pairs: SampleSet, makers: list[str | None]) -> list[str]:
     """What the section says of the checkpoint where the pairs name these as theirs."""
     synthetic = sampled(len(makers), 3, "synthetic")
-    sources = ["a folder" if maker is None else f"{SYNTHETIC}{maker}" for maker in makers]
-    records = [dataclasses.replace(r, source=s) for r, s in zip(synthetic.records, sources, strict=True)]
+    records = [dataclasses.replace(r, generator=m or "") for r, m in zip(synthetic.records, makers, strict=True)]
     sets = three_sets(dataclasses.replace(synthetic, records=tuple(records)))
     asked = dataclasses.replace(context(sets), real=pairs, config=settings(path))
     text = run(asked).text

@@ -40,7 +40,7 @@ def test_synthetic_pairs_are_not_learnt(ellipses: SampleSet, tmp_path: Path) -> 
     """Damage: train on a combined data set, whose real origins the checkpoint would forget."""
     root = tmp_path / "pairs"
     shutil.copytree(ellipses.root, root)
-    text = (ellipses.root / METADATA_FILE).read_text().replace(",test,1.0,", ",synthetic:abc,1.0,", 1)
+    text = (ellipses.root / METADATA_FILE).read_text().replace(",1.0,test,,", ",1.0,test,abc,", 1)
     (root / METADATA_FILE).write_text(text)
     with pytest.raises(UserError, match="found 1 synthetic pairs"):
         train(TrainConfig(str(root), str(tmp_path / "out"), img_size=32))
@@ -51,6 +51,6 @@ def test_a_group_in_two_splits_is_refused(ellipses: SampleSet, tmp_path: Path) -
     root = tmp_path / "pairs"
     shutil.copytree(ellipses.root, root)
     text = (ellipses.root / METADATA_FILE).read_text()
-    (root / METADATA_FILE).write_text(text.replace(",val_benign_0,test,", ",train_benign_0,test,"))
+    (root / METADATA_FILE).write_text(text.replace("val,-1,,val_benign_0,", "val,-1,,train_benign_0,"))
     with pytest.raises(UserError, match=r"group train_benign_0 in (val|train) as well as in (val|train)"):
         read_samples(root)

@@ -82,7 +82,7 @@ def test_counts_and_records(straight: SampleSet, checkpoint: Path) -> None:
     assert class_counts(pairs.records) == {"train": {"benign": 6, "malignant": 6}}
     digest = load_checkpoint(checkpoint)[2]
     for r in pairs.records:
-        assert (r.width, r.height, r.fold, r.source) == (SIDE, SIDE, -1, f"synthetic:{digest}")
+        assert (r.width, r.height, r.fold, r.generator) == (SIDE, SIDE, -1, digest)
         assert r.pixel_aspect in {"benign": (1.25, 1.5), "malignant": (0.75,)}[r.label]
         assert set(np.unique(pairs.read_mask(r))) <= {0, 255}
     assert len({r.group for r in pairs.records}) == len({r.image_hash for r in pairs.records}) == 12
