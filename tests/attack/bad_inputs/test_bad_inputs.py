@@ -14,6 +14,8 @@ from write_table import DOCUMENT, document
 
 from medsegdiff.cli import main
 
+pytestmark = pytest.mark.attack
+
 BY_NAME = {case.wrong: case for cases in CASES.values() for case in cases}
 TRAIN = "train --config {base}/tiny.yaml --data_dir {base}/real --output_dir disk/out"
 ReferenceModel = Callable[[Case], Outcome]
