@@ -24,6 +24,12 @@ torch.set_num_threads(1)
 cv2.setNumThreads(1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Random numbers of a test are its own, whatever ran before it in this worker."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def gaussian() -> Gaussian:
     """Two strongly correlated channels of unlike variance."""
