@@ -64,7 +64,7 @@ def test_bad_input(name: str, reference_model: ReferenceModel, capfd: pytest.Cap
 
 
 def test_the_document_shows_what_is_printed_now(reference_model: ReferenceModel) -> None:
-    """Damage: a message changed without `python tests/bad_inputs/write_table.py`."""
+    """Damage: a message changed without `python tests/attack/bad_inputs/write_table.py`."""
     assert DOCUMENT.read_text() == document(reference_model)
 
 
