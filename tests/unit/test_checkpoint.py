@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_checkpoint, refuse_to_sample
 from safetensors.torch import save_file
+from tiny_networks import random_checkpoint, refuse_to_sample
 
 from medsegdiff.generators.joint_diffusion.checkpoint import VERSION, load_checkpoint, save_checkpoint
 from medsegdiff.synthesis.config import GenerateConfig

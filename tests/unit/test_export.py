@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TWO_SIZES, random_checkpoint
+from tiny_networks import TWO_SIZES, random_checkpoint
 
 from medsegdiff.conditioning.condition import Condition
 from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint

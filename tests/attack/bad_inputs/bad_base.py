@@ -26,8 +26,8 @@ from medsegdiff.data.prepare import prepare
 from medsegdiff.data.records import write_sample, write_samples
 from medsegdiff.engine.files import write_png
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # also where no pytest has done so
-from conftest import random_checkpoint
+sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))  # also where no pytest has done so
+from tiny_networks import random_checkpoint
 
 CLASSES = ["benign", "malignant"]
 SHAPE = (40, 48)

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TWO_SIZES, WriteSamples, random_checkpoint
 from evaluation_sets import context, sampled, three_sets
+from sample_sets import WriteSamples
+from tiny_networks import TWO_SIZES, random_checkpoint
 
 from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.records import SampleSet

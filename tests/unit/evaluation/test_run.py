@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import WriteSamples
+from sample_sets import WriteSamples
 
 from medsegdiff.data.records import SampleSet, read_samples, write_sample, write_samples
 from medsegdiff.downstream import train_and_test as once

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from conftest import TWO_SIZES
+from tiny_networks import TWO_SIZES
 from torch.nn.functional import avg_pool2d
 from trainer_runs import PLAIN, STEPS, assert_same_run, fail_at, settings, trainer, write_data
 
@@ -25,7 +25,7 @@ from medsegdiff.generators.joint_diffusion.denoiser import LowRes
 from medsegdiff.generators.joint_diffusion.trainer import train
 
 if TYPE_CHECKING:
-    from conftest import WriteSamples
+    from sample_sets import WriteSamples
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from medsegdiff.conditioning.condition import Condition
 from medsegdiff.errors import UserError
-from medsegdiff.generators.joint_diffusion.backbones import MedSegDiffV2, backbones, build_backbone
+from medsegdiff.generators.joint_diffusion.backbones import backbones, build_backbone
 from medsegdiff.generators.joint_diffusion.backbones.medsegdiff_v2 import (
     Anchor,
     BandPass,
+    MedSegDiffV2,
     SpectralAttention,
     SSFormerBlock,
 )

@@ -29,7 +29,7 @@ from medsegdiff.generators.joint_diffusion.noise import sigma_table
 from medsegdiff.generators.joint_diffusion.trainer import DiffusionTrainer, train
 
 if TYPE_CHECKING:
-    from conftest import WriteSamples
+    from sample_sets import WriteSamples
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import pytest
-from conftest import random_checkpoint
+from tiny_networks import random_checkpoint
 
 from medsegdiff.data.dataset import resize_anisotropic
 from medsegdiff.data.records import SampleSet, read_samples
@@ -26,7 +26,7 @@ from medsegdiff.synthesis.plan import plan_images, plan_masks
 from medsegdiff.synthesis.run import generate, generate_masks, generate_pairs
 
 if TYPE_CHECKING:
-    from conftest import WriteSamples
+    from sample_sets import WriteSamples
 
 SIDE = 16
 CLASSES = ["benign", "malignant"]

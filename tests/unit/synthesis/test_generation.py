@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TWO_SIZES, random_checkpoint, refuse_to_sample
+from tiny_networks import TWO_SIZES, random_checkpoint, refuse_to_sample
 
 from medsegdiff.data.records import SampleSet, class_counts, read_samples
 from medsegdiff.errors import UserError
