@@ -45,8 +45,8 @@ KINDS = (
 )
 
 
-def read_grey(path: Path) -> np.ndarray:
-    """Read a picture as (H, W) uint8 grey; colour is converted (Rec. 601 luma).
+def read_picture(path: Path, channels: int) -> np.ndarray:
+    """Read a picture as (H, W) uint8 grey for 1 channel or (H, W, 3) RGB for 3; grey is Rec. 601 luma of colour.
 
     Raises `UserError` where the file is damaged, of another kind than its name says, larger than `MAX_SIDE` or not 8
     bits deep, `OSError` where the system does not give it.
@@ -60,9 +60,16 @@ def read_grey(path: Path) -> np.ndarray:
         found = f"{8 * picture.dtype.itemsize}-bit pixels"
         raise UserError(path, found, "8-bit pixels", "Convert the picture to 8 bits.")
     if picture.ndim == 2:
-        return picture
+        return picture if channels == 1 else cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB)
+    if channels == 3:
+        return np.ascontiguousarray(picture[..., 2::-1])
     code = cv2.COLOR_BGRA2GRAY if picture.shape[2] == 4 else cv2.COLOR_BGR2GRAY
     return cv2.cvtColor(picture, code)
+
+
+def read_grey(path: Path) -> np.ndarray:
+    """Read a picture as (H, W) uint8 grey. Raises as `read_picture` does."""
+    return read_picture(path, 1)
 
 
 def _check_file(path: Path, data: bytes) -> None:

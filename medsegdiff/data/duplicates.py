@@ -30,7 +30,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
-from medsegdiff.data.hashing import hash_distances
+from medsegdiff.data.hashing import hash_distances, to_grey
 
 SAME_PICTURE_BITS = 40  # up to here two pictures are one frame, cropped or annotated differently (BUSI: all pairs are)
 DETAIL_SIDE = 48  # side of the copies that are correlated, pixels
@@ -39,11 +39,11 @@ NOISE_FLOOR = 4.0  # grey values; keeps flat black margins from being amplified
 
 
 def detail(image: np.ndarray) -> np.ndarray:
-    """(48, 48) float32 small copy of a (H, W) uint8 image, evened to local mean 0 and about standard deviation 1.
+    """(48, 48) float32 small grey copy of a uint8 image, evened to local mean 0 and about standard deviation 1.
 
     All breast ultrasound is bright above and dark below; what distinguishes scenes is what is left without that.
     """
-    thumb = cv2.resize(image, (DETAIL_SIDE, DETAIL_SIDE), interpolation=cv2.INTER_AREA)
+    thumb = cv2.resize(to_grey(image), (DETAIL_SIDE, DETAIL_SIDE), interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(thumb.astype(np.float32), (0, 0), 0.7)
     centred = small - cv2.GaussianBlur(small, (0, 0), 4.0)
     spread = np.sqrt(cv2.GaussianBlur(centred**2, (0, 0), 4.0))

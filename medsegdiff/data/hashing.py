@@ -24,9 +24,14 @@ def content_hash(picture: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def to_grey(image: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 of a (H, W) grey or (H, W, 3) RGB image."""
+    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
 def perceptual_hash(image: np.ndarray) -> str:
-    """256-bit DCT hash of a (H, W) uint8 image as 64 hexadecimal digits."""
-    thumb = cv2.resize(image, (THUMB_SIDE, THUMB_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    """256-bit DCT hash of a (H, W) or (H, W, 3) uint8 image as 64 hexadecimal digits."""
+    thumb = cv2.resize(to_grey(image), (THUMB_SIDE, THUMB_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     low = cv2.dct(thumb)[:HASH_SIDE, :HASH_SIDE].ravel()
     low[0] = 0.0  # mean brightness says nothing about content
     bits = low > np.median(low[1:])

@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 
 from medsegdiff import __version__
-from medsegdiff.data.decoding import read_grey
+from medsegdiff.data.arrays import ArraySpec
+from medsegdiff.data.decoding import read_picture
 from medsegdiff.data.hashing import content_hash, perceptual_hash
 from medsegdiff.engine.files import (
     DATASET_FILE,
@@ -103,6 +104,11 @@ class SampleSet:
         return list(self.info["classes"])
 
     @property
+    def arrays(self) -> ArraySpec:
+        """Channels of the images and pixel values of the masks."""
+        return ArraySpec.from_json(self.info.get("arrays"))
+
+    @property
     def learnt(self) -> list[str]:
         """Perceptual hashes of the real pictures that a combined set was made from, in train or by its generator."""
         return list(self.info.get(LEARNT, []))
@@ -123,18 +129,18 @@ class SampleSet:
         return len(self.records)
 
     def read_image(self, record: SampleRecord) -> np.ndarray:
-        """The (H, W) uint8 grey image of a record. Raises `UserError` where it is not the one that was prepared."""
-        return self._read(record.image_file_name, record.image_hash, record)
+        """The (H, W) uint8 grey or (H, W, 3) RGB image of a record; `UserError` where it is not the one prepared."""
+        return self._read(record.image_file_name, record.image_hash, record, self.arrays.channels)
 
     def read_mask(self, record: SampleRecord) -> np.ndarray:
-        """The (H, W) uint8 mask, 0 or 255. Raises `UserError` where it is not the one that was prepared."""
-        return self._read(record.mask_file_name, record.mask_hash, record)
+        """The (H, W) uint8 mask of pixel values (`arrays`); `UserError` where it is not the one prepared."""
+        return self._read(record.mask_file_name, record.mask_hash, record, 1)
 
-    def _read(self, name: str, known_hash: str, record: SampleRecord) -> np.ndarray:
+    def _read(self, name: str, known_hash: str, record: SampleRecord, channels: int) -> np.ndarray:
         """A picture of the set, which has to be the one that its row describes: hashing costs a tenth of decoding."""
         path, hint = self.root / name, "Restore the file, or make the data set anew."
-        picture = read_grey(path)
-        if picture.shape != (record.height, record.width):
+        picture = read_picture(path, channels)
+        if picture.shape[:2] != (record.height, record.width):
             found, expected = f"{picture.shape[1]} x {picture.shape[0]}", f"{record.width} x {record.height}"
             raise UserError(path, f"{found} pixels", f"{expected}, as {METADATA_FILE} says", hint)
         if content_hash(picture) != known_hash:
@@ -155,7 +161,7 @@ def write_sample(
     fold: int = -1,
     pixel_aspect: float = 1.0,
 ) -> SampleRecord:
-    """Write one (H, W) uint8 image and its {0, 255} mask below `root` and return their record."""
+    """Write one (H, W) or (H, W, 3) uint8 image and its (H, W) mask of pixel values below `root` and return their record."""
     names = (f"images/{id}.png", f"masks/{id}.png")
     for name, picture in zip(names, (image, mask), strict=True):
         make_folder((root / name).parent)
@@ -188,9 +194,18 @@ def class_counts(records: Iterable[SampleRecord]) -> dict[str, dict[str, int]]:
 
 
 def write_samples(
-    root: Path, records: Iterable[SampleRecord], *, classes: list[str], fingerprint: dict[str, Any], **info: Any
+    root: Path,
+    records: Iterable[SampleRecord],
+    *,
+    classes: list[str],
+    fingerprint: dict[str, Any],
+    arrays: ArraySpec | None = None,
+    **info: Any,
 ) -> SampleSet:
-    """Write metadata.csv and, last of all, dataset.json; `info` is whatever else the phase has to say."""
+    """Write metadata.csv and, last of all, dataset.json; `info` is whatever else the phase has to say.
+
+    `arrays` are grey images with binary masks unless given.
+    """
     rows = sorted(records, key=lambda r: r.id)
     text = io.StringIO()
     values = [value for r in rows for value in dataclasses.astuple(r)]
@@ -205,6 +220,7 @@ def write_samples(
         "schema_version": SCHEMA_VERSION,
         "made_by": {"medsegdiff": __version__, "opencv": cv2.__version__, "numpy": np.__version__},
         "fingerprint": fingerprint,
+        "arrays": (arrays or ArraySpec()).to_json(),
         "classes": classes,
         "class_counts": class_counts(rows),
         **info,

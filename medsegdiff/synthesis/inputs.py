@@ -13,7 +13,8 @@ from tqdm import tqdm
 from medsegdiff.data.dataset import resize_anisotropic
 from medsegdiff.data.hashing import content_hash
 from medsegdiff.data.readers.busi import MASK_NAME, MASK_THRESHOLD, SUFFIXES
-from medsegdiff.data.records import read_grey, read_samples
+from medsegdiff.data.decoding import read_grey
+from medsegdiff.data.records import read_samples
 from medsegdiff.engine.files import DATASET_FILE, read_json, require_folder
 from medsegdiff.errors import UserError
 from medsegdiff.synthesis.quality_filters import LARGEST_LESION

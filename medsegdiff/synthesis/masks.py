@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from medsegdiff.data.pictures import contact_sheet, spread
-from medsegdiff.data.records import read_grey
+from medsegdiff.data.decoding import read_grey
 from medsegdiff.engine.device import autocast
 from medsegdiff.engine.files import DATASET_FILE, make_folder, read_json, write_bytes, write_json, write_png
 from medsegdiff.generators.joint_diffusion.sampling import Noise, expected_masks, sample_masks
