@@ -110,6 +110,9 @@ class ArraySpec:
         return np.stack(resized) if resized else np.zeros((0, size, size), np.uint8)
 
 
+GREY_BINARY = ArraySpec()  # grey images with binary masks
+
+
 def resize_anisotropic(picture: np.ndarray, size: int) -> np.ndarray:
     """A (H, W) or (H, W, 3) uint8 picture at `size` x `size`, whatever its shape; area averages where it shrinks."""
     shrinks = min(picture.shape[:2]) >= size

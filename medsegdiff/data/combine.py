@@ -71,6 +71,7 @@ def combine(config: CombineConfig) -> SampleSet:
             records,
             classes=real.classes,
             fingerprint=fingerprint,
+            arrays=real.arrays,
             real=real.info["fingerprint"],
             synthetic=synthetic.info["fingerprint"],
             synthetic_pairs=len(chosen),
@@ -122,6 +123,9 @@ def _check_roles(real: SampleSet, synthetic: SampleSet) -> None:
     if unknown:
         found = f"classes {', '.join(unknown)}, which the real data lacks"
         raise UserError(synthetic.root, found, f"some of {', '.join(real.classes)}", "Generate from the same data.")
+    if not synthetic.arrays.same_as(real.arrays):
+        expected = f"{real.arrays}, as --real_data"
+        raise UserError(synthetic.root, str(synthetic.arrays), expected, "Generate from that data.")
     if not len(real.select("train")):
         raise UserError(real.root, "no pair in train", "at least one", "Prepare the data with a train split.")
 

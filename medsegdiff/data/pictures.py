@@ -53,11 +53,20 @@ def _layers(mask: np.ndarray, spec: ArraySpec) -> list[np.ndarray]:
     return [np.where(mask == values[name], 255, 0).astype(np.uint8) for name in spec.foreground]
 
 
-def draw_outline(axes: Axes, mask: np.ndarray, colour: str, width: float = 1.2) -> None:
+def draw_outline(
+    axes: Axes, mask: np.ndarray, colour: str | tuple[float, ...], width: float = 1.2, style: str = "solid"
+) -> None:
     """Draw the outline of a (S, S) boolean mask, closed where the lesion reaches the edge of the picture."""
     if mask.any():
         around = np.arange(-1, len(mask) + 1)
-        axes.contour(around, around, np.pad(mask, 1), levels=[0.5], colors=colour, linewidths=width)
+        axes.contour(around, around, np.pad(mask, 1), levels=[0.5], colors=[colour], linewidths=width, linestyles=style)
+
+
+def draw_classes(axes: Axes, index: np.ndarray, style: str = "solid", width: float = 1.2) -> None:
+    """Draw the outlines of an (S, S) map of class numbers, 0 background, each class in the colour of `OUTLINES`."""
+    for number in np.unique(index[index > 0]):
+        colour = tuple(part / 255 for part in OUTLINES[(int(number) - 1) % len(OUTLINES)])
+        draw_outline(axes, index == number, colour, width, style)
 
 
 def contact_sheet(

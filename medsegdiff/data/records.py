@@ -161,7 +161,7 @@ def write_sample(
     fold: int = -1,
     pixel_aspect: float = 1.0,
 ) -> SampleRecord:
-    """Write one (H, W) or (H, W, 3) uint8 image and its (H, W) mask of pixel values below `root` and return their record."""
+    """Write a (H, W) or (H, W, 3) uint8 image and its (H, W) mask of pixel values below `root`; return their record."""
     names = (f"images/{id}.png", f"masks/{id}.png")
     for name, picture in zip(names, (image, mask), strict=True):
         make_folder((root / name).parent)

@@ -14,12 +14,11 @@ from matplotlib.figure import Figure as Plot
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from medsegdiff.data.pictures import draw_outline
 from medsegdiff.data.records import SampleRecord, SampleSet
 from medsegdiff.evaluation.compare import mean_interval
 from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.context import Context, Metric
-from medsegdiff.evaluation.drawing import png, show
+from medsegdiff.evaluation.drawing import outline, png, show
 from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table
 from medsegdiff.evaluation.sets import Pairs, load_pairs
 from medsegdiff.features.perceptual.lpips import check_lpips, lpips
@@ -209,8 +208,8 @@ def _nearest(matched: Matched, ssim: np.ndarray) -> Figure:
     plot = Plot(figsize=(2.2 * len(order), 4.2), layout="constrained")
     for column, i in zip(plot.subplots(2, len(order), squeeze=False).T, order, strict=True):
         for axes, pairs in zip(column, (matched.synthetic, matched.real), strict=True):
-            show(axes, pairs.images[i], pairs.pixels[i])
-            draw_outline(axes, pairs.masks[i], "lime", 0.8)
+            show(axes, pairs.pictures[i], pairs.pixels[i])
+            outline(axes, pairs, i, 0.8)
         name = matched.synthetic.records[i].id
         column[0].set_title(f"{name}\nSSIM {ssim[i]:.2f}", fontsize=7)
     what = "above the synthetic image, below the real one of its mask (green)"

@@ -86,8 +86,8 @@ class PairCodec:
     def pixels(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images and masks in pixels, 0 to 1 and somewhat beyond, of channels (B, C + K, *S).
 
-        Of a denoised estimate the mask is the expected mask: in each pixel the probability of each class, or where masks
-        are coded as distances the expected code, whose middle is the edge.
+        Of a denoised estimate the mask is the expected mask: in each pixel the probability of each class, or where
+        masks are coded as distances the expected code, whose middle is the edge.
         """
         mean, std = self._statistics(x)
         both = x / SIGMA_DATA * std + mean

@@ -80,8 +80,8 @@ def expected_masks(denoiser: Denoiser, codec: PairCodec, known: Tensor, sigmas: 
     """(B, K, S, S) expected masks in [0, 1] of the images in `known`, from one network call.
 
     The denoised estimate is E[mask | image, noisy mask]; at the highest level of the table the noisy mask says
-    nothing, which leaves E[mask | image], the probability of each class in each pixel (where masks are coded as distances:
-    the mask whose edge has the expected distance).
+    nothing, which leaves E[mask | image], the probability of each class in each pixel (where masks are coded as
+    distances: the mask whose edge has the expected distance).
     """
     device = denoiser.modality.device
     x = _start(codec, sigmas, noise, known)
