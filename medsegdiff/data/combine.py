@@ -202,7 +202,8 @@ def _check_conditioning_masks(held_out: SampleSet, synthetic: SampleSet) -> None
         other = groups[shared[0].group]
         found = f"{shared[0].id}, sampled for a mask in the group of {other.id} ({other.split})"
         raise UserError(synthetic.root, found, "pairs sampled for masks of train alone", hint)
-    leaked = [r for r in held_out.records if r.mask_hash in hashes and held_out.read_mask(r).any()]
+    lesions = held_out.arrays.lesions
+    leaked = [r for r in held_out.records if r.mask_hash in hashes and lesions(held_out.read_mask(r)).any()]
     if leaked:
         found = f"images sampled for the masks of {len(leaked)} val or test pictures, the first of {leaked[0].id}"
         raise UserError(synthetic.root, found, "masks of train alone", hint)
@@ -213,12 +214,17 @@ def _check_conditioning_masks(held_out: SampleSet, synthetic: SampleSet) -> None
 
 
 def _likest_masks(held_out: SampleSet, synthetic: SampleSet) -> tuple[str, str, float] | None:
-    """Ids of a synthetic and a held-out pair whose lesion masks are one, and their intersection over union."""
+    """Ids of a synthetic and a held-out pair whose lesion masks are one, and their intersection over union.
+
+    None of label maps: tissue lies alike in all pictures.
+    """
+    if not held_out.arrays.is_binary:
+        return None
     sampled = {r.mask_hash: r for r in synthetic.records}
-    masks = [synthetic.read_mask(r) > 127 for r in sampled.values()]
+    masks = [synthetic.arrays.lesions(synthetic.read_mask(r)) > 127 for r in sampled.values()]
     for shape in sorted({mask.shape for mask in masks}):
         rows = [(r, m) for r, m in zip(sampled.values(), masks, strict=True) if m.shape == shape]
-        plain = [(r, _resized(held_out.read_mask(r), shape) > 127) for r in held_out.records]
+        plain = [(r, _resized(held_out.arrays.lesions(held_out.read_mask(r)), shape) > 127) for r in held_out.records]
         theirs = plain + [(r, mask[:, ::-1]) for r, mask in plain]  # mirrored, as augmentation does
         ours, others = (np.stack([m.ravel() for _, m in some]).astype(np.float32) for some in (rows, theirs))
         both = ours @ others.T
