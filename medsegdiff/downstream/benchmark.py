@@ -58,8 +58,8 @@ def segment(config: SegmentConfig) -> dict[str, Any]:
     """
     config = settle_names(settle_precision(config))
     check_settings(config)
-    config = dataclasses.replace(config, steps=total_steps(config), epochs=None)
     pairs = read_samples(Path(config.data_dir))
+    config = dataclasses.replace(config, steps=total_steps(config, len(pairs.select("train"))), epochs=None)
     check_splits(pairs, config.mixing)
     task = task_of(config.task, pairs.arrays)
     parts = _parts(config)

@@ -14,7 +14,7 @@ import torch
 from small_runs import settings, write_stu
 
 from medsegdiff.data.dataset import load_tensors
-from medsegdiff.data.records import SampleSet
+from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.data.sampling import real_samples, sample_gradual
 from medsegdiff.downstream.benchmark import format_results, segment
 from medsegdiff.downstream.config import SegmentConfig
@@ -165,10 +165,11 @@ def test_gradual_mixing_needs_both_kinds(ellipses: SampleSet, tmp_path: Path) ->
 
 
 def test_steps_are_a_matter_of_the_recipe() -> None:
-    """Fails if the number of pairs, or of classes, decides how long an arm trains."""
-    assert total_steps(SegmentConfig("d")) == 600
-    assert total_steps(SegmentConfig("d", steps=7)) == 7
-    assert total_steps(SegmentConfig("d", epochs=50, batch_size=8)) == 2400
+    """Fails if the number of pairs decides how long an arm trains where no epochs are asked for."""
+    assert total_steps(SegmentConfig("d"), 100) == 600
+    assert total_steps(SegmentConfig("d", steps=7), 100) == 7
+    assert total_steps(SegmentConfig("d", epochs=50, batch_size=8), 100) == 625
+    assert total_steps(SegmentConfig("d", epochs=3, batch_size=8), 3) == 2
 
 
 def test_pictures_grow(ellipses: SampleSet) -> None:
@@ -190,13 +191,12 @@ def test_epochs_and_steps_are_not_both_given(ellipses: SampleSet, tmp_path: Path
         segment(settings(ellipses.root, tmp_path / "out", epochs=2))
 
 
-def test_the_same_number_of_steps_is_the_same_run(
-    repeated: tuple[SegmentConfig, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Said in epochs: finished at once. Fails if the words count, not the number of steps."""
-    config, results = repeated
-    monkeypatch.setattr("medsegdiff.downstream.train_and_test.EPOCH_PAIRS", 8)
-    assert segment(dataclasses.replace(config, steps=None, epochs=1))["test"] == results["test"]
+def test_epochs_are_passes_over_the_train_split(repeated: tuple[SegmentConfig, dict[str, Any]]) -> None:
+    """Fails if an epoch is a fixed number of pairs, whatever the data set holds."""
+    config, _ = repeated
+    pairs = len(read_samples(Path(config.data_dir)).select("train"))
+    with pytest.raises(UserError, match=f"steps: 2 -> {-(-3 * pairs // config.batch_size)}"):
+        segment(dataclasses.replace(config, steps=None, epochs=3))
 
 
 def without_config(results: dict[str, Any]) -> dict[str, Any]:
