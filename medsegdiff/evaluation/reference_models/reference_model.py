@@ -13,7 +13,7 @@ from torch import nn
 from medsegdiff.engine.locks import lock_file, locked
 from medsegdiff.engine.state import STATE_FOLDER
 from medsegdiff.errors import UserError
-from medsegdiff.evaluation.section import Interval, number
+from medsegdiff.statistics.interval import Interval, number
 
 
 @dataclass(frozen=True)

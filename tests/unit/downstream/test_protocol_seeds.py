@@ -40,7 +40,7 @@ def test_every_seed_is_a_run_of_its_own(repeated: tuple[SegmentConfig, dict[str,
     alone = segment(dataclasses.replace(config, seeds=None, seed=5, output_dir=str(tmp_path / "alone")))
     stored = json.loads((Path(config.output_dir) / "seed_5" / "scores.json").read_text())
     assert stored["test"] == alone["test"]
-    assert results["test_by_run"]["all"]["dice"][1] == alone["test"]["all"]["dice"]["mean"]
+    assert results["test_by_run"]["all"]["dice"][1] == alone["test"]["all"]["dice"]["value"]
     assert results["runs"] == ["seed_3", "seed_5"]
 
 
@@ -48,7 +48,7 @@ def test_mean_is_that_of_the_seeds(repeated: tuple[SegmentConfig, dict[str, Any]
     """Fails if the scores above are those of the last seed, or a table leaves the seeds out."""
     config, results = repeated
     cell = results["test"]["all"]["dice"]
-    assert cell["mean"] == pytest.approx(np.mean(results["test_by_run"]["all"]["dice"]))
+    assert cell["value"] == pytest.approx(np.mean(results["test_by_run"]["all"]["dice"]))
     assert cell["runs"] == 2
     assert json.loads((Path(config.output_dir) / "scores.json").read_text())["test"] == results["test"]
     assert all(name in format_results(results) for name in ("seed_3", "seed_5"))
@@ -79,7 +79,7 @@ def test_compared_with_repeated_runs(repeated: tuple[SegmentConfig, dict[str, An
     config, _ = repeated
     results = segment(dataclasses.replace(config, baseline=config.output_dir))
     cell = results["comparison"]["subgroups"]["all"]["dice"]
-    assert cell["difference"]["mean"] == pytest.approx(0)
+    assert cell["difference"]["value"] == pytest.approx(0)
     assert cell["run"] == cell["baseline"]
     assert results["comparison"]["other_settings"] == []
 

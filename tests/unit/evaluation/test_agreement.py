@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from evaluation_sets import context, sampled, three_sets
 
-from medsegdiff.evaluation.metrics.agreement import run
+from medsegdiff.evaluation.sections.agreement import run
 
 
 def test_pairs_of_the_real_kind_pass() -> None:
