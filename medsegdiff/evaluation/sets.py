@@ -41,6 +41,7 @@ class Pairs:
         """(N, S, S) numbers of mask classes, 0 background: the label maps, or the lesions of binary masks (bool)."""
         return self.masks if self.label_maps is None else self.label_maps
 
+    @property
     def aspects(self) -> np.ndarray:
         """(N,) width over height of a pixel."""
         return np.asarray(self.pixels[:, 0] / self.pixels[:, 1])
