@@ -31,7 +31,7 @@ class ArraySpec:
 
     @property
     def is_binary(self) -> bool:
-        """Whether a mask separates one class from the background, as lesion metrics need it."""
+        """Whether a mask tells one class from the background, as lesion metrics need it."""
         return len(self.foreground) == 1
 
     def to_json(self) -> dict[str, Any]:
@@ -83,6 +83,22 @@ class ArraySpec:
         table = np.array([values.get(BACKGROUND, 0), *(values[name] for name in self.foreground)], np.uint8)
         return np.asarray(table[index])
 
+    def index_of(self, coverage: np.ndarray) -> np.ndarray:
+        """(..., H, W) uint8 numbers of classes of a (..., K, H, W) uint8 `coverage`: what covers most of a pixel.
+
+        The background covers what the classes leave; of two classes the first one wins a tie, and both win it over the
+        background never: of a binary mask a pixel is lesion from 128 on.
+        """
+        if not self.foreground:
+            return np.zeros((*coverage.shape[:-3], *coverage.shape[-2:]), np.uint8)
+        left = 255 - coverage.sum(axis=-3, dtype=np.int16)
+        most = coverage.max(axis=-3)
+        return np.where(most > left, coverage.argmax(axis=-3) + 1, 0).astype(np.uint8)
+
+    def from_coverage(self, coverage: np.ndarray) -> np.ndarray:
+        """The (H, W) mask of pixel values of a (K, H, W) uint8 `coverage`."""
+        return self.values_of(self.index_of(coverage))
+
     def coverage(self, mask: np.ndarray, size: int) -> np.ndarray:
         """(K, size, size) uint8: which share of each pixel a foreground class covers, in 255ths.
 
@@ -92,6 +108,9 @@ class ArraySpec:
         layers = (np.where(mask == values[name], 255, 0).astype(np.uint8) for name in self.foreground)
         resized = [resize_anisotropic(layer, size) for layer in layers]
         return np.stack(resized) if resized else np.zeros((0, size, size), np.uint8)
+
+
+GREY_BINARY = ArraySpec()  # grey images with binary masks
 
 
 def resize_anisotropic(picture: np.ndarray, size: int) -> np.ndarray:

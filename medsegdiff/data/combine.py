@@ -223,7 +223,12 @@ def _check_conditioning_masks(held_out: SampleSet, synthetic: SampleSet) -> None
 
 
 def _likest_masks(held_out: SampleSet, synthetic: SampleSet) -> tuple[str, str, float] | None:
-    """Ids of a synthetic and a held-out pair whose lesion masks are one, and their intersection over union."""
+    """Ids of a synthetic and a held-out pair whose lesion masks are one, and their intersection over union.
+
+    None of label maps: tissue lies alike in all pictures.
+    """
+    if not held_out.arrays.is_binary:
+        return None
     sampled = {r.mask_hash: r for r in synthetic.records}
     masks = [synthetic.arrays.lesions(synthetic.read_mask(r)) > 127 for r in sampled.values()]
     for shape in sorted({mask.shape for mask in masks}):

@@ -42,6 +42,11 @@ def to_channels(picture: np.ndarray) -> np.ndarray:
     return picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1)
 
 
+def from_channels(image: np.ndarray) -> np.ndarray:
+    """(H, W) grey or (H, W, 3) RGB of a (C, H, W) picture."""
+    return image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
+
+
 def load_tensors(pairs: SampleSet, size: int, *, what: str) -> SampleTensors:
     """Read all pairs of a selection at `size` x `size`.
 

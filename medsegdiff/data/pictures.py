@@ -53,11 +53,20 @@ def _layers(mask: np.ndarray, spec: ArraySpec) -> list[np.ndarray]:
     return [np.where(mask == values[name], 255, 0).astype(np.uint8) for name in spec.foreground]
 
 
-def draw_outline(axes: Axes, mask: np.ndarray, colour: str, width: float = 1.2) -> None:
+def draw_outline(
+    axes: Axes, mask: np.ndarray, colour: str | tuple[float, ...], width: float = 1.2, style: str = "solid"
+) -> None:
     """Draw the outline of a (S, S) boolean mask, closed where the lesion reaches the edge of the picture."""
     if mask.any():
         around = np.arange(-1, len(mask) + 1)
-        axes.contour(around, around, np.pad(mask, 1), levels=[0.5], colors=colour, linewidths=width)
+        axes.contour(around, around, np.pad(mask, 1), levels=[0.5], colors=[colour], linewidths=width, linestyles=style)
+
+
+def draw_classes(axes: Axes, index: np.ndarray, style: str = "solid", width: float = 1.2) -> None:
+    """Draw the outlines of an (S, S) map of class numbers, 0 background, each class in the colour of `OUTLINES`."""
+    for number in np.unique(index[index > 0]):
+        colour = tuple(part / 255 for part in OUTLINES[(int(number) - 1) % len(OUTLINES)])
+        draw_outline(axes, index == number, colour, width, style)
 
 
 def contact_sheet(
@@ -155,7 +164,11 @@ def overview(pairs: SampleSet, examples: int = 40, columns: int = 10) -> Figure:
                 shares, bins=np.linspace(0, 100, 51).tolist(), histtype="step", color=colour, label=label, lw=1.5
             )
     sizes.set(title="picture size", xlabel="width, pixels", ylabel="height, pixels")
-    areas.set(title="lesion area", xlabel="share of the picture, %", ylabel="pairs")
+    areas.set(
+        title="lesion area" if pairs.arrays.is_binary else "area of all classes",
+        xlabel="share of the picture, %",
+        ylabel="pairs",
+    )
     for axes in (sizes, areas):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
@@ -170,7 +183,7 @@ def overview(pairs: SampleSet, examples: int = 40, columns: int = 10) -> Figure:
     axes = figure.add_subplot(grid[1, :])
     axes.imshow(sheet, interpolation="lanczos")
     axes.set_axis_off()
-    axes.set_title("examples, lesions outlined")
+    axes.set_title("examples, masks outlined")
     return figure
 
 

@@ -14,7 +14,7 @@ from medsegdiff.downstream.checks import check_comparable, check_settings, check
 from medsegdiff.downstream.config import SegmentConfig
 from medsegdiff.downstream.rows import PER_IMAGE_FILE, read_rows, read_run
 from medsegdiff.downstream.summary import compare, comparison_lines, per_run_means, summarise, summary_lines
-from medsegdiff.downstream.tasks import TASKS, Rows, Task, settle_names
+from medsegdiff.downstream.tasks import Rows, Task, settle_names, task_of
 from medsegdiff.downstream.train_and_test import (
     NOT_IN_FINGERPRINT,
     WEIGHTS_FILE,
@@ -61,7 +61,7 @@ def segment(config: SegmentConfig) -> dict[str, Any]:
     pairs = read_samples(Path(config.data_dir))
     config = dataclasses.replace(config, steps=total_steps(config, len(pairs.select("train"))), epochs=None)
     check_splits(pairs, config.mixing)
-    task = TASKS[config.task]
+    task = task_of(config.task, pairs.arrays)
     parts = _parts(config)
     finished = all((Path(part.output_dir) / SCORES_FILE).is_file() for part in parts)
     # Weights to begin with are no matter any more once a run is finished; the file may be gone

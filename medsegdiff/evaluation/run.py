@@ -44,6 +44,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     output = Path(config.output_dir)
     refuse_other_phase(output, REPORT_FILE, "a folder for a report")
     real, synthetic = read_samples(Path(config.real_data)), read_samples(Path(config.synthetic_data))
+    if not synthetic.arrays.same_as(real.arrays):
+        expected = f"{real.arrays}, as --real_data"
+        raise UserError(synthetic.root, str(synthetic.arrays), expected, "Generate from that data.")
     metrics = all_metrics()
     for metric in metrics:
         metric.check(config, real)

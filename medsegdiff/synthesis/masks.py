@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from torch import Tensor
 
+from medsegdiff.data.arrays import ArraySpec
+from medsegdiff.data.dataset import from_channels
 from medsegdiff.data.decoding import read_grey
 from medsegdiff.data.pictures import contact_sheet, spread
 from medsegdiff.engine.device import autocast
@@ -43,23 +45,23 @@ def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
     rows = []
     for number, image in enumerate(images):
         part = slice(number * samples, (number + 1) * samples)
-        rows.append(_write(folder, image, sampled[part], expected[number]))
+        rows.append(_write(folder, image, sampled[part], expected[number], source.card.arrays))
     write_json(record_file(task, folder), {"rows": rows})
 
 
 def sample_all(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray]:
-    """(n, S, S) boolean masks of a chunk, and (images, S, S) expected masks in [0, 1], in batches of `chunk_size`."""
+    """(n, K, S, S) boolean masks of a chunk, and (images, K, S, S) expected ones in [0, 1]; batches of `chunk_size`."""
     denoiser, codec, sigmas = source.denoiser, source.card.codec, source.sigmas
     masks, expected = [], []
     for some, known, noise in _batches(source, task.items):
         with autocast(source.device, source.config.precision):
             sampled = sample_masks(denoiser, codec, known, sigmas, noise, sampler=source.config.sampler)
-        masks.append(sampled[:some, 0].numpy())
+        masks.append(sampled[:some].numpy())
     firsts = {item.conditioning_input.id: item for item in reversed(task.items) if item.conditioning_input is not None}
     for some, known, noise in _batches(source, tuple(reversed(firsts.values()))):
         with autocast(source.device, source.config.precision):
             mean = expected_masks(denoiser, codec, known, sigmas, noise)
-        expected.append(mean[:some, 0].numpy())
+        expected.append(mean[:some].numpy())
     return np.concatenate(masks), np.concatenate(expected)
 
 
@@ -79,6 +81,14 @@ def entropy(probability: np.ndarray) -> np.ndarray:
     return np.where((probability <= 0) | (probability >= 1), 0.0, -(p * np.log2(p) + (1 - p) * np.log2(1 - p)))
 
 
+def class_entropy(probability: np.ndarray) -> np.ndarray:
+    """(H, W) entropy, 0 (sure) to 1 (even), of (K, H, W) probabilities of classes; the background has the rest."""
+    if len(probability) == 1:
+        return entropy(probability[0])
+    p = np.concatenate([np.clip(1 - probability.sum(axis=0, keepdims=True), 0, 1), probability]).astype(np.float64)
+    return np.asarray(-(p * np.log2(np.maximum(p, 1e-12))).sum(axis=0) / np.log2(len(p)))
+
+
 def agreement(masks: np.ndarray) -> float:
     """Mean Dice over all couples of n >= 2 (H, W) boolean masks; 1 where all are the same, empty ones too."""
     flat = masks.reshape(len(masks), -1).astype(np.float64)
@@ -88,34 +98,46 @@ def agreement(masks: np.ndarray) -> float:
     return float(dice[np.triu_indices(len(masks), k=1)].mean())
 
 
-def _write(folder: Path, image: ConditioningInput, sampled: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
-    """Write the pictures of one image at its native size; returns its row of the table."""
+def _index(shares: np.ndarray) -> np.ndarray:
+    """(H, W) numbers of the classes that have more than half of a pixel, of (K, H, W) shares; else 0, background."""
+    return np.where(shares.max(axis=0) > 0.5, shares.argmax(axis=0) + 1, 0)
+
+
+def _write(
+    folder: Path, image: ConditioningInput, sampled: np.ndarray, expected: np.ndarray, spec: ArraySpec
+) -> dict[str, Any]:
+    """Write the pictures of one image at its native size; returns its row of the table.
+
+    Means and one-call estimates of label maps are one picture a class.
+    """
     size = (image.width, image.height)
 
-    def native(share: np.ndarray) -> np.ndarray:
-        return np.clip(cv2.resize(share.astype(np.float32), size, interpolation=cv2.INTER_LINEAR), 0, 1)
+    def native(shares: np.ndarray) -> np.ndarray:
+        layers = [cv2.resize(part, size, interpolation=cv2.INTER_LINEAR) for part in shares.astype(np.float32)]
+        return np.clip(np.stack(layers), 0, 1)
+
+    def write(name: str, values: np.ndarray, more: str = "") -> None:
+        write_png(folder / name / f"{image.id}{more}.png", values.round().astype(np.uint8))
 
     samples = np.stack([native(mask) > 0.5 for mask in sampled])
     mean = samples.mean(axis=0)
-    consensus = mean > 0.5
-    pictures = {
-        "masks": consensus * 255.0,
-        "mean": mean * 255,
-        "uncertainty": entropy(mean) * 255,
-        "one_call": native(expected) * 255,
-    }
-    for name, picture in pictures.items():
-        write_png(folder / name / f"{image.id}.png", picture.round().astype(np.uint8))
+    consensus, doubt = _index(mean), class_entropy(mean)
+    write("masks", spec.values_of(consensus))
+    write("uncertainty", doubt * 255)
+    for name, shares in (("mean", mean), ("one_call", native(expected))):
+        for label, share in zip(spec.foreground, shares, strict=True):
+            write(name, share * 255, "" if spec.is_binary else f"_{label}")
     for number, mask in enumerate(samples):
-        write_png(folder / "samples" / f"{image.id}_{number:03d}.png", (mask * 255).astype(np.uint8))
-    areas = samples.mean(axis=(1, 2))
+        write("samples", spec.values_of(_index(mask)), f"_{number:03d}")
+    areas = samples.any(axis=1).mean(axis=(1, 2))
+    agreed = [agreement(layer) for layer in samples.transpose(1, 0, 2, 3)] if len(samples) > 1 else []
     values = {
-        "agreement": agreement(samples) if len(samples) > 1 else None,
+        "agreement": float(np.mean(agreed)) if agreed else None,
         "area": float(areas.mean()),
         "area_std": float(areas.std()),
-        "area_consensus": float(consensus.mean()),
-        "area_one_call": float(expected.mean()),
-        "uncertainty": float(entropy(mean).mean()),
+        "area_consensus": float((consensus > 0).mean()),
+        "area_one_call": float(expected.sum(axis=0).mean()),
+        "uncertainty": float(doubt.mean()),
     }
     return {
         "id": image.id, "image_file_name": image.file, "width": image.width, "height": image.height,
@@ -144,19 +166,23 @@ def gather(source: Source, tasks: list[Chunk], folder: Path, fingerprint: dict[s
             if i.conditioning_input is not None
         }.values()
     )
-    write_png(folder / "contact_sheet.png", _sheet(folder, inputs, rows[0]["samples"]))
+    write_png(folder / "contact_sheet.png", _sheet(folder, inputs, rows[0]["samples"], source.card.arrays))
     write_json(folder / DATASET_FILE, {"kind": KIND, "fingerprint": fingerprint, "checkpoint": source.provenance})
     return rows
 
 
-def _sheet(folder: Path, inputs: list[ConditioningInput], samples: int) -> np.ndarray:
-    """A row for each of some images, spread over all: image, some samples, mean, uncertainty, consensus, one call."""
+def _sheet(folder: Path, inputs: list[ConditioningInput], samples: int, spec: ArraySpec) -> np.ndarray:
+    """A row for each of some images, spread over all: image, some samples, mean, uncertainty, consensus, one call.
+
+    Mean and one call have a picture each in a row where masks are binary only.
+    """
     images: list[np.ndarray] = []
     masks: list[np.ndarray | None] = []
     titles: list[str] = []
     shown = min(SHEET_SAMPLES, samples)
     for image in spread(inputs, SHEET_IMAGES):
-        picture = cv2.resize(image.picture, (image.width, image.height), interpolation=cv2.INTER_LINEAR)
+        size = (image.width, image.height)
+        picture = cv2.resize(from_channels(image.picture), size, interpolation=cv2.INTER_LINEAR)
 
         def read(name: str, image: ConditioningInput = image) -> np.ndarray:
             return read_grey(folder / name)
@@ -164,10 +190,8 @@ def _sheet(folder: Path, inputs: list[ConditioningInput], samples: int) -> np.nd
         images += [picture] * (1 + shown)
         masks += [None, *[read(f"samples/{image.id}_{n:03d}.png") for n in range(shown)]]
         titles += [image.id, *[f"sample {n}" for n in range(shown)]]
-        images += [read(f"mean/{image.id}.png"), read(f"uncertainty/{image.id}.png"), picture]
-        masks += [None, None, read(f"masks/{image.id}.png")]
-        titles += ["mean", "uncertainty", "consensus"]
-        images.append(read(f"one_call/{image.id}.png"))
-        masks.append(None)
-        titles.append("one call")
-    return contact_sheet(images, masks, titles, columns=shown + 5)
+        names = ["mean", "uncertainty", "consensus", "one_call"] if spec.is_binary else ["uncertainty", "consensus"]
+        images += [picture if n == "consensus" else read(f"{n}/{image.id}.png") for n in names]
+        masks += [read(f"masks/{image.id}.png") if n == "consensus" else None for n in names]
+        titles += [n.replace("_", " ") for n in names]
+    return contact_sheet(images, masks, titles, columns=1 + shown + len(names), spec=spec)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from medsegdiff.data.mask_files import LARGEST_LESION
@@ -9,6 +11,11 @@ from medsegdiff.features.lesion_shape import largest_component
 
 SMALLEST_LESION = 0.002  # share of the picture; the smallest lesion of BUSI covers 0.28 %
 MAIN_PART = 0.5  # least share of the mask that its largest connected part has to hold
+
+
+def label_map_fault(shown: Sequence[str], always_shown: Sequence[str]) -> str | None:
+    """Why a label map that shows these classes is refused: it lacks one that every train picture of its class shows."""
+    return next((f"no {name}" for name in always_shown if name not in shown), None)
 
 
 def mask_fault(mask: np.ndarray, has_lesion: bool) -> str | None:

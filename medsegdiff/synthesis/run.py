@@ -115,7 +115,9 @@ def generate_masks(config: GenerateConfig) -> list[dict[str, Any]]:
     config = settle_mode(config)
     _check_settings(config)
     source = _load(config)
-    inputs = read_inputs(Path(str(config.images)), "images", source.card.img_size, config.split, source.card.classes)
+    inputs = read_inputs(
+        Path(str(config.images)), "images", source.card.img_size, config.split, source.card.classes, source.card.arrays
+    )
     fingerprint = _fingerprint(source) | {"inputs": _digest(inputs)}
     output = Path(config.output_dir)
     tasks = plan_masks(inputs, config.num_samples_per_input or 1, config.chunk_size)
@@ -166,7 +168,7 @@ def _load(config: GenerateConfig) -> Source:
     if config.guidance_checkpoint is None or config.guidance == 1:
         return source
     guidance_model, other, other_digest = load_checkpoint(Path(config.guidance_checkpoint))
-    for what in ("img_size", "classes", "codec", "train_hashes"):
+    for what in ("img_size", "classes", "arrays", "codec", "train_hashes"):
         require(
             getattr(other, what) == getattr(card, what),
             "--guidance_checkpoint",
@@ -223,7 +225,7 @@ def _masks_to_use(config: GenerateConfig, card: ModelCard) -> list[ConditioningI
         split = "train"
     if split in ("val", "test"):
         logger.warning("images for masks of %s: to look at and to measure; combine will refuse them", split)
-    inputs = read_inputs(folder, "masks", card.img_size, split, card.classes)
+    inputs = read_inputs(folder, "masks", card.img_size, split, card.classes, card.arrays)
     if config.classes is not None:
         inputs = [g for g in inputs if g.label is None or g.label in config.classes]
         require(bool(inputs), "--classes", f"no mask of {', '.join(config.classes)} in {folder}", "masks of that class")

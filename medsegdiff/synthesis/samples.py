@@ -12,15 +12,17 @@ import cv2
 import numpy as np
 import torch
 
+from medsegdiff.data.dataset import from_channels
 from medsegdiff.data.pictures import contact_sheet, spread
 from medsegdiff.data.records import SampleRecord, SampleSet, class_counts, write_sample, write_samples
 from medsegdiff.engine.device import autocast
 from medsegdiff.engine.files import read_json, write_json, write_png
 from medsegdiff.engine.rng import generator
 from medsegdiff.errors import UserError
+from medsegdiff.generators.joint_diffusion.checkpoint import ModelCard
 from medsegdiff.generators.joint_diffusion.sampling import sample_pairs
 from medsegdiff.synthesis.plan import Chunk, Item, record_file
-from medsegdiff.synthesis.quality_filters import mask_fault
+from medsegdiff.synthesis.quality_filters import label_map_fault, mask_fault
 from medsegdiff.synthesis.source import ASPECT, Source, padded
 
 REDRAWN = 8  # redraws go in batches of the chunk size by this: few masks are refused, and a whole chunk costs minutes
@@ -58,16 +60,23 @@ def _aspect(source: Source, item: Item) -> float:
     return aspects[int(choice)]
 
 
-def sample_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, dict[str, Counter[str]]]:
-    """(n, S, S) images and masks of a chunk, and by class how many masks were refused, by reason.
+def _fault(card: ModelCard, label: str, mask: np.ndarray) -> str | None:
+    """Why a sampled (S, S) mask of pixel values is refused, or None."""
+    index = card.arrays.index_map(mask)
+    if card.arrays.is_binary:
+        return mask_fault(index, label in card.lesion_classes)
+    shown = [name for k, name in enumerate(card.arrays.foreground, start=1) if (index == k).any()]
+    return label_map_fault(shown, card.always_shown.get(label, []))
+
+
+def sample_chunk(source: Source, task: Chunk) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, Counter[str]]]:
+    """Images and masks of a chunk, as `sample_batch`, and by class how many masks were refused, by reason.
 
     An item keeps the first of its attempts 0, 1, ... whose mask passes, so what it becomes does not depend on the chunk
     that it stands in. Conditioning masks are not evaluated. Raises `UserError` where `max_redraws` further ones do not
     do.
     """
-    config, size = source.config, source.card.img_size
-    images = np.zeros((len(task.items), size, size), np.uint8)
-    masks = np.zeros_like(images)
+    config, found = source.config, {}
     faults: dict[str, Counter[str]] = {item.label: Counter() for item in task.items}
     gaps = list(range(len(task.items)))
     tries, batch = [(gap, 0) for gap in gaps], config.chunk_size
@@ -78,9 +87,9 @@ def sample_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, d
             if gap not in gaps:  # an earlier attempt has passed
                 continue
             item = task.items[gap]
-            fault = None if item.conditioning_input else mask_fault(mask, item.label in source.card.lesion_classes)
+            fault = None if item.conditioning_input else _fault(source.card, item.label, mask)
             if fault is None:
-                images[gap], masks[gap] = image, mask
+                found[gap] = image, mask
                 gaps.remove(gap)
             else:
                 faults[item.label][fault] += 1
@@ -94,7 +103,8 @@ def sample_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, d
             "lesion masks",
             "Raise --max_redraws, train longer, or lower --guidance.",
         )
-    return images, masks, faults
+    order = range(len(task.items))
+    return [found[i][0] for i in order], [found[i][1] for i in order], faults
 
 
 def _next_tries(gaps: list[int], tried: list[int], count: int, max_redraws: int) -> list[tuple[int, int]]:
@@ -107,8 +117,13 @@ def _next_tries(gaps: list[int], tried: list[int], count: int, max_redraws: int)
     return tries
 
 
-def sample_batch(source: Source, items: list[Item], attempts: list[int], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, S, S) uint8 images and masks of the given attempts, sampled in a batch that is padded to `size`."""
+def sample_batch(
+    source: Source, items: list[Item], attempts: list[int], size: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """uint8 images, (S, S) or (S, S, 3), and (S, S) masks of pixel values of the given attempts.
+
+    They are sampled in a batch that is padded to `size`.
+    """
     config, card = source.config, source.card
     batch = padded(items, size)
     numbers = [*attempts, *[attempts[-1]] * (size - len(items))]
@@ -124,7 +139,9 @@ def sample_batch(source: Source, items: list[Item], attempts: list[int], size: i
             sigma_scale=config.sigma_scale,
             known=source.known(batch),
         )
-    return images[: len(items), 0].numpy(), masks[: len(items), 0].numpy()
+    some = slice(len(items))
+    pictures = [from_channels(image) for image in images[some].numpy()]
+    return pictures, [card.arrays.from_coverage(mask) for mask in masks[some].numpy()]
 
 
 def gather(
@@ -144,6 +161,7 @@ def gather(
         records,
         classes=classes,
         fingerprint=fingerprint,
+        arrays=source.card.arrays,
         checkpoint=source.provenance,
         masks_redrawn={label: dict(counts) for label, counts in redrawn.items()},
         **info,
@@ -158,14 +176,15 @@ def _sheet(pairs: SampleSet) -> np.ndarray:
     """The first pairs of each class."""
     chosen = [r for label in pairs.classes for r in pairs.select(label=label).records[:SHEET_PER_CLASS]]
     images, masks = zip(*[_in_proportion(pairs, r) for r in chosen], strict=True)
-    return contact_sheet(images, masks, [r.label for r in chosen])
+    return contact_sheet(images, masks, [r.label for r in chosen], spec=pairs.arrays)
 
 
 def _in_proportion(pairs: SampleSet, record: SampleRecord) -> tuple[np.ndarray, np.ndarray]:
     """Image and mask of a pair in their true proportions: resized to a square, a wide lesion looks tall."""
     size = (max(1, round(record.width * record.pixel_aspect)), record.height)
     image = cv2.resize(pairs.read_image(record), size, interpolation=cv2.INTER_LINEAR)
-    return image, cv2.resize(pairs.read_mask(record), size, interpolation=cv2.INTER_LINEAR)
+    how = cv2.INTER_LINEAR if pairs.arrays.is_binary else cv2.INTER_NEAREST  # numbers of classes do not mix
+    return image, cv2.resize(pairs.read_mask(record), size, interpolation=how)
 
 
 def _input_sheet(tasks: list[Chunk], pairs: SampleSet) -> np.ndarray:
@@ -184,8 +203,10 @@ def _input_sheet(tasks: list[Chunk], pairs: SampleSet) -> np.ndarray:
     for title, sampled in rows:
         records = [by_id[name] for name in sampled[:width]]
         shown = [_in_proportion(pairs, r) for r in records]
-        images += [np.maximum(shown[0][1], 48), *[image for image, _ in shown]]  # its edge shows on black
-        masks += [None, *[mask for _, mask in shown]]
+        # The mask alone: that of a lesion, whose edge shows on black, or the outlines of all classes on grey
+        first = np.maximum(shown[0][1], 48) if pairs.arrays.is_binary else np.full(shown[0][1].shape, 96, np.uint8)
+        images += [first, *[image for image, _ in shown]]
+        masks += [None if pairs.arrays.is_binary else shown[0][1], *[mask for _, mask in shown]]
         titles += [title, *[f"sample {n}" for n in range(len(records))]]
     masks_a_row = max(1, SHEET_COLUMNS // (width + 1))
-    return contact_sheet(images, masks, titles, columns=masks_a_row * (width + 1))
+    return contact_sheet(images, masks, titles, columns=masks_a_row * (width + 1), spec=pairs.arrays)

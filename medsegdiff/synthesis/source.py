@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,13 +69,17 @@ class Source:
         return noise
 
     def known(self, items: Sequence[Item]) -> Tensor | None:
-        """(B, C, S, S) channels of what the items are given, in both modalities: the mode says which one counts."""
+        """(B, C, S, S) channels of what the items are given, with 0 for the other modality, which the mode samples."""
         pictures = [i.conditioning_input.picture for i in items if i.conditioning_input is not None]
         if not pictures:
             return None
-        stack = torch.stack([torch.from_numpy(p) for p in pictures])[:, None]
-        codec = self.card.codec
-        return codec.encode(stack.float() / 255, encode_sdf(stack, codec.sdf_truncation).float() / 255)
+        stack, codec = torch.from_numpy(np.stack(pictures)), self.card.codec
+        images = masks = stack
+        if self.config.mode == "image_to_mask":
+            masks = torch.zeros(len(stack), len(codec.mean) - codec.image_channels, *stack.shape[2:], dtype=torch.uint8)
+        else:
+            images = torch.zeros(len(stack), codec.image_channels, *stack.shape[2:], dtype=torch.uint8)
+        return codec.encode(images.float() / 255, encode_sdf(masks, codec.sdf_truncation).float() / 255)
 
 
 def padded(items: Sequence[Item], size: int) -> list[Item]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from medsegdiff import __version__
+from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.engine.files import write_bytes
 from medsegdiff.errors import UserError
 from medsegdiff.generators.joint_diffusion.backbones import build_backbone
@@ -45,6 +46,8 @@ class ModelCard:
     step: int  # optimiser steps that the weights have seen
     scores: dict[str, float]  # of the evaluation at that step
     backbone: str = "patch_unet"  # checkpoints that do not say hold this one
+    arrays: ArraySpec = field(default_factory=ArraySpec)  # of the samples that it learnt and makes
+    always_shown: dict[str, list[str]] = field(default_factory=dict)  # mask classes in every train picture of a class
 
 
 def build_denoiser(card: ModelCard) -> Denoiser:
@@ -63,7 +66,7 @@ def save_checkpoint(path: Path, weights: dict[str, Tensor], card: ModelCard) -> 
         "kind": KIND,
         "version": str(VERSION),
         "medsegdiff": __version__,
-        "card": json.dumps(dataclasses.asdict(card)),
+        "card": json.dumps(dataclasses.asdict(card) | {"arrays": card.arrays.to_json()}),
     }
     write_bytes(path, save({k: v.detach().contiguous().cpu() for k, v in weights.items()}, metadata))
 
@@ -139,6 +142,7 @@ def _card(values: dict[str, Any]) -> ModelCard:
         | {
             "model": ModelConfig(**values["model"]),
             "diffusion": DiffusionConfig(**values["diffusion"]),
+            "arrays": ArraySpec.from_json(values.get("arrays")),
             "codec": PairCodec(**codec | {name: tuple(codec[name]) for name in ("mean", "std")}),
         }
     )

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -107,7 +108,9 @@ class BatchSizeFinder:
         parts = pairs * self.processes.count < config.batch_size * config.accumulate
         copies = parts + (0 if self.optimiser.state else 2)
         room = [torch.zeros_like(p) for p in weights for _ in range(copies)]
-        x0 = torch.zeros(pairs, 2, config.img_size, config.img_size, device=device)
+        denoiser: Any = self.objective.denoiser
+        channels = len(denoiser.modality)
+        x0 = torch.zeros(pairs, channels, config.img_size, config.img_size, device=device)
         label, keep = torch.zeros(2, pairs, dtype=torch.long, device=device)
         with autocast(device, config.precision):
             sigma = torch.ones(pairs, 2, device=device)

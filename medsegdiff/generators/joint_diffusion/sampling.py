@@ -51,7 +51,7 @@ def sample_pairs(
     sigma_scale: float = 1.0,
     known: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Images (B, 1, S, S) uint8 and masks (B, 1, S, S) uint8 {0, 255} of classes `labels` (B,).
+    """Images (B, C, S, S) uint8 and masks (B, K, S, S) uint8 {0, 255} of classes `labels` (B,).
 
     `sigmas`, `noise` and `known` as in `sample_channels`. Where `guidance` hides the mask, it does so with the noise
     that the walk starts from. `sigma_scale`: share of the image's lowest levels that the network is passed
@@ -68,7 +68,7 @@ def sample_pairs(
 def sample_masks(
     denoiser: Denoiser, codec: PairCodec, known: Tensor, sigmas: Tensor, noise: Noise, *, sampler: str = "dpmpp_2m"
 ) -> Tensor:
-    """(B, 1, S, S) boolean masks of the images in `known` (B, C, S, S), sampled from p(mask | image), no class
+    """(B, K, S, S) boolean masks of the images in `known` (B, C + K, S, S), sampled from p(mask | image), no class
     given."""
     denoise = classless_denoise(denoiser, len(known))
     device = denoiser.modality.device
@@ -77,11 +77,11 @@ def sample_masks(
 
 
 def expected_masks(denoiser: Denoiser, codec: PairCodec, known: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
-    """(B, 1, S, S) expected masks in [0, 1] of the images in `known`, from one network call.
+    """(B, K, S, S) expected masks in [0, 1] of the images in `known`, from one network call.
 
     The denoised estimate is E[mask | image, noisy mask]; at the highest level of the table the noisy mask says
-    nothing, which leaves E[mask | image], the probability of lesion in each pixel (where masks are coded as distances:
-    the mask whose edge has the expected distance).
+    nothing, which leaves E[mask | image], the probability of each class in each pixel (where masks are coded as
+    distances: the mask whose edge has the expected distance).
     """
     device = denoiser.modality.device
     x = _start(codec, sigmas, noise, known)

@@ -85,6 +85,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             "real pairs only, since a checkpoint says by their hashes what it saw",
             "Give the folder that prepare wrote.",
         )
+    require(pairs.arrays.mask_values is not None, str(pairs.root), "samples without masks", "images with masks")
     with contextlib.ExitStack() as stack:
         config, found, summary = processes.run_on_main(lambda: _enter(config, pairs, stack))
         if found:
@@ -326,7 +327,14 @@ class DiffusionTrainer:
             step=step,
             scores=scores or {},
             backbone=self.config.backbone,
+            arrays=self.train_set.spec,
+            always_shown={c: self._always_shown(i) for i, c in enumerate(self.pairs.classes)},
         )
+
+    def _always_shown(self, label: int) -> list[str]:
+        """Mask classes that every train picture of the class of this number shows."""
+        shown = (self.train_set.masks[self.train_set.labels == label] > 127).flatten(2).any(dim=2).all(dim=0)
+        return [name for name, yes in zip(self.train_set.spec.foreground, shown.tolist(), strict=True) if yes]
 
     def sample_ids(self, step: int) -> list[str]:
         """Ids of the pairs that `step` sees."""
