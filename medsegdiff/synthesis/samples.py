@@ -65,8 +65,8 @@ def _fault(card: ModelCard, label: str, mask: np.ndarray) -> str | None:
     index = card.arrays.index_map(mask)
     if card.arrays.is_binary:
         return mask_fault(index, label in card.lesion_classes)
-    shown = [name for k, name in enumerate(card.arrays.foreground, start=1) if (index == k).any()]
-    return label_map_fault(shown, card.always_shown.get(label, []))
+    shares = {name: float((index == k).mean()) for k, name in enumerate(card.arrays.foreground, start=1)}
+    return label_map_fault(shares, card.always_shown.get(label, {}))
 
 
 def sample_chunk(source: Source, task: Chunk) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, Counter[str]]]:

@@ -125,9 +125,10 @@ def test_networks_take_colours_and_give_classes() -> None:
 
 
 def test_label_maps_that_lack_a_class_are_refused() -> None:
-    """Damage: every class needed, also those that some train pictures do not show."""
-    assert label_map_fault(["rv"], ["rv"]) is None
-    assert label_map_fault(["rv"], ["rv", "lv"]) == "no lv"
+    """Damage: every class needed, also those that some train pictures do not show; a speck of a class is enough."""
+    shares = {"rv": 0.2, "lv": 0.01, "myocardium": 0.0}
+    assert label_map_fault(shares, {"rv": 0.1, "lv": 0.015}) is None
+    assert label_map_fault(shares, {"rv": 0.1, "lv": 0.1}) == "no lv"
 
 
 def test_entropy_of_classes() -> None:

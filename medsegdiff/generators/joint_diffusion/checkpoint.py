@@ -47,7 +47,8 @@ class ModelCard:
     scores: dict[str, float]  # of the evaluation at that step
     backbone: str = "patch_unet"  # checkpoints that do not say hold this one
     arrays: ArraySpec = field(default_factory=ArraySpec)  # of the samples that it learnt and makes
-    always_shown: dict[str, list[str]] = field(default_factory=dict)  # mask classes in every train picture of a class
+    # Of each class, the mask classes that every train picture shows, with the least share of a picture they cover
+    always_shown: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def build_denoiser(card: ModelCard) -> Denoiser:

@@ -331,10 +331,11 @@ class DiffusionTrainer:
             always_shown={c: self._always_shown(i) for i, c in enumerate(self.pairs.classes)},
         )
 
-    def _always_shown(self, label: int) -> list[str]:
-        """Mask classes that every train picture of the class of this number shows."""
-        shown = (self.train_set.masks[self.train_set.labels == label] > 127).flatten(2).any(dim=2).all(dim=0)
-        return [name for name, yes in zip(self.train_set.spec.foreground, shown.tolist(), strict=True) if yes]
+    def _always_shown(self, label: int) -> dict[str, float]:
+        """Mask classes that every train picture of the class of this number shows, and the least share of it."""
+        shares = (self.train_set.masks[self.train_set.labels == label] > 127).flatten(2).double().mean(dim=2)
+        least = zip(self.train_set.spec.foreground, shares.amin(dim=0).tolist(), strict=True)
+        return {name: round(share, 6) for name, share in least if share > 0}
 
     def sample_ids(self, step: int) -> list[str]:
         """Ids of the pairs that `step` sees."""
