@@ -34,7 +34,8 @@ from medsegdiff.data.records import (
     read_samples,
     write_samples,
 )
-from medsegdiff.engine.files import DATASET_FILE, is_finished, make_folder, staged_folder, write_json
+from medsegdiff.engine.files import DATASET_FILE, make_folder, write_json
+from medsegdiff.engine.run_folder import DATA_SET, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
 from medsegdiff.errors import UserError, require
 
@@ -56,14 +57,14 @@ def combine(config: CombineConfig) -> SampleSet:
     _check_roles(real, synthetic)
     fingerprint = fingerprint_of(config, "combine", leave_out=("real_data", "synthetic_data", "output_dir"))
     fingerprint |= {"real_hash": _metadata_hash(real), "synthetic_hash": _metadata_hash(synthetic)}
-    output = Path(os.path.abspath(config.output_dir))
-    if is_finished(output, fingerprint):  # before pictures are read
-        log.info("%s holds this data set, finished", output)
-        return read_samples(output)
+    output = RunFolder(config.output_dir, DATA_SET, fingerprint)
+    if output.is_finished():  # before pictures are read
+        log.info("%s holds this data set, finished", output.path)
+        return read_samples(output.path)
     _check_leakage(real, synthetic, _duplicate_bits(config, real))
     chosen = choose(real, synthetic, config)
     kept = [r for r in real.records if not (config.synthetic_only and r.split == "train")]
-    with staged_folder(output, fingerprint) as folder:
+    with output.staged() as folder:
         records = _link_all(folder, [(real, r, r) for r in kept] + _renamed(real, synthetic, chosen))
         balance = describe_balance(real, records)
         write_samples(
@@ -79,9 +80,9 @@ def combine(config: CombineConfig) -> SampleSet:
         )
         write_json(folder / "class_balance.json", balance)
     log.info("before:\n%s", balance_table(class_counts(real.records)))
-    log.info("after, in %s:\n%s", output, balance_table(class_counts(records)))
+    log.info("after, in %s:\n%s", output.path, balance_table(class_counts(records)))
     log.info("%s; %d of %d synthetic pairs used", balance["text"], len(chosen), len(synthetic))
-    return read_samples(output)
+    return read_samples(output.path)
 
 
 def _check_settings(config: CombineConfig) -> None:
@@ -343,7 +344,7 @@ def _link_all(folder: Path, items: list[tuple[SampleSet, SampleRecord, SampleRec
 
 
 def _link(source: Path, target: Path) -> None:
-    """Hard link, or a copy where the file system (another disk, FAT) has none. `staged_folder` begins empty."""
+    """Hard link, or a copy where the file system (another disk, FAT) has none. a staged folder begins empty."""
     try:
         os.link(os.path.realpath(source), target)
     except OSError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,14 +20,8 @@ from medsegdiff.data.readers import RawSample
 from medsegdiff.data.readers.busi import read_busi
 from medsegdiff.data.records import SampleRecord, SampleSet, class_counts, read_samples, write_sample, write_samples
 from medsegdiff.data.splits import assign_folds, assign_splits
-from medsegdiff.engine.files import (
-    DATASET_FILE,
-    check_output_folder,
-    is_finished,
-    read_record,
-    staged_folder,
-    write_json,
-)
+from medsegdiff.engine.files import write_json
+from medsegdiff.engine.run_folder import DATA_SET, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
 from medsegdiff.errors import require, require_fraction
 
@@ -45,8 +38,8 @@ def prepare(config: PrepareConfig) -> SampleSet:
     """
     _check(config)
     fingerprint = fingerprint_of(config, "prepare", leave_out=("input_dir", "output_dir"))
-    output = Path(os.path.abspath(config.output_dir))
-    _check_output(output, fingerprint)
+    output = RunFolder(config.output_dir, DATA_SET, fingerprint)
+    output.check(apart=("input_hash",))  # before pictures are read, whatever these will turn out to be
     found = read_busi(Path(config.input_dir), config.classes)
     raw, left_out = leave_out_conflicts(found)
     for label in config.classes:
@@ -59,10 +52,10 @@ def prepare(config: PrepareConfig) -> SampleSet:
     splits = assign_splits(labels, groups, config.val_fraction, config.test_fraction, config.seed)
     folds = assign_folds(labels, groups, splits, config.folds, config.seed)
     fingerprint["input_hash"] = input_hash(found)
-    if is_finished(output, fingerprint):
-        log.info("%s holds this data set, finished", output)
-        return read_samples(output)
-    with staged_folder(output, fingerprint) as folder:
+    if output.is_finished():
+        log.info("%s holds this data set, finished", output.path)
+        return read_samples(output.path)
+    with output.staged() as folder:
         records = _write_all(folder, raw, groups, splits, folds)
         pairs = write_samples(
             folder,
@@ -76,8 +69,8 @@ def prepare(config: PrepareConfig) -> SampleSet:
         )
         write_json(folder / "class_balance.json", class_balance(pairs))
         write_overview(folder / "overview.png", pairs)
-    log.info("%d pairs in %s\n%s", len(raw), output, balance_table(class_counts(records)))
-    return read_samples(output)
+    log.info("%d pairs in %s\n%s", len(raw), output.path, balance_table(class_counts(records)))
+    return read_samples(output.path)
 
 
 def _write_all(
@@ -116,15 +109,6 @@ def _check(config: PrepareConfig) -> None:
     lower = [label.lower() for label in config.classes]
     unique = bool(lower) and len(set(lower)) == len(lower)
     require(unique, "--classes", config.classes, "one or more class folders, each once")
-
-
-def _check_output(output: Path, fingerprint: dict[str, Any]) -> None:
-    """Refuse an output folder that cannot do before pictures are read, whatever these will turn out to be."""
-    record = output / DATASET_FILE
-    info = read_record(record) if record.is_file() else {}
-    made_by = info.get("fingerprint") if isinstance(info, dict) else None
-    known = made_by.get("input_hash") if isinstance(made_by, dict) else None
-    check_output_folder(output, fingerprint | {"input_hash": known})
 
 
 def input_hash(pairs: list[RawSample]) -> str:

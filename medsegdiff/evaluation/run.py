@@ -14,8 +14,7 @@ from tqdm import tqdm
 from medsegdiff.data.records import LEARNT, SPLITS, SampleRecord, SampleSet, content_digest, read_samples
 from medsegdiff.downstream.supervised import SIZE_FACTOR
 from medsegdiff.engine.device import settle_precision
-from medsegdiff.engine.files import REPORT_FILE, clear_leftovers, make_folder, refuse_other_phase
-from medsegdiff.engine.locks import locked
+from medsegdiff.engine.run_folder import EVALUATION, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
 from medsegdiff.errors import UserError, require, require_positive
 from medsegdiff.evaluation.config import EvaluateConfig
@@ -42,14 +41,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     config = settle_precision(config)
     _check(config)
     output = Path(config.output_dir)
-    refuse_other_phase(output, REPORT_FILE, "a folder for a report")
+    run = RunFolder(output, EVALUATION, files=(TABLE_FILE, PAGE_FILE))
+    run.refuse_others()
     real, synthetic = read_samples(Path(config.real_data)), read_samples(Path(config.synthetic_data))
     metrics = all_metrics()
     for metric in metrics:
         metric.check(config, real)
     sets, notes = _load(config, real, synthetic)
-    with locked(make_folder(output)):
-        clear_leftovers(output, REPORT_FILE, TABLE_FILE, PAGE_FILE)
+    with run.held():
         reference_models = fit_reference_models(config, real, sets)
         context = Context(sets, real, synthetic, reference_models, config)
         sections: dict[str, Section] = {}

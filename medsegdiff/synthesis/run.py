@@ -18,7 +18,8 @@ import numpy as np
 from medsegdiff.data.pictures import balance_table
 from medsegdiff.data.records import SampleSet, class_counts, read_samples
 from medsegdiff.engine.device import choose_device, settle_precision
-from medsegdiff.engine.files import DATASET_FILE, is_finished, staged_folder
+from medsegdiff.engine.files import DATASET_FILE
+from medsegdiff.engine.run_folder import DATA_SET, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
 from medsegdiff.errors import UserError, require, require_positive
 from medsegdiff.generators.joint_diffusion.checkpoint import ModelCard, load_checkpoint
@@ -93,10 +94,11 @@ def generate_pairs(config: GenerateConfig) -> SampleSet:
         tasks = plan_pairs(config.mode, classes, card.classes, config.num_samples_per_class, config.chunk_size)
         fingerprint |= {"classes": classes}
     output = Path(config.output_dir)
-    if is_finished(output, fingerprint):
+    run = RunFolder(output, DATA_SET, fingerprint)
+    if run.is_finished():
         logger.info("%s holds these pairs, finished", output)
         return read_samples(output)
-    with staged_folder(output, fingerprint, keep_partial=True) as folder:
+    with run.staged(keep_partial=True) as folder:
         run_pending(tasks, folder, lambda task: pairs.run_chunk(source, task, folder), "pair")
         result = pairs.gather(source, tasks, folder, classes, fingerprint)
     logger.info("%s", balance_table(class_counts(result.records)))
@@ -118,11 +120,12 @@ def generate_masks(config: GenerateConfig) -> list[dict[str, Any]]:
     inputs = read_inputs(Path(str(config.images)), "images", source.card.img_size, config.split, source.card.classes)
     fingerprint = _fingerprint(source) | {"inputs": _digest(inputs)}
     output = Path(config.output_dir)
+    run = RunFolder(output, DATA_SET, fingerprint)
     tasks = plan_masks(inputs, config.num_samples_per_input or 1, config.chunk_size)
-    if is_finished(output, fingerprint):
+    if run.is_finished():
         logger.info("%s holds these masks, finished", output)
         return masks.read_rows(tasks, output)
-    with staged_folder(output, fingerprint, keep_partial=True) as folder:
+    with run.staged(keep_partial=True) as folder:
         run_pending(tasks, folder, lambda task: masks.run_chunk(source, task, folder), "mask")
         rows = masks.gather(source, tasks, folder, fingerprint)
     logger.info("images: %d; samples of each: %d", len(rows), rows[0]["samples"])

@@ -22,7 +22,7 @@ from medsegdiff.downstream.train_and_test import (
     WEIGHTS_FILE,
     Data,
     is_finished,
-    run_fingerprint,
+    run_folder,
     train_and_test,
 )
 from medsegdiff.engine.device import choose_device
@@ -32,7 +32,7 @@ from medsegdiff.evaluation.compare import mean_interval, statistic_interval
 from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.privacy.embedding import RECIPE, fit_embedding
 from medsegdiff.evaluation.reference_models.predictions import class_probabilities, found_masks, mask_agreement
-from medsegdiff.evaluation.reference_models.reference_model import ReferenceModel, ReferenceModels, clear_leftovers_of
+from medsegdiff.evaluation.reference_models.reference_model import ReferenceModel, ReferenceModels
 from medsegdiff.evaluation.sets import Sets
 
 logger = logging.getLogger(__name__)
@@ -108,9 +108,10 @@ def _fit_network(
     task = TASKS[recipe.task]
     task.check(recipe, real.classes)
     # Looked for before anything is written or locked: others may be using it, or may have made it for all to read
-    if not is_finished(recipe, run_fingerprint(recipe, real)):
+    run = run_folder(recipe, real)
+    if not is_finished(recipe, run):
         train_and_test(recipe, task, Data(real, sets.img_size), wait=True)
-    clear_leftovers_of(folder)
+    run.tidy()
     model, settings = task.load(folder / WEIGHTS_FILE)
     model = model.to(choose_device(config.device))
     resamples = {"resamples": config.bootstrap, "seed": config.seed}

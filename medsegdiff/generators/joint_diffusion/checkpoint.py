@@ -16,12 +16,13 @@ from torch import Tensor
 
 from medsegdiff import __version__
 from medsegdiff.engine.files import write_bytes
+from medsegdiff.engine.legacy import renamed
 from medsegdiff.errors import UserError
 from medsegdiff.generators.joint_diffusion.backbones import build_backbone
 from medsegdiff.generators.joint_diffusion.codec import PairCodec
 from medsegdiff.generators.joint_diffusion.config import DiffusionConfig, ModelConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser, LowRes
-from medsegdiff.generators.joint_diffusion.legacy import renamed, renamed_weights
+from medsegdiff.generators.joint_diffusion.legacy import renamed_weights
 
 KIND = "medsegdiff.generative"
 VERSION = 3  # 2: other names (`legacy`). 1: other groups of channels, so that the same weights mean something else

@@ -1,47 +1,12 @@
-"""Names that older files use, as the code calls these things now: checkpoints of version 2, dataset.json until then."""
+"""Names of weights in older checkpoints, as today's modules are called."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 
-NAMES = {  # settings, in cards of checkpoints and where a folder says what made it; keys of dataset.json
-    "tell_moves": "augment_conditioning",
-    "told_share": "augment_prob",
-    "noise_told": "sigma_scale",
-    "small_share": "progressive_resizing",
-    "coarse_factor": "low_res_factor",
-    "coarse_sigma": "low_res_sigma",
-    "mask_radius": "sdf_truncation",
-    "flip_test": "tta_flip",
-    "draws": "num_samples_per_input",
-    "judge_steps": "reference_model_steps",
-    "guide_sha256": "guidance_sha256",
-    "quality/feature_distance_floor": "quality/feature_distance_baseline",
-    "identity": "fingerprint",
-    "given": "inputs",
-    "given_masks": "conditioning_masks",
-}
-NESTED = {
-    "fingerprint",
-    "config",
-    "real",
-    "synthetic",
-    "model",
-    "diffusion",
-    "codec",
-    "scores",
-}  # where names stand too
 PREFIXES = {"backbone.seam.": "backbone.refiner."}  # of weights
-
-
-def renamed(values: Any) -> Any:
-    """`values`, as read from JSON, with every old name of a setting or key under its name of today."""
-    if not isinstance(values, dict):
-        return values
-    today = {NAMES.get(key, key): value for key, value in values.items()}
-    return {key: renamed(value) if key in NESTED else value for key, value in today.items()}
 
 
 def renamed_weights(weights: dict[str, T]) -> dict[str, T]:

@@ -15,10 +15,10 @@ from conftest import TWO_SIZES
 
 from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.engine.loop import Scalars
+from medsegdiff.engine.memory import BatchSizeFinder, largest_batch, micro_batches, out_of_memory
 from medsegdiff.errors import UserError
 from medsegdiff.generators.joint_diffusion import trainer as train_module
 from medsegdiff.generators.joint_diffusion.config import ModelConfig, TrainConfig
-from medsegdiff.generators.joint_diffusion.memory import BatchSizeFinder, largest_batch, micro_batches, out_of_memory
 from medsegdiff.generators.joint_diffusion.trainer import DiffusionTrainer, train
 
 ERRORS = [

@@ -186,6 +186,8 @@ class HalfBlock(nn.Module):
 class SSFormerBlock(nn.Module):
     """Two mirrored cross-attentions: the image asks the mask, and the mask asks the image."""
 
+    checkpointable = True
+
     def __init__(self, channels: int, side: int, heads: int, embedding: int, dropout: float, band_pass: bool) -> None:
         super().__init__()
         halves = (HalfBlock(channels, side, heads, embedding, dropout, band_pass) for _ in range(STREAMS))
