@@ -37,7 +37,7 @@ from medsegdiff.data.records import (
 from medsegdiff.engine.files import DATASET_FILE, make_folder, write_json
 from medsegdiff.engine.run_folder import DATA_SET, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
-from medsegdiff.errors import UserError, require
+from medsegdiff.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,6 @@ def combine(config: CombineConfig) -> SampleSet:
     Files are hard links where the file system has them. Beside the pairs: class_balance.json (before, after).
     Raises `UserError` for bad settings, data sets that do not fit together, and leakage into val or test.
     """
-    _check_settings(config)
     real, synthetic = read_samples(Path(config.real_data)), read_samples(Path(config.synthetic_data))
     _check_roles(real, synthetic)
     fingerprint = fingerprint_of(config, "combine", leave_out=("real_data", "synthetic_data", "output_dir"))
@@ -83,21 +82,6 @@ def combine(config: CombineConfig) -> SampleSet:
     log.info("after, in %s:\n%s", output.path, balance_table(class_counts(records)))
     log.info("%s; %d of %d synthetic pairs used", balance["text"], len(chosen), len(synthetic))
     return read_samples(output.path)
-
-
-def _check_settings(config: CombineConfig) -> None:
-    """Raise `UserError` for a setting out of range or one folder in two roles."""
-    require(config.ratio is None or config.ratio > 0, "--ratio", config.ratio, "a number above 0")
-    bits = config.duplicate_bits
-    require(bits is None or 0 <= bits < 128, "--duplicate_bits", bits, "0 to 127 of 256 bits")
-    require(config.seed >= 0, "--seed", config.seed, "a whole number of 0 or more")
-    folders: dict[str, str] = {}
-    for name in ("real_data", "synthetic_data", "output_dir"):
-        path = os.path.realpath(getattr(config, name))
-        if path in folders:
-            found = f"the same folder as --{folders[path]}"
-            raise UserError(f"--{name} {path}", found, "a folder of its own", "Change one of them.")
-        folders[path] = name
 
 
 def _duplicate_bits(config: CombineConfig, real: SampleSet) -> int:

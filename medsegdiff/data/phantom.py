@@ -24,7 +24,7 @@ import numpy as np
 
 from medsegdiff.engine.files import make_folder, write_bytes, write_png
 from medsegdiff.engine.run_folder import Fingerprint, Kind, RunFolder
-from medsegdiff.engine.settings import fingerprint_of
+from medsegdiff.engine.settings import expand_home, fingerprint_of
 from medsegdiff.errors import UserError, require
 
 LABELS = ("benign", "malignant", "normal")
@@ -58,6 +58,13 @@ class PhantomConfig:
     num_normal: int = 0  # cases without a lesion (all-zero masks)
     duplicates: int = 4  # second recordings of cases above, spread over the classes, in addition
     seed: int = 0  # of everything
+
+    def __post_init__(self) -> None:
+        expand_home(self)
+        for name in ("num_benign", "num_malignant", "num_normal", "duplicates", "seed"):
+            require(getattr(self, name) >= 0, f"--{name}", getattr(self, name), "a whole number of 0 or more")
+        cases = self.num_benign + self.num_malignant + self.num_normal
+        require(cases > 0, "the counts of cases", "0 altogether", "at least one case", "Raise --num_benign.")
 
 
 @dataclass(frozen=True)
@@ -308,13 +315,9 @@ PHANTOM = Kind(NOTE_FILE, "a phantom", "an empty folder or a phantom", staged=Tr
 def write_phantom(config: PhantomConfig) -> Path:
     """Write the simulated raw folder and return its path; one made by the same settings is left as it is.
 
-    It is built in `<output_dir>.partial` and takes its name in one rename. Raises `UserError` where a count
-    is negative or the folder holds something else.
+    It is built in `<output_dir>.partial` and takes its name in one rename. Raises `UserError` where the folder holds
+    something else.
     """
-    for name in ("num_benign", "num_malignant", "num_normal", "duplicates", "seed"):
-        require(getattr(config, name) >= 0, f"--{name}", getattr(config, name), "a whole number of 0 or more")
-    cases = config.num_benign + config.num_malignant + config.num_normal
-    require(cases > 0, "the counts of cases", "0 altogether", "at least one case", "Raise --num_benign.")
     fingerprint = {**fingerprint_of(config, "phantom", leave_out=("output_dir",)), "recipe": RECIPE}
     output = RunFolder(config.output_dir, PHANTOM, fingerprint)
     if not output.is_finished():

@@ -23,7 +23,7 @@ from medsegdiff.data.splits import assign_folds, assign_splits
 from medsegdiff.engine.files import write_json
 from medsegdiff.engine.run_folder import DATA_SET, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
-from medsegdiff.errors import require, require_fraction
+from medsegdiff.errors import require
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,6 @@ def prepare(config: PrepareConfig) -> SampleSet:
     Beside the pairs: class_balance.json and overview.png. The same input and settings give the same bytes.
     Raises `UserError` for bad settings, a broken input, or an output folder that holds something else.
     """
-    _check(config)
     fingerprint = fingerprint_of(config, "prepare", leave_out=("input_dir", "output_dir"))
     output = RunFolder(config.output_dir, DATA_SET, fingerprint)
     output.check(apart=("input_hash",))  # before pictures are read, whatever these will turn out to be
@@ -94,21 +93,6 @@ def _write_all(
     with ThreadPoolExecutor(2) as pool:
         done = pool.map(write, raw, groups, splits, folds)
         return list(tqdm(done, "writing pairs", len(raw), unit="pair", leave=False))
-
-
-def _check(config: PrepareConfig) -> None:
-    """Raise `UserError` for a setting out of range."""
-    require_fraction("val_fraction", config.val_fraction)
-    require_fraction("test_fraction", config.test_fraction)
-    both = config.val_fraction + config.test_fraction
-    require(both < 1, "--val_fraction and --test_fraction", f"{both:g} together", "less than 1, so that train has some")
-    require(config.folds >= 2, "--folds", config.folds, "at least 2")
-    require(0 <= config.duplicate_bits < 128, "--duplicate_bits", config.duplicate_bits, "0 to 127 of 256 bits")
-    require(config.duplicate_correlation > 0, "--duplicate_correlation", config.duplicate_correlation, "above 0")
-    require(config.seed >= 0, "--seed", config.seed, "a whole number of 0 or more")
-    lower = [label.lower() for label in config.classes]
-    unique = bool(lower) and len(set(lower)) == len(lower)
-    require(unique, "--classes", config.classes, "one or more class folders, each once")
 
 
 def input_hash(pairs: list[RawSample]) -> str:

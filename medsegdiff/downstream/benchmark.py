@@ -10,7 +10,7 @@ from typing import Any
 
 from medsegdiff.data.external import ExternalSet, read_external
 from medsegdiff.data.records import SampleSet, content_digest, read_samples
-from medsegdiff.downstream.checks import check_comparable, check_settings, check_splits
+from medsegdiff.downstream.checks import check_comparable, check_splits
 from medsegdiff.downstream.config import SegmentConfig
 from medsegdiff.downstream.rows import PER_IMAGE_FILE, read_rows, read_run
 from medsegdiff.downstream.summary import compare, comparison_lines, per_run_means, summarise, summary_lines
@@ -55,7 +55,6 @@ def segment(config: SegmentConfig) -> dict[str, Any]:
     training. Raises `UserError` for bad settings or data, before training wherever that can be known.
     """
     config = settle_names(settle_precision(config))
-    check_settings(config)
     config = dataclasses.replace(config, steps=total_steps(config), epochs=None)
     pairs = read_samples(Path(config.data_dir))
     check_splits(pairs, config.mixing)

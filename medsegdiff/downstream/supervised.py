@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.data.sampling import sample_gradual, sample_indices
 from medsegdiff.data.transforms import SEGMENTATION_LEVELS, augment
-from medsegdiff.downstream.config import SegmentConfig
+from medsegdiff.downstream.config import SIZE_FACTOR, SegmentConfig
 from medsegdiff.engine.device import choose_device, send
 from medsegdiff.engine.ema import EMA
 from medsegdiff.engine.loop import Scalars, lr_factor
@@ -19,7 +19,6 @@ from medsegdiff.engine.optimise import Optimisation
 from medsegdiff.engine.rng import generator
 
 AUGMENT, DROPOUT = 1, 2  # purposes of random numbers
-SIZE_FACTOR = 32  # encoders halve the picture five times
 SMALLEST = 64  # side of the smallest pictures that training sees, pixels
 
 

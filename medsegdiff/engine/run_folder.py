@@ -53,6 +53,7 @@ class Kind:
     wanted: str  # what the phase wants to write to, in messages
     staged: bool = False  # grows beside the folder, not in place
     read: Callable[[Path], Fingerprint] = fingerprint_in  # the fingerprint in the sign
+    today: Callable[[Fingerprint], Fingerprint] = dict  # an older fingerprint, with the settings of today
 
 
 DATA_SET = Kind(DATASET_FILE, "a data set", "an empty folder or one made by this command", staged=True)
@@ -88,13 +89,13 @@ class RunFolder:
         """The fingerprint of the run that was begun here in place; None where there is none."""
         records = (self.state / FINGERPRINT_FILE, *self.state.glob(f"step_*[0-9]/{FINGERPRINT_FILE}"))
         record = next((path for path in records if path.is_file()), None)  # older runs have the second alone
-        return None if record is None else self._mapping(record, read_record(record))
+        return None if record is None else self.kind.today(self._mapping(record, read_record(record)))
 
     def known(self) -> Fingerprint | None:
         """The fingerprint of the run that is here, finished or begun; None where there is none."""
         made_by = self.kind.read(self.sign) if self.sign.is_file() else None
         if made_by or self.kind.staged:
-            return made_by
+            return made_by and self.kind.today(made_by)
         begun = self.begun()
         return self._mapping(self.sign, None) if begun is None and made_by is not None else begun
 

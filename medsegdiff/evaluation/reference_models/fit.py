@@ -82,10 +82,16 @@ def fit_reference_models(config: EvaluateConfig, real: SampleSet, sets: Sets) ->
 
 def reference_model_folder(config: EvaluateConfig, name: str, fingerprint: dict[str, Any]) -> Path:
     """Where a reference model of this fingerprint lies, or will lie."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medsegdiff" / "reference_models"
-    base = cache if config.reference_models_dir is None else Path(config.reference_models_dir)
+    base = _cache(config) if config.reference_models_dir is None else Path(config.reference_models_dir)
     digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
     return base / f"{name}_{digest[:16]}"
+
+
+def _cache(config: EvaluateConfig) -> Path:
+    """The folder of all reference models of this user; one in the output where there is no home, as in a container."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    base = Path(config.output_dir if caches.startswith("~") else caches)
+    return base / "reference_models" if caches.startswith("~") else base / "medsegdiff" / "reference_models"
 
 
 def _fit_network(

@@ -1,12 +1,31 @@
-"""Names of weights in older checkpoints, as today's modules are called."""
+"""Older cards of checkpoints, fingerprints of trainings and names of weights, as they are called and kept today."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 PREFIXES = {"backbone.seam.": "backbone.refiner."}  # of weights
+
+
+DEAD = {  # settings that had one legal value, or were set from elsewhere
+    "model": ("in_channels", "out_channels", "num_classes", "augment_conditioning"),
+    "diffusion": ("sigma_data",),
+}
+STREAMS = ("mask_share", "use_anchor", "use_spectrum", "use_band_pass")  # settings of medsegdiff_v2 that all had
+
+
+def migrated(values: dict[str, Any]) -> dict[str, Any]:
+    """A card, or the fingerprint of a training, with the settings of today."""
+    model = values.get("model")
+    if not isinstance(model, dict):
+        return values
+    dead = DEAD if values.get("backbone") == "medsegdiff_v2" else DEAD | {"model": (*DEAD["model"], *STREAMS)}
+    kept = {part: {k: v for k, v in values[part].items() if k not in dead[part]} for part in DEAD if part in values}
+    if "classes" in values and "augment_conditioning" in model:  # a card
+        kept["augment_conditioning"] = model["augment_conditioning"]
+    return {**values, **kept}
 
 
 def renamed_weights(weights: dict[str, T]) -> dict[str, T]:

@@ -42,13 +42,14 @@ from medsegdiff.generators.joint_diffusion.checkpoint import BEST_FILE, ModelCar
 from medsegdiff.generators.joint_diffusion.codec import PairCodec, encode_sdf
 from medsegdiff.generators.joint_diffusion.config import DiffusionConfig, TrainConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
+from medsegdiff.generators.joint_diffusion.legacy import migrated
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
 from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, sample_sigma
-from medsegdiff.generators.joint_diffusion.settings import check_settings, first_size
 from medsegdiff.generators.joint_diffusion.validator import Validator
 
 logger = logging.getLogger(__name__)
 
+KIND = dataclasses.replace(TRAINING, today=migrated)
 LAST_FILE = "last_model.safetensors"
 FINER = 2  # pictures are augmented at so many times the size that the network sees
 AUGMENT, NOISE, WEIGHTS, DROPOUT, PRICE = 1, 2, 3, 4, 5  # purpose numbers of the random streams
@@ -63,7 +64,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """
     processes = Distributed(config.device)
     config = settle_precision(config, processes.device)
-    check_settings(config)
     if not config.find_batch_size:
         _check_shares(config, processes, "Change the setting.")
     compiles(config.compile, processes.device)
@@ -114,7 +114,7 @@ def _enter(
 def run_folder(config: TrainConfig, pairs: SampleSet) -> RunFolder:
     """The output folder of a training."""
     files = (BEST_FILE, LAST_FILE, "history.jsonl", "samples/*.png")
-    return RunFolder(config.output_dir, TRAINING, run_fingerprint(config, pairs), files)
+    return RunFolder(config.output_dir, KIND, run_fingerprint(config, pairs), files)
 
 
 def run_fingerprint(config: TrainConfig, pairs: SampleSet) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _train(config: TrainConfig, pairs: SampleSet, processes: Distributed, found:
         logger.warning(text, total, config.warmup_steps, config.lr)
     if trainer.small_steps:
         text = "the first %d steps are on pictures of %d pixels; val is looked at when they are done"
-        logger.info(text, trainer.small_steps, first_size(config))
+        logger.info(text, trainer.small_steps, config.first_size)
     elif config.progressive_resizing:
         logger.info("all steps are on pictures of %d pixels: half of that does not suit", config.img_size)
     if trainer.small_steps or trainer.denoiser.low_res is not None:  # the first steps need less memory than later ones
@@ -238,7 +238,7 @@ class DiffusionTrainer:
         # Moving a picture takes its finest detail, which networks would learn to leave out: it is moved where that is
         # finer than what they see
         self.finer = FINER if config.augment else 1
-        sizes = {self.finer * side for side in (first_size(config), config.img_size)}
+        sizes = {self.finer * side for side in (config.first_size, config.img_size)}
         self.resident = {side: self._coded(side).to(self.device) for side in sorted(sizes)}
         # What follows changes how this network computes; its averaged copy stays plain
         if config.checkpoint_gradients:
@@ -274,7 +274,7 @@ class DiffusionTrainer:
         """Steps before the pictures have their full size."""
         return (
             int(self.config.progressive_resizing * self.total_steps)
-            if first_size(self.config) < self.config.img_size
+            if self.config.first_size < self.config.img_size
             else 0
         )
 
@@ -285,7 +285,7 @@ class DiffusionTrainer:
         sigma = sample_sigma(sample, self.config.diffusion, generator(self.config.seed, PRICE))
         high = self.denoiser.by_size(sigma)[1] / sample
         full = 1.0 if low_res is None else 1 - high + high / low_res.factor**2
-        return float(first_size(self.config) / self.config.img_size) ** 2 / full
+        return float(self.config.first_size / self.config.img_size) ** 2 / full
 
     def card(self, step: int, scores: dict[str, float] | None = None) -> ModelCard:
         """What travels with the weights of `step`."""
@@ -299,11 +299,7 @@ class DiffusionTrainer:
             img_size=self.config.img_size,
             classes=self.pairs.classes,
             lesion_classes=lesions,
-            model=dataclasses.replace(
-                self.config.model,
-                num_classes=len(self.pairs.classes),
-                augment_conditioning=self.config.augment_prob > 0,
-            ),
+            model=self.config.model,
             diffusion=self.config.diffusion,
             codec=self.codec,
             aspects=aspects,
@@ -311,6 +307,7 @@ class DiffusionTrainer:
             step=step,
             scores=scores or {},
             backbone=self.config.backbone,
+            augment_conditioning=self.config.augment_prob > 0,
         )
 
     def sample_ids(self, step: int) -> list[str]:
@@ -330,7 +327,7 @@ class DiffusionTrainer:
         config = self.config
         rows = sample_indices(self.train_set.labels, sample, config.batch_size, config.seed, config.balance_classes)
         small = seed_step < self.small_steps * config.accumulate
-        size = self.finer * (first_size(config) if small else config.img_size)
+        size = self.finer * (config.first_size if small else config.img_size)
         images, masks, labels = self.resident[size].batch(send(rows, self.device))
         conditioning, chance = None, generator(config.seed, seed_step, AUGMENT)
         if config.augment_prob:

@@ -121,5 +121,5 @@ def test_reported_augmentation_reaches_the_network(data: Path, tmp_path: Path) -
     assert not torch.equal(one.denoiser.backbone.moves.weight, before)
     train(settings(data, tmp_path / "run", augment_prob=0.5))
     model, card, _ = load_checkpoint(tmp_path / "run" / "last_model.safetensors")
-    assert card.model.augment_conditioning
+    assert card.augment_conditioning
     assert "backbone.moves.weight" in model.state_dict()

@@ -131,7 +131,7 @@ def test_memory_for_full_size_pictures_is_asked_for_first(
         return loss(denoiser, x0, *rest)
 
     monkeypatch.setattr(train_module, "denoising_loss", limited_loss)
-    monkeypatch.setattr("medsegdiff.generators.joint_diffusion.settings.SMALLEST", 8)
+    monkeypatch.setattr("medsegdiff.generators.joint_diffusion.config.SMALLEST", 8)
     with pytest.raises(UserError, match="--batch_size: found 8, too many"):
         train(settings(ellipses, tmp_path / "run", progressive_resizing=0.5))
     assert set(seen) == {16}
