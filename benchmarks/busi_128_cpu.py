@@ -114,7 +114,7 @@ def seconds_reported(run: Path, name: str) -> float | None:
 
 
 def cell(value: dict[str, float], digits: int = 3) -> str:
-    return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+    return f"{value['value']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
 
 def dice_cells(run: Path, arm: str) -> tuple[dict[str, Any], str, list[str]]:

@@ -22,9 +22,10 @@ from tqdm import tqdm
 from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.engine.files import write_bytes, write_json
 from medsegdiff.evaluation.privacy.copying import SUBSETS, nearest_share, similarity, verdict_of
+from medsegdiff.statistics.bootstrap import mean_interval
+from medsegdiff.statistics.interval import Interval
 
 RESULTS = ROOT / "docs" / "results"
-Share = dict[str, float]
 
 
 def deal(groups: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
@@ -39,18 +40,13 @@ def deal(groups: np.ndarray, count: int, random: np.random.Generator) -> np.ndar
 
 def synthetic_alone(
     to_train: np.ndarray, to_held_out: np.ndarray, random: np.random.Generator, resampled: int
-) -> Share:
+) -> Interval:
     """The interval that takes the real pictures as given: as many of both, and synthetic ones resampled."""
     count, share = min(to_train.shape[1], to_held_out.shape[1]), np.zeros(len(to_train))
     for _ in range(SUBSETS):
         some, other = (random.permutation(side.shape[1])[:count] for side in (to_train, to_held_out))
         share += (to_train[:, some].max(axis=1) > to_held_out[:, other].max(axis=1)) / SUBSETS
-    means = share[random.integers(len(share), size=(resampled, len(share)))].mean(axis=1)
-    return {
-        "mean": float(share.mean()),
-        "low": float(np.percentile(means, 2.5)),
-        "high": float(np.percentile(means, 97.5)),
-    }
+    return mean_interval(share, np.arange(len(share)), resampled, int(random.integers(2**31)))
 
 
 def calibrate(real: SampleSet, synthetic: SampleSet, deals: int, bootstrap: int) -> dict[str, Any]:
@@ -61,7 +57,7 @@ def calibrate(real: SampleSet, synthetic: SampleSet, deals: int, bootstrap: int)
     true = np.array([r.split == "train" for r in real.records])
     random = np.random.default_rng(0)
 
-    def both(in_train: np.ndarray, seed: int) -> dict[str, Share]:
+    def both(in_train: np.ndarray, seed: int) -> dict[str, Interval]:
         sides = (found[:, in_train], found[:, ~in_train])
         names = (of_synthetic, groups[in_train], groups[~in_train])
         whole = nearest_share(*sides, names, bootstrap=bootstrap, seed=seed)
@@ -86,13 +82,12 @@ def page(found: dict[str, Any], command: str) -> str:
         ("synthetic alone", "synthetic pictures alone (as the test was)"),
     ):
         true, chance = found["true"][name], [deal[name] for deal in found["chance"]]
-        means = np.array([share["mean"] for share in chance])
+        means = np.array([share.value for share in chance])
         alarms = np.mean([verdict_of(share) == "fail" for share in chance])
         lines.append(
-            f"| {title} | {true['mean']:.3f} [{true['low']:.3f}, {true['high']:.3f}] | {verdict_of(true)} | "
-            f"{means.mean():.3f} ({means.std():.3f}) | {100 * alarms:.0f} % |"
+            f"| {title} | {true} | {verdict_of(true)} | {means.mean():.3f} ({means.std():.3f}) | {100 * alarms:.0f} % |"
         )
-    reached = np.mean([deal["test"]["mean"] >= found["true"]["test"]["mean"] for deal in found["chance"]])
+    reached = np.mean([deal["test"].value >= found["true"]["test"].value for deal in found["chance"]])
     reported = found["pictures"]
     words = (
         f"{reported['synthetic']} synthetic pictures; {reported['all']} real ones, {reported['train']} of them in "
@@ -114,7 +109,9 @@ def main() -> None:
     options = parser.parse_args()
     real, synthetic = read_samples(options.real_data), read_samples(options.synthetic_data)
     found = calibrate(real, synthetic, options.deals, options.bootstrap)
-    write_json(RESULTS / "copying_calibration.json", found)
+    reported = {name: share.to_json() for name, share in found["true"].items()}
+    deals = [{name: share.to_json() for name, share in deal.items()} for deal in found["chance"]]
+    write_json(RESULTS / "copying_calibration.json", found | {"true": reported, "chance": deals})
     given = f"--real_data {options.real_data} --synthetic_data {options.synthetic_data}"
     text = page(found, f"python benchmarks/copying_calibration.py {given}")
     write_bytes(RESULTS / "copying_calibration.md", text.encode())

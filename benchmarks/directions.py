@@ -33,7 +33,7 @@ from medsegdiff.downstream.config import SegmentConfig
 from medsegdiff.downstream.segmentation.models import load_model
 from medsegdiff.downstream.segmentation.scores import overlaps
 from medsegdiff.downstream.segmentation.training import predict_masks, true_masks
-from medsegdiff.statistics import crossed as intervals
+from medsegdiff.statistics.bootstrap import mean_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 MODES = ("joint", "mask_first", "mask_to_image", "image_to_mask")
@@ -82,9 +82,7 @@ def dice(found: np.ndarray, true: np.ndarray) -> list[float]:
 
 def interval(values: list[float]) -> dict[str, float]:
     """Mean and 95 % bootstrap interval over pictures."""
-    columns, pictures = {"value": np.array(values)}, [str(number) for number in range(len(values))]
-    found = intervals.interval([columns], intervals.mean_of("value"), pictures, RESAMPLES, 0)
-    return {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+    return mean_interval(np.array(values), np.arange(len(values)), RESAMPLES, 0).to_json() | {"n": len(values)}
 
 
 class ReferenceModel:
@@ -188,7 +186,7 @@ def measure(run: Path, seconds: dict[str, float], lines: dict[str, str], split: 
 
 
 def cell(value: dict[str, float]) -> str:
-    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def page(found: dict[str, Any]) -> str:

@@ -80,7 +80,7 @@ def alone(model: CrossEmbedding, synthetic: Pairs, real: dict[str, Pairs]) -> li
     shares = []
     for deal in range(REPEATS):
         sides = [similarities_of_deal(model, deal, synthetic.images, side, CPU) for side in real.values()]
-        shares.append(nearest_share(*sides, groups, bootstrap=FEW, seed=0)["mean"])
+        shares.append(nearest_share(*sides, groups, bootstrap=FEW, seed=0).value)
     return shares
 
 
@@ -113,7 +113,7 @@ def rows(
                 "pictures": (len(pairs) // PARTS if halves else len(pairs)) if steps else 0,
                 "seed": seed,
                 "planted": {kind: reported.detected for kind, reported in audits[first].planted.items()},
-                "shares": {label: {"mean": s.value, "low": s.low, "high": s.high} for label, s in shares.items()},
+                "shares": {label: s.to_json() for label, s in shares.items()},
                 "alone": {label: alone(model, synthetic, real) for label, synthetic in rest.items()},
             }
 

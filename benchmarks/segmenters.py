@@ -27,7 +27,7 @@ from medsegdiff.downstream.rows import read_run
 from medsegdiff.downstream.segmentation.results import ImageScore
 from medsegdiff.downstream.summary import compare, per_run_means, summarise
 from medsegdiff.engine.files import DATASET_FILE
-from medsegdiff.statistics.crossed import mean_of
+from medsegdiff.statistics.runs import mean_of
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -169,7 +169,7 @@ def collect(run: Path) -> dict[str, Any]:
 def cell(value: dict[str, Any] | None, digits: int = 3, sign: str = "") -> str:
     if value is None:
         return "-"
-    return f"{value['mean']:{sign}.{digits}f} [{value['low']:{sign}.{digits}f}, {value['high']:{sign}.{digits}f}]"
+    return f"{value['value']:{sign}.{digits}f} [{value['low']:{sign}.{digits}f}, {value['high']:{sign}.{digits}f}]"
 
 
 def listed(values: list[float], digits: int = 3) -> str:

@@ -78,7 +78,7 @@ def line(axes: Axes, found: list[dict[str, Any]], names: dict[str, str]) -> None
     """Figures `names` (key: label) over minutes of training, with their intervals."""
     for k, (name, label) in enumerate(names.items()):
         minutes = [row["minutes"] + k for row in found]  # beside each other, so that every interval can be read
-        middle = [row[name].get("value", row[name].get("mean")) for row in found]
+        middle = [row[name]["value"] for row in found]
         ends = [[v - row[name]["low"] for v, row in zip(middle, found, strict=True)],
                 [row[name]["high"] - v for v, row in zip(middle, found, strict=True)]]  # fmt: skip
         axes.errorbar(minutes, middle, yerr=ends, marker="o", capsize=4, label=label)

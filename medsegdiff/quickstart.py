@@ -120,4 +120,4 @@ def report(todo: list[Phase], seconds: list[float], real: dict[str, Any], combin
 
 
 def _interval(cell: dict[str, float], sign: str = "") -> str:
-    return f"{cell['mean']:{sign}.3f} [{cell['low']:{sign}.3f}, {cell['high']:{sign}.3f}]"
+    return f"{cell['value']:{sign}.3f} [{cell['low']:{sign}.3f}, {cell['high']:{sign}.3f}]"

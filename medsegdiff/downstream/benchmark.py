@@ -55,8 +55,8 @@ def segment(config: SegmentConfig) -> dict[str, Any]:
     training. Raises `UserError` for bad settings or data, before training wherever that can be known.
     """
     config = settle_names(settle_precision(config))
-    config = dataclasses.replace(config, steps=total_steps(config), epochs=None)
     pairs = read_samples(Path(config.data_dir))
+    config = dataclasses.replace(config, steps=total_steps(config, len(pairs.select("train"))), epochs=None)
     check_splits(pairs, config.mixing)
     task = TASKS[config.task]
     parts = _parts(config)

@@ -21,7 +21,7 @@ class SegmentConfig:
     model: str | None = None  # architecture of smp, or madgnet (default unet); for classify one of timm (resnet18)
     encoder: str | None = None  # its encoder (segment only); default: resnet18, for madgnet resnest50d
     encoder_weights: str | None = None  # "imagenet" (downloaded), a file with weights, or nothing: from scratch
-    epochs: int | None = None  # instead of --steps; of 384 pairs each, however many there are
+    epochs: int | None = None  # instead of --steps: passes over the train split
     steps: int | None = None  # optimiser steps; default 600
     progressive_resizing: float = 0.7  # share of steps, the first, on pictures growing from half the size; 0: none
     patience: int = 5  # evaluations on val without a better score before training stops

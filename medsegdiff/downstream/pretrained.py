@@ -1,48 +1,19 @@
-"""Weights of a file into an encoder: safetensors or a state dict of torch, as other projects publish them."""
+"""Weights of a file into an encoder."""
 
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medsegdiff.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-EXPECTED = "a .safetensors file, or a .pth file with a state dict"
 SHOWN = 3  # keys that a message names
 SMALLEST_SHARE = 0.5  # of the encoder's tensors that a file has to hold
-
-
-def read_weights(path: Path, setting: str = "--encoder_weights", named: str = "imagenet") -> dict[str, Tensor]:
-    """The tensors of a file, by name, on the CPU. Nothing else is unpickled (`weights_only=True`).
-
-    A state dict may lie within another dictionary, as training scripts save it ({"epoch": ..., "state_dict": ...}); the
-    one with the most tensors is taken. Raises `UserError` where the file is missing, broken or without tensors: it
-    says the `setting`, and what that takes beside files (`named`).
-    """
-    where = f"{setting} {path}"
-    if not path.is_file():
-        raise UserError(where, "no such file", f"{named}, or {EXPECTED}", "Check the path.")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
-        raise UserError(where, f"a file that cannot be read ({reason})", EXPECTED, "Fetch it anew.") from error
-    tensors = max(_state_dicts(content), key=len, default={})
-    if not tensors:
-        raise UserError(where, f"no tensor in a {type(content).__name__}", EXPECTED, "Save model.state_dict().")
-    return tensors
 
 
 def failed_download(weights: str, network: str, error: OSError) -> UserError:
@@ -55,14 +26,6 @@ def failed_download(weights: str, network: str, error: OSError) -> UserError:
         "Connect to the network, or fill the Hugging Face cache (HF_HOME) on a connected machine and copy it here, "
         "or give a file with weights, or leave the setting out to train from scratch.",
     )
-
-
-def _state_dicts(content: Any) -> list[dict[str, Tensor]]:
-    """The tensors of a dictionary, and of each dictionary within it, however deep."""
-    if not isinstance(content, Mapping):
-        return []
-    here = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    return [here, *(part for value in content.values() for part in _state_dicts(value))]
 
 
 def load_encoder(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, heads: Sequence[str] = ()) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from medsegdiff.engine.files import SCORES_FILE, read_record, require_folder, write_bytes
 from medsegdiff.errors import UserError
-from medsegdiff.statistics.crossed import Columns
+from medsegdiff.statistics.runs import Columns
 
 PER_IMAGE_FILE = "per_image.csv"
 EXPECTED, HINT = "the scores per image of a finished run", "Train that run anew."

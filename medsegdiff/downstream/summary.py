@@ -7,7 +7,6 @@ indices in the rows of the first run.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from medsegdiff.downstream.rows import columns
-from medsegdiff.statistics.crossed import Columns, Measure, contrast, interval
+from medsegdiff.statistics.runs import Columns, Measure, contrast, interval
 
 ALL = "all"  # the subgroup of all pictures
 MANY_UNDEFINED = 0.05  # an interval that leaves out more than this share of its resamples is marked in tables
@@ -40,7 +39,7 @@ def summarise(
     resamples: int,
     seed: int,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """{subgroup: {metric: {mean, low, high, n, runs, undefined}}}: the fields of `intervals.Interval`.
+    """{subgroup: {metric: {value, low, high, n, runs, undefined}}}: the fields of `Interval`.
 
     A metric that some run has no value of in a subgroup (AUC of one class) is left out there. Raises `ValueError` where
     runs were not scored on the same pictures.
@@ -50,7 +49,7 @@ def summarise(
     for subgroup, index in subgroups.items():
         part = _select(tables, index)
         found = {name: interval(part, m, part[0]["group"].tolist(), resamples, seed) for name, m in measures.items()}
-        result[subgroup] = {name: dataclasses.asdict(f) for name, f in found.items() if not math.isnan(f.mean)}
+        result[subgroup] = {name: f.to_json() for name, f in found.items() if not math.isnan(f.value)}
     return result
 
 
@@ -77,7 +76,7 @@ def compare(
     """{subgroup: {metric: {run, baseline, difference, ratio}}}: run minus baseline, and run over baseline (relative
     Dice).
 
-    Both are {mean, low, high, n, runs, undefined}, paired by the id of the picture; subgroups and groups are those of
+    Both are {value, low, high, n, runs, undefined}, paired by the id of the picture; subgroups and groups are those of
     `runs`. Metrics without a value are left out, and ratios where the baseline is 0.
     Raises `ValueError` where the runs were not all scored on the same pictures.
     """
@@ -90,12 +89,12 @@ def compare(
         result[subgroup] = {}
         for name, measure in measures.items():
             found, share = contrast(ours, others, measure, clusters, resamples, seed)
-            if not math.isnan(found.mean):
+            if not math.isnan(found.value):
                 result[subgroup][name] = {
                     "run": float(np.mean([measure(table, everything) for table in ours])),
                     "baseline": float(np.mean([measure(table, everything) for table in others])),
-                    "difference": dataclasses.asdict(found),
-                } | ({} if math.isnan(share.mean) else {RATIO: dataclasses.asdict(share)})
+                    "difference": found.to_json(),
+                } | ({} if math.isnan(share.value) else {RATIO: share.to_json()})
     return result
 
 
@@ -169,5 +168,5 @@ def _digits(metric: str) -> int:
 def _cell(metric: str, found: Mapping[str, Any] | None, sign: str = "") -> str:
     if found is None:
         return "-"
-    mean, low, high = (f"{found[key]:{sign}.{_digits(metric)}f}" for key in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]{'*' if found['undefined'] > MANY_UNDEFINED else ''}"
+    value, low, high = (f"{found[key]:{sign}.{_digits(metric)}f}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]{'*' if found['undefined'] > MANY_UNDEFINED else ''}"

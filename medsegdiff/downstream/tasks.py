@@ -23,7 +23,7 @@ from medsegdiff.downstream.segmentation.results import MEASURES, ImageScore, sub
 from medsegdiff.downstream.segmentation.testing import score_pairs
 from medsegdiff.downstream.segmentation.training import SegmentationTrainer, build_network
 from medsegdiff.downstream.supervised import SupervisedTrainer
-from medsegdiff.statistics.crossed import Measure
+from medsegdiff.statistics.runs import Measure
 
 Rows = Sequence[Any]  # frozen dataclasses with at least id, group and label
 

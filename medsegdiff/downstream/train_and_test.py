@@ -26,7 +26,6 @@ from medsegdiff.engine.settings import fingerprint_of
 logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "best_model.safetensors"
-EPOCH_PAIRS = 384  # pairs of an "epoch": about BUSI's train split, and the same for every arm
 STEPS = 600  # optimiser steps of the recipe
 # What does not decide the weights: where things lie, and what is done with the scores afterwards.
 NOT_IN_FINGERPRINT = ("data_dir", "output_dir", "baseline", "bootstrap", "device", "save_every", "test_data", "seeds")
@@ -55,10 +54,10 @@ class Data:
         return load_tensors(self.pairs.select("test"), self.img_size, what="test split")
 
 
-def total_steps(config: SegmentConfig) -> int:
-    """Optimiser steps of a run: a matter of the recipe, not of how many pairs there are, so that arms compare."""
+def total_steps(config: SegmentConfig, pairs: int) -> int:
+    """Optimiser steps of a run on so many train `pairs`, which matter where it is counted by epochs alone."""
     if config.epochs is not None:
-        return -(-config.epochs * EPOCH_PAIRS // config.batch_size)
+        return -(-config.epochs * pairs // config.batch_size)
     return config.steps or STEPS
 
 
@@ -132,7 +131,7 @@ def is_finished(config: SegmentConfig, folder: RunFolder) -> bool:
 
 def _train(config: SegmentConfig, task: Task, data: Data, folder: RunFolder) -> dict[str, Any]:
     """Train to the end and write the best weights; returns what scores.json says of it."""
-    steps = total_steps(config)
+    steps = total_steps(config, len(data.train))
     trainer = task.trainer(config, data.pairs.classes, data.train, data.val, steps)
     loop = LoopConfig(
         folder=folder,

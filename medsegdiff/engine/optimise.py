@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,11 +13,6 @@ from medsegdiff.engine.device import clip_gradients, gradient_scaler
 from medsegdiff.engine.ema import EMA, Averages
 
 Around = Callable[[bool], AbstractContextManager[Any]]  # of one part of a step; whether that is the last one
-
-
-def whole(last: bool) -> AbstractContextManager[Any]:
-    """Nothing around the parts of a step."""
-    return contextlib.nullcontext()
 
 
 class Optimisation:
@@ -38,7 +32,7 @@ class Optimisation:
         self.scaler = gradient_scaler(device, precision)
 
     def step(
-        self, step: int, lr: float, loss: Callable[[int], Tensor], parts: int = 1, around: Around = whole
+        self, step: int, lr: float, loss: Callable[[int], Tensor], parts: int = 1, around: Around = nullcontext
     ) -> Tensor | None:
         """Step number `step`, on the sum of `loss(0)`, `loss(1)`, ... of so many parts; returns the gradient's norm.
 

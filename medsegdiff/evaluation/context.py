@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medsegdiff.evaluation.compare import Sample
 from medsegdiff.evaluation.section import Section
 from medsegdiff.evaluation.sets import Pairs, Sets
+from medsegdiff.statistics.comparisons import Sample
 
 if TYPE_CHECKING:
     from medsegdiff.data.records import SampleSet
@@ -72,7 +72,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: one module of `medsegdiff.evaluation.metrics` with this under the name METRIC."""
+    """A metric: one module of `medsegdiff.evaluation.sections` with this under the name METRIC."""
 
     name: str  # of its part of report.json
     order: int  # place on the page
@@ -82,7 +82,7 @@ class Metric:
 
 
 def all_metrics() -> list[Metric]:
-    """The metric of every module of `medsegdiff.evaluation.metrics`, in the order of the page."""
-    package = importlib.import_module("medsegdiff.evaluation.metrics")
+    """The metric of every module of `medsegdiff.evaluation.sections`, in the order of the page."""
+    package = importlib.import_module("medsegdiff.evaluation.sections")
     modules = [importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)]
     return sorted((m.METRIC for m in modules), key=lambda metric: metric.order)

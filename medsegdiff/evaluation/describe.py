@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from medsegdiff.engine.settings import expand_home
 from medsegdiff.errors import require, require_positive
 from medsegdiff.evaluation.privacy.copying import copying_of
 from medsegdiff.features.lesion_shape import lesion_shape
+from medsegdiff.statistics.bootstrap import mean_interval
+from medsegdiff.statistics.comparisons import Sample, difference_of_means
+from medsegdiff.statistics.interval import Interval
 
 logger = logging.getLogger(__name__)
 
@@ -74,47 +78,32 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
 
 
 def describe_pairs(pairs: SampleSet, bootstrap: int, seed: int) -> dict[str, Any]:
-    """{descriptor: {class: {mean, low, high}, "difference": {...}}} of one set, and its counts."""
+    """{descriptor: {class: {value, low, high}, "difference": {...}}} of one set, and its counts."""
     values: dict[str, dict[str, list[tuple[str, float]]]] = {s: {c: [] for c in pairs.classes} for s in SHAPE}
     for record in pairs.records:
         mask = pairs.read_mask(record)
         side = (max(8, round(MASK_HEIGHT * mask.shape[1] / mask.shape[0])), MASK_HEIGHT)
         small = cv2.resize(mask, side, interpolation=cv2.INTER_AREA) > 127
         shape = lesion_shape(small.astype(np.uint8), record.pixel_aspect)
-        if shape["area"] > 0:
-            for name in SHAPE:
+        for name in SHAPE:
+            if shape["area"] > 0 and not math.isnan(shape[name]):  # a lesion of a few pixels has an area and no shape
                 values[name][record.label].append((record.group, shape[name]))
-    classes = [c for c in pairs.classes if values["area"][c]]
+    classes = [c for c in pairs.classes if all(values[name][c] for name in SHAPE)]
     found = f"lesions of {', '.join(classes) or 'no class'}"
     require(len(classes) >= 2, str(pairs.root), found, "lesions of two classes", "Use other data, or another --split.")
     first, last = classes[0], classes[-1]
     result: dict[str, Any] = {"pairs": {c: len(values["area"][c]) for c in classes}}
     for name in SHAPE:
-        rng = np.random.default_rng(seed)
-        resampled = {c: _group_bootstrap(values[name][c], bootstrap, rng) for c in classes}
-        means = {c: float(np.mean([v for _, v in values[name][c]])) for c in classes}
-        result[name] = {c: _interval(means[c], resampled[c]) for c in classes}
-        result[name]["difference"] = {
-            "classes": f"{last} - {first}",
-            **_interval(means[last] - means[first], resampled[last] - resampled[first]),
-        }
+        columns = {c: zip(*values[name][c], strict=True) for c in classes}
+        samples = {c: Sample(np.array(found), np.array(groups)) for c, (groups, found) in columns.items()}
+        result[name] = {c: _rounded(mean_interval(s.features, s.groups, bootstrap, seed)) for c, s in samples.items()}
+        difference = difference_of_means(samples[last], samples[first], bootstrap, seed)
+        result[name]["difference"] = {"classes": f"{last} - {first}", **_rounded(difference)}
     return result
 
 
-def _group_bootstrap(rows: list[tuple[str, float]], count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count,) means over resampled groups, since pictures of one group are not independent."""
-    groups: dict[str, list[float]] = {}
-    for group, value in rows:
-        groups.setdefault(group, []).append(value)
-    sums = np.array([sum(v) for v in groups.values()])
-    sizes = np.array([len(v) for v in groups.values()])
-    index = rng.integers(len(sums), size=(count, len(sums)))
-    return np.asarray(sums[index].sum(axis=1) / sizes[index].sum(axis=1))
-
-
-def _interval(mean: float, resampled: np.ndarray) -> dict[str, float]:
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return {"mean": round(mean, 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+def _rounded(found: Interval) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in found.to_json().items()}
 
 
 def shape_table(result: dict[str, Any]) -> str:
@@ -125,8 +114,8 @@ def shape_table(result: dict[str, Any]) -> str:
         for column in result[sets[0]][name]:
             cells = []
             for kind in sets:
-                value = result[kind][name].get(column)
-                cells.append("-" if value is None else f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")
+                cell = result[kind][name].get(column)
+                cells.append("-" if cell is None else f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]")
             what = result[sets[0]][name][column].get("classes", column)
             lines.append(f"| {name} | {what} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -136,7 +125,7 @@ def copying_line(copying: dict[str, Any]) -> str:
     """The copying test in one line."""
     share = copying["nearest_to_train"]
     return (
-        f"copying test: {copying['verdict']}; nearest real picture is a train picture for {share['mean']:.3f} "
+        f"copying test: {copying['verdict']}; nearest real picture is a train picture for {share['value']:.3f} "
         f"[{share['low']:.3f}, {share['high']:.3f}] of {copying['synthetic']} synthetic ones (no copying: 0.5, "
         f"{copying['compared']} train against {copying['compared']} held-out); {copying['beyond_held_out']:.3f} are "
         f"more like a train picture than 95 % of the held-out ones (expected: 0.05); {copying['copies']} show the "

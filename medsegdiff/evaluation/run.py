@@ -175,7 +175,7 @@ def _reported(reference_models: ReferenceModels) -> dict[str, Any]:
     reported: dict[str, Any] = dict(reference_models.missing)
     for reference_model in (reference_models.segmenter, reference_models.classifier, reference_models.embedding):
         if reference_model is not None:
-            quality = vars(reference_model.quality)
+            quality = reference_model.quality.to_json()
             reported[reference_model.name] = {
                 reference_model.measure: quality,
                 "minimum": reference_model.minimum,

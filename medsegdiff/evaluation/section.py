@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
+from medsegdiff.statistics.interval import Interval
+
 Cell = str | float | int | None  # None: not measured, shown as a dash
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def within(self, lowest: float, highest: float) -> Interval:
-        """The same with bounds that the figure can have: an interval that was shifted may stick out."""
-        low, high = (min(max(bound, lowest), highest) for bound in (self.low, self.high))
-        return Interval(self.value, low, high)
-
-    def __str__(self) -> str:
-        return f"{number(self.value)} [{number(self.low)}, {number(self.high)}]"
 
 
 @dataclass(frozen=True)
@@ -78,10 +64,6 @@ class Section:
         return True
 
 
-def number(value: float) -> str:
-    """Three significant digits or so: 0.123, 12.3, 1234."""
-    if not math.isfinite(value):
-        raise ValueError(f"{value} has no place in a table")
-    if value == 0 or 0.001 <= abs(value) < 10:
-        return f"{value:.3f}"
-    return f"{value:.1f}" if 10 <= abs(value) < 100 else f"{value:.0f}" if abs(value) >= 100 else f"{value:.1e}"
+def cells(values: np.ndarray) -> list[Cell]:
+    """(N,) numbers as a column of per_pair.csv, five digits each and NaN as no value."""
+    return [None if np.isnan(v) else float(f"{v:.5g}") for v in values]

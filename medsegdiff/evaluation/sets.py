@@ -27,6 +27,11 @@ class Pairs:
         return len(self.images)
 
     @property
+    def aspects(self) -> np.ndarray:
+        """(N,) width over height of a pixel."""
+        return np.asarray(self.pixels[:, 0] / self.pixels[:, 1])
+
+    @property
     def ids(self) -> list[str]:
         """The ids of the pairs."""
         return [record.id for record in self.records]

@@ -1,0 +1,1 @@
+"""What pictures and lesions are like, in numbers: arrays in, arrays out; one definition a name."""

@@ -1,17 +1,58 @@
-"""Descriptors of a lesion's shape and of a picture's grey values, in true geometry; cheap to compute."""
+"""Characteristics of lesions in the terms of the BI-RADS lexicon, from image and mask, in true geometry.
+
+Lengths are in heights of the picture, which is the depth that was scanned: pictures carry no scale in millimetres. A
+pixel of a resized S x S picture is 1/S high and aspect/S wide. Grey values are the levels 0 to 255 of a log-compressed
+picture, so that differences between them are ratios of echo strength.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+from skimage.measure import find_contours
 
-PAIR_FEATURES = (
-    "area", "depth_to_width", "irregularity", "centre_depth", "contrast", "posterior",
-    "mean", "std", "fine_texture", "middle_texture", "coarse_texture", "edge_sharpness",
-)  # fmt: skip
+SMOOTHING = 1 / 64  # blur of the mask before its outline is traced; pixel stairs would count as margin otherwise
+MARGIN = 0.01  # width of the bands just within and just outside of the outline; wider ones hardly notice a blur
+RING = 0.06  # width of the surroundings that a lesion is compared with
+ROOM = 0.03  # how much of the picture there has to be below a lesion
+SPECK = 1 / 1024  # share of the picture below which a part of the mask is no lesion, unless it is the largest
+MIN_PIXELS = 8  # of a region whose mean grey is taken
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """A characteristic of a lesion."""
+
+    name: str  # of its column
+    title: str  # in plain English
+    unit: str  # how to read the number
+    more: str  # what a lesion with a larger value is
+    less: str  # ... and one with a smaller value
+    main: bool = True  # shown in the figure
+
+
+DESCRIPTORS = (
+    Descriptor("area", "area", "share of the squared picture height", "larger", "smaller"),
+    Descriptor("depth", "depth of the centre", "0 skin, 1 bottom", "deeper", "nearer to the skin"),
+    Descriptor("lateral", "lateral place of the centre", "0 left, 1 right", "further right", "further left", False),
+    Descriptor("depth_to_width", "depth-to-width ratio", "above 1: taller than wide", "taller", "flatter"),
+    Descriptor("circularity", "circularity", "1: a circle", "rounder", "less round", False),
+    Descriptor("solidity", "solidity", "1: no dents", "less dented", "more dented"),
+    Descriptor("irregularity", "margin irregularity", "0: an ellipse", "more irregular", "smoother in outline"),
+    Descriptor("sharpness", "margin sharpness", "step of grey, in its local spread", "sharper", "more blurred"),
+    Descriptor("echogenicity", "echogenicity", "grey levels above surroundings", "less dark", "darker"),
+    Descriptor("posterior", "posterior features", "grey levels; below 0: shadow", "brighter behind", "darker behind"),
+    Descriptor("count", "number of lesions", "parts of the mask", "more per picture", "fewer per picture", False),
+    Descriptor("specks", "specks of the mask", "parts too small for a lesion", "more", "fewer", False),
+)
+NAMES = tuple(d.name for d in DESCRIPTORS)
+GREY_NAMES = ("sharpness", "echogenicity", "posterior")  # those that need the image
+SHAPE_NAMES = tuple(name for name in NAMES if name not in GREY_NAMES)
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
@@ -22,107 +63,139 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     return (labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))).astype(np.uint8)
 
 
-def _true_geometry(mask: np.ndarray, pixel_aspect: float, height: int = 256) -> np.ndarray:
-    """The mask resampled to square pixels at a fixed height, so that margins are compared at one resolution."""
-    width = max(8, round(height * pixel_aspect * mask.shape[1] / mask.shape[0]))
-    soft = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-    return (soft > 0.5).astype(np.uint8)
+def lesion_descriptors(image: np.ndarray, mask: np.ndarray, aspect: float = 1.0) -> dict[str, float]:
+    """`DESCRIPTORS` of a (H, W) uint8 image and its (H, W) mask; `aspect` is width over height of a pixel.
 
-
-def lesion_shape(mask: np.ndarray, pixel_aspect: float = 1.0) -> dict[str, float]:
-    """Shape of the largest lesion of a (H, W) mask, sizes as shares of the picture.
-
-    area: of all lesions. depth_to_width: vertical over horizontal extent, above 1 "taller than wide", a BI-RADS sign
-    of malignancy. irregularity: perimeter of the lesion over that of the ellipse with the same second moments, minus
-    1; 0 for an ellipse, larger for lobed and spiculated margins. centre_depth: height of the centroid, 0 at the skin.
-    NaN for all but the area where the mask is empty.
+    Those of `lesion_shape`, and of the largest part: sharpness: mean grey in a band just outside of the outline minus
+    that just within, taken without sign, over the standard deviation of grey beside that band; 0 for no margin to be
+    seen. echogenicity: mean of the lesion minus mean of a ring around it. posterior: mean below the lesion minus mean
+    beside that region. NaN where there is no lesion, and no room around or below.
     """
-    area = float((mask > 0).mean())
-    part = largest_component(_true_geometry(mask > 0, pixel_aspect))
-    if not part.any():
-        return {"area": area, "depth_to_width": math.nan, "irregularity": math.nan, "centre_depth": math.nan}
+    found = dict.fromkeys(NAMES, math.nan) | lesion_shape(mask, aspect)
+    part = largest_component(mask) > 0
+    return found | _grey(image.astype(np.float64), part, mask > 0, aspect) if part.any() else found
+
+
+def lesion_shape(mask: np.ndarray, aspect: float = 1.0) -> dict[str, float]:
+    """What a (H, W) mask alone says of its lesions; `aspect` is width over height of a pixel.
+
+    area: of all lesions. count, specks: how many parts the mask has; a speck is smaller than `SPECK`, and no lesion.
+    All others describe the largest part. depth, lateral: centroid. depth_to_width: extents of the outline, above 1
+    "taller than wide", a BI-RADS sign of malignancy. circularity: 4 pi area / perimeter^2. solidity: area over that of
+    the convex hull. irregularity: perimeter over that of the ellipse with the same second moments, minus 1: 0 for an
+    ellipse within 0.005 (from 128 rows on; pixel stairs of a smaller mask add up to 0.02).
+
+    NaN where there is nothing to measure: an empty mask (area, count and specks are 0), no outline left after
+    smoothing (a lesion of a few pixels).
+    """
+    found = dict.fromkeys(SHAPE_NAMES, math.nan)
+    found["area"] = float((mask > 0).sum()) * aspect / mask.shape[0] ** 2
+    sizes = cv2.connectedComponentsWithStats((mask > 0).astype(np.uint8), connectivity=8)[2][1:, cv2.CC_STAT_AREA]
+    found["specks"] = float(np.sum(sizes < min(SPECK * mask.size, sizes.max(initial=0))))
+    found["count"] = len(sizes) - found["specks"]
+    return found | _shape(largest_component(mask) > 0, aspect) if len(sizes) else found
+
+
+def descriptor_matrix(images: np.ndarray, masks: np.ndarray, aspects: np.ndarray) -> np.ndarray:
+    """(N, 12) `lesion_descriptors` of N pairs, NaN where there is nothing to measure."""
+    rows = [list(lesion_descriptors(*pair).values()) for pair in zip(images, masks, aspects, strict=True)]
+    return np.array(rows, dtype=np.float64).reshape(len(images), len(NAMES))
+
+
+def outline(part: np.ndarray, aspect: float) -> np.ndarray:
+    """(K, 2) depth and lateral place, in picture heights, of the closed outer outline of a (H, W) mask of one lesion.
+
+    Where the smoothed mask is one half, between pixels (marching squares): the length of a chain of pixels depends on
+    the direction of the margin, and overstates it by up to 8 %. No point where the lesion is too small for that.
+    """
+    size = part.shape[0]
+    sigma = SMOOTHING * size
+    pad = 2 + math.ceil(4 * sigma)
+    box = _around(part, 0)
+    corner = np.array([side.start for side in box])
+    soft = gaussian_filter(np.pad(part[box], pad).astype(np.float64), (sigma, sigma / aspect))
+    lines = find_contours(soft, 0.5)
+    if not lines:
+        return np.zeros((0, 2))
+    return (max(lines, key=len) + corner - pad + 0.5) * np.array([1 / size, aspect / size])
+
+
+def _shape(part: np.ndarray, aspect: float) -> dict[str, float]:
+    """Position and shape of one lesion, a (H, W) mask that is not empty."""
+    size = part.shape[0]
     rows, columns = np.nonzero(part)
-    depth, width = float(np.ptp(rows) + 1), float(np.ptp(columns) + 1)
-    smooth = cv2.GaussianBlur(part.astype(np.float32), (0, 0), 1.5)  # pixel stairs would count as margin otherwise
-    outline, _ = cv2.findContours((smooth > 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    perimeter = max((cv2.arcLength(c, True) for c in outline), default=0.0)
-    covariance = np.cov(np.stack([rows, columns])) if len(rows) > 2 else np.zeros((2, 2))
-    a, b = 2 * np.sqrt(np.maximum(np.linalg.eigvalsh(covariance), 0.08))  # semi-axes; a pixel's own variance is 1/12
+    found = {"depth": (rows.mean() + 0.5) / size, "lateral": (columns.mean() + 0.5) / part.shape[1]}
+    line = outline(part, aspect)
+    if len(line) > 2:
+        perimeter = float(np.hypot(*np.diff(line, axis=0).T).sum())
+        moments = cv2.moments(line.astype(np.float32))
+        area, hull = moments["m00"], float(cv2.contourArea(cv2.convexHull(line.astype(np.float32))))
+        if not area > 0 or not hull > 0:  # a speck whose smoothed outline encloses nothing has a place and no shape
+            return {name: float(value) for name, value in found.items()}
+        found["depth_to_width"] = np.ptp(line[:, 0]) / np.ptp(line[:, 1])
+        found["circularity"] = 4 * math.pi * area / perimeter**2
+        found["solidity"] = min(1.0, area / hull)
+        found["irregularity"] = perimeter / _ellipse_perimeter(moments) - 1
+    return {name: float(value) for name, value in found.items()}
+
+
+def _ellipse_perimeter(moments: Mapping[str, float]) -> float:
+    """Perimeter of the ellipse with these second moments; Ramanujan, Quarterly J. Pure Applied Mathematics 45, 1914."""
+    within = np.array([[moments["mu20"], moments["mu11"]], [moments["mu11"], moments["mu02"]]]) / moments["m00"]
+    a, b = 2 * np.sqrt(np.maximum(np.linalg.eigvalsh(within), 1e-12))
     h = ((a - b) / (a + b)) ** 2
-    ellipse = math.pi * (a + b) * (1 + 3 * h / (10 + math.sqrt(4 - 3 * h)))  # Ramanujan 1914
-    return {
-        "area": area,
-        "depth_to_width": depth / width,
-        "irregularity": perimeter / ellipse - 1,
-        "centre_depth": float(rows.mean()) / part.shape[0],
-    }
+    return float(math.pi * (a + b) * (1 + 3 * h / (10 + math.sqrt(4 - 3 * h))))
 
 
-def pair_features(image: np.ndarray, mask: np.ndarray, pixel_aspect: float = 1.0) -> np.ndarray:
-    """`PAIR_FEATURES` of a (H, W) uint8 image and its mask as (12,) float64; NaN where an empty mask leaves no value.
+def _grey(grey: np.ndarray, part: np.ndarray, lesions: np.ndarray, aspect: float) -> dict[str, float]:
+    """Sharpness, echogenicity and posterior features of `part`, one of the `lesions` of a picture."""
+    size = grey.shape[0]
+    posterior = _posterior(grey, part, lesions)
+    window = _around(part, math.ceil(RING * size / min(1, aspect)) + 1)  # all that is compared with the lesion
+    grey, part, lesions = grey[window], part[window], lesions[window]
+    sampling = (1 / size, aspect / size)
+    outside = distance_transform_edt(~part, sampling=sampling)  # of the pixel's centre to the nearest in the lesion
+    inside = distance_transform_edt(part, sampling=sampling)
+    reach = max(MARGIN + 0.5 / size, 1.01 * max(1, aspect) / size)  # the outline lies between pixels; one at least
+    outer, inner = (outside > 0) & (outside <= reach) & ~lesions, part & (inside <= reach)
+    near = ((outside > 0) & (outside <= RING) & ~lesions, part & (inside <= RING))
+    found = {"echogenicity": _difference(grey, part, near[0]), "posterior": posterior}
+    step = _difference(grey, outer, inner)
+    spread = math.sqrt(sum(float(grey[side].var()) for side in near) / 2) if all(side.any() for side in near) else 0
+    # the grey of a flat picture has no spread, and no step either
+    found["sharpness"] = abs(step) / max(spread, 1.0)
+    return found
 
-    contrast: lesion minus its surroundings, posterior: below the lesion minus beside that region (grey levels of 1);
-    texture: standard deviation within three bands of spatial frequency; edge_sharpness: mean gradient on the outline.
-    """
-    grey = image.astype(np.float32) / 255
-    shape = lesion_shape(mask, pixel_aspect)
-    lesion = (mask > 0).astype(np.uint8)
-    size = image.shape[0]
-    blurs = [cv2.GaussianBlur(grey, (0, 0), sigma * size / 128) for sigma in (1.0, 3.0, 9.0)]
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * (size // 16) + 1,) * 2)
-    ring = cv2.dilate(lesion, kernel) - lesion
-    edge = cv2.morphologyEx(lesion, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-    gradient = np.hypot(cv2.Sobel(blurs[0], cv2.CV_32F, 1, 0), cv2.Sobel(blurs[0], cv2.CV_32F, 0, 1))
-    return np.array(
-        [
-            *shape.values(),
-            _mean(grey, lesion) - _mean(grey, ring),
-            _posterior(grey, lesion),
-            grey.mean(),
-            grey.std(),
-            (grey - blurs[0]).std(),
-            (blurs[0] - blurs[1]).std(),
-            (blurs[1] - blurs[2]).std(),
-            _mean(gradient, edge),
-        ],
-        dtype=np.float64,
+
+def _around(part: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """The box of a mask that is not empty, and `margin` pixels around it."""
+    rows, columns = (np.flatnonzero(part.any(axis=axis)) for axis in (1, 0))
+    return slice(max(0, rows[0] - margin), rows[-1] + 1 + margin), slice(
+        max(0, columns[0] - margin), columns[-1] + 1 + margin
     )
 
 
-def _mean(values: np.ndarray, where: np.ndarray) -> float:
-    return float(values[where > 0].mean()) if where.any() else math.nan
-
-
-def _posterior(grey: np.ndarray, lesion: np.ndarray) -> float:
-    """Mean grey below the lesion minus that beside the same region, NaN where there is no room."""
-    if not lesion.any():
+def _difference(grey: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
+    """Mean grey of one region minus that of another, NaN where one of them is too small."""
+    if min(int(first.sum()), int(second.sum())) < MIN_PIXELS:
         return math.nan
-    rows, columns = np.nonzero(lesion)
-    top, left, right = rows.max() + 1, columns.min(), columns.max() + 1
-    bottom = min(top + max(2, (rows.max() - rows.min()) // 2), grey.shape[0])
-    half = max(2, (right - left) // 2)
-    below = grey[top:bottom, left:right]
-    beside = np.concatenate([grey[top:bottom, max(0, left - half) : left], grey[top:bottom, right : right + half]], 1)
-    return float(below.mean() - beside.mean()) if below.size and beside.size else math.nan
+    return float(grey[first].mean() - grey[second].mean())
 
 
-def feature_matrix(pairs: Iterable[tuple[np.ndarray, np.ndarray, float]]) -> np.ndarray:
-    """(N, 12) features of N triples (image, mask, pixel aspect)."""
-    rows = [pair_features(*pair) for pair in pairs]
-    return np.stack(rows) if rows else np.zeros((0, len(PAIR_FEATURES)))
+def _posterior(grey: np.ndarray, part: np.ndarray, lesions: np.ndarray) -> float:
+    """Mean grey right below a lesion minus that of tissue on both sides at the same depth.
 
-
-def feature_distance(first: np.ndarray, second: np.ndarray, scale: Sequence[float] | np.ndarray) -> float:
-    """Mean over features of the 1-D Wasserstein distance between two (N, F) and (K, F) sets, in units of `scale` (F,).
-
-    One feature at a time, because a few dozen pictures do not determine a covariance. Empty masks (NaN) are left out
-    of the features that they do not have; 0 means equal distributions, 1 a shift of a standard deviation.
+    As deep as the lesion, or to the bottom of the picture where that is nearer, and each side half as wide as it.
+    The outer eighths of the lesion are left out: shadows of its edges are no posterior feature. NaN without room.
     """
-    from scipy.stats import wasserstein_distance
-
-    distances = []
-    for column in range(first.shape[1]):
-        a, b = (x[~np.isnan(x[:, column]), column] for x in (first, second))
-        if len(a) and len(b):
-            distances.append(wasserstein_distance(a, b) / max(float(scale[column]), 1e-9))
-    return float(np.mean(distances)) if distances else math.nan
+    rows, columns = np.nonzero(part)
+    top, left, right = int(rows.max()) + 1, int(columns.min()), int(columns.max()) + 1
+    height, width = top - int(rows.min()), right - left
+    bottom = min(top + height, grey.shape[0])
+    if bottom - top < max(2, ROOM * grey.shape[0]):
+        return math.nan
+    below, beside = np.zeros_like(part), np.zeros_like(part)
+    below[top:bottom, left + width // 8 : right - width // 8] = True
+    beside[top:bottom, max(0, left - max(2, width // 2)) : right + max(2, width // 2)] = True
+    beside[top:bottom, left:right] = False
+    return _difference(grey, below & ~lesions, beside & ~lesions)

@@ -16,9 +16,6 @@ import pywt
 from skimage.feature import graycomatrix
 from tqdm import tqdm
 
-from medsegdiff.evaluation.context import Context
-from medsegdiff.evaluation.sets import Pairs
-
 LEVELS = 32  # bins of the 256 grey values
 SMALLEST_LESION = 16  # pixels below which a lesion has no texture
 FARTHEST = 10.0  # standard deviations at which a feature is cut, so that one odd picture does not decide
@@ -42,29 +39,30 @@ LESION = (*FIRST_ORDER, *(f"fine co-occurrence {name}" for name in CO_OCCURRENCE
 NAMES = (*(f"picture: {name}" for name in PICTURE), *(f"lesion: {name}" for name in LESION))
 
 
-def radiomics(context: Context, pairs: Pairs) -> np.ndarray:
-    """(N, F) features `NAMES` in standard deviations of real train pictures from their mean, within +-`FARTHEST`.
+def radiomics(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """(N, F) features `NAMES` of (N, S, S) uint8 images and their boolean masks, in their own units.
 
-    A picture without a lesion has the train mean (0) for features of the lesion. A feature that is the same in all
-    train pictures is in its own units.
+    NaN for those of a lesion of fewer than `SMALLEST_LESION` pixels.
     """
-    train = context.features("radiomics, own units", measured, "train")
-    own = train if pairs is context.sets.train else measured(context, pairs)
-    mean, deviation = (_over_present(f, train) for f in (np.mean, np.std))
-    scaled = (own - mean) / np.where(deviation > 1e-9, deviation, 1.0)
+    both = zip(images, masks, strict=True)
+    rows = [pair_radiomics(*pair) for pair in tqdm(both, "radiomics", len(images), leave=False, unit="picture")]
+    return np.stack(rows) if rows else np.zeros((0, len(NAMES)))
+
+
+def standardised(features: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """(N, F) features in standard deviations of the (K, F) `reference` from its mean, within +-`FARTHEST`.
+
+    A picture without a lesion has the mean of the reference (0) for features of the lesion. A feature that is the same
+    in all of the reference is in its own units.
+    """
+    mean, deviation = (_over_present(f, reference) for f in (np.mean, np.std))
+    scaled = (features - mean) / np.where(deviation > 1e-9, deviation, 1.0)
     return np.nan_to_num(np.clip(scaled, -FARTHEST, FARTHEST), nan=0.0)
 
 
-def without_lesion(pairs: Pairs) -> int:
-    """How many pictures have too small a lesion for its features."""
-    return int((pairs.masks.sum(axis=(1, 2)) < SMALLEST_LESION).sum())
-
-
-def measured(_: Context, pairs: Pairs) -> np.ndarray:
-    """(N, F) features in their own units; NaN for those of a lesion of fewer than `SMALLEST_LESION` pixels."""
-    both = zip(pairs.images, pairs.masks, strict=True)
-    rows = [pair_radiomics(*pair) for pair in tqdm(both, "radiomics", len(pairs), leave=False, unit="picture")]
-    return np.stack(rows) if rows else np.zeros((0, len(NAMES)))
+def without_lesion(masks: np.ndarray) -> int:
+    """How many of (N, S, S) masks have too small a lesion for its features."""
+    return int((masks.sum(axis=(1, 2)) < SMALLEST_LESION).sum())
 
 
 def pair_radiomics(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

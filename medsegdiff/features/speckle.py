@@ -17,8 +17,6 @@ import numpy as np
 from scipy.fft import fft2
 from scipy.ndimage import binary_dilation, gaussian_filter
 
-from medsegdiff.evaluation.sets import Pairs
-
 DETREND = 1 / 24  # standard deviation of the blur that is taken for anatomy, not speckle
 AWAY = 1 / 64  # distance from a lesion at which its margin no longer counts as tissue
 NO_ECHO = 6  # local mean grey below which there is no signal: outside of the scanned field, deep shadow
@@ -184,10 +182,10 @@ def _patches(values: np.ndarray, side: int) -> np.ndarray:
     return windows.reshape(-1, side, side)
 
 
-def speckle_matrix(pairs: Pairs) -> np.ndarray:
+def speckle_matrix(images: np.ndarray, masks: np.ndarray, aspects: np.ndarray) -> np.ndarray:
     """(N, 9 + BANDS) `FEATURES` and `radial_spectrum` of N pairs, NaN where there is nothing to measure."""
     rows = []
-    for image, mask, (width, height) in zip(pairs.images, pairs.masks, pairs.pixels, strict=True):
-        bands = radial_spectrum(image, mask, width / height)
-        rows.append([*speckle_features(image, mask, width / height, bands).values(), *bands])
-    return np.array(rows, dtype=np.float64).reshape(len(pairs), len(NAMES) + BANDS)
+    for image, mask, aspect in zip(images, masks, aspects, strict=True):
+        bands = radial_spectrum(image, mask, aspect)
+        rows.append([*speckle_features(image, mask, aspect, bands).values(), *bands])
+    return np.array(rows, dtype=np.float64).reshape(len(images), len(NAMES) + BANDS)

@@ -117,7 +117,7 @@ def test_scores(folder: Path) -> None:
     assert sorted(scores["test_ids"]) == sorted(r.id for r in real.records)
     for subgroup in ("all", "benign", "malignant"):
         dice = scores["test"][subgroup]["dice"]
-        assert 0 <= dice["low"] <= dice["mean"] <= dice["high"] <= 1
+        assert 0 <= dice["low"] <= dice["value"] <= dice["high"] <= 1
     with (folder / "segmentation" / "per_image.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(real)
     assert (folder / "segmentation" / "overlays.png").is_file()

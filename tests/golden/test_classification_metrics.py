@@ -11,8 +11,8 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_curve
 from torchmetrics.functional.classification import binary_auroc, binary_sensitivity_at_specificity, multiclass_auroc
 
-from medsegdiff.downstream.classification.results import roc_curve
-from medsegdiff.downstream.classification.scores import MEASURES, SPECIFICITY, macro_auc, operating_threshold, rank_auc
+from medsegdiff.downstream.classification.scores import MEASURES, SPECIFICITY, operating_threshold
+from medsegdiff.statistics.roc import macro_auc, rank_auc, roc_curve
 
 CASES = range(100)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,37 +14,21 @@ from medsegdiff.generators.joint_diffusion.config import TrainConfig
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "medsegdiff"
 
-BASE = {"errors", "config", "locks", "legacy", "files"}
-MATHS = {"diffusion", "models"}
-
-# Every part (a module or folder of the package; the longest name counts) and the parts below it that it may import.
-# Data and diffusion stand side by side. What is not listed is refused: a new part has to find its place here first.
-MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
-    "config": {"errors"},
-    "locks": {"errors"},
-    "legacy": set(),
-    "files": {"errors", "locks", "legacy"},
-    "diffusion": {"errors"},
-    "models": {"errors", "config", "diffusion"},
-    "data": BASE,
-    "checkpoint": BASE | MATHS,
-    "export": {"errors", "config", "files", "checkpoint"},
-    "generation.draw": {"errors", "diffusion"},  # noise -> pairs, in memory; training looks at its progress with it
-    "generation.leading": {"errors", "config", "diffusion"},  # ... guided as it will be
-    "training": BASE | MATHS | {"data", "checkpoint", "generation.draw", "generation.leading"},
-    "generation": BASE | MATHS | {"data", "checkpoint", "generation.draw", "generation.leading", "training"},
-    "scoring": {"errors", "files"},
-    "segmentation": BASE | {"data", "training", "scoring"},
-    "classification": BASE | {"data", "training", "scoring"},
-    "protocol": BASE | {"data", "training", "scoring", "segmentation", "classification"},
-    "evaluation": BASE
-    | MATHS
-    | {"data", "checkpoint", "training", "scoring", "segmentation", "classification", "protocol"},
-    "cli": {"errors"},
-    "__main__": {"cli"},
-    "quickstart": BASE | {"data", "cli"},
-}
+# The floors of the package, from the bottom up. A part imports parts on lower floors, and on its own floor nothing but
+# itself. A new part has to find its place here first.
+FLOORS = (
+    {"errors"},
+    {"statistics", "engine"},
+    {"features"},
+    {"data"},
+    {"conditioning"},
+    {"generators"},
+    {"synthesis"},
+    {"downstream"},
+    {"evaluation"},
+    {"cli"},
+    {"quickstart", "__main__"},
+)
 SCRIPTS = {
     "prepare_busi_dataset.py": "prepare",
     "train_medsegdiff.py": "train",
@@ -53,20 +38,14 @@ SCRIPTS = {
 }
 
 
-def part_of(module: str) -> str:
-    """The listed part that a module belongs to, the most exact one; its first name where none is listed."""
-    parts = [part for part in MAY_IMPORT if module == part or module.startswith(part + ".")]
-    return max(parts, key=len, default=module.split(".")[0])
-
-
 def modules() -> dict[str, str]:
     """Source text of every module of the package, by its name below it: {"data.records": ...}."""
     files = {path.relative_to(PACKAGE).with_suffix(""): path.read_text() for path in PACKAGE.rglob("*.py")}
     return {".".join(p for p in path.parts if p != "__init__"): text for path, text in files.items()}
 
 
-def imported_parts(source: str) -> set[str]:
-    """Parts of medsegdiff that a source text imports anywhere, also within functions."""
+def imported(source: str) -> set[str]:
+    """Modules of medsegdiff, by their names below it, that a source text imports anywhere, also within functions."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -75,35 +54,56 @@ def imported_parts(source: str) -> set[str]:
             assert node.level == 0, "imports are absolute"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     within = {name.removeprefix("medsegdiff.") for name in names if name.startswith("medsegdiff.")}
-    return {part_of(name) for name in within - {"__version__"}}
+    return within - {"__version__"}
 
 
-def test_imported_parts_sees_every_way_to_import() -> None:
-    """Fails if `imported_parts` looks at the top of a file only, or at `from` imports only."""
-    source = "import medsegdiff.generators.joint_diffusion.backbones.x\ndef f():\n    from medsegdiff import data, __version__\n    import torch\n"
-    assert imported_parts(source) == {"models", "data"}
-    assert imported_parts("from medsegdiff.generation import draw, run") == {"generation.draw", "generation"}
-    assert imported_parts("from medsegdiff.generators.joint_diffusion.sampling import sample_pairs") == {
-        "generation.draw"
-    }
+def part_of(module: str) -> str:
+    """The part of the house that a module belongs to."""
+    return module.split(".")[0]
+
+
+def test_imported_sees_every_way_to_import() -> None:
+    """Damage: `imported` looks at the top of a file only, or at `from` imports only."""
+    source = "import medsegdiff.engine.x\ndef f():\n    from medsegdiff import data, __version__\n    import torch\n"
+    assert imported(source) == {"engine.x", "data"}
 
 
 def test_imports_run_one_way() -> None:
-    """Fails if a file in data/ imports medsegdiff.generators.joint_diffusion.backbones, or diffusion/ imports medsegdiff.config."""
+    """Damage: a file in data/ that imports a generator, or a part without a place among the floors."""
+    floor = {part: number for number, parts in enumerate(FLOORS) for part in parts}
     wrong = []
     for module, source in sorted(modules().items()):
-        allowed = MAY_IMPORT.get(part_of(module), set()) | {part_of(module)}
-        wrong += [f"{module} imports {part}" for part in sorted(imported_parts(source) - allowed)]
+        own = part_of(module)
+        if not own:
+            continue
+        for part in sorted({part_of(name) for name in imported(source)} - {own}):
+            if floor[part] >= floor[own]:
+                wrong.append(f"{module} imports {part}")
     assert wrong == []
 
 
-def test_every_part_has_its_place_and_there_is_no_circle() -> None:
-    """Fails if a new folder appears in the package unlisted, or a part is allowed to import one listed after it."""
-    assert {part_of(module) for module in modules() if module} - set(MAY_IMPORT) == set()
-    seen: set[str] = set()
-    for part, allowed in MAY_IMPORT.items():
-        assert allowed <= seen, f"{part} may import {allowed - seen}, which stands above it"
-        seen.add(part)
+def test_generators_do_not_know_each_other() -> None:
+    """Damage: one generator that imports another one: each is a folder of its own behind `generators.base`."""
+    wrong = []
+    for module, source in modules().items():
+        parts = module.split(".")
+        if parts[0] == "generators" and len(parts) > 2:
+            others = {
+                n for n in imported(source) if n.startswith("generators.") and n.split(".")[1] not in ("base", parts[1])
+            }
+            wrong += [f"{module} imports {name}" for name in sorted(others)]
+    assert wrong == []
+
+
+def test_no_circles() -> None:
+    """Damage: two modules that import each other, within functions or not."""
+    sources = modules()
+    below = {
+        name: {part for found in imported(text) for part in (found, found.rpartition(".")[0]) if part in sources}
+        - {name, ""}
+        for name, text in sources.items()
+    }
+    list(TopologicalSorter(below).static_order())  # raises CycleError, with the circle in its message
 
 
 def test_five_thin_scripts() -> None:

@@ -9,10 +9,11 @@ import timm
 from torch import nn
 
 from medsegdiff.downstream.names import IMAGENET, check_timm_name
-from medsegdiff.downstream.pretrained import failed_download, load_encoder, read_weights
+from medsegdiff.downstream.pretrained import failed_download, load_encoder
 from medsegdiff.downstream.sizes import output_shapes
 from medsegdiff.downstream.weights import load_weights
 from medsegdiff.errors import UserError
+from medsegdiff.features.perceptual.weights import read_weights
 
 DEFAULT_MODEL = "resnet18"
 

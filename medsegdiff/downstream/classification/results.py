@@ -16,12 +16,13 @@ from torch import nn
 
 from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.data.records import SampleRecord
-from medsegdiff.downstream.classification.scores import SPECIFICITY, positive_class, rank_auc
+from medsegdiff.downstream.classification.scores import SPECIFICITY, positive_class
 from medsegdiff.downstream.classification.training import predict_probabilities
 from medsegdiff.downstream.config import SegmentConfig
 from medsegdiff.downstream.summary import ALL
 from medsegdiff.engine.files import write_bytes
 from medsegdiff.errors import UserError
+from medsegdiff.statistics.roc import rank_auc, roc_curve
 
 BINS = 20  # of the histograms
 
@@ -82,17 +83,6 @@ def class_rows(
 def subgroups(rows: Sequence[ClassScore]) -> dict[str, np.ndarray]:
     """Row numbers of all pictures. One class alone has no AUC, so that classes are no subgroups here."""
     return {ALL: np.arange(len(rows))}
-
-
-def roc_curve(values: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """1 - specificity and sensitivity of "positive where value > t" for all t, from (0, 0) to (1, 1).
-
-    `values` (N,) and `positive` (N,) bool with at least one of each. A run of ties is one step, which is slanted.
-    """
-    order = np.argsort(-values, kind="stable")
-    last = np.append(np.diff(values[order]) != 0, True)  # of each run of equal values
-    shares = [np.append(0, np.cumsum(part[order])[last]) / part.sum() for part in (~positive, positive)]
-    return shares[0], shares[1]
 
 
 def draw_roc(path: Path, rows: Sequence[ClassScore]) -> None:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from functools import lru_cache
 
 import numpy as np
+from sklearn.metrics import balanced_accuracy_score
 
-from medsegdiff.statistics.crossed import Columns, Measure
+from medsegdiff.statistics.roc import macro_auc, rank_auc
+from medsegdiff.statistics.runs import Columns, Measure
 
 MALIGNANT = "malignant"
 SPECIFICITY = 0.9  # at which the sensitivity for the positive class is reported
@@ -20,33 +23,6 @@ SPECIFICITY = 0.9  # at which the sensitivity for the positive class is reported
 def positive_class(classes: list[str]) -> str:
     """The class whose sensitivity counts: malignant where there is one, else the last."""
     return MALIGNANT if MALIGNANT in classes else classes[-1]
-
-
-def rank_auc(values: np.ndarray, positive: np.ndarray) -> float:
-    """The probability that a positive has a larger value than a negative, ties counted half; NaN without both.
-
-    That is the area under the ROC curve, and U / (n1 n0) of Mann and Whitney (Hanley and McNeil, Radiology 143, 1982).
-    `values` (N,) and `positive` (N,) bool.
-    """
-    ours, others = values[positive], np.sort(values[~positive])
-    if not len(ours) or not len(others):
-        return math.nan
-    wins = np.searchsorted(others, ours, side="left").sum() + np.searchsorted(others, ours, side="right").sum()
-    return float(wins / (2 * len(ours) * len(others)))
-
-
-def macro_auc(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """AUC of (N, K) probabilities for labels (N,) in 0..K-1: the mean over classes of each against the rest.
-
-    Two classes have one AUC. Classes that are not among the labels do not count; NaN where there is one class only.
-    """
-    count = probabilities.shape[1]
-    if count == 2:
-        return rank_auc(probabilities[:, 1], labels == 1)
-    present = np.unique(labels)
-    if len(present) < 2:
-        return math.nan
-    return float(np.mean([rank_auc(probabilities[:, k], labels == k) for k in present]))
 
 
 def operating_threshold(values: np.ndarray, positive: np.ndarray, specificity: float = SPECIFICITY) -> float:
@@ -91,11 +67,12 @@ def balanced_accuracy(columns: Columns, index: np.ndarray) -> float:
 
     A picture is taken for its most probable class. NaN where there is one class only.
     """
-    labels, number = np.unique(columns["label"][index], return_inverse=True)
-    if len(labels) < 2:
+    labels = columns["label"][index]
+    if len(np.unique(labels)) < 2:
         return math.nan
-    right = columns["predicted"][index] == columns["label"][index]
-    return float(np.mean(np.bincount(number, weights=right) / np.bincount(number)))
+    with warnings.catch_warnings():  # a class that is predicted here and not there does not count
+        warnings.simplefilter("ignore", UserWarning)
+        return float(balanced_accuracy_score(labels, columns["predicted"][index]))
 
 
 def sensitivity_at_specificity(columns: Columns, index: np.ndarray) -> float:

@@ -12,12 +12,13 @@ from torch.nn.functional import cross_entropy
 
 from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.downstream.classification.models import DEFAULT_MODEL, build_classifier
-from medsegdiff.downstream.classification.scores import macro_auc, operating_threshold, positive_class
+from medsegdiff.downstream.classification.scores import operating_threshold, positive_class
 from medsegdiff.downstream.config import SegmentConfig
 from medsegdiff.downstream.sizes import output_shapes
 from medsegdiff.downstream.supervised import SupervisedTrainer
 from medsegdiff.engine.device import autocast
 from medsegdiff.errors import UserError
+from medsegdiff.statistics.roc import macro_auc
 
 PREDICT_BATCH = 32  # pictures predicted together, whatever they were trained in
 # What the cross-entropy may take off the AUC on val, at most: less than one more pair in the right order brings

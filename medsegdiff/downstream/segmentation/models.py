@@ -10,11 +10,12 @@ import segmentation_models_pytorch as smp
 from torch import nn
 
 from medsegdiff.downstream.names import check_timm_name, near_names
-from medsegdiff.downstream.pretrained import failed_download, load_encoder, read_weights
+from medsegdiff.downstream.pretrained import failed_download, load_encoder
 from medsegdiff.downstream.segmentation.madgnet import MADGNet
 from medsegdiff.downstream.sizes import output_shapes
 from medsegdiff.downstream.weights import load_weights
 from medsegdiff.errors import UserError
+from medsegdiff.features.perceptual.weights import read_weights
 
 MADGNET = "madgnet"
 ARCHITECTURES: tuple[str, ...] = tuple(sorted([*smp.MODEL_ARCHITECTURES_MAPPING, MADGNET]))

@@ -16,7 +16,7 @@ from medsegdiff.downstream import rows as scoring_rows
 from medsegdiff.downstream.segmentation.scores import METRICS
 from medsegdiff.downstream.summary import label_subgroups
 from medsegdiff.engine.files import write_bytes
-from medsegdiff.statistics.crossed import Measure, mean_of
+from medsegdiff.statistics.runs import Measure, mean_of
 
 OVERLAY_COLUMNS = 4  # pictures each of the best, the middling and the worst
 # Lesions that cover a smaller share of the picture are "small". A round number near the median of BUSI (0.056 of 633

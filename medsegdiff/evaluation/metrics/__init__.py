@@ -1,1 +1,1 @@
-"""One metric a file; each has a `METRIC` that `medsegdiff.evaluation.context.all_metrics` finds."""
+"""Figures of sets of pictures: functions of arrays, which know nothing of the page."""

@@ -16,6 +16,8 @@ from medsegdiff.data.config import PrepareConfig
 from medsegdiff.data.duplicates import MAX_SHIFT, detail, detail_windows
 from medsegdiff.data.records import SampleSet
 from medsegdiff.errors import require
+from medsegdiff.statistics.bootstrap import centred_interval, equal_subsets, resample_choices
+from medsegdiff.statistics.interval import Interval
 
 SUBSETS = 20  # random choices of as many train pictures as there are held-out ones
 SAME_SCENE = PrepareConfig.duplicate_correlation  # similarity from which `prepare` takes two pictures for one scene
@@ -66,7 +68,7 @@ def copying_test(
         "train": len(train),
         "held_out": len(held_out),
         "compared": min(len(train), len(held_out)),
-        "nearest_to_train": share,
+        "nearest_to_train": share.to_json(),
         "beyond_held_out": float((best > limit).mean()),
         "copies": copies,
         "most_alike": float(best.max()),
@@ -75,16 +77,15 @@ def copying_test(
     }
 
 
-def verdict_of(share: dict[str, float]) -> str:
+def verdict_of(share: Interval) -> str:
     """What the interval of `nearest_share` says."""
-    return "fail" if share["low"] > COPYING else "pass" if share["high"] <= ALLOWED else "too few pictures to decide"
+    return "fail" if share.low > COPYING else "pass" if share.high <= ALLOWED else "too few pictures to decide"
 
 
 def nearest_share(
     to_train: np.ndarray, to_held_out: np.ndarray, groups: Groups, *, bootstrap: int, seed: int
-) -> dict[str, float]:
-    """mean, low, high: share of N pictures nearer to train than to as many held-out ones, by similarities (N, T), (N,
-    H).
+) -> Interval:
+    """Share of N pictures nearer to train than to as many held-out ones, by similarities (N, T), (N, H).
 
     Averaged over random choices of train, with a 95 % bootstrap interval over groups of synthetic and of real pictures:
     chance decides which real pictures are in train, and an interval over synthetic ones alone takes that for copying
@@ -96,48 +97,9 @@ def nearest_share(
     def share(rows: np.ndarray, some_train: np.ndarray, some_held: np.ndarray) -> float:
         return nearer(train[some_train].max(axis=0)[rows], held[some_held].max(axis=0)[rows])
 
-    value = float(np.mean([share(everything, *equally_many(*groups[1:], random)) for _ in range(SUBSETS)]))
-    resampled = np.array([share(*resampled(groups, random)) for _ in range(bootstrap)])
-    # Sampling again loses pictures on both sides alike, and moves the level
-    low, high = (float(v) for v in np.percentile(resampled - resampled.mean() + value, [2.5, 97.5]).clip(0, 1))
-    return {"mean": value, "low": low, "high": high}
-
-
-def whole_groups(
-    rows: np.ndarray, groups: np.ndarray, count: int, random: np.random.Generator, *, again: bool
-) -> np.ndarray:
-    """`count` of the given row numbers: group after group at random, the last one cut; `again`: with replacement.
-
-    `groups` (N,) names the group of every row number. Single pictures would thin near-duplicates out on the side of
-    which fewer are taken, which then shows more scenes with as many pictures.
-    """
-    _, number = np.unique(groups[rows], return_inverse=True)
-    sizes = np.bincount(number)
-    first = np.cumsum(sizes) - sizes  # of each group, in the order of groups
-    resampled = random.integers(len(sizes), size=count) if again else random.permutation(len(sizes))
-    resampled = resampled[: int(np.searchsorted(np.cumsum(sizes[resampled]), count)) + 1]  # no more than are kept
-    before = np.cumsum(sizes[resampled]) - sizes[resampled]
-    places = np.repeat(first[resampled] - before, sizes[resampled])
-    return rows[np.argsort(number, kind="stable")][places + np.arange(len(places))][:count]
-
-
-def resampled(groups: Groups, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row numbers of one resample of synthetic, train and held-out pictures: of the real ones, a new choice of each."""
-    rows = (np.arange(len(groups[0])), *equally_many(groups[1], groups[2], random))
-    synthetic, train, held_out = (
-        whole_groups(r, names, len(r), random, again=True) for r, names in zip(rows, groups, strict=True)
-    )
-    return synthetic, train, held_out
-
-
-def equally_many(
-    train_groups: np.ndarray, held_out_groups: np.ndarray, random: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of as many train as held-out pictures, by the group of each."""
-    sides = (train_groups, held_out_groups)
-    count = min(len(g) for g in sides)
-    train, held_out = (whole_groups(np.arange(len(g)), g, count, random, again=False) for g in sides)
-    return train, held_out
+    value = np.mean([share(everything, *equal_subsets(*groups[1:], random)) for _ in range(SUBSETS)])
+    resampled = np.array([share(*resample_choices(*groups, random)) for _ in range(bootstrap)])
+    return centred_interval(value, resampled).within(0, 1)
 
 
 def nearer(first: np.ndarray, second: np.ndarray) -> float:

@@ -35,12 +35,12 @@ from medsegdiff.engine.optimise import Optimisation
 from medsegdiff.engine.rng import generator
 from medsegdiff.engine.run_folder import Fingerprint, Kind, RunFolder
 from medsegdiff.errors import UserError
-from medsegdiff.evaluation.compare import mean_interval
 from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.privacy.neighbours import limit_of
 from medsegdiff.evaluation.privacy.planted import KINDS, altered
 from medsegdiff.evaluation.reference_models.reference_model import ReferenceModel
 from medsegdiff.evaluation.sets import Pairs
+from medsegdiff.statistics.bootstrap import mean_interval
 
 logger = logging.getLogger(__name__)
 

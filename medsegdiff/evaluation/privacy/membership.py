@@ -24,14 +24,15 @@ from medsegdiff.data.records import SYNTHETIC, SampleRecord, SampleSet
 from medsegdiff.engine.device import autocast, choose_device
 from medsegdiff.engine.rng import generator
 from medsegdiff.errors import UserError
-from medsegdiff.evaluation.compare import statistic_interval
 from medsegdiff.evaluation.config import EvaluateConfig
-from medsegdiff.evaluation.section import Interval
 from medsegdiff.generators.joint_diffusion.checkpoint import ModelCard, find_checkpoint, load_checkpoint
 from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA, encode_sdf
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
 from medsegdiff.generators.joint_diffusion.noise import highest_sigma
+from medsegdiff.statistics.bootstrap import statistic_interval
+from medsegdiff.statistics.interval import Interval
+from medsegdiff.statistics.roc import rank_auc
 
 LEVELS = (0.3, 1.0)  # noise, in standard deviations of the data: one that hides fine detail, one that hides outlines
 FURTHER = 2.0  # ... and, where high noise is taken off smaller pictures, one so many times above where that begins
@@ -151,14 +152,8 @@ def inferred(
     """
     scale = np.maximum(losses.std(axis=0), 1e-12)
     score = -((losses - losses.mean(axis=0)) / scale).mean(axis=1)
-    interval = statistic_interval(lambda rows: auc(score[rows], learnt[rows]), groups, config.bootstrap, config.seed)
-    by_level = {str(level): auc(-losses[:, k], learnt) for k, level in enumerate(levels)}
+    interval = statistic_interval(
+        lambda rows: rank_auc(score[rows], learnt[rows]), groups, config.bootstrap, config.seed
+    )
+    by_level = {str(level): rank_auc(-losses[:, k], learnt) for k, level in enumerate(levels)}
     return Membership(interval, by_level, int(learnt.sum()), int((~learnt).sum()))
-
-
-def auc(score: np.ndarray, positive: np.ndarray) -> float:
-    """Chance that a positive one (N,) has a higher score than another, ties counting half; NaN without both kinds."""
-    if positive.all() or not positive.any():
-        return float("nan")
-    first, second = score[positive][:, None], score[~positive][None]
-    return float((first > second).mean() + 0.5 * (first == second).mean())

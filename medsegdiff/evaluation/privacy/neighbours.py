@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medsegdiff.evaluation.compare import centred_interval
-from medsegdiff.evaluation.privacy.copying import ALLOWED, COPYING, SUBSETS, equally_many, nearer, resampled
-from medsegdiff.evaluation.section import Interval
+from medsegdiff.evaluation.privacy.copying import ALLOWED, COPYING, SUBSETS, nearer
+from medsegdiff.statistics.bootstrap import centred_interval, equal_subsets, resample_choices
+from medsegdiff.statistics.interval import Interval
 
 PERCENTILE = 95  # of held-out -> train similarity, beyond which a synthetic picture counts as a copy
 EXPECTED = 0.05  # share of pictures beyond it without copying
@@ -90,12 +90,12 @@ def statistics(alike: Alike, *, resamples: int, seed: int) -> Statistics:
     everything = np.arange(len(alike.to_train))
     random = np.random.default_rng([seed, SUBSET])
     plain = [
-        _shares(alike, _Rows(everything, *equally_many(alike.train_groups, alike.held_out_groups, random)))
+        _shares(alike, _Rows(everything, *equal_subsets(alike.train_groups, alike.held_out_groups, random)))
         for _ in range(SUBSETS)
     ]
     random = np.random.default_rng([seed, SAMPLE_STREAM])
     groups = (alike.synthetic_groups, alike.train_groups, alike.held_out_groups)
-    resampled = [_shares(alike, _Rows(*resampled(groups, random))) for _ in range(resamples)]
+    resampled = [_shares(alike, _Rows(*resample_choices(*groups, random))) for _ in range(resamples)]
     reported = [
         centred_interval(np.mean([p[k] for p in plain]), np.array([d[k] for d in resampled])).within(lowest, 1.0)
         for k, lowest in enumerate((0.0, 0.0, 0.0, -1.0))

@@ -14,7 +14,6 @@ import numpy as np
 
 from medsegdiff.data.records import SampleSet, content_digest
 from medsegdiff.downstream.checks import check_splits
-from medsegdiff.downstream.classification.scores import macro_auc
 from medsegdiff.downstream.config import SegmentConfig
 from medsegdiff.downstream.tasks import TASKS, settle_names
 from medsegdiff.downstream.train_and_test import (
@@ -28,12 +27,13 @@ from medsegdiff.downstream.train_and_test import (
 from medsegdiff.engine.device import choose_device
 from medsegdiff.engine.settings import fingerprint_of
 from medsegdiff.errors import UserError
-from medsegdiff.evaluation.compare import mean_interval, statistic_interval
 from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.privacy.embedding import RECIPE, fit_embedding
 from medsegdiff.evaluation.reference_models.predictions import class_probabilities, found_masks, mask_agreement
 from medsegdiff.evaluation.reference_models.reference_model import ReferenceModel, ReferenceModels
 from medsegdiff.evaluation.sets import Sets
+from medsegdiff.statistics.bootstrap import mean_interval, statistic_interval
+from medsegdiff.statistics.roc import macro_auc
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from medsegdiff.evaluation.section import Interval, number
+from medsegdiff.statistics.interval import Interval, number
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from medsegdiff import __version__
 from medsegdiff.engine.files import REPORT_FILE, write_bytes, write_json
 from medsegdiff.evaluation.context import Context
 from medsegdiff.evaluation.report.grids import mixed_grids
-from medsegdiff.evaluation.section import Interval, Section, number
+from medsegdiff.evaluation.section import Section
+from medsegdiff.statistics.interval import Interval, number
 
 PAGE_FILE, TABLE_FILE = "report.html", "per_pair.csv"
 

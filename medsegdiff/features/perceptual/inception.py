@@ -10,11 +10,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from medsegdiff.engine.device import choose_device
 from medsegdiff.errors import UserError
-from medsegdiff.evaluation.config import EvaluateConfig
-from medsegdiff.evaluation.context import Context
-from medsegdiff.evaluation.sets import Pairs
 from medsegdiff.features.perceptual.weights import another_network, weights_of
 
 POOLED = 2048  # features that FID and KID compare; the logits that Inception score needs stand behind them
@@ -23,36 +19,26 @@ NETWORK = "Inception v3 as torch-fidelity has it"
 BATCH = 32
 
 
-def inception_features(context: Context, pairs: Pairs) -> np.ndarray:
-    """(N, 2048 + 1008) pooled features and logits (without bias, as the score is defined) of the grey pictures as RGB.
+def inception_features(images: np.ndarray, weights: str, device: torch.device) -> np.ndarray:
+    """(N, 2048 + 1008) pooled features and logits (without bias, as the score is defined) of (N, S, S) uint8 pictures.
 
-    Raises `UserError` where the weights or the package cannot be had.
+    Grey is shown as RGB. Raises `UserError` as `load_inception` does.
     """
-    device = choose_device(context.config.device)
-    network = load_inception(context.config).to(device)
+    network = load_inception(weights).to(device)
     parts = []
-    rows = range(0, len(pairs), BATCH)
     with torch.no_grad():
-        for first in tqdm(rows, "Inception", leave=False, unit="batch"):
-            images = torch.from_numpy(pairs.images[first : first + BATCH, None]).expand(-1, 3, -1, -1)
-            parts.append(torch.cat(network(images.to(device)), dim=1).double().cpu().numpy())
+        for first in tqdm(range(0, len(images), BATCH), "Inception", leave=False, unit="batch"):
+            batch = torch.from_numpy(images[first : first + BATCH, None]).expand(-1, 3, -1, -1)
+            parts.append(torch.cat(network(batch.to(device)), dim=1).double().cpu().numpy())
     return np.concatenate(parts)
 
 
-def check_inception(config: EvaluateConfig) -> None:
-    """Raise `UserError` where Inception weights are asked for and cannot be had."""
-    if config.inception_weights is not None:
-        load_inception(config)
-
-
-def load_inception(config: EvaluateConfig) -> nn.Module:
-    """The network with the weights of `config.inception_weights`, on the CPU, kept for the next call."""
-    assert config.inception_weights is not None
-    return _load(config.inception_weights)
-
-
 @lru_cache(maxsize=1)
-def _load(value: str) -> nn.Module:
+def load_inception(value: str) -> nn.Module:
+    """The network with the weights of a file or a "download", on the CPU, kept for the next call.
+
+    Raises `UserError` where the weights or the package cannot be had.
+    """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
     except ImportError as error:

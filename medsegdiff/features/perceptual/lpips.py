@@ -9,8 +9,6 @@ import torch
 from torch import nn
 from torchvision.models import AlexNet_Weights
 
-from medsegdiff.engine.device import choose_device
-from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.features.perceptual.weights import another_network, weights_of
 
 SETTING = "--lpips_weights"
@@ -19,20 +17,12 @@ URL: str = AlexNet_Weights.IMAGENET1K_V1.url
 BATCH = 32
 
 
-def check_lpips(config: EvaluateConfig) -> None:
-    """Raise `UserError` where weights for LPIPS are asked for and cannot be had."""
-    if config.lpips_weights is not None:
-        _load(config.lpips_weights)
-
-
-def lpips(first: np.ndarray, second: np.ndarray, config: EvaluateConfig) -> np.ndarray:
+def lpips(first: np.ndarray, second: np.ndarray, weights: str, device: torch.device) -> np.ndarray:
     """(N,) LPIPS of (N, S, S) uint8 pictures, grey as RGB: 0 for equal pictures (Zhang et al., CVPR 2018, eq. 1).
 
-    Raises `UserError` where the weights of `config.lpips_weights` cannot be had.
+    Raises `UserError` as `load_lpips` does.
     """
-    assert config.lpips_weights is not None
-    device = choose_device(config.device)
-    network = _load(config.lpips_weights).to(device)
+    network = load_lpips(weights).to(device)
     parts = []
     with torch.no_grad():
         for start in range(0, len(first), BATCH):
@@ -45,7 +35,11 @@ def lpips(first: np.ndarray, second: np.ndarray, config: EvaluateConfig) -> np.n
 
 
 @lru_cache(maxsize=1)
-def _load(value: str) -> nn.Module:
+def load_lpips(value: str) -> nn.Module:
+    """The network with the weights of a file or a "download", kept for the next call.
+
+    Raises `UserError` where the weights cannot be had.
+    """
     # The public function downloads AlexNet in any case, and takes no file
     from torchmetrics.functional.image.lpips import _NoTrainLpips
 

@@ -18,7 +18,7 @@ from medsegdiff.data.pictures import contact_sheet
 from medsegdiff.engine.device import autocast
 from medsegdiff.engine.files import make_folder, write_bytes, write_png
 from medsegdiff.engine.rng import generator
-from medsegdiff.features.lesion_shape import feature_distance, feature_matrix
+from medsegdiff.features.pair_features import feature_distance, feature_matrix
 from medsegdiff.generators.joint_diffusion.codec import PairCodec, encode_sdf
 from medsegdiff.generators.joint_diffusion.config import TrainConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser

@@ -134,8 +134,8 @@ def phases(work: Path) -> dict[str, Any]:
     run("segment", f"--data_dir {work}/combined --output_dir {work}/segmentation --img_size 64 --steps 8 --evals 2 "
         "--batch_size 4 --bootstrap 100 --precision fp32 --device cpu".split())  # fmt: skip
     run("evaluate", f"--real_data {work}/real --synthetic_data {work}/synthetic --output_dir {work}/evaluation "
-        f"{checkpoint} --reference_models_dir {work}/judges --reference_model_steps 10 --embedding_steps 4 --bootstrap 40 "
-        "--precision fp32 --device cpu".split())  # fmt: skip
+        f"{checkpoint} --reference_models_dir {work}/models --reference_model_steps 10 --embedding_steps 4 "
+        "--bootstrap 40 --precision fp32 --device cpu".split())  # fmt: skip
     best = work / "checkpoints" / "best_model.safetensors"
     return {
         "prepare": pairs(work / "real"),

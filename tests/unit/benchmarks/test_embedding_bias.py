@@ -60,7 +60,7 @@ def test_no_picture_is_scored_by_an_embedding_that_learnt_it(benchmark: Any, mon
     assert len(sizes) == 4  # nothing made anew
     lines = page.table(found)
     assert lines[0].endswith("| noised and denoised | cropped | short | long |")
-    means = [f"{found[4]['shares'][name]['mean']:.3f} [" for name in sets]
+    means = [f"{found[4]['shares'][name]['value']:.3f} [" for name in sets]
     assert [len(row["alone"]["short"]) for row in found] == [4] * 5
     assert [cell.strip()[:7] for cell in lines[-1].split("|")[-3:-1]] == [text[:7] for text in means]
     assert [float(cell) for cell in lines[-1].split("|")[4:10]] == pytest.approx(

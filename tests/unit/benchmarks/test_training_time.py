@@ -10,7 +10,7 @@ import pytest
 from medsegdiff.engine.files import write_json
 
 SHARE = {"value": 0.5, "low": 0.4, "high": 0.6}
-MEAN = {"mean": 0.5, "low": 0.4, "high": 0.6}
+MEAN = {"value": 0.5, "low": 0.4, "high": 0.6}
 
 
 def left_by_phases(run: Path, minutes: float, share: float) -> Path:

@@ -30,7 +30,7 @@ def test_planted_copies_fail() -> None:
     copies = [np.ascontiguousarray(np.clip(0.8 * p[:, ::-1] + 20, 0, 255).astype(np.uint8)) for p in train[:20]]
     result = copying_test(copies, train, held_out, bootstrap=500, seed=0)
     assert result["verdict"] == "fail"
-    assert result["nearest_to_train"]["mean"] > 0.95
+    assert result["nearest_to_train"]["value"] > 0.95
     assert result["beyond_held_out"] == 1.0
 
 
@@ -49,7 +49,7 @@ def test_unrelated_pictures_are_as_near_to_either_set() -> None:
     """Damage: compare with all of train instead of as many as there are held-out pictures."""
     result = copying_test(textures(150, 3), textures(90, 4), textures(30, 5), bootstrap=500, seed=0)
     share = result["nearest_to_train"]
-    assert abs(share["mean"] - 0.5) < 0.12
+    assert abs(share["value"] - 0.5) < 0.12
     assert share["low"] < 0.5 < share["high"]
     assert result["compared"] == 30
     assert result["beyond_held_out"] < 0.2
@@ -77,8 +77,8 @@ def test_near_duplicates_are_taken_together() -> None:
     rng, kinds = np.random.default_rng(0), np.arange(40)
     of_kind = rng.normal(size=(200, 40))  # similarity to scenes; those of train come four times, of held-out once
     to_train, groups = np.repeat(rng.normal(size=(200, 40)), 4, axis=1), (np.arange(200), np.repeat(kinds, 4), kinds)
-    together = nearest_share(to_train, of_kind, groups, bootstrap=50, seed=0)["mean"]
-    alone = nearest_share(to_train, of_kind, (groups[0], np.arange(160), kinds), bootstrap=50, seed=0)["mean"]
+    together = nearest_share(to_train, of_kind, groups, bootstrap=50, seed=0).value
+    alone = nearest_share(to_train, of_kind, (groups[0], np.arange(160), kinds), bootstrap=50, seed=0).value
     assert together < 0.3  # ten scenes against forty
     assert alone > together + 0.1
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from medsegdiff.downstream.classification.results import ClassScore, draw_roc, subgroups
-from medsegdiff.downstream.classification.scores import MEASURES, macro_auc, operating_threshold, positive_class
+from medsegdiff.downstream.classification.scores import MEASURES, operating_threshold, positive_class
 from medsegdiff.downstream.rows import columns, read_rows, write_rows
-from medsegdiff.statistics.crossed import interval
+from medsegdiff.statistics.roc import macro_auc
+from medsegdiff.statistics.runs import interval
 
 # label, probability of malignant; the threshold is 0.55
 PICTURES = [
@@ -87,8 +88,8 @@ def test_interval_of_an_auc() -> None:
     """Six pictures: resamples of one class are left out. Fails if such a resample raises, or counts as 0."""
     table = rows(PICTURES)
     found = interval([columns(table)], MEASURES["auc"], [row.group for row in table], 200, seed=0)
-    assert found.mean == pytest.approx(6 / 9)
-    assert 0 <= found.low < found.mean < found.high <= 1
+    assert found.value == pytest.approx(6 / 9)
+    assert 0 <= found.low < found.value < found.high <= 1
     assert {name: index.tolist() for name, index in subgroups(table).items()} == {"all": [0, 1, 2, 3, 4, 5]}
 
 

@@ -13,10 +13,10 @@ import torch
 from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.data.records import SampleRecord
 from medsegdiff.downstream.classification.results import score_pairs
-from medsegdiff.downstream.classification.scores import rank_auc
 from medsegdiff.downstream.classification.training import ClassificationTrainer, build_network, predict_probabilities
 from medsegdiff.downstream.config import SegmentConfig
 from medsegdiff.errors import UserError
+from medsegdiff.statistics.roc import rank_auc
 
 CLASSES = ["benign", "malignant"]
 SIDE = 32

@@ -150,7 +150,7 @@ def test_outputs(finished: tuple[SegmentConfig, dict[str, Any]]) -> None:
     assert list(rows[0]) == ["id", "group", "label", "area", "dice", "iou", "sensitivity", "precision", "hd95"]
     stored = json.loads((output / "scores.json").read_text())
     assert stored["pairs"] == {"train": 12, "val": 6, "test": 6}
-    assert stored["test"]["all"]["dice"]["mean"] == pytest.approx(np.mean([float(row["dice"]) for row in rows]))
+    assert stored["test"]["all"]["dice"]["value"] == pytest.approx(np.mean([float(row["dice"]) for row in rows]))
     assert (stored["img_size"], stored["steps"]) == (32, 20)
     assert (output / "overlays.png").stat().st_size > 10_000
     table = format_results(results)
@@ -175,9 +175,9 @@ def test_baseline_is_compared_image_by_image(
     config = settings(data, tmp_path / "seg", seed=1, steps=4, evals=2, baseline=finished[0].output_dir)
     results = segment(config)
     cell = results["comparison"]["subgroups"]["malignant"]["dice"]
-    means = [r["test"]["malignant"]["dice"]["mean"] for r in (results, finished[1])]
+    means = [r["test"]["malignant"]["dice"]["value"] for r in (results, finished[1])]
     assert [cell["run"], cell["baseline"]] == pytest.approx(means)
-    assert cell["difference"]["mean"] == pytest.approx(means[0] - means[1])
+    assert cell["difference"]["value"] == pytest.approx(means[0] - means[1])
     assert json.loads((tmp_path / "seg" / "comparison.json").read_text()) == results["comparison"]
     assert "paired by image" in format_results(results)
 

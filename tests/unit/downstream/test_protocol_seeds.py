@@ -14,7 +14,7 @@ import torch
 from small_runs import settings, write_stu
 
 from medsegdiff.data.dataset import load_tensors
-from medsegdiff.data.records import SampleSet
+from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.data.sampling import real_samples, sample_gradual
 from medsegdiff.downstream.benchmark import format_results, segment
 from medsegdiff.downstream.config import SegmentConfig
@@ -40,7 +40,7 @@ def test_every_seed_is_a_run_of_its_own(repeated: tuple[SegmentConfig, dict[str,
     alone = segment(dataclasses.replace(config, seeds=None, seed=5, output_dir=str(tmp_path / "alone")))
     stored = json.loads((Path(config.output_dir) / "seed_5" / "scores.json").read_text())
     assert stored["test"] == alone["test"]
-    assert results["test_by_run"]["all"]["dice"][1] == alone["test"]["all"]["dice"]["mean"]
+    assert results["test_by_run"]["all"]["dice"][1] == alone["test"]["all"]["dice"]["value"]
     assert results["runs"] == ["seed_3", "seed_5"]
 
 
@@ -48,7 +48,7 @@ def test_mean_is_that_of_the_seeds(repeated: tuple[SegmentConfig, dict[str, Any]
     """Fails if the scores above are those of the last seed, or a table leaves the seeds out."""
     config, results = repeated
     cell = results["test"]["all"]["dice"]
-    assert cell["mean"] == pytest.approx(np.mean(results["test_by_run"]["all"]["dice"]))
+    assert cell["value"] == pytest.approx(np.mean(results["test_by_run"]["all"]["dice"]))
     assert cell["runs"] == 2
     assert json.loads((Path(config.output_dir) / "scores.json").read_text())["test"] == results["test"]
     assert all(name in format_results(results) for name in ("seed_3", "seed_5"))
@@ -79,7 +79,7 @@ def test_compared_with_repeated_runs(repeated: tuple[SegmentConfig, dict[str, An
     config, _ = repeated
     results = segment(dataclasses.replace(config, baseline=config.output_dir))
     cell = results["comparison"]["subgroups"]["all"]["dice"]
-    assert cell["difference"]["mean"] == pytest.approx(0)
+    assert cell["difference"]["value"] == pytest.approx(0)
     assert cell["run"] == cell["baseline"]
     assert results["comparison"]["other_settings"] == []
 
@@ -165,10 +165,11 @@ def test_gradual_mixing_needs_both_kinds(ellipses: SampleSet, tmp_path: Path) ->
 
 
 def test_steps_are_a_matter_of_the_recipe() -> None:
-    """Fails if the number of pairs, or of classes, decides how long an arm trains."""
-    assert total_steps(SegmentConfig("d")) == 600
-    assert total_steps(SegmentConfig("d", steps=7)) == 7
-    assert total_steps(SegmentConfig("d", epochs=50, batch_size=8)) == 2400
+    """Fails if the number of pairs decides how long an arm trains where no epochs are asked for."""
+    assert total_steps(SegmentConfig("d"), 100) == 600
+    assert total_steps(SegmentConfig("d", steps=7), 100) == 7
+    assert total_steps(SegmentConfig("d", epochs=50, batch_size=8), 100) == 625
+    assert total_steps(SegmentConfig("d", epochs=3, batch_size=8), 3) == 2
 
 
 def test_pictures_grow(ellipses: SampleSet) -> None:
@@ -190,13 +191,12 @@ def test_epochs_and_steps_are_not_both_given(ellipses: SampleSet, tmp_path: Path
         segment(settings(ellipses.root, tmp_path / "out", epochs=2))
 
 
-def test_the_same_number_of_steps_is_the_same_run(
-    repeated: tuple[SegmentConfig, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Said in epochs: finished at once. Fails if the words count, not the number of steps."""
-    config, results = repeated
-    monkeypatch.setattr("medsegdiff.downstream.train_and_test.EPOCH_PAIRS", 8)
-    assert segment(dataclasses.replace(config, steps=None, epochs=1))["test"] == results["test"]
+def test_epochs_are_passes_over_the_train_split(repeated: tuple[SegmentConfig, dict[str, Any]]) -> None:
+    """Fails if an epoch is a fixed number of pairs, whatever the data set holds."""
+    config, _ = repeated
+    pairs = len(read_samples(Path(config.data_dir)).select("train"))
+    with pytest.raises(UserError, match=f"steps: 2 -> {-(-3 * pairs // config.batch_size)}"):
+        segment(dataclasses.replace(config, steps=None, epochs=3))
 
 
 def without_config(results: dict[str, Any]) -> dict[str, Any]:

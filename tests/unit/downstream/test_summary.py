@@ -17,7 +17,7 @@ from medsegdiff.downstream.summary import (
     summarise,
     summary_lines,
 )
-from medsegdiff.statistics.crossed import Columns, Measure, mean_of
+from medsegdiff.statistics.runs import Columns, Measure, mean_of
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ def test_label_subgroups() -> None:
 def test_summary_by_hand() -> None:
     """Means over two runs and the pictures of a subgroup. Fails if subgroups index each run in its own order."""
     found = summarise([FIRST, SECOND], MEASURES, SUBGROUPS, 50, seed=0)
-    assert found["all"]["dice"]["mean"] == pytest.approx(0.5)
-    assert found["tail"]["dice"]["mean"] == pytest.approx((0.4 + 0.9 + 0.4 + 0.7) / 4)
+    assert found["all"]["dice"]["value"] == pytest.approx(0.5)
+    assert found["tail"]["dice"]["value"] == pytest.approx((0.4 + 0.9 + 0.4 + 0.7) / 4)
     assert found["last"]["hd95"] == pytest.approx(
-        {"mean": 80, "low": 70, "high": 90, "n": 1, "runs": 2, "undefined": 0}
+        {"value": 80, "low": 70, "high": 90, "n": 1, "runs": 2, "undefined": 0}
     )
-    assert found["all"]["spread"]["mean"] == pytest.approx((0.7 + 0.3) / 2)
+    assert found["all"]["spread"]["value"] == pytest.approx((0.7 + 0.3) / 2)
     assert found["tail"]["spread"]["undefined"] == pytest.approx(0.5, abs=0.2)
     assert "spread" not in found["last"]
 
@@ -92,9 +92,9 @@ def test_comparison_is_paired_by_id() -> None:
     found = compare([better], [FIRST], MEASURES, {"all": np.arange(3), "first": np.array([0])}, 50, seed=0)
     cell = found["all"]["dice"]
     assert [cell["run"], cell["baseline"]] == pytest.approx([0.6, 0.5])
-    assert [cell["difference"][key] for key in ("mean", "low", "high")] == pytest.approx([0.1] * 3)
+    assert [cell["difference"][key] for key in ("value", "low", "high")] == pytest.approx([0.1] * 3)
     assert (cell["difference"]["n"], cell["difference"]["runs"]) == (3, 1)
-    assert cell["ratio"]["mean"] == pytest.approx(1.2)
+    assert cell["ratio"]["value"] == pytest.approx(1.2)
     assert 1 / 0.9 - 1e-9 <= cell["ratio"]["low"] < 1.2 < cell["ratio"]["high"] <= 1.5 + 1e-9
     assert found["first"]["dice"]["run"] == pytest.approx(0.5)
     assert "spread" not in found["first"]
@@ -113,7 +113,7 @@ def test_other_pictures_are_refused() -> None:
 
 def cell_of(mean: float, low: float, high: float, undefined: float = 0.0) -> dict[str, float]:
     """An interval as `summarise` says it."""
-    return {"mean": mean, "low": low, "high": high, "n": 7, "runs": 2, "undefined": undefined}
+    return {"value": mean, "low": low, "high": high, "n": 7, "runs": 2, "undefined": undefined}
 
 
 def test_summary_table() -> None:

@@ -13,8 +13,8 @@ from medsegdiff.data.records import SampleRecord, SampleSet
 from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.context import Context
 from medsegdiff.evaluation.reference_models.reference_model import ReferenceModel, ReferenceModels
-from medsegdiff.evaluation.section import Interval
 from medsegdiff.evaluation.sets import Pairs, Sets
+from medsegdiff.statistics.interval import Interval
 
 SIZE = 64
 CLASSES = ("benign", "malignant")

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from evaluation_sets import context, sampled, three_sets
 
-from medsegdiff.evaluation.metrics.agreement import run
+from medsegdiff.evaluation.sections.agreement import run
 
 
 def test_pairs_of_the_real_kind_pass() -> None:
@@ -72,14 +72,14 @@ def test_one_class_and_few_pairs_are_reported() -> None:
         assert expected in section.skipped
     assert len(section.per_pair["class_probability"]) == 3
     one = run(context(three_sets(sampled(5, 3, "synthetic", ("benign",)), classes=("benign",))))
-    assert list(one.values["classes"]["synthetic"]) == ["benign reported as benign"]
+    assert list(one.values["classes"]["synthetic"]) == ["benign classified as benign"]
 
 
 def test_a_class_of_few_pictures_has_no_figure() -> None:
     """Fails if the share or the AUC of four malignant pictures is reported, or left out without a word."""
     section = run(context(three_sets(sampled(9, 3, "synthetic"))))
-    assert list(section.values["classes"]["synthetic"]) == ["benign reported as benign"]
-    assert list(section.values["classes"]["held_out"]) == ["benign reported as benign"]
+    assert list(section.values["classes"]["synthetic"]) == ["benign classified as benign"]
+    assert list(section.values["classes"]["held_out"]) == ["benign classified as benign"]
     reported = [line for line in section.skipped if "classes" in line]
     assert reported[0].startswith("Agreement of classes, malignant: 4 synthetic, 20 real held-out pictures")
     assert reported[1].startswith("AUC of the classes")

@@ -22,12 +22,9 @@ from torch import Tensor, nn
 
 from medsegdiff.data.records import SampleSet
 from medsegdiff.errors import UserError
-from medsegdiff.evaluation.compare import Comparison, Sample
 from medsegdiff.evaluation.context import Context
-from medsegdiff.evaluation.metrics.distances import METRIC, run
-from medsegdiff.evaluation.reference_models.encoder import COMPONENTS, encoder_features
-from medsegdiff.evaluation.section import Interval, Section
-from medsegdiff.evaluation.set_distances import (
+from medsegdiff.evaluation.encoder import COMPONENTS, encoder_features
+from medsegdiff.evaluation.metrics.set_distances import (
     between_rows,
     compared,
     frechet_distance,
@@ -36,9 +33,12 @@ from medsegdiff.evaluation.set_distances import (
     neighbours,
     polynomial_kernel,
 )
+from medsegdiff.evaluation.section import Section
+from medsegdiff.evaluation.sections.distances import METRIC, radiomic_features, run
 from medsegdiff.evaluation.sets import Pairs, Sets
 from medsegdiff.features.perceptual import inception
-from medsegdiff.features.radiomics import radiomics
+from medsegdiff.statistics.comparisons import Comparison, Sample
+from medsegdiff.statistics.interval import Interval
 
 Report = Callable[..., tuple[Section, dict[str, Any]]]  # of what the fixture `reported` returns
 RANDOM = np.random.default_rng(7)
@@ -201,7 +201,7 @@ def reported() -> Report:
     """What the metric says of synthetic pairs, and its radiomic figures of all; real ones are measured once."""
     base = with_encoder(context(three_sets()))
     for which in ("train", "held_out"):
-        base.features("radiomics", radiomics, which)
+        base.features("radiomics", radiomic_features, which)
         base.features("encoder", encoder_features, which)
 
     def report(own: Pairs, **changes: Any) -> tuple[Section, dict[str, Any]]:
@@ -324,7 +324,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
     path.write_bytes(saved(network.state_dict()))
     yield path
-    inception._load.cache_clear()  # a hundred megabytes
+    inception.load_inception.cache_clear()  # a hundred megabytes
 
 
 def saved(content: object) -> bytes:
@@ -338,11 +338,11 @@ def test_inception_features_come_from_the_file(weights: Path) -> None:
     """Fails if weights of a file are not what the network has, or logits stand where features belong."""
     c = context(three_sets(), inception_weights=str(weights), device="cpu")
     METRIC.check(c.config, SampleSet(Path(), (), {}))
-    network = inception.load_inception(c.config)
+    network = inception.load_inception(str(weights))
     stored = torch.load(weights, weights_only=True)
     assert all(torch.equal(value, stored[name]) for name, value in network.state_dict().items())
     pairs = c.sets.held_out.rows([0, 1])
-    found = inception.inception_features(c, pairs)
+    found = inception.inception_features(pairs.images, str(weights), torch.device("cpu"))
     assert found.shape == (2, 2048 + 1008)
     # Features come first: the logits are those of them
     logits = found[:, :2048] @ stored["fc.weight"].double().numpy().T
@@ -360,7 +360,7 @@ def test_fid_kid_and_inception_score_bear_their_names(monkeypatch: pytest.Monkey
         logits[np.arange(len(pairs)), np.arange(len(pairs)) % 4] = 100
         return np.concatenate([random.normal(size=(len(pairs), 2048)), logits], axis=1)
 
-    monkeypatch.setattr("medsegdiff.evaluation.metrics.distances.inception_features", features)
+    monkeypatch.setattr("medsegdiff.evaluation.sections.distances._inception", features)
     few = sampled(20, 1, "few", ("benign",))
     section = run(context(Sets(few, few, few, ("benign",), SIZE), inception_weights="file", bootstrap=3))
     table = section.tables[-2]
@@ -376,7 +376,7 @@ def test_weights_that_cannot_be_had_are_reported_in_a_line(tmp_path: Path, monke
     from torch_fidelity import feature_extractor_inceptionv3 as package
 
     def check(value: str) -> str:
-        inception._load.cache_clear()
+        inception.load_inception.cache_clear()
         with pytest.raises(UserError) as error:
             METRIC.check(context(three_sets(), inception_weights=value).config, SampleSet(Path(), (), {}))
         return str(error.value)

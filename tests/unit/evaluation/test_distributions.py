@@ -5,18 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medsegdiff.evaluation.compare import Sample
-from medsegdiff.evaluation.distributions import (
-    column_distances,
-    difference_of_means,
-    holm,
-    missing,
-    preserved,
-    same_distribution,
-    spread,
-    together,
-)
-from medsegdiff.evaluation.section import Interval
+from medsegdiff.evaluation.metrics.distributions import column_distances, missing, preserved, spread, together
+from medsegdiff.statistics.comparisons import Sample, difference_of_means, holm, same_distribution
+from medsegdiff.statistics.interval import Interval
 
 
 def sample(values: object, groups: object = None) -> Sample:

@@ -11,12 +11,13 @@ import torch
 from evaluation_sets import context, sampled, three_sets
 from scipy.ndimage import gaussian_filter
 
-from medsegdiff.evaluation.compare import mean_interval
-from medsegdiff.evaluation.metrics import diversity
-from medsegdiff.evaluation.metrics.diversity import _similarity, ms_ssim, random_pairs, repeated, run
+from medsegdiff.evaluation.metrics.set_distances import kernel_distance, polynomial_kernel
+from medsegdiff.evaluation.metrics.similarity import ms_ssim, random_pairs
 from medsegdiff.evaluation.section import Section
-from medsegdiff.evaluation.set_distances import kernel_distance, polynomial_kernel
+from medsegdiff.evaluation.sections import diversity
+from medsegdiff.evaluation.sections.diversity import _similarity, repeated, run
 from medsegdiff.evaluation.sets import Pairs
+from medsegdiff.statistics.bootstrap import mean_interval
 
 
 @pytest.fixture(autouse=True)

@@ -15,18 +15,18 @@ from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.records import SYNTHETIC, SampleSet
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.config import EvaluateConfig
-from medsegdiff.evaluation.metrics.privacy import run
 from medsegdiff.evaluation.privacy.membership import (
     LEVELS,
     Membership,
-    auc,
     check_checkpoint,
     denoising_losses,
     inferred,
     levels_of,
     membership,
 )
+from medsegdiff.evaluation.sections.privacy import run
 from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint
+from medsegdiff.statistics.roc import rank_auc
 
 COUNTS = {"train": 12, "val": 6, "test": 6}  # of each class
 
@@ -51,8 +51,8 @@ def checkpoint_of(pairs: SampleSet, path: Path) -> Path:
 
 def test_auc_by_hand() -> None:
     """Fails if a tie counts as a whole, the direction is turned, or a missing side is not reported."""
-    assert auc(np.array([3.0, 1.0, 2.0, 1.0]), np.array([True, True, False, False])) == pytest.approx(2.5 / 4)
-    assert np.isnan(auc(np.array([1.0, 2.0]), np.array([True, True])))
+    assert rank_auc(np.array([3.0, 1.0, 2.0, 1.0]), np.array([True, True, False, False])) == pytest.approx(2.5 / 4)
+    assert np.isnan(rank_auc(np.array([1.0, 2.0]), np.array([True, True])))
 
 
 def test_low_losses_mean_learnt_and_levels_count_alike() -> None:

@@ -14,8 +14,8 @@ from evaluation_sets import CLASSES, SIZE, context, sampled
 from medsegdiff.data.records import SYNTHETIC, SampleSet, write_sample, write_samples
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.context import Context
-from medsegdiff.evaluation.metrics.paired import METRIC, match, run
 from medsegdiff.evaluation.section import Section
+from medsegdiff.evaluation.sections.paired import METRIC, match, run
 from medsegdiff.evaluation.sets import Pairs, Sets, load_pairs
 from medsegdiff.features.perceptual import lpips as network
 
@@ -196,7 +196,7 @@ def test_lpips_uses_the_weights_of_the_file(real: SampleSet, weights: Path) -> N
     assert figure["baseline"]["low"] > 1e-4
     assert not any("LPIPS" in line for line in section.skipped)
     stored = torch.load(weights, weights_only=True)
-    own = dict(network._load(c.config.lpips_weights or "").named_parameters())
+    own = dict(network.load_lpips(c.config.lpips_weights or "").named_parameters())
     assert torch.equal(own["net.slice3.6.weight"], stored["features.6.weight"])
 
 
@@ -206,7 +206,7 @@ def test_lpips_weights_that_cannot_be_had_are_reported_in_a_line(
     """Fails if a bad file or a lost connection ends in a traceback, or is reported under another setting's name."""
 
     def check(value: str) -> str:
-        network._load.cache_clear()
+        network.load_lpips.cache_clear()
         with pytest.raises(UserError) as error:
             METRIC.check(
                 context(Sets(*[sampled(2, 1, "x")] * 3, CLASSES, SIZE), lpips_weights=value).config,

@@ -14,17 +14,17 @@ from test_embedding import PIXELS, textures
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS
 from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.context import Context
-from medsegdiff.evaluation.metrics import privacy
-from medsegdiff.evaluation.metrics.privacy import fine_detail, run
 from medsegdiff.evaluation.privacy import audit as audit_module
 from medsegdiff.evaluation.privacy.audit import audit, controls
-from medsegdiff.evaluation.privacy.copying import similarity, whole_groups
+from medsegdiff.evaluation.privacy.copying import similarity
 from medsegdiff.evaluation.privacy.leaks import find_leaks
 from medsegdiff.evaluation.privacy.neighbours import Alike, Statistics, statistics
 from medsegdiff.evaluation.privacy.planted import KINDS, altered
 from medsegdiff.evaluation.reference_models.reference_model import ReferenceModels
-from medsegdiff.evaluation.section import Interval
+from medsegdiff.evaluation.sections import privacy
+from medsegdiff.evaluation.sections.privacy import fine_detail, run
 from medsegdiff.evaluation.sets import Pairs, Sets
+from medsegdiff.statistics.interval import Interval
 
 HOW = {"resamples": 100, "seed": 0}
 
@@ -98,17 +98,6 @@ def test_equally_many_real_pictures_are_compared() -> None:
     assert reported.compared == 30
     assert (found.to_train.max(axis=1) > found.to_held_out.max(axis=1)).mean() > 0.7
     assert reported.outcome != "fail"
-
-
-def test_whole_groups_are_drawn() -> None:
-    """Fails if single pictures are sampled, which thins near-duplicates out on one side only."""
-    groups = np.repeat(np.arange(10), 4)
-    for again in (False, True):
-        sampled = whole_groups(np.arange(40), groups, 20, np.random.default_rng(0), again=again)
-        blocks = groups[sampled].reshape(5, 4)
-        assert np.all(blocks == blocks[:, :1])
-        assert len(sampled) == 20
-    assert len(np.unique(whole_groups(np.arange(40), groups, 40, np.random.default_rng(0), again=False))) == 40
 
 
 def test_samples_for_one_mask_are_drawn_together() -> None:

@@ -14,14 +14,15 @@ from evaluation_sets import context
 from test_privacy import HOW, texture_sets
 
 from medsegdiff.data.records import SampleSet
-from medsegdiff.evaluation.metrics import privacy
-from medsegdiff.evaluation.metrics.privacy import missed_kinds, run
 from medsegdiff.evaluation.privacy.audit import Audit, Found, alarm, audit
 from medsegdiff.evaluation.privacy.leaks import find_leaks
 from medsegdiff.evaluation.privacy.learnt import Learnt, compare_learnt
 from medsegdiff.evaluation.privacy.planted import KINDS
-from medsegdiff.evaluation.section import Interval, Verdict
+from medsegdiff.evaluation.section import Verdict
+from medsegdiff.evaluation.sections import privacy
+from medsegdiff.evaluation.sections.privacy import missed_kinds, run
 from medsegdiff.evaluation.sets import Pairs, Sets
+from medsegdiff.statistics.interval import Interval
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,8 @@ from medsegdiff.engine.files import REPORT_FILE
 from medsegdiff.evaluation.drawing import png
 from medsegdiff.evaluation.report.grids import mixed_grids
 from medsegdiff.evaluation.report.write import PAGE_FILE, TABLE_FILE, write_report
-from medsegdiff.evaluation.section import Figure, Interval, Section, Table, Verdict
+from medsegdiff.evaluation.section import Figure, Section, Table, Verdict
+from medsegdiff.statistics.interval import Interval
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

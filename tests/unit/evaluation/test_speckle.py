@@ -12,7 +12,7 @@ from evaluation_sets import context, sampled, three_sets
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import brentq
 
-from medsegdiff.evaluation.metrics.speckle import run
+from medsegdiff.evaluation.sections.speckle import run
 from medsegdiff.evaluation.sets import Pairs
 from medsegdiff.features.speckle import (
     BANDS,

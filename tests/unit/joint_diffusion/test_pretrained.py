@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from medsegdiff.downstream.pretrained import load_encoder, read_weights
+from medsegdiff.downstream.pretrained import load_encoder
 from medsegdiff.errors import UserError
+from medsegdiff.features.perceptual.weights import read_weights
 
 
 def colour_net(seed: int) -> nn.Module:

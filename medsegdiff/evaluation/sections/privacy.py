@@ -20,8 +20,9 @@ from medsegdiff.evaluation.privacy.learnt import Learnt, compare_learnt
 from medsegdiff.evaluation.privacy.membership import check_checkpoint, made_by_another, membership
 from medsegdiff.evaluation.privacy.neighbours import ALLOWED, COPYING, EXPECTED
 from medsegdiff.evaluation.privacy.planted import KINDS
-from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
+from medsegdiff.evaluation.section import Cell, Figure, Section, Table, Verdict
 from medsegdiff.evaluation.sets import Pairs
+from medsegdiff.statistics.interval import Interval, json_fields, number
 
 FEWEST_SYNTHETIC, FEWEST_REAL = 10, 20  # pictures below which nothing is reported of neighbours
 FINER = 10  # times as many resamples as elsewhere: ends of 200 wander by 0.01, and a verdict hangs on them
@@ -158,7 +159,7 @@ def _report_statistics(section: Section, audits: dict[str, Audit]) -> None:
     )
     section.tables.append(Table("Nearest real images", ["figure", *reported, "without copying"], rows, note))
     for name, s in reported.items():
-        section.values[name.replace(" ", "_")] = dataclasses.asdict(s) | {
+        section.values[name.replace(" ", "_")] = json_fields(s) | {
             "outcome": s.outcome,
             "unmistakable": audits[name].unmistakable,
         }
@@ -300,7 +301,7 @@ def _report_membership(section: Section, context: Context) -> None:
     if isinstance(found, str):
         section.skipped.append(found)
         return
-    values: dict[str, Any] = dataclasses.asdict(found)
+    values: dict[str, Any] = json_fields(found)
     section.values["membership"] = values
     section.text.append(
         f"Membership inference from the checkpoint: whether the generator learnt an image can be distinguished from "

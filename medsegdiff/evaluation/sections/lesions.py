@@ -9,26 +9,23 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure as Plot
 
-from medsegdiff.evaluation.compare import Comparison, Sample
 from medsegdiff.evaluation.context import SETS, TITLES, Context, Metric
-from medsegdiff.evaluation.distributions import (
+from medsegdiff.evaluation.drawing import png
+from medsegdiff.evaluation.metrics.distributions import (
     MIN_PICTURES,
-    cells,
     column,
     column_distances,
-    difference_of_means,
     excess,
-    holm,
     missing,
     preserved,
-    same_distribution,
     spread,
     together,
 )
-from medsegdiff.evaluation.drawing import png
-from medsegdiff.evaluation.lesions import DESCRIPTORS, NAMES, Descriptor, descriptor_matrix
-from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, number
+from medsegdiff.evaluation.section import Cell, Figure, Section, Table, cells
 from medsegdiff.evaluation.sets import Pairs
+from medsegdiff.features.lesion_shape import DESCRIPTORS, NAMES, Descriptor, descriptor_matrix
+from medsegdiff.statistics.comparisons import Comparison, Sample, difference_of_means, holm, same_distribution
+from medsegdiff.statistics.interval import Interval, number
 
 NAMED = 3  # characteristics that the text names as the farthest off
 OUTCOMES = ("kept (weaker)", "lost", "reversed", "too few pictures to decide")  # that the text says by name
@@ -69,7 +66,7 @@ def run(context: Context) -> Section:
 
 
 def _space(_: Context, pairs: Pairs) -> np.ndarray:
-    return descriptor_matrix(pairs)
+    return descriptor_matrix(pairs.images, pairs.masks, pairs.aspects)
 
 
 def _samples(context: Context, label: str) -> list[Sample]:
@@ -147,8 +144,8 @@ def _values(line: _Line) -> dict[str, Any]:
     return {
         "real_mean": line.real,
         "synthetic_mean": line.synthetic,
-        "distance": vars(found.synthetic) if found else None,
-        "baseline": vars(found.baseline) if found else None,
+        "distance": found.synthetic.to_json() if found else None,
+        "baseline": found.baseline.to_json() if found else None,
         "n": found.n if found else None,
         "ks_p_holm": line.p,
     }
@@ -203,7 +200,7 @@ def _class_differences(context: Context, section: Section, samples: dict[str, li
             real, synthetic = (difference_of_means(one, other, **context.resampling) for one, other in sides)
             outcome = preserved(real, synthetic)
             rows.append([f"{descriptor.title} ({descriptor.unit})", real, synthetic, outcome])
-            reported[descriptor.name] = {"real": vars(real), "synthetic": vars(synthetic), "outcome": outcome}
+            reported[descriptor.name] = {"real": real.to_json(), "synthetic": synthetic.to_json(), "outcome": outcome}
         if not rows:
             section.skipped.append(f"Difference of {second} and {first}: fewer than {MIN_PICTURES} pictures of one.")
             continue

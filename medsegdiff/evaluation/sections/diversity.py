@@ -6,25 +6,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure as Plot
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from medsegdiff.data.hashing import content_hash
-from medsegdiff.evaluation.compare import pairs_interval
 from medsegdiff.evaluation.context import SETS, TITLES, Context, Metric
 from medsegdiff.evaluation.drawing import png, show
-from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
+from medsegdiff.evaluation.metrics.similarity import ms_ssim, random_pairs
+from medsegdiff.evaluation.section import Cell, Figure, Section, Table, Verdict
 from medsegdiff.evaluation.sets import Pairs
+from medsegdiff.statistics.bootstrap import pairs_interval
+from medsegdiff.statistics.interval import Interval, number
 
 PAIRS = 300  # random pairs of a class that are compared
 MIN_PICTURES = 20  # of a class in each set; so many pairs as well
 MIN_GROUPS = 5  # that these pairs are of: fewer say nothing of how much chance is in them
 PAIRING = 3  # purpose of random numbers
-BATCH = 50
-# Wang, Simoncelli and Bovik 2003, section 3.2, from the finest scale on; sized for pictures of 256 pixels
-WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-SMALLEST_SIDE = 16  # pixels of the coarsest scale: its window has 11
 ALIKE = 99  # percentile of real pairs beyond which a pair is reported as very alike
 ALIKE_SHARE = 0.05  # share of such synthetic pairs above which the model has collapsed; among real ones it is 0.01
 MARGIN = 0.05  # MS-SSIM by which synthetic pairs may be more alike than real ones
@@ -74,32 +70,6 @@ def run(context: Context) -> Section:
     return section
 
 
-def ms_ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(K,) MS-SSIM of (K, S, S) uint8 pictures, with as many of the five scales as fit; 1 for equal pictures.
-
-    The weights of the scales there are are scaled to sum to 1. Wang, Simoncelli and Bovik, "Multi-scale structural
-    similarity for image quality assessment", Asilomar 2003. S at least 32.
-    """
-    scales = 1 + sum(first.shape[1] // 2**n >= SMALLEST_SIDE for n in range(1, len(WEIGHTS)))
-    betas = tuple(w / sum(WEIGHTS[:scales]) for w in WEIGHTS[:scales])
-    parts = []
-    for start in range(0, len(first), BATCH):
-        x, y = (torch.from_numpy(p[start : start + BATCH, None]).float() / 255 for p in (first, second))
-        found = multiscale_structural_similarity_index_measure(
-            x, y, data_range=1.0, betas=betas, reduction="none", normalize="relu"
-        )
-        parts.append(np.atleast_1d(found.double().numpy()))
-    return np.concatenate(parts)
-
-
-def random_pairs(groups: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """(K, 2) different pairs of rows of `groups` (N,) with unlike groups, in random order; K at most `count`."""
-    first, second = np.triu_indices(len(groups), k=1)
-    apart = np.flatnonzero(groups[first] != groups[second])
-    chosen = random.permutation(apart)[:count]
-    return np.stack([first[chosen], second[chosen]], axis=1)
-
-
 def repeated(pairs: Pairs, rows: np.ndarray) -> int:
     """How many of the pictures of these rows are, to the pixel, one that stands before."""
     return len(rows) - len({content_hash(pairs.images[row]) for row in rows})
@@ -121,10 +91,10 @@ def _figures(context: Context, label: str, found: dict[str, Similarity]) -> dict
     alike = (own.values > np.percentile(real, ALIKE)).astype(float)
     synthetic = context.sets.synthetic
     rows = synthetic.of(label)
-    figures = {which: vars(_mean(context, similarity.values, similarity)) for which, similarity in found.items()}
+    figures = {which: _mean(context, similarity.values, similarity).to_json() for which, similarity in found.items()}
     return {
         **figures,
-        "very_alike": vars(_mean(context, alike, own)),
+        "very_alike": _mean(context, alike, own).to_json(),
         "pairs": len(own.values),
         "pictures": len(rows),
         "repeated": repeated(synthetic, rows),

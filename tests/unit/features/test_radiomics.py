@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
 import pytest
-from evaluation_sets import context, sampled, three_sets
 
 from medsegdiff.features.radiomics import (
     FARTHEST,
@@ -17,16 +15,24 @@ from medsegdiff.features.radiomics import (
     PICTURE,
     co_occurrence,
     first_order,
-    measured,
     pair_radiomics,
     radiomics,
     run_lengths,
+    standardised,
     wavelet_bands,
     without_lesion,
 )
 
 EVERYWHERE = np.ones((8, 8), dtype=bool)
 UPRIGHT = np.tile(np.array([0, 1], np.uint8), (8, 4))  # columns of bin 0 and 1 in turn
+
+
+def pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 32, 32) noisy images with a darker square each, and the squares."""
+    masks = np.zeros((count, 32, 32), bool)
+    masks[:, 8:20, 10:24] = True
+    noise = np.random.default_rng(seed).normal(0, 15, masks.shape)
+    return np.clip(np.where(masks, 70, 120) + noise, 0, 255).astype(np.uint8), masks
 
 
 def test_run_lengths_of_stripes_are_those_counted_by_hand() -> None:
@@ -103,8 +109,7 @@ def test_wavelet_energy_is_in_the_band_of_the_stripes() -> None:
 
 def test_features_of_the_lesion_are_those_within_the_mask() -> None:
     """Fails if features of the lesion are taken from the whole picture, or those of the picture from the mask."""
-    pairs = sampled(1, 1, "train")
-    image, mask = pairs.images[0], pairs.masks[0]
+    image, mask = (array[0] for array in pictures(1, 1))
     brighter = np.where(mask, image, np.minimum(image + 40, 255)).astype(np.uint8)
     before, after = pair_radiomics(image, mask), pair_radiomics(brighter, mask)
     inside = np.array([name.startswith("lesion") and "detail" not in name for name in NAMES])  # wavelets see the rim
@@ -114,25 +119,24 @@ def test_features_of_the_lesion_are_those_within_the_mask() -> None:
     assert len(set(NAMES)) == len(NAMES)
 
 
-def test_train_is_the_unit_and_a_lacking_lesion_has_its_mean() -> None:
+def test_the_reference_is_the_unit_and_a_lacking_lesion_has_its_mean() -> None:
     """Fails if sets are scaled by themselves, or a picture without lesion gives NaN or counts as far off."""
-    own = sampled(6, 3, "synthetic")
-    bare = dataclasses.replace(own, masks=np.zeros_like(own.masks))
-    c = context(three_sets(bare))
-    train = c.features("radiomics", radiomics, "train")
-    assert train.mean(axis=0) == pytest.approx(np.zeros(len(NAMES)), abs=0.2)
-    assert np.median(train.std(axis=0)) == pytest.approx(1, abs=0.01)
-    found = c.features("radiomics", radiomics, "synthetic")
+    images, masks = pictures(30, 1)
+    train = radiomics(images, masks)
+    own, squares = pictures(6, 2)
+    bare = np.zeros_like(squares)
+    unit = standardised(train, train)
+    assert unit.mean(axis=0) == pytest.approx(np.zeros(len(NAMES)), abs=0.2)
+    assert np.median(unit.std(axis=0)) == pytest.approx(1, abs=0.01)
+    found = standardised(radiomics(own, bare), train)
     assert found[:, len(PICTURE) :] == pytest.approx(np.zeros((6, len(LESION))))
     assert abs(found[:, : len(PICTURE)]).max() > 0.1
-    assert without_lesion(bare) == 6
-    assert without_lesion(own) == 0
+    assert (without_lesion(bare), without_lesion(squares)) == (6, 0)
 
 
 def test_constant_pictures_are_finite_and_cut() -> None:
     """Fails if a picture of one grey value divides by zero, or one odd picture can outweigh all others."""
-    own = sampled(3, 3, "synthetic")
-    flat = dataclasses.replace(own, images=np.full_like(own.images, 255))
-    c = context(three_sets(flat))
-    assert np.isfinite(measured(c, flat)).all()
-    assert abs(c.features("radiomics", radiomics, "synthetic")).max() == FARTHEST
+    images, masks = pictures(8, 1)
+    flat = radiomics(np.full_like(images, 255), masks)
+    assert np.isfinite(flat).all()
+    assert abs(standardised(flat, radiomics(images, masks))).max() == FARTHEST

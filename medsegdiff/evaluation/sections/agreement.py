@@ -8,14 +8,15 @@ import numpy as np
 from matplotlib.figure import Figure as Plot
 
 from medsegdiff.data.pictures import draw_outline
-from medsegdiff.downstream.classification.scores import macro_auc
-from medsegdiff.evaluation.compare import Sample, mean_interval, statistic_interval
 from medsegdiff.evaluation.context import Context, Metric
-from medsegdiff.evaluation.distributions import difference_of_means
 from medsegdiff.evaluation.drawing import png, show
 from medsegdiff.evaluation.reference_models.predictions import class_probabilities, found_masks, mask_agreement
-from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
+from medsegdiff.evaluation.section import Cell, Figure, Section, Table, Verdict
 from medsegdiff.evaluation.sets import Pairs
+from medsegdiff.statistics.bootstrap import mean_interval, statistic_interval
+from medsegdiff.statistics.comparisons import Sample, difference_of_means
+from medsegdiff.statistics.interval import Interval, number
+from medsegdiff.statistics.roc import macro_auc
 
 MARGIN = 0.05  # Dice by which synthetic pairs may agree less than real ones
 SIDES = ("synthetic", "held_out")
@@ -55,7 +56,7 @@ def _masks(context: Context, section: Section) -> None:
         samples = [Sample(dice[name][parts[name]], pairs.groups[parts[name]]) for name, pairs in _sides(context)]
         reported["difference"] = difference_of_means(samples[0], samples[1], **context.resampling)
         rows.append([subgroup, len(parts["synthetic"]), *reported.values()])
-        values[subgroup] = {name: vars(interval) for name, interval in reported.items()}
+        values[subgroup] = {name: interval.to_json() for name, interval in reported.items()}
     section.text.append(
         "A network trained on real pairs alone outlined the lesion in every synthetic image. Where its outline differs "
         "from the synthetic mask, either the image does not show what the mask says, or it shows something unlike "
@@ -104,7 +105,7 @@ def _classes(context: Context, section: Section) -> None:
         labels = np.array([names.index(label) for label in pairs.labels])
         reported = _classification(context, probability, labels, pairs, few)
         if reported:
-            values[side] = {name: vars(interval) for name, interval in reported.items()}
+            values[side] = {name: interval.to_json() for name, interval in reported.items()}
             rows.append([side.replace("_", "-"), len(pairs), *reported.values()])
         if side == "synthetic":
             own = probability[np.arange(len(labels)), labels]

@@ -8,23 +8,22 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure as Plot
 
-from medsegdiff.evaluation.compare import Comparison, Sample, against_baseline
 from medsegdiff.evaluation.context import SETS, TITLES, Context, Metric
-from medsegdiff.evaluation.distributions import (
+from medsegdiff.evaluation.drawing import png
+from medsegdiff.evaluation.metrics.distributions import (
     MIN_PICTURES,
-    cells,
     column,
     column_distances,
-    difference_of_means,
     excess,
     missing,
     spread,
     together,
 )
-from medsegdiff.evaluation.drawing import png
-from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, number
+from medsegdiff.evaluation.section import Cell, Figure, Section, Table, cells
 from medsegdiff.evaluation.sets import Pairs
 from medsegdiff.features.speckle import BANDS, FEATURES, NAMES, speckle_matrix
+from medsegdiff.statistics.comparisons import Comparison, Sample, against_baseline, difference_of_means
+from medsegdiff.statistics.interval import Interval, number
 
 NAMED = 3  # features that the text names as the farthest off
 FINE = NAMES.index("fine")
@@ -56,7 +55,7 @@ def run(context: Context) -> Section:
 
 
 def _space(_: Context, pairs: Pairs) -> np.ndarray:
-    return speckle_matrix(pairs)
+    return speckle_matrix(pairs.images, pairs.masks, pairs.aspects)
 
 
 def _without(context: Context, section: Section) -> None:
@@ -111,7 +110,7 @@ def _cells_of(found: Comparison) -> list[Interval]:
 
 
 def _values(found: Comparison) -> dict[str, Any]:
-    return {"distance": vars(found.synthetic), "baseline": vars(found.baseline), "n": found.n}
+    return {"distance": found.synthetic.to_json(), "baseline": found.baseline.to_json(), "n": found.n}
 
 
 def _spectral_distance(sets: list[Sample], bootstrap: Mapping[str, int]) -> Comparison | None:
@@ -141,7 +140,7 @@ def _fine(context: Context, section: Section, sets: list[Sample]) -> None:
         return
     found = difference_of_means(synthetic, train, **context.resampling)
     baseline = difference_of_means(held_out, train, **context.resampling)
-    section.values["fine_db"] = {"synthetic": vars(found), "held_out": vars(baseline)}
+    section.values["fine_db"] = {"synthetic": found.to_json(), "held_out": baseline.to_json()}
     sizes = (
         f"{found.value:+.1f} dB [{found.low:+.1f}, {found.high:+.1f}] at the finest third of frequencies (held-out "
         f"real pictures: {baseline.value:+.1f} dB [{baseline.low:+.1f}, {baseline.high:+.1f}])"

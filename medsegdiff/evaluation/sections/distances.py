@@ -10,15 +10,18 @@ import numpy as np
 from matplotlib.figure import Figure as Plot
 
 from medsegdiff.data.records import SampleSet
-from medsegdiff.evaluation.compare import Comparison, Sample
+from medsegdiff.engine.device import choose_device
 from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.context import SETS, TITLES, Context, Metric, Space
 from medsegdiff.evaluation.drawing import png
-from medsegdiff.evaluation.reference_models.encoder import encoder_features, encoder_missing
-from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table, Verdict, number
-from medsegdiff.evaluation.set_distances import MIN_PICTURES, compared, scores_compared
-from medsegdiff.features.perceptual.inception import POOLED, check_inception, inception_features
-from medsegdiff.features.radiomics import NAMES, radiomics, without_lesion
+from medsegdiff.evaluation.encoder import encoder_features, encoder_missing
+from medsegdiff.evaluation.metrics.set_distances import MIN_PICTURES, compared, scores_compared
+from medsegdiff.evaluation.section import Cell, Figure, Section, Table, Verdict
+from medsegdiff.evaluation.sets import Pairs
+from medsegdiff.features.perceptual.inception import POOLED, inception_features, load_inception
+from medsegdiff.features.radiomics import NAMES, radiomics, standardised, without_lesion
+from medsegdiff.statistics.comparisons import Comparison, Sample
+from medsegdiff.statistics.interval import Interval, number
 
 SHOWING = 4  # purpose of random numbers
 ENOUGH = 100  # pictures on each side below which a wide baseline would let anything pass
@@ -80,7 +83,7 @@ def run(context: Context) -> Section:
         section.verdict = _verdict(found["radiomics"]["all"]["frechet"])
     _farthest(context, section)
     for which in SETS:
-        if lacking := without_lesion(pairs := getattr(context.sets, which)):
+        if lacking := without_lesion((pairs := getattr(context.sets, which)).masks):
             section.skipped.append(
                 f"Radiomic features of the lesion in {lacking} of {len(pairs)} {TITLES[which]} pictures, whose mask is "
                 "empty or too small; the mean of real train pictures stands for them."
@@ -109,7 +112,7 @@ def _verdict(distance: Comparison) -> Verdict:
 
 def _spaces(context: Context, section: Section) -> dict[str, Kind]:
     """The spaces of features there are; why there is no other goes to `section.skipped`."""
-    spaces = {"radiomics": Kind(f"{len(NAMES)} radiomic features of picture and lesion", radiomics, FIGURES)}
+    spaces = {"radiomics": Kind(f"{len(NAMES)} radiomic features of picture and lesion", radiomic_features, FIGURES)}
     if (why := encoder_missing(context)) is None:
         size = context.features("encoder", encoder_features, "train").shape[1]
         title = f"{size} principal components of the features of the segmenter's encoder"
@@ -127,10 +130,22 @@ def _spaces(context: Context, section: Section) -> dict[str, Kind]:
     return spaces
 
 
+def radiomic_features(context: Context, pairs: Pairs) -> np.ndarray:
+    """(N, F) radiomic features in standard deviations of real train pictures from their mean."""
+    train = context.features("radiomics, own units", lambda _, real: radiomics(real.images, real.masks), "train")
+    return standardised(train if pairs is context.sets.train else radiomics(pairs.images, pairs.masks), train)
+
+
+def _inception(context: Context, pairs: Pairs) -> np.ndarray:
+    weights = context.config.inception_weights
+    assert weights is not None
+    return inception_features(pairs.images, weights, choose_device(context.config.device))
+
+
 def _pooled(context: Context, pairs: Any) -> np.ndarray:
-    """The features of Inception without its logits; `inception_features` is kept for either."""
+    """The features of Inception without its logits; `_inception` is kept for either."""
     which = next(name for name in SETS if getattr(context.sets, name) is pairs)
-    return context.features("inception, with logits", inception_features, which)[:, :POOLED]
+    return context.features("inception, with logits", _inception, which)[:, :POOLED]
 
 
 def _compare(context: Context, section: Section, name: str, kind: Kind) -> dict[str, dict[str, Comparison]]:
@@ -170,7 +185,12 @@ def _reading(name: str, c: Comparison) -> str:
 
 def _values(found: dict[str, Comparison]) -> dict[str, Any]:
     return {
-        name: {"synthetic": vars(c.synthetic), "baseline": vars(c.baseline), "n": c.n, "reading": _reading(name, c)}
+        name: {
+            "synthetic": c.synthetic.to_json(),
+            "baseline": c.baseline.to_json(),
+            "n": c.n,
+            "reading": _reading(name, c),
+        }
         for name, c in found.items()
     }
 
@@ -190,12 +210,12 @@ def _score(context: Context, section: Section) -> None:
     rows: list[list[Cell | Interval]] = []
     values = {}
     for subgroup, label in context.subgroups().items():
-        sets = [_probabilities(context.sample("inception, with logits", inception_features, s, label)) for s in SETS]
+        sets = [_probabilities(context.sample("inception, with logits", _inception, s, label)) for s in SETS]
         if min(len(s.features) for s in sets) < MIN_PICTURES:
             continue  # reported with the distances
         c = scores_compared(sets, **context.resampling)
         rows.append([subgroup, c.synthetic, c.baseline, c.n])
-        values[subgroup] = {"synthetic": vars(c.synthetic), "baseline": vars(c.baseline), "n": c.n}
+        values[subgroup] = {"synthetic": c.synthetic.to_json(), "baseline": c.baseline.to_json(), "n": c.n}
     section.values["inception_score"] = values
     if rows:
         note = (
@@ -216,8 +236,8 @@ def _probabilities(sample: Sample) -> Sample:
 
 def _farthest(context: Context, section: Section) -> None:
     """Say which radiomic features are off on average, and in which direction."""
-    shift = context.features("radiomics", radiomics, "synthetic").mean(axis=0)
-    baseline = context.features("radiomics", radiomics, "held_out").mean(axis=0)
+    shift = context.features("radiomics", radiomic_features, "synthetic").mean(axis=0)
+    baseline = context.features("radiomics", radiomic_features, "held_out").mean(axis=0)
     order = np.argsort(-abs(shift), kind="stable")[:FARTHEST]
     section.values["radiomic_shift"] = {
         NAMES[i]: {"synthetic": float(shift[i]), "held_out": float(baseline[i])} for i in order
@@ -279,7 +299,8 @@ def _bars(axes: Any, found: dict[str, Comparison]) -> None:
 
 
 def _check(config: EvaluateConfig, _: SampleSet) -> None:
-    check_inception(config)
+    if config.inception_weights is not None:
+        load_inception(config.inception_weights)
 
 
 METRIC = Metric("distances", 10, run, _check)

@@ -1,17 +1,16 @@
-"""Single numbers a picture, compared between sets: distances of distributions, tests, differences between classes."""
+"""Single numbers a picture, compared between sets: distances of distributions, differences between classes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from scipy.stats import ks_2samp, wasserstein_distance
+from scipy.stats import wasserstein_distance
 
-from medsegdiff.evaluation.compare import Comparison, Measure, Sample, against_baseline
-from medsegdiff.evaluation.section import Cell, Interval
+from medsegdiff.statistics.comparisons import Comparison, Measure, Sample, against_baseline
+from medsegdiff.statistics.interval import Interval
 
 MIN_PICTURES = 10  # that have a value, of each set, for a distribution to be compared
-FIRST, SECOND = 1, 2  # purposes of random numbers
 
 
 def column(sample: Sample, number: int) -> Sample:
@@ -73,57 +72,11 @@ def excess(found: Comparison) -> float | None:
     return found.synthetic.value - found.baseline.value if found.synthetic.low > found.baseline.high else None
 
 
-def cells(values: np.ndarray) -> list[Cell]:
-    """(N,) numbers as a column of per_pair.csv, five digits each and NaN as no value."""
-    return [None if np.isnan(v) else float(f"{v:.5g}") for v in values]
-
-
 def _wasserstein(names: Sequence[str], scale: np.ndarray) -> Measure:
     def measure(first: np.ndarray, second: np.ndarray) -> Mapping[str, float]:
         return {name: wasserstein_distance(first[:, i], second[:, i]) / scale[i] for i, name in enumerate(names)}
 
     return measure
-
-
-def same_distribution(first: Sample, second: Sample) -> float:
-    """p of the two-sample Kolmogorov-Smirnov test of (N,) and (K,) values, of the first picture of every group.
-
-    Near-duplicates and pictures of one patient are not independent, and would make p too small.
-    """
-    once = [s.features[np.unique(s.groups, return_index=True)[1]] for s in (first, second)]
-    return float(ks_2samp(*once).pvalue)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """p values corrected for their number by the step-down method of Holm (Scandinavian J. Statistics 6, 1979).
-
-    The k-th smallest of m is multiplied by m - k + 1; none is smaller than one before it, nor above 1.
-    """
-    values = np.asarray(p, dtype=np.float64)
-    order = np.argsort(values, kind="stable")
-    corrected = np.empty(len(values))
-    corrected[order] = np.minimum(1, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
-    return [float(v) for v in corrected]
-
-
-def difference_of_means(first: Sample, second: Sample, resamples: int, seed: int) -> Interval:
-    """Mean of (N,) values minus that of (K,) others, with a 95 % percentile interval over groups of both.
-
-    As many whole groups are sampled as there are, independently on both sides.
-    """
-    low, high = np.percentile(
-        _resampled_means(first, resamples, [seed, FIRST]) - _resampled_means(second, resamples, [seed, SECOND]),
-        [2.5, 97.5],
-    )
-    return Interval(float(first.features.mean() - second.features.mean()), float(low), float(high))
-
-
-def _resampled_means(sample: Sample, resamples: int, seed: Sequence[int]) -> np.ndarray:
-    """(resamples,) means over sampled groups."""
-    _, number = np.unique(sample.groups, return_inverse=True)
-    sums, sizes = np.bincount(number, weights=sample.features), np.bincount(number)
-    times = np.random.default_rng(seed).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=resamples)
-    return np.asarray((times @ sums) / (times @ sizes))
 
 
 def preserved(real: Interval, synthetic: Interval) -> str:

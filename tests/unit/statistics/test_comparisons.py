@@ -1,4 +1,4 @@
-"""Distances beside their baseline, and intervals over groups."""
+"""Distances beside their floor, and intervals over groups."""
 
 from __future__ import annotations
 
@@ -7,16 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from medsegdiff.evaluation.compare import (
-    SUBSETS,
-    Sample,
-    against_baseline,
-    centred_interval,
-    mean_interval,
-    pairs_interval,
-    statistic_interval,
-)
-from medsegdiff.evaluation.section import Interval, number
+from medsegdiff.statistics.bootstrap import centred_interval, mean_interval, pairs_interval, statistic_interval
+from medsegdiff.statistics.comparisons import SUBSETS, Sample, against_baseline
+from medsegdiff.statistics.interval import Interval, number
 
 
 def mean_distance(first: np.ndarray, second: np.ndarray) -> Mapping[str, float]:
@@ -31,7 +24,7 @@ def sample(count: int, seed: int, shift: float = 0.0) -> Sample:
 
 
 def test_both_sides_are_equally_many() -> None:
-    """Fails if the synthetic set is compared with more pictures than the baseline is."""
+    """Fails if the synthetic set is compared with more pictures than the floor is."""
     seen: list[tuple[int, int]] = []
 
     def measure(first: np.ndarray, second: np.ndarray) -> Mapping[str, float]:
@@ -45,7 +38,7 @@ def test_both_sides_are_equally_many() -> None:
 
 
 def test_a_shift_stands_out_of_the_baseline_and_no_shift_does_not() -> None:
-    """Fails if baseline and synthetic are swapped, or both are measured on the same set."""
+    """Fails if floor and synthetic are swapped, or both are measured on the same set."""
     train, held = sample(100, 1), sample(100, 2)
     moved = against_baseline(mean_distance, train, held, sample(100, 3, shift=2.0), resamples=100, seed=0)["mean"]
     alike = against_baseline(mean_distance, train, held, sample(100, 4), resamples=100, seed=0)["mean"]

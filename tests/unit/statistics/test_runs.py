@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from medsegdiff.statistics.crossed import Columns, Interval, contrast, interval, mean_of
+from medsegdiff.statistics.runs import Columns, Interval, contrast, interval, mean_of
 
 MEAN = mean_of("score")
 
@@ -40,8 +40,8 @@ def test_one_run_has_the_normal_interval() -> None:
     values = np.random.default_rng(1).normal(0.7, 0.2, size=400)
     found = interval([run_of(values)], MEAN, alone(400), 4000, seed=3)
     half = 1.96 * float(values.std()) / 20
-    assert found.mean == pytest.approx(values.mean())
-    assert [found.low, found.high] == pytest.approx([found.mean - half, found.mean + half], abs=0.1 * half)
+    assert found.value == pytest.approx(values.mean())
+    assert [found.low, found.high] == pytest.approx([found.value - half, found.value + half], abs=0.1 * half)
     assert (found.n, found.runs, found.undefined) == (400, 1, 0)
 
 
@@ -69,7 +69,7 @@ def test_copies_of_pictures_say_nothing_new() -> None:
     copied, clusters = run_of(np.tile(values, 5)), alone(40) * 5
     once = interval([run_of(values)], MEAN, alone(40), 500, seed=0)
     found = interval([copied], MEAN, clusters, 500, seed=0)
-    assert [found.mean, found.low, found.high] == pytest.approx([once.mean, once.low, once.high])
+    assert [found.value, found.low, found.high] == pytest.approx([once.value, once.low, once.high])
     assert found.n == 200
     apart = interval([copied], MEAN, alone(200), 500, seed=0)
     assert apart.high - apart.low < 0.6 * (found.high - found.low)
@@ -98,7 +98,7 @@ def test_three_runs_that_differ_give_their_range() -> None:
     bootstrap, which leaves no width."""
     runs = [run_of([value] * 10) for value in (0.70, 0.81, 0.74)]
     found = interval(runs, MEAN, alone(10), 1000, seed=0)
-    assert [found.mean, found.low, found.high] == pytest.approx([0.75, 0.70, 0.81])
+    assert [found.value, found.low, found.high] == pytest.approx([0.75, 0.70, 0.81])
     assert (found.n, found.runs) == (10, 3)
 
 
@@ -107,7 +107,7 @@ def test_three_times_the_same_run_is_one_run() -> None:
     run = run_of(np.random.default_rng(4).random(30))
     once = interval([run], MEAN, alone(30), 300, seed=5)
     found = interval([run] * 3, MEAN, alone(30), 300, seed=5)
-    assert [found.mean, found.low, found.high] == pytest.approx([once.mean, once.low, once.high])
+    assert [found.value, found.low, found.high] == pytest.approx([once.value, once.low, once.high])
 
 
 def test_the_seed_decides() -> None:
@@ -125,9 +125,9 @@ def test_difference_is_paired_by_picture() -> None:
     """Every picture 0.1 better: no width. Fails if the arms are measured on different pictures, or the sign turns."""
     hard = np.random.default_rng(0).random(25)
     found = contrast([run_of(hard + 0.1)], [run_of(hard)], MEAN, alone(25), 300, seed=0).difference
-    assert [found.mean, found.low, found.high] == pytest.approx([0.1] * 3)
+    assert [found.value, found.low, found.high] == pytest.approx([0.1] * 3)
     same = contrast([run_of(hard)], [run_of(hard)], MEAN, alone(25), 300, seed=0).difference
-    assert same == Interval(0.0, 0.0, 0.0, 25, 1)
+    assert same == Interval(0.0, 0.0, 0.0, 25, 1, 0.0)
 
 
 def test_ratio_is_paired_by_picture() -> None:
@@ -135,9 +135,9 @@ def test_ratio_is_paired_by_picture() -> None:
     the ratios of pictures are averaged; and if a baseline of 0 gives a number."""
     hard = np.random.default_rng(0).random(25)
     found = contrast([run_of(0.9 * hard)], [run_of(hard)], MEAN, alone(25), 300, seed=0).ratio
-    assert [found.mean, found.low, found.high] == pytest.approx([0.9] * 3)
+    assert [found.value, found.low, found.high] == pytest.approx([0.9] * 3)
     shifted = contrast([run_of(hard + 0.1)], [run_of(hard)], MEAN, alone(25), 300, seed=0).ratio
-    assert shifted.mean == pytest.approx((hard.mean() + 0.1) / hard.mean())
+    assert shifted.value == pytest.approx((hard.mean() + 0.1) / hard.mean())
     nothing = contrast([run_of([1, 1])], [run_of([0, 1])], MEAN, alone(2), 300, seed=0).ratio
     assert nothing.undefined == pytest.approx(0.25, abs=0.1)
 
@@ -147,7 +147,7 @@ def test_runs_of_two_arms_are_drawn_apart() -> None:
     would find no doubt at all."""
     runs = [run_of([value] * 5) for value in (0, 1)]
     found = contrast(runs, runs, MEAN, alone(5), 500, seed=0).difference
-    assert [found.mean, found.low, found.high] == pytest.approx([0, -1, 1])
+    assert [found.value, found.low, found.high] == pytest.approx([0, -1, 1])
     three = contrast([*runs, runs[0]], runs, MEAN, alone(5), 500, seed=0).difference
     assert three.runs == 2
 
@@ -163,10 +163,10 @@ def test_resamples_without_a_value_are_left_out() -> None:
     run = run_of([0.1, 0.2, 0.3, 0.4]) | {"label": np.array(list("aabb"))}
     found = interval([run], both_classes, alone(4), 2000, seed=0)
     assert found.undefined == pytest.approx(1 / 8, abs=0.03)
-    assert 0.1 < found.low < found.mean < found.high < 0.4
+    assert 0.1 < found.low < found.value < found.high < 0.4
     nothing = interval([run | {"label": np.array(list("aaaa"))}], both_classes, alone(4), 20, seed=0)
     assert nothing.undefined == 1
-    assert np.isnan([nothing.mean, nothing.low, nothing.high]).all()
+    assert np.isnan([nothing.value, nothing.low, nothing.high]).all()
 
 
 def test_coverage() -> None:

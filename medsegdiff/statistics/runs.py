@@ -4,14 +4,11 @@ The data are S training runs (the same settings, other seeds) scored on the same
 clusters, of one patient or of near-duplicates, and are alike within them. Runs and clusters are crossed: every run saw
 every cluster. One resample samples S runs with replacement and, independently, as many clusters as there are, with all
 pictures of each; all sampled runs are measured on these same pictures, and the statistic is the mean over them. With
-one run only clusters are sampled. The interval is that of the percentiles (Efron and Tibshirani, "An Introduction to
-the Bootstrap", 1993, section 13.3).
-
-Whole clusters are sampled, and nothing within them: Davison and Hinkley, "Bootstrap Methods and their Application",
-1997, section 3.8; Saravanan et al., "Application of the hierarchical bootstrap to multi-level data in neuroscience",
-Neurons, Behavior, Data analysis, and Theory 3(5), 2020. Both factors are sampled apart: Owen, "The pigeonhole
-bootstrap", Annals of Applied Statistics 1(2), 2007. No bootstrap is exact for crossed factors. This one counts the
-variance of what single runs do on single clusters up to three times: it errs towards wider intervals there.
+one run only clusters are sampled (`bootstrap`): Saravanan et al., "Application of the hierarchical bootstrap to
+multi-level data in neuroscience", Neurons, Behavior, Data analysis, and Theory 3(5), 2020. Both factors are sampled
+apart: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007. No bootstrap is exact for crossed
+factors. This one counts the variance of what single runs do on single clusters up to three times: it errs towards
+wider intervals there.
 
 **What three seeds say.** That a result does not hang on one lucky seed, and roughly how far runs lie apart. They do
 not measure the variance between runs: on average the bootstrap finds (S - 1) / S of it, two thirds, and no resample
@@ -27,30 +24,19 @@ Nothing here speaks of other training data: all runs learnt from the same pictur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from medsegdiff.statistics.bootstrap import ROWS, Clusters, percentiles
+from medsegdiff.statistics.interval import Interval
 
 Columns = dict[str, np.ndarray]  # the scores of one run: name -> (N,), one entry a test picture
 # Columns of one run and picture indices (K,), which may repeat -> a number; NaN where these pictures have none
 Measure = Callable[[Columns, np.ndarray], float]
 
-CONFIDENCE = 0.95
-PICTURES, RUNS, BASELINE_RUNS = 1, 2, 3  # purposes of random numbers
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over training runs and its 95 % bootstrap interval."""
-
-    mean: float  # of the runs as they are, without resampling
-    low: float
-    high: float
-    n: int  # test pictures
-    runs: int  # training runs; of a difference those of the arm that has fewer
-    undefined: float = 0.0  # share of the resamples that had no value (AUC of one class), and are left out
+RUNS, BASELINE_RUNS = 2, 3  # purposes of random numbers
 
 
 def mean_of(name: str) -> Measure:
@@ -62,12 +48,12 @@ def interval(runs: Sequence[Columns], measure: Measure, clusters: Sequence[str],
     """`measure`, averaged over runs, and its interval; all runs have the same N pictures in the same order.
 
     `clusters` (N,) names the cluster of each picture. The same arguments give the same interval. One cluster alone
-    gives an interval without width, which says nothing. Mean, low and high are NaN where nothing is defined.
+    gives an interval without width, which says nothing. Value, low and high are NaN where nothing is defined.
     Raises `ValueError` without runs or pictures, and where columns and clusters are not equally long.
     """
     _check(runs, clusters)
-    resampled = _resample_runs(_table(runs, measure, clusters, resamples, seed), seed, RUNS)
-    return _percentiles(_mean(runs, measure), resampled, len(clusters), len(runs))
+    samples = _resample_runs(_table(runs, measure, clusters, resamples, seed), seed, RUNS)
+    return _interval(_mean(runs, measure), samples, len(clusters), len(runs))
 
 
 class Contrast(NamedTuple):
@@ -101,8 +87,8 @@ def contrast(
     our_mean, other_mean = (np.array([_mean(arm, measure)]) for arm in (runs, baseline_runs))
     counts = len(clusters), min(len(runs), len(baseline_runs))
     return Contrast(
-        _percentiles(float((our_mean - other_mean)[0]), ours - others, *counts),
-        _percentiles(float(_over(our_mean, other_mean)[0]), _over(ours, others), *counts),
+        _interval(float((our_mean - other_mean)[0]), ours - others, *counts),
+        _interval(float(_over(our_mean, other_mean)[0]), _over(ours, others), *counts),
     )
 
 
@@ -125,33 +111,18 @@ def _mean(runs: Sequence[Columns], measure: Measure) -> float:
 
 def _table(runs: Sequence[Columns], measure: Measure, clusters: Sequence[str], resamples: int, seed: int) -> np.ndarray:
     """(resamples, S): what every run measures on the pictures of each resample."""
-    resampled = _resample_pictures(clusters, resamples, seed)
-    return np.array([[measure(columns, index) for columns in runs] for index in resampled])
+    sampled, random = Clusters.of(np.asarray(clusters)), np.random.default_rng([seed, ROWS])
+    return np.array(
+        [[measure(columns, index) for columns in runs] for index in map(sampled.resample, [random] * resamples)]
+    )
 
 
 def _resample_runs(table: np.ndarray, seed: int, purpose: int) -> np.ndarray:
     """(resamples,): in each row of `table` the mean over as many sampled columns as there are."""
-    resampled = np.random.default_rng([seed, purpose]).integers(table.shape[1], size=table.shape)
-    means: np.ndarray = np.take_along_axis(table, resampled, axis=1).mean(axis=1)
+    sampled = np.random.default_rng([seed, purpose]).integers(table.shape[1], size=table.shape)
+    means: np.ndarray = np.take_along_axis(table, sampled, axis=1).mean(axis=1)
     return means
 
 
-def _resample_pictures(clusters: Sequence[str], resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """The picture indices of each resample: all members of as many sampled clusters as there are."""
-    _, number, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
-    members = np.argsort(number, kind="stable")  # pictures, cluster by cluster
-    first = np.cumsum(sizes) - sizes  # where each cluster begins in `members`
-    random = np.random.default_rng([seed, PICTURES])
-    for _ in range(resamples):
-        resampled = random.integers(len(sizes), size=len(sizes))
-        counts = sizes[resampled]
-        ends = np.cumsum(counts)
-        # the k-th picture of a sampled cluster stands at first + k, where k is its place minus where the cluster begins
-        yield members[np.arange(ends[-1]) + np.repeat(first[resampled] - (ends - counts), counts)]
-
-
-def _percentiles(mean: float, resampled: np.ndarray, pictures: int, runs: int) -> Interval:
-    defined = resampled[~np.isnan(resampled)]
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(defined, [tail, 100 - tail]) if len(defined) else (np.nan, np.nan)
-    return Interval(mean, float(low), float(high), pictures, runs, 1 - len(defined) / len(resampled))
+def _interval(value: float, samples: np.ndarray, pictures: int, runs: int) -> Interval:
+    return Interval(value, *percentiles(samples), pictures, runs, float(np.isnan(samples).mean()))

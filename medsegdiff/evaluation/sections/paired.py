@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure as Plot
-from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from medsegdiff.data.pictures import draw_outline
 from medsegdiff.data.records import SampleRecord, SampleSet
-from medsegdiff.evaluation.compare import mean_interval
+from medsegdiff.engine.device import choose_device
 from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.context import Context, Metric
 from medsegdiff.evaluation.drawing import png, show
-from medsegdiff.evaluation.section import Cell, Figure, Interval, Section, Table
+from medsegdiff.evaluation.metrics.similarity import psnr, rmse, ssim
+from medsegdiff.evaluation.section import Cell, Figure, Section, Table
 from medsegdiff.evaluation.sets import Pairs, load_pairs
-from medsegdiff.features.perceptual.lpips import check_lpips, lpips
+from medsegdiff.features.perceptual.lpips import load_lpips, lpips
+from medsegdiff.statistics.bootstrap import mean_interval
+from medsegdiff.statistics.interval import Interval
 
 MIN_PAIRS = 10  # of a subgroup
-BATCH = 64
 SHOWN = 6
 PARTNERS = 5  # purpose of random numbers
 SAMPLED = re.compile(r"syn_(?P<id>.+)_\d+")  # id of a pair that was sampled for a mask (`generation.plan.plan_images`)
@@ -124,33 +122,13 @@ def _measured(
 ) -> dict[str, np.ndarray]:
     """(N,) of every figure for (N, S, S) uint8 pictures; NaN for the PSNR of equal ones. What is lacking is
     reported."""
-    difference = first.astype(np.float64) - second
-    rmse = np.sqrt((difference**2).mean(axis=(1, 2)))
-    psnr = np.full(len(rmse), np.nan)
-    psnr[rmse > 0] = 20 * np.log10(255 / rmse[rmse > 0])
-    found = {"ssim": _batched(_ssim, first, second), "psnr": psnr, "rmse": rmse}
-    if section is not None and np.isnan(psnr).any():
-        section.skipped.append(f"PSNR of {np.isnan(psnr).sum()} images that equal the real one to the pixel.")
-    if context.config.lpips_weights is not None:
-        found["lpips"] = lpips(first, second, context.config)
+    found = {"ssim": ssim(first, second), "psnr": psnr(first, second), "rmse": rmse(first, second)}
+    if section is not None and np.isnan(found["psnr"]).any():
+        section.skipped.append(f"PSNR of {np.isnan(found['psnr']).sum()} images that equal the real one to the pixel.")
+    if (weights := context.config.lpips_weights) is not None:
+        found["lpips"] = lpips(first, second, weights, choose_device(context.config.device))
     elif section is not None:
         section.skipped.append("LPIPS: needs --lpips_weights.")
-    return found
-
-
-def _batched(measure: Callable[[Tensor, Tensor], Tensor], first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(N,) a measure of pictures in [0, 1], (B, 1, S, S), in batches."""
-    parts = []
-    for start in range(0, len(first), BATCH):
-        x, y = (torch.from_numpy(p[start : start + BATCH, None]).float() / 255 for p in (first, second))
-        parts.append(np.atleast_1d(measure(x, y).double().numpy()))
-    return np.concatenate(parts)
-
-
-def _ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Wang et al., IEEE Trans. Image Processing 13(4), 2004, with its window of 11 pixels."""
-    found = structural_similarity_index_measure(x, y, data_range=1.0, reduction="none")
-    assert isinstance(found, Tensor)
     return found
 
 
@@ -171,7 +149,7 @@ def _table(
                 for side, found in (("synthetic", own), ("baseline", other))
             }
             rows.append([subgroup, FIGURES[name], *sides.values(), count])
-            values[subgroup][name] = {side: vars(i) if i else None for side, i in sides.items()}
+            values[subgroup][name] = {side: i.to_json() if i else None for side, i in sides.items()}
     section.values["subgroups"] = values
     if rows:
         columns = ["pairs", "figure", "synthetic against real", "another real one against real (baseline)", "n"]
@@ -218,7 +196,8 @@ def _nearest(matched: Matched, ssim: np.ndarray) -> Figure:
 
 
 def _check(config: EvaluateConfig, _: SampleSet) -> None:
-    check_lpips(config)
+    if config.lpips_weights is not None:
+        load_lpips(config.lpips_weights)
 
 
 METRIC = Metric("paired", 20, run, _check)

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from sklearn.metrics.pairwise import euclidean_distances
 
-from medsegdiff.evaluation.compare import Comparison, Measure, Sample, against_baseline
+from medsegdiff.statistics.comparisons import Comparison, Measure, Sample, against_baseline
 
 MIN_PICTURES = 20  # of each set, for such figures to say anything
 NEAREST = 5  # neighbours that precision, recall, density and coverage look at, as their authors do
@@ -39,9 +40,7 @@ def compared(sets: Sequence[Sample], *, resamples: int, seed: int) -> dict[str, 
 
 def between_rows(features: np.ndarray) -> Measure:
     """A measure that takes row numbers (n,) of the (N, F) `features` on either side, real ones first."""
-    from prdc.prdc import compute_pairwise_distance  # takes a second to import
-
-    distances, kernel = compute_pairwise_distance(features), polynomial_kernel(features, features)
+    distances, kernel = euclidean_distances(features), polynomial_kernel(features, features)
 
     def measure(first: np.ndarray, second: np.ndarray) -> Mapping[str, float]:
         real, other, across = (np.ix_(a, b) for a, b in ((first, first), (second, second), (first, second)))
@@ -91,12 +90,11 @@ def kernel_distance(first: np.ndarray, second: np.ndarray, across: np.ndarray) -
 def neighbours(real: np.ndarray, other: np.ndarray, across: np.ndarray) -> dict[str, float]:
     """Precision, recall (Kynkaanniemi et al., NeurIPS 2019), density and coverage (Naeem et al., ICML 2020, section 3).
 
-    From distances (n, n) and (m, m) within either set and (n, m) across, and otherwise as `prdc.compute_prdc`, which
-    would compute the distances anew for every resample.
+    From distances (n, n) and (m, m) within either set and (n, m) across. A point's radius is its distance to
+    the neighbour number `NEAREST`; a smaller distance is within it.
     """
-    from prdc.prdc import get_kth_value
-
-    real_radius, other_radius = (get_kth_value(d, NEAREST + 1, axis=-1) for d in (real, other))  # with the point itself
+    # The point itself is number 0
+    real_radius, other_radius = (np.partition(d, NEAREST, axis=-1)[:, NEAREST] for d in (real, other))
     near = across < real_radius[:, None]
     return {
         "precision": float(near.any(axis=0).mean()),
