@@ -34,9 +34,10 @@ from medsegdiff.data.records import (
     read_samples,
     write_samples,
 )
-from medsegdiff.engine.files import DATASET_FILE, is_finished, make_folder, staged_folder, write_json
+from medsegdiff.engine.files import DATASET_FILE, make_folder, write_json
+from medsegdiff.engine.run_folder import DATA_SET, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
-from medsegdiff.errors import UserError, require
+from medsegdiff.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -51,19 +52,18 @@ def combine(config: CombineConfig) -> SampleSet:
     Files are hard links where the file system has them. Beside the pairs: class_balance.json (before, after).
     Raises `UserError` for bad settings, data sets that do not fit together, and leakage into val or test.
     """
-    _check_settings(config)
     real, synthetic = read_samples(Path(config.real_data)), read_samples(Path(config.synthetic_data))
     _check_roles(real, synthetic)
     fingerprint = fingerprint_of(config, "combine", leave_out=("real_data", "synthetic_data", "output_dir"))
     fingerprint |= {"real_hash": _metadata_hash(real), "synthetic_hash": _metadata_hash(synthetic)}
-    output = Path(os.path.abspath(config.output_dir))
-    if is_finished(output, fingerprint):  # before pictures are read
-        log.info("%s holds this data set, finished", output)
-        return read_samples(output)
+    output = RunFolder(config.output_dir, DATA_SET, fingerprint)
+    if output.is_finished():  # before pictures are read
+        log.info("%s holds this data set, finished", output.path)
+        return read_samples(output.path)
     _check_leakage(real, synthetic, _duplicate_bits(config, real))
     chosen = choose(real, synthetic, config)
     kept = [r for r in real.records if not (config.synthetic_only and r.split == "train")]
-    with staged_folder(output, fingerprint) as folder:
+    with output.staged() as folder:
         records = _link_all(folder, [(real, r, r) for r in kept] + _renamed(real, synthetic, chosen))
         balance = describe_balance(real, records)
         write_samples(
@@ -81,24 +81,9 @@ def combine(config: CombineConfig) -> SampleSet:
         )
         write_json(folder / "class_balance.json", balance)
     log.info("before:\n%s", balance_table(class_counts(real.records)))
-    log.info("after, in %s:\n%s", output, balance_table(class_counts(records)))
+    log.info("after, in %s:\n%s", output.path, balance_table(class_counts(records)))
     log.info("%s; %d of %d synthetic pairs used", balance["text"], len(chosen), len(synthetic))
-    return read_samples(output)
-
-
-def _check_settings(config: CombineConfig) -> None:
-    """Raise `UserError` for a setting out of range or one folder in two roles."""
-    require(config.ratio is None or config.ratio > 0, "--ratio", config.ratio, "a number above 0")
-    bits = config.duplicate_bits
-    require(bits is None or 0 <= bits < 128, "--duplicate_bits", bits, "0 to 127 of 256 bits")
-    require(config.seed >= 0, "--seed", config.seed, "a whole number of 0 or more")
-    folders: dict[str, str] = {}
-    for name in ("real_data", "synthetic_data", "output_dir"):
-        path = os.path.realpath(getattr(config, name))
-        if path in folders:
-            found = f"the same folder as --{folders[path]}"
-            raise UserError(f"--{name} {path}", found, "a folder of its own", "Change one of them.")
-        folders[path] = name
+    return read_samples(output.path)
 
 
 def _duplicate_bits(config: CombineConfig, real: SampleSet) -> int:
@@ -363,7 +348,7 @@ def _link_all(folder: Path, items: list[tuple[SampleSet, SampleRecord, SampleRec
 
 
 def _link(source: Path, target: Path) -> None:
-    """Hard link, or a copy where the file system (another disk, FAT) has none. `staged_folder` begins empty."""
+    """Hard link, or a copy where the file system (another disk, FAT) has none. a staged folder begins empty."""
     try:
         os.link(os.path.realpath(source), target)
     except OSError:

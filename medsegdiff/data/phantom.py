@@ -16,17 +16,15 @@ Scattering strengths are in dB relative to fibroglandular tissue, lengths in pix
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
-from medsegdiff.engine.files import differing_keys, make_folder, write_bytes, write_png
-from medsegdiff.engine.settings import fingerprint_of
+from medsegdiff.engine.files import make_folder, write_bytes, write_png
+from medsegdiff.engine.run_folder import Fingerprint, Kind, RunFolder
+from medsegdiff.engine.settings import expand_home, fingerprint_of
 from medsegdiff.errors import UserError, require
 
 LABELS = ("benign", "malignant", "normal")
@@ -65,6 +63,13 @@ class PhantomConfig:
     duplicates: int = 4  # second recordings of cases above, spread over the classes, in addition
     tissue_classes: bool = False  # label maps of lesion and tissue in images/ and masks/, not masks of lesions
     seed: int = 0  # of everything
+
+    def __post_init__(self) -> None:
+        expand_home(self)
+        for name in ("num_benign", "num_malignant", "num_normal", "duplicates", "seed"):
+            require(getattr(self, name) >= 0, f"--{name}", getattr(self, name), "a whole number of 0 or more")
+        cases = self.num_benign + self.num_malignant + self.num_normal
+        require(cases > 0, "the counts of cases", "0 altogether", "at least one case", "Raise --num_benign.")
 
 
 @dataclass(frozen=True)
@@ -327,52 +332,32 @@ def _write_all(folder: Path, config: PhantomConfig) -> None:
             _write_case(folder, label, number, *record_again(*render_case(label, config.seed, index), rng))
 
 
-def _made_before(output: Path, fingerprint: dict[str, Any]) -> bool:
-    """Whether `output` was made by these settings; anything else that stands there is a `UserError`."""
-    if output.is_file():
-        raise UserError(output, "a file", "a folder to write", "Choose another output folder.")
-    if not output.is_dir() or not any(output.iterdir()):
-        return False
-    note = output / NOTE_FILE
-    text = note.read_text() if note.is_file() else ""
+def _made_by(note: Path) -> Fingerprint:
+    """The settings in the note of a phantom; {} in a note of anybody else."""
+    text = note.read_text()
     if not text.startswith(NOTE):
-        raise UserError(output, "other files", "an empty folder or a phantom", "Choose another output folder.")
+        return {}
     try:
-        made_by = dict(json.loads(text.removeprefix(NOTE)))
+        return dict(json.loads(text.removeprefix(NOTE)))
     except (ValueError, TypeError) as error:
         raise UserError(note, "settings that are not JSON", "the note of a phantom", "Delete that folder.") from error
-    changed = differing_keys(made_by, fingerprint)
-    if changed:
-        found = f"a phantom made with other settings ({'; '.join(changed)})"
-        raise UserError(output, found, "the same settings", "Delete that folder or choose another.")
-    return True
+
+
+PHANTOM = Kind(NOTE_FILE, "a phantom", "an empty folder or a phantom", staged=True, read=_made_by)
 
 
 def write_phantom(config: PhantomConfig) -> Path:
     """Write the simulated raw folder and return its path; one made by the same settings is left as it is.
 
-    It is built in `<output_dir>.partial` and takes its name in one rename. Raises `UserError` where a count
-    is negative or the folder holds something else.
+    It is built in `<output_dir>.partial` and takes its name in one rename. Raises `UserError` where the folder holds
+    something else.
     """
-    for name in ("num_benign", "num_malignant", "num_normal", "duplicates", "seed"):
-        require(getattr(config, name) >= 0, f"--{name}", getattr(config, name), "a whole number of 0 or more")
-    cases = config.num_benign + config.num_malignant + config.num_normal
-    require(cases > 0, "the counts of cases", "0 altogether", "at least one case", "Raise --num_benign.")
     # What is not asked for is not said, so that phantoms from before it was there stand
     leave_out = ("output_dir",) if config.tissue_classes else ("output_dir", "tissue_classes")
     fingerprint = {**fingerprint_of(config, "phantom", leave_out), "recipe": RECIPE}
-    output = Path(os.path.abspath(config.output_dir))
-    if _made_before(output, fingerprint):
-        return output
-    staging = output.with_name(output.name + ".partial")
-    if staging.exists():
-        if staging.is_file() or any(
-            not p.name.startswith((*LABELS, "images", "masks", NOTE_FILE)) for p in staging.iterdir()
-        ):
-            hint = "Move it away: it is where the output grows."
-            raise UserError(staging, "other files", "no such folder, or a phantom that was begun", hint)
-        shutil.rmtree(staging)
-    _write_all(make_folder(staging), config)
-    write_bytes(staging / NOTE_FILE, (NOTE + json.dumps(fingerprint, indent=2) + "\n").encode())
-    os.replace(staging, output)
-    return output
+    output = RunFolder(config.output_dir, PHANTOM, fingerprint)
+    if not output.is_finished():
+        with output.staged() as folder:
+            _write_all(folder, config)
+            write_bytes(folder / NOTE_FILE, (NOTE + json.dumps(fingerprint, indent=2) + "\n").encode())
+    return output.path

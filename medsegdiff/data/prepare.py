@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -26,16 +25,10 @@ from medsegdiff.data.pictures import balance_table, write_overview
 from medsegdiff.data.readers import AUTO, READERS, RawSample, RawSet, ReadOptions, read_raw
 from medsegdiff.data.records import SampleRecord, SampleSet, class_counts, read_samples, write_sample, write_samples
 from medsegdiff.data.splits import assign_folds, assign_splits
-from medsegdiff.engine.files import (
-    DATASET_FILE,
-    check_output_folder,
-    is_finished,
-    read_record,
-    staged_folder,
-    write_json,
-)
+from medsegdiff.engine.files import write_json
+from medsegdiff.engine.run_folder import DATA_SET, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
-from medsegdiff.errors import UserError, require, require_fraction
+from medsegdiff.errors import UserError, require
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +42,10 @@ def prepare(config: PrepareConfig) -> SampleSet:
     Beside the pairs: class_balance.json and overview.png. The same input and settings give the same bytes.
     Raises `UserError` for bad settings, a broken input, or an output folder that holds something else.
     """
-    options = _check(config)
+    options = _read_options(config)
     fingerprint = fingerprint_of(config, "prepare", leave_out=("input_dir", "output_dir"))
-    output = Path(os.path.abspath(config.output_dir))
-    _check_output(output, fingerprint)
+    output = RunFolder(config.output_dir, DATA_SET, fingerprint)
+    output.check(apart=("input_hash",))  # before pictures are read, whatever these will turn out to be
     found = read_raw(Path(config.input_dir), config.layout, options)
     if config.subject_pattern is not None:
         found = dataclasses.replace(found, samples=name_subjects(found.samples, config.subject_pattern))
@@ -60,10 +53,10 @@ def prepare(config: PrepareConfig) -> SampleSet:
         check_not_inverted([s.mask for s in found.samples if s.mask is not None], config.input_dir)
     fingerprint["input_hash"] = input_hash(found.samples)
     plan = _plan(found, config)
-    if is_finished(output, fingerprint):
-        log.info("%s holds this data set, finished", output)
-        return read_samples(output)
-    with staged_folder(output, fingerprint) as folder:
+    if output.is_finished():
+        log.info("%s holds this data set, finished", output.path)
+        return read_samples(output.path)
+    with output.staged() as folder:
         records = _write_all(folder, found, plan)
         pairs = write_samples(
             folder,
@@ -81,8 +74,8 @@ def prepare(config: PrepareConfig) -> SampleSet:
         )
         write_json(folder / "class_balance.json", class_balance(pairs))
         write_overview(folder / "overview.png", pairs)
-    log.info("%d pairs in %s\n%s", len(records), output, balance_table(class_counts(records)))
-    return read_samples(output)
+    log.info("%d pairs in %s\n%s", len(records), output.path, balance_table(class_counts(records)))
+    return read_samples(output.path)
 
 
 @dataclass(frozen=True)
@@ -235,27 +228,10 @@ def _write_all(folder: Path, found: RawSet, plan: Plan) -> list[SampleRecord]:
         return list(tqdm(done, "writing pairs", len(plan.samples), unit="pair", leave=False))
 
 
-def _check(config: PrepareConfig) -> ReadOptions:
-    """Raise `UserError` for a setting out of range; returns what concerns reading."""
+def _read_options(config: PrepareConfig) -> ReadOptions:
+    """What concerns reading. Raises `UserError` for a layout or mask classes that cannot be."""
     require(config.layout in (AUTO, *READERS), "--layout", config.layout, f"one of {', '.join((AUTO, *READERS))}")
-    require_fraction("val_fraction", config.val_fraction)
-    require_fraction("test_fraction", config.test_fraction)
-    both = config.val_fraction + config.test_fraction
-    require(both < 1, "--val_fraction and --test_fraction", f"{both:g} together", "less than 1, so that train has some")
-    require(config.folds >= 2, "--folds", config.folds, "at least 2")
-    require(0 <= config.duplicate_bits < 128, "--duplicate_bits", config.duplicate_bits, "0 to 127 of 256 bits")
-    require(config.duplicate_correlation > 0, "--duplicate_correlation", config.duplicate_correlation, "above 0")
-    require(config.seed >= 0, "--seed", config.seed, "a whole number of 0 or more")
     classes = None if config.classes is None else tuple(config.classes)
-    if classes is not None:
-        unique = bool(classes) and len({label.lower() for label in classes}) == len(classes)
-        require(unique, "--classes", config.classes, "one or more class folders, each once")
-    if config.subject_pattern is not None:
-        try:
-            re.compile(config.subject_pattern)
-        except re.error as error:
-            found = f"{config.subject_pattern} ({error})"
-            raise UserError("--subject_pattern", found, "a regular expression", "Correct it.") from error
     return ReadOptions(classes, parse_mask_classes(config.mask_classes), config.colour, config.keep_splits)
 
 
@@ -271,15 +247,6 @@ def parse_mask_classes(texts: list[str] | None) -> dict[str, int] | None:
         expected = f"{BACKGROUND}=0 and name=value of every other class, each 0 to 255 and once"
         raise UserError("--mask_classes", " ".join(texts), expected, "Change the setting.") from error
     return values
-
-
-def _check_output(output: Path, fingerprint: dict[str, Any]) -> None:
-    """Refuse an output folder that cannot do before pictures are read, whatever these will turn out to be."""
-    record = output / DATASET_FILE
-    info = read_record(record) if record.is_file() else {}
-    made_by = info.get("fingerprint") if isinstance(info, dict) else None
-    known = made_by.get("input_hash") if isinstance(made_by, dict) else None
-    check_output_folder(output, fingerprint | {"input_hash": known})
 
 
 def input_hash(pairs: list[RawSample]) -> str:

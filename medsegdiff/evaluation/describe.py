@@ -13,6 +13,7 @@ import numpy as np
 
 from medsegdiff.data.records import SPLITS, SampleSet, read_samples
 from medsegdiff.engine.files import make_folder, write_json
+from medsegdiff.engine.settings import expand_home
 from medsegdiff.errors import require, require_positive
 from medsegdiff.evaluation.privacy.copying import copying_of
 from medsegdiff.features.lesion_shape import lesion_shape
@@ -38,6 +39,12 @@ class DescribeConfig:
     bootstrap: int = 2000  # resamples of the intervals
     seed: int = 0  # of the resamples
 
+    def __post_init__(self) -> None:
+        expand_home(self)
+        require_positive(bootstrap=self.bootstrap)
+        require(self.seed >= 0, "--seed", self.seed, "0 or more")
+        require(self.split in SPLITS, "--split", repr(self.split), f"one of {', '.join(SPLITS)}")
+
 
 def describe(config: DescribeConfig) -> dict[str, Any]:
     """Mean shape of the lesions of each class and its difference between classes, in description.json and the log.
@@ -48,9 +55,6 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
     Other intervals are percentile bootstraps (95 %) over groups of real pictures (near-duplicates count as one) and
     over synthetic pairs. Raises `UserError` for a folder that is no sample folder or has fewer than two classes.
     """
-    require_positive(bootstrap=config.bootstrap)
-    require(config.seed >= 0, "--seed", config.seed, "0 or more")
-    require(config.split in SPLITS, "--split", repr(config.split), f"one of {', '.join(SPLITS)}")
     real = read_samples(Path(config.real_data))
     sampled = sum(record.is_synthetic for record in real.records)
     require(

@@ -18,9 +18,10 @@ import numpy as np
 from medsegdiff.data.pictures import balance_table
 from medsegdiff.data.records import SampleSet, class_counts, read_samples
 from medsegdiff.engine.device import choose_device, settle_precision
-from medsegdiff.engine.files import DATASET_FILE, is_finished, staged_folder
+from medsegdiff.engine.files import DATASET_FILE
+from medsegdiff.engine.run_folder import DATA_SET, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
-from medsegdiff.errors import UserError, require, require_positive
+from medsegdiff.errors import UserError, require
 from medsegdiff.generators.joint_diffusion.checkpoint import ModelCard, load_checkpoint
 from medsegdiff.generators.joint_diffusion.guidance_defaults import default_mask_guidance, learnt_alone
 from medsegdiff.synthesis import masks
@@ -75,7 +76,6 @@ def generate_pairs(config: GenerateConfig) -> SampleSet:
     """
     config = settle_mode(config)
     require(config.mode != "image_to_mask", "--mode", config.mode, "a mode that samples images", "Call generate_masks.")
-    _check_settings(config)
     source = _load(config)
     card, classes = source.card, config.classes or source.card.classes
     unknown = [c for c in classes if c not in card.classes]
@@ -93,10 +93,11 @@ def generate_pairs(config: GenerateConfig) -> SampleSet:
         tasks = plan_pairs(config.mode, classes, card.classes, config.num_samples_per_class, config.chunk_size)
         fingerprint |= {"classes": classes}
     output = Path(config.output_dir)
-    if is_finished(output, fingerprint):
+    run = RunFolder(output, DATA_SET, fingerprint)
+    if run.is_finished():
         logger.info("%s holds these pairs, finished", output)
         return read_samples(output)
-    with staged_folder(output, fingerprint, keep_partial=True) as folder:
+    with run.staged(keep_partial=True) as folder:
         run_pending(tasks, folder, lambda task: pairs.run_chunk(source, task, folder), "pair")
         result = pairs.gather(source, tasks, folder, classes, fingerprint)
     logger.info("%s", balance_table(class_counts(result.records)))
@@ -113,18 +114,18 @@ def generate_masks(config: GenerateConfig) -> list[dict[str, Any]]:
     Returns the rows of masks.csv. Raises `UserError` for settings that do not fit and images that cannot be read.
     """
     config = settle_mode(config)
-    _check_settings(config)
     source = _load(config)
     inputs = read_inputs(
         Path(str(config.images)), "images", source.card.img_size, config.split, source.card.classes, source.card.arrays
     )
     fingerprint = _fingerprint(source) | {"inputs": _digest(inputs)}
     output = Path(config.output_dir)
+    run = RunFolder(output, DATA_SET, fingerprint)
     tasks = plan_masks(inputs, config.num_samples_per_input or 1, config.chunk_size)
-    if is_finished(output, fingerprint):
+    if run.is_finished():
         logger.info("%s holds these masks, finished", output)
         return masks.read_rows(tasks, output)
-    with staged_folder(output, fingerprint, keep_partial=True) as folder:
+    with run.staged(keep_partial=True) as folder:
         run_pending(tasks, folder, lambda task: masks.run_chunk(source, task, folder), "mask")
         rows = masks.gather(source, tasks, folder, fingerprint)
     logger.info("images: %d; samples of each: %d", len(rows), rows[0]["samples"])
@@ -135,30 +136,11 @@ def generate_masks(config: GenerateConfig) -> list[dict[str, Any]]:
 
 
 def settle_mode(config: GenerateConfig) -> GenerateConfig:
-    """`config` with mode, samples, split and precision settled. Raises `UserError` where they contradict each other."""
-    mode = config.mode
-    if config.masks and config.images:
-        raise UserError("--masks", "--images beside it", "one of them", "Leave one of them out.")
-    if mode is None:
-        mode = "image_to_mask" if config.images else "mask_to_image" if config.masks else "joint"
-    for name, owner in (("masks", "mask_to_image"), ("images", "image_to_mask")):
-        folder = getattr(config, name)
-        if mode == owner and not folder:
-            raise UserError(f"--mode {mode}", f"no --{name}", f"--{name} FOLDER", f"Give the {name}.")
-        require(mode == owner or folder is None, f"--{name}", f"mode {mode}", f"mode {owner}", "Leave one of them out.")
-    split, samples = config.split, config.num_samples_per_input
-    if mode in ("joint", "mask_first"):
-        hint = f"Leave it out; --num_samples_per_class says how many {mode} samples."
-        require(samples is None, "--num_samples_per_input", f"mode {mode}", "conditioning masks or images", hint)
-        require(split is None, "--split", f"mode {mode}", "conditioning masks or images", "Leave it out.")
-    if mode == "image_to_mask":
-        require(
-            config.classes is None, "--classes", "mode image_to_mask", "no class: it is not passed", "Leave it out."
-        )
-        samples = 8 if samples is None else samples
-    if mode == "mask_to_image":
-        samples = 1 if samples is None else samples
-    return settle_precision(dataclasses.replace(config, mode=mode, num_samples_per_input=samples, split=split))
+    """`config` with mode, samples and precision settled."""
+    mode, samples = config.settled_mode, config.num_samples_per_input
+    if samples is None:
+        samples = {"image_to_mask": 8, "mask_to_image": 1}.get(mode)
+    return settle_precision(dataclasses.replace(config, mode=mode, num_samples_per_input=samples))
 
 
 def _load(config: GenerateConfig) -> Source:
@@ -244,40 +226,3 @@ def _masks_to_use(config: GenerateConfig, card: ModelCard) -> list[ConditioningI
             else:
                 require(not lesion, str(where), f"a lesion in class {label}", "an empty mask", "Choose --classes.")
     return inputs
-
-
-def _check_settings(config: GenerateConfig) -> None:
-    require_positive(num_samples_per_class=config.num_samples_per_class, chunk_size=config.chunk_size)
-    require(
-        config.num_samples_per_input is None or config.num_samples_per_input > 0,
-        "--num_samples_per_input",
-        config.num_samples_per_input,
-        "a number above 0",
-    )
-    require(config.steps >= 2, "--steps", config.steps, "2 or more")
-    require(config.seed >= 0, "--seed", config.seed, "0 or more")
-    chosen = config.classes or []
-    require(len(set(chosen)) == len(chosen), "--classes", " ".join(chosen), "each class once")
-    require(config.max_redraws >= 0, "--max_redraws", config.max_redraws, "0 or more")
-    require(config.guidance >= 0, "--guidance", config.guidance, "0 or more")
-    require(0 < config.sigma_scale <= 1, "--sigma_scale", config.sigma_scale, "above 0, at most 1")
-    weight = 1.0 if config.mask_guidance is None else config.mask_guidance
-    require(weight >= 0, "--mask_guidance", weight, "0 or more")
-    if config.guidance_checkpoint is not None:
-        hint = "Give a weight such as 2, or leave --guidance_checkpoint out."
-        require(
-            config.guidance != 1, "--guidance_checkpoint", "--guidance 1, which is none", "another --guidance", hint
-        )
-        require(
-            config.mode != "image_to_mask",
-            "--guidance_checkpoint",
-            f"mode {config.mode}",
-            "a mode that samples images",
-            hint,
-        )
-    require(
-        config.guidance_low < config.guidance_high,
-        "--guidance_low",
-        config.guidance_low,
-        f"less than --guidance_high {config.guidance_high}",
-    )

@@ -26,7 +26,7 @@ from medsegdiff.engine.rng import generator
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.generators.joint_diffusion.checkpoint import ModelCard, find_checkpoint, load_checkpoint
-from medsegdiff.generators.joint_diffusion.codec import encode_sdf
+from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA, encode_sdf
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
 from medsegdiff.generators.joint_diffusion.noise import highest_sigma
@@ -112,7 +112,7 @@ def levels_of(card: ModelCard) -> tuple[float, ...]:
     if card.model.low_res_factor == 1:
         return LEVELS
     level = min(FURTHER * card.model.low_res_sigma, highest_sigma(card.diffusion))
-    return (*LEVELS, level / card.diffusion.sigma_data)
+    return (*LEVELS, level / SIGMA_DATA)
 
 
 @torch.no_grad()
@@ -135,7 +135,7 @@ def denoising_losses(
         cond = Condition(labels[rows].to(device))
         for k, level in enumerate(levels):
             noise = torch.randn((1, *x0.shape[1:]), generator=generator(config.seed, k, NOISE)).to(device)
-            sigma = torch.full((len(rows), 2), level * card.diffusion.sigma_data, device=device)
+            sigma = torch.full((len(rows), 2), level * SIGMA_DATA, device=device)
             with autocast(device, config.precision):
                 terms = denoising_loss(denoiser, x0, cond, sigma, noise.expand_as(x0), card.diffusion)
             losses[rows.numpy(), k] = terms.float().sum(dim=1).cpu().numpy()

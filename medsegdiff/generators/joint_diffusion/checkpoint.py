@@ -17,12 +17,14 @@ from torch import Tensor
 from medsegdiff import __version__
 from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.engine.files import write_bytes
+from medsegdiff.engine.legacy import renamed
 from medsegdiff.errors import UserError
-from medsegdiff.generators.joint_diffusion.backbones import build_backbone
-from medsegdiff.generators.joint_diffusion.codec import PairCodec
-from medsegdiff.generators.joint_diffusion.config import DiffusionConfig, ModelConfig
+from medsegdiff.generators.joint_diffusion.backbones import Inputs, build_backbone, settings_of, settle_settings
+from medsegdiff.generators.joint_diffusion.backbones.config import NetworkConfig
+from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA, PairCodec
+from medsegdiff.generators.joint_diffusion.config import DiffusionConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser, LowRes
-from medsegdiff.generators.joint_diffusion.legacy import renamed, renamed_weights
+from medsegdiff.generators.joint_diffusion.legacy import migrated, renamed_weights
 
 KIND = "medsegdiff.generative"
 VERSION = 3  # 2: other names (`legacy`). 1: other groups of channels, so that the same weights mean something else
@@ -38,7 +40,7 @@ class ModelCard:
     img_size: int  # pixels
     classes: list[str]
     lesion_classes: list[str]  # classes whose masks are never empty
-    model: ModelConfig
+    model: NetworkConfig  # settings of the backbone
     diffusion: DiffusionConfig
     codec: PairCodec
     aspects: dict[str, list[float]]  # true width / height of the train pictures of each class
@@ -49,15 +51,20 @@ class ModelCard:
     arrays: ArraySpec = field(default_factory=ArraySpec)  # of the samples that it learnt and makes
     # Of each class, the mask classes that every train picture shows, with the least share of a picture they cover
     always_shown: dict[str, dict[str, float]] = field(default_factory=dict)
+    augment_conditioning: bool = False  # whether the network was told how pictures were augmented
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", settle_settings(self.backbone, self.model))
 
 
 def build_denoiser(card: ModelCard) -> Denoiser:
     """A fresh network of the size that the card says."""
     modality = card.codec.modality
-    backbone = build_backbone(card.backbone, card.img_size, modality.tolist(), card.model)
+    inputs = Inputs(card.img_size, tuple(modality.tolist()), len(card.classes), card.augment_conditioning)
+    backbone = build_backbone(card.backbone, inputs, card.model)
     factor, sigma = card.model.low_res_factor, card.model.low_res_sigma
     low_res = LowRes(factor, sigma) if factor > 1 else None
-    denoiser = Denoiser(backbone, modality, card.diffusion.sigma_data, low_res)
+    denoiser = Denoiser(backbone, modality, SIGMA_DATA, low_res)
     return denoiser.to(memory_format=torch.channels_last)
 
 
@@ -113,10 +120,10 @@ def load_checkpoint(path: Path) -> tuple[Denoiser, ModelCard, str]:
         hint = "Train it anew with this version." if metadata.get("kind") == KIND else "Use a checkpoint of phase 2."
         raise UserError(path, found, f"kind {KIND!r}, version '{VERSION}'", hint)
     try:
-        card = _card(renamed(json.loads(metadata["card"])))
+        card = _card(migrated(renamed(json.loads(metadata["card"]))))
         denoiser = build_denoiser(card)
         denoiser.load_state_dict(renamed_weights(weights))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, UserError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             path, f"weights or settings that do not fit ({reason})", "a whole checkpoint", "Train it anew."
@@ -141,7 +148,7 @@ def _card(values: dict[str, Any]) -> ModelCard:
     return ModelCard(
         **values
         | {
-            "model": ModelConfig(**values["model"]),
+            "model": settings_of(values.get("backbone", "patch_unet"))(**values["model"]),
             "diffusion": DiffusionConfig(**values["diffusion"]),
             "arrays": ArraySpec.from_json(values.get("arrays")),
             "codec": PairCodec(**codec | {name: tuple(codec[name]) for name in ("mean", "std")}),

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from medsegdiff.conditioning.condition import Condition
+from medsegdiff.generators.joint_diffusion.config import DiffusionConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser, expand_levels
-from medsegdiff.generators.joint_diffusion.noise import NoiseConfig, loss_weight
+from medsegdiff.generators.joint_diffusion.noise import loss_weight
 
 
 def denoising_loss(
@@ -16,7 +17,7 @@ def denoising_loss(
     cond: Condition,
     sigma: Tensor,
     noise: Tensor,
-    config: NoiseConfig,
+    config: DiffusionConfig,
     high: int | None = None,
 ) -> Tensor:
     """(B, M) weighted squared errors of the denoised estimate, averaged over pixels and channels of a modality.

@@ -164,7 +164,7 @@ def test_finished_run_is_not_trained_again(
     stop_after(monkeypatch, 0)
     config, results = finished
     assert segment(config) == results
-    with pytest.raises(UserError, match=r"finished run with other settings \(lr: 0\.002 -> 0\.001\)"):
+    with pytest.raises(UserError, match=r"found a run with other settings \(lr: 0\.002 -> 0\.001\)"):
         segment(dataclasses.replace(config, lr=0.001))
 
 

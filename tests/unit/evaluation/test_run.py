@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ from medsegdiff.downstream import train_and_test as once
 from medsegdiff.engine import locks
 from medsegdiff.engine.files import REPORT_FILE, SCORES_FILE
 from medsegdiff.engine.locks import locked
+from medsegdiff.engine.run_folder import EVALUATION, RunFolder
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.config import EvaluateConfig
-from medsegdiff.evaluation.privacy import embedding
 from medsegdiff.evaluation.reference_models.fit import fit_reference_models
 from medsegdiff.evaluation.report.write import PAGE_FILE, TABLE_FILE
 from medsegdiff.evaluation.run import _choose, _load, _size, evaluate
@@ -89,9 +90,12 @@ def test_a_report_comes_out_and_reference_models_are_found_again(
     before = {p: p.stat().st_mtime_ns for p in (folders / "reference_models").rglob("*.safetensors")}
     assert len(before) == 3
     # They are read alone: another process may be reading them, and the folder may be one that all may only read
-    for name in ("locked", "make_folder"):
-        monkeypatch.delattr(once, name)
-        monkeypatch.delattr(embedding, name)
+    held = RunFolder.held
+
+    def held_for_the_report(self: RunFolder, wait: bool = False) -> Any:
+        return held(self, wait) if self.kind is EVALUATION else pytest.fail(f"held {self.path}")
+
+    monkeypatch.setattr(RunFolder, "held", held_for_the_report)
     again = evaluate(settings(folders, tmp_path / "two"))
     assert {p: p.stat().st_mtime_ns for p in (folders / "reference_models").rglob("*.safetensors")} == before
     assert again["metrics"] == result["metrics"]

@@ -15,6 +15,7 @@ from trainer_runs import PLAIN, STEPS, assert_same_run, fail_at, settings, train
 
 from medsegdiff.data.sampling import sample_indices
 from medsegdiff.data.transforms import augment_conditioned
+from medsegdiff.engine import optimise
 from medsegdiff.engine.loop import lr_factor
 from medsegdiff.engine.rng import generator
 from medsegdiff.errors import UserError
@@ -49,7 +50,7 @@ def test_first_steps_are_on_smaller_pictures(data: Path, tmp_path: Path, monkeyp
     assert slopes[0] == pytest.approx(2 * slopes[1], rel=0.25)
     config = settings(data, tmp_path / "run", **changes)
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "clip_gradients", fail_at(4, train_module.clip_gradients))
+        patch.setattr(optimise, "clip_gradients", fail_at(4, optimise.clip_gradients))
         with pytest.raises(KeyboardInterrupt):
             train(config)
     train(config)
@@ -90,7 +91,7 @@ def test_two_sizes_resume_and_load(data: Path, tmp_path: Path, monkeypatch: pyte
     """Damage: sizes left out of what a run is known by, or of the checkpoint's card: it would sample with one size."""
     config = settings(data, tmp_path / "run", model=TWO_SIZES)
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "clip_gradients", fail_at(4, train_module.clip_gradients))
+        patch.setattr(optimise, "clip_gradients", fail_at(4, optimise.clip_gradients))
         with pytest.raises(KeyboardInterrupt):
             train(config)
     with pytest.raises(UserError, match="low_res_factor: 2 -> 1"):
@@ -120,5 +121,5 @@ def test_reported_augmentation_reaches_the_network(data: Path, tmp_path: Path) -
     assert not torch.equal(one.denoiser.backbone.moves.weight, before)
     train(settings(data, tmp_path / "run", augment_prob=0.5))
     model, card, _ = load_checkpoint(tmp_path / "run" / "last_model.safetensors")
-    assert card.model.augment_conditioning
+    assert card.augment_conditioning
     assert "backbone.moves.weight" in model.state_dict()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from medsegdiff.conditioning.condition import Condition
-from medsegdiff.generators.joint_diffusion.backbones import build_backbone
+from medsegdiff.generators.joint_diffusion.backbones import Inputs, build_backbone
 from medsegdiff.generators.joint_diffusion.codec import PairCodec
 from medsegdiff.generators.joint_diffusion.config import DiffusionConfig, ModelConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser, LowRes
@@ -25,7 +25,7 @@ def denoiser() -> Denoiser:
     """A small network whose output is not 0."""
     torch.manual_seed(0)
     sizes = ModelConfig(patch_size=2, model_channels=8, channel_mult=[1, 2], transformer_depth=1, dropout=0.0)
-    network = build_backbone("patch_unet", 32, [0, 1], sizes)
+    network = build_backbone("patch_unet", Inputs(32, (0, 1)), sizes)
     for weights in network.parameters():
         nn.init.normal_(weights, std=0.2)
     return Denoiser(network, MODALITY, low_res=LowRes(4, 3.0)).eval()

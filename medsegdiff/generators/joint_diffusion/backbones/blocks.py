@@ -63,6 +63,8 @@ class LevelEmbedding(nn.Module):
 class ResBlock(nn.Module):
     """Two 3 x 3 convolutions; the embedding scales and shifts in between (Dhariwal and Nichol 2021, AdaGN)."""
 
+    checkpointable = True
+
     def __init__(self, in_channels: int, channels: int, embedding: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = group_norm(in_channels)
@@ -99,6 +101,8 @@ def closed_linear(features: int, channels: int) -> nn.Linear:
 
 class TransformerBlock(nn.Module):
     """Self-attention and MLP over all positions, both modulated and gated by the embedding (Peebles and Xie 2023)."""
+
+    checkpointable = True
 
     def __init__(self, channels: int, heads: int, embedding: int, dropout: float) -> None:
         super().__init__()

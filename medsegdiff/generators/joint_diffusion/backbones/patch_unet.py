@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the field's usual name)
 
 from medsegdiff.conditioning.condition import Condition
+from medsegdiff.generators.joint_diffusion.backbones import Inputs
 from medsegdiff.generators.joint_diffusion.backbones.blocks import (
     ConditionEmbedding,
     OutputRefiner,
@@ -25,22 +26,21 @@ from medsegdiff.generators.joint_diffusion.backbones.blocks import (
     positions_at,
     run_stage,
 )
-from medsegdiff.generators.joint_diffusion.config import ModelConfig
+from medsegdiff.generators.joint_diffusion.backbones.config import ModelConfig
 
 REFINER_FEATURES = 4  # channels that the coarse network hands to the output stage
 
 
-def ignored(settings: ModelConfig) -> tuple[str, ...]:
-    """Settings that are those of other backbones."""
-    return ("mask_share", "use_anchor", "use_spectrum", "use_band_pass")
+Settings = ModelConfig  # those of every U-Net
 
 
-def build(img_size: int, modality: Sequence[int], settings: ModelConfig) -> PatchUNet:
+def build(inputs: Inputs, settings: ModelConfig) -> PatchUNet:
     """The network of these settings."""
     return PatchUNet(
-        img_size=img_size,
-        modality=modality,
-        num_classes=settings.num_classes,
+        img_size=inputs.img_size,
+        modality=inputs.modality,
+        num_classes=inputs.num_classes,
+        augment_conditioning=inputs.augment_conditioning,
         patch_size=settings.patch_size,
         model_channels=settings.model_channels,
         channel_mult=settings.channel_mult,
@@ -49,7 +49,6 @@ def build(img_size: int, modality: Sequence[int], settings: ModelConfig) -> Patc
         transformer_depth=settings.transformer_depth,
         num_heads=settings.num_heads,
         dropout=settings.dropout,
-        augment_conditioning=settings.augment_conditioning,
     )
 
 
