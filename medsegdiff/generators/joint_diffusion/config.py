@@ -14,8 +14,6 @@ class ModelConfig:
 
     in_channels: int = 1  # image channels (grey)
     out_channels: int = 1  # mask channels
-    num_classes: int = 2  # lesion classes of the condition; set from the data
-    augment_conditioning: bool = False  # whether the network knows how pictures were augmented; set by --augment_prob
     patch_size: int = 4  # space-to-depth factor of the stem, pixels
     model_channels: int = 96  # channels at the finest level of the U-Net
     channel_mult: list[int] = field(default_factory=lambda: [1, 2, 3])  # channels a level, times model_channels
@@ -76,7 +74,8 @@ class TrainConfig:
     grad_clip: float = 1.0  # largest norm of the gradient
     # Of what is averaged the middle length is looked at during training, and the best one on val saved at its end
     ema_lengths: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2])  # of averaged weights, share of training
-    label_dropout: float = 0.1  # share of pairs whose class is hidden, for classifier-free guidance
+    conditions: list[str] = field(default_factory=lambda: ["label"])  # what samples can be asked by
+    condition_dropout: float = 0.1  # share of samples of which a condition is hidden, for classifier-free guidance
     augment: bool = True  # joint augmentation: mirroring, zoom, gain
     augment_prob: float = 0.0  # share of pairs turned, moved and stretched further, and the network conditioned on it
     balance_classes: bool = True  # sample every class equally often

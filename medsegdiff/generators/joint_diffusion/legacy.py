@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from medsegdiff.data.transforms import MOVE_UNITS
+
 T = TypeVar("T")
 
 NAMES = {  # settings, in cards of checkpoints and where a folder says what made it; keys of dataset.json
@@ -33,7 +35,12 @@ NESTED = {
     "codec",
     "scores",
 }  # where names stand too
-PREFIXES = {"backbone.seam.": "backbone.refiner."}  # of weights
+PREFIXES = {  # of weights
+    "backbone.seam.": "backbone.refiner.",
+    "backbone.label.": "backbone.conditions.label.table.",
+    "backbone.moves.": "backbone.conditions.augmentation.linear.",
+}
+LABEL_DROPOUT = 0.1  # what cards that do not say conditions were trained with, unless set otherwise
 
 
 def renamed(values: Any) -> Any:
@@ -42,6 +49,20 @@ def renamed(values: Any) -> Any:
         return values
     today = {NAMES.get(key, key): value for key, value in values.items()}
     return {key: renamed(value) if key in NESTED else value for key, value in today.items()}
+
+
+def with_conditions(card: dict[str, Any]) -> dict[str, Any]:
+    """A card that says its conditions: one that does not is of a network that knows the class and, where its settings
+    say so, how pictures were augmented."""
+    model = dict(card["model"])
+    if "conditions" in card:
+        return card
+    model.pop("num_classes", None)
+    augmented = model.pop("augment_conditioning", False)
+    conditions: list[dict[str, Any]] = [{"name": "label", "drop_rate": LABEL_DROPOUT, "classes": card["classes"]}]
+    if augmented:
+        conditions.append({"name": "augmentation", "units": list(MOVE_UNITS)})
+    return card | {"model": model, "conditions": conditions}
 
 
 def renamed_weights(weights: dict[str, T]) -> dict[str, T]:

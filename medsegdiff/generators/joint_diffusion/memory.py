@@ -10,7 +10,6 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from medsegdiff.conditioning.condition import Condition
 from medsegdiff.engine.device import autocast
 from medsegdiff.engine.distributed import Distributed
 from medsegdiff.errors import UserError, require
@@ -108,11 +107,10 @@ class BatchSizeFinder:
         copies = parts + (0 if self.optimiser.state else 2)
         room = [torch.zeros_like(p) for p in weights for _ in range(copies)]
         x0 = torch.zeros(pairs, 2, config.img_size, config.img_size, device=device)
-        label, keep = torch.zeros(2, pairs, dtype=torch.long, device=device)
         with autocast(device, config.precision):
             sigma = torch.ones(pairs, 2, device=device)
             # None at high noise: then all pictures are seen at full size
-            loss = self.objective(x0, Condition(label, keep.bool()), sigma, torch.ones_like(x0), 0).sum()
+            loss = self.objective(x0, {}, sigma, torch.ones_like(x0), 0).sum()
         # Not `backward`, with which other processes would have to go along
         torch.autograd.grad(loss, weights, allow_unused=True)
         del room

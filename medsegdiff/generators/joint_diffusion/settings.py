@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from medsegdiff.conditioning.augmentation import Augmentation
+from medsegdiff.conditioning.registry import condition_class
 from medsegdiff.errors import require, require_fraction, require_positive
 from medsegdiff.generators.joint_diffusion.backbones import check_backbone
 from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA
@@ -36,7 +38,11 @@ def check_settings(config: TrainConfig) -> None:
     require(config.eval_steps >= 2, "--eval_steps", config.eval_steps, "2 or more")
     require(config.seed >= 0, "--seed", config.seed, "0 or more")
     require(config.weight_decay >= 0, "--weight_decay", config.weight_decay, "0 or more")
-    require_fraction("label_dropout", config.label_dropout)
+    require_fraction("condition_dropout", config.condition_dropout)
+    for name in config.conditions:
+        condition_class(name)
+    hint = "--augment_prob, which adds it"
+    require(Augmentation.name not in config.conditions, "--conditions", Augmentation.name, hint, "Leave it out.")
     require(0 <= config.augment_prob < 1, "--augment_prob", config.augment_prob, "0 or more, and below 1")
     augmentable = config.augment or not config.augment_prob
     require(augmentable, "--augment_prob", config.augment_prob, "0 with --augment false", "Leave one of them out.")
@@ -49,13 +55,6 @@ def check_settings(config: TrainConfig) -> None:
     fits = bool(config.ema_lengths) and 0 < min(config.ema_lengths) <= max(config.ema_lengths) <= 0.28
     require(fits, "--ema_lengths", config.ema_lengths, "numbers above 0 and up to 0.28")
     m = config.model
-    require(
-        not m.augment_conditioning,
-        "--model.augment_conditioning",
-        m.augment_conditioning,
-        "--augment_prob, which sets it",
-        "Leave it out.",
-    )
     require(0 < m.mask_share <= 1, "--model.mask_share", m.mask_share, "above 0 and up to 1")
     sizes = ("patch_size", "model_channels", "num_res_blocks", "num_heads")
     require_positive(**{f"model.{name}": getattr(m, name) for name in sizes})

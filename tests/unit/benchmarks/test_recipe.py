@@ -37,7 +37,7 @@ def test_ablation_is_at_equal_parameters(benchmark: Any) -> None:
     counts = {}
     for name in (recipe.ABLATION_BASE, *recipe.ABLATION):
         config = recipe.settings("d", Path("o"), recipe.arms()[name])
-        network = build_backbone(config.backbone, config.img_size, [0, 1], config.model)
+        network = build_backbone(config.backbone, config.img_size, [0, 1], [], config.model)
         counts[name] = sum(p.numel() for p in network.parameters())
     yardstick = counts.pop(recipe.ABLATION_BASE)
     assert max(counts.values()) / min(counts.values()) < 1.02

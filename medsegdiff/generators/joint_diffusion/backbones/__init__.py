@@ -10,12 +10,13 @@ from types import ModuleType
 from torch import nn
 
 import medsegdiff.generators.joint_diffusion.backbones
+from medsegdiff.conditioning.base import Condition
 from medsegdiff.errors import require
 from medsegdiff.generators.joint_diffusion.config import ModelConfig
 
 
 def backbones() -> dict[str, ModuleType]:
-    """Every module of this folder with a `build(img_size, modality, settings)`, by its name."""
+    """Every module of this folder with a `build(img_size, modality, conditions, settings)`, by its name."""
     found = {}
     for info in pkgutil.iter_modules(medsegdiff.generators.joint_diffusion.backbones.__path__):
         if info.name != __name__.rpartition(".")[2]:
@@ -36,13 +37,15 @@ def check_backbone(name: str, settings: ModelConfig) -> None:
         require(value == plain, f"--model.{key}", value, expected, "Leave it out.")
 
 
-def build_backbone(name: str, img_size: int, modality: Sequence[int], settings: ModelConfig) -> nn.Module:
-    """A fresh network (B, C, S, S), (B, M), Condition -> (B, C, S, S); `modality` (C,) maps channels to noise levels.
+def build_backbone(
+    name: str, img_size: int, modality: Sequence[int], conditions: Sequence[Condition], settings: ModelConfig
+) -> nn.Module:
+    """A fresh network (B, C, S, S), (B, M), Conditions -> (B, C, S, S); `modality` (C,) maps channels to noise levels.
 
     Raises `ValueError` for a name that no backbone has.
     """
     known = backbones()
     if name not in known:
         raise ValueError(f"backbone {name!r}; known: {', '.join(known)}")
-    network: nn.Module = known[name].build(img_size, modality, settings)
+    network: nn.Module = known[name].build(img_size, modality, conditions, settings)
     return network

@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the field's usual name)
 
-from medsegdiff.conditioning.condition import Condition
+from medsegdiff.conditioning.base import Condition, Conditions
 from medsegdiff.generators.joint_diffusion.backbones.blocks import (
     ConditionEmbedding,
     OutputRefiner,
@@ -46,13 +46,15 @@ def ignored(settings: ModelConfig) -> tuple[str, ...]:
     return () if settings.use_spectrum else ("use_band_pass",)
 
 
-def build(img_size: int, modality: Sequence[int], settings: ModelConfig) -> MedSegDiffV2:
+def build(
+    img_size: int, modality: Sequence[int], conditions: Sequence[Condition], settings: ModelConfig
+) -> MedSegDiffV2:
     """The network of these settings; image channels come first, as `PairCodec` has them."""
     return MedSegDiffV2(
         img_size=img_size,
         in_channels=list(modality).count(0),
         out_channels=list(modality).count(1),
-        num_classes=settings.num_classes,
+        conditions=conditions,
         model_channels=settings.model_channels,
         transformer_depth=settings.transformer_depth,
         num_heads=settings.num_heads,
@@ -61,7 +63,6 @@ def build(img_size: int, modality: Sequence[int], settings: ModelConfig) -> MedS
         channel_mult=settings.channel_mult,
         num_res_blocks=settings.num_res_blocks,
         dropout=settings.dropout,
-        augment_conditioning=settings.augment_conditioning,
         mask_share=settings.mask_share,
         use_anchor=settings.use_anchor,
         use_spectrum=settings.use_spectrum,
@@ -275,7 +276,7 @@ class MedSegDiffV2(ConditionEmbedding):
         img_size: int,
         in_channels: int = 1,
         out_channels: int = 1,
-        num_classes: int = 2,
+        conditions: Sequence[Condition] = (),
         model_channels: int = 96,
         transformer_depth: int = 4,
         num_heads: int = 4,
@@ -289,10 +290,9 @@ class MedSegDiffV2(ConditionEmbedding):
         use_anchor: bool = True,
         use_spectrum: bool = True,
         use_band_pass: bool = True,
-        augment_conditioning: bool = False,
     ) -> None:
         embedding = 4 * model_channels
-        super().__init__(STREAMS, num_classes, embedding, augment_conditioning)
+        super().__init__(STREAMS, conditions, embedding)
         self.channels = (in_channels, out_channels)
         bases = (model_channels, max(8, round(model_channels * mask_share / 8) * 8))
         widths = [[base * m for m in channel_mult] for base in bases]
@@ -317,7 +317,7 @@ class MedSegDiffV2(ConditionEmbedding):
         modality = [0] * in_channels + [1] * out_channels
         self.refiner = OutputRefiner(sum(REFINER_FEATURES), modality, embedding)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Conditions) -> Tensor:
         embedding = self.embedding(c_noise, cond)
         parts = x.split(self.channels, dim=1)
         image, mask = self.image.start(parts[0]), self.mask.start(parts[1])
