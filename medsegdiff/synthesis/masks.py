@@ -5,24 +5,20 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from torch import Tensor
 
 from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.data.dataset import from_channels
 from medsegdiff.data.decoding import read_grey
 from medsegdiff.data.pictures import contact_sheet, spread
-from medsegdiff.engine.device import autocast
 from medsegdiff.engine.files import DATASET_FILE, make_folder, read_json, write_bytes, write_json, write_png
-from medsegdiff.generators.joint_diffusion.sampling import Noise, expected_masks, sample_masks
+from medsegdiff.generators.base import Generator, GeneratorCard
 from medsegdiff.synthesis.inputs import ConditioningInput
-from medsegdiff.synthesis.plan import Chunk, Item, batched, record_file
-from medsegdiff.synthesis.source import Source, padded
+from medsegdiff.synthesis.plan import Chunk, batched, record_file
 
 KIND = "masks of images"  # in dataset.json, where samples have their classes
 TABLE_FILE = "masks.csv"
@@ -30,49 +26,21 @@ FOLDERS = ("masks", "samples", "mean", "uncertainty", "one_call")
 SHEET_IMAGES, SHEET_SAMPLES = 12, 3
 
 
-def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
+def run_chunk(generator: Generator, task: Chunk, folder: Path) -> None:
     """Sample the masks of a chunk's images, write all pictures and then, as the sign that it is finished, its
     record."""
     for name in FOLDERS:
         make_folder(folder / name)
-    images = list(
-        {
-            id(i.conditioning_input): i.conditioning_input for i in task.items if i.conditioning_input is not None
-        }.values()
-    )
+    images = inputs_of([task])
     samples = len(task.items) // len(images)
-    sampled, expected = sample_all(source, task)
+    sampled = generator.sample(task.requests, 0)
     rows = []
-    for number, image in enumerate(images):
-        part = slice(number * samples, (number + 1) * samples)
-        rows.append(_write(folder, image, sampled[part], expected[number], source.card.arrays))
+    spec = generator.card.arrays
+    for image, some in zip(images, batched(sampled, samples), strict=True):
+        index = np.stack([spec.index_map(arrays["mask"]) for arrays in some])
+        masks = np.stack([index == k for k in range(1, len(spec.foreground) + 1)], axis=1)
+        rows.append(_write(folder, image, masks, some[0]["expected_mask"], spec))
     write_json(record_file(task, folder), {"rows": rows})
-
-
-def sample_all(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray]:
-    """(n, K, S, S) boolean masks of a chunk, and (images, K, S, S) expected ones in [0, 1]; batches of `chunk_size`."""
-    denoiser, codec, sigmas = source.denoiser, source.card.codec, source.sigmas
-    masks, expected = [], []
-    for some, known, noise in _batches(source, task.items):
-        with autocast(source.device, source.config.precision):
-            sampled = sample_masks(denoiser, codec, known, sigmas, noise, sampler=source.config.sampler)
-        masks.append(sampled[:some].numpy())
-    firsts = {item.conditioning_input.id: item for item in reversed(task.items) if item.conditioning_input is not None}
-    for some, known, noise in _batches(source, tuple(reversed(firsts.values()))):
-        with autocast(source.device, source.config.precision):
-            mean = expected_masks(denoiser, codec, known, sigmas, noise)
-        expected.append(mean[:some].numpy())
-    return np.concatenate(masks), np.concatenate(expected)
-
-
-def _batches(source: Source, items: tuple[Item, ...]) -> Iterator[tuple[int, Tensor, Noise]]:
-    """Number of items, conditioning channels and noise of each batch, padded to `chunk_size`."""
-    size = source.config.chunk_size
-    for some in batched(items, size):
-        batch = padded(some, size)
-        known = source.known(batch)
-        assert known is not None
-        yield len(some), known, source.noise(batch, [0] * size)
 
 
 def entropy(probability: np.ndarray) -> np.ndarray:
@@ -145,12 +113,18 @@ def _write(
     }  # fmt: skip
 
 
+def inputs_of(tasks: list[Chunk]) -> list[ConditioningInput]:
+    """The conditioning images of these chunks, each once."""
+    every = [item.conditioning_input for task in tasks for item in task.items]
+    return list({image.id: image for image in every if image is not None}.values())
+
+
 def read_rows(tasks: list[Chunk], folder: Path) -> list[dict[str, Any]]:
     """The rows of all finished chunks, one an image."""
     return [row for t in tasks for row in read_json(record_file(t, folder))["rows"]]
 
 
-def gather(source: Source, tasks: list[Chunk], folder: Path, fingerprint: dict[str, Any]) -> list[dict[str, Any]]:
+def gather(card: GeneratorCard, tasks: list[Chunk], folder: Path, fingerprint: dict[str, Any]) -> list[dict[str, Any]]:
     """Write masks.csv, contact_sheet.png and, last of all, dataset.json; returns the rows of the table."""
     rows = read_rows(tasks, folder)
     text = io.StringIO()
@@ -158,16 +132,8 @@ def gather(source: Source, tasks: list[Chunk], folder: Path, fingerprint: dict[s
     writer.writeheader()
     writer.writerows(rows)
     write_bytes(folder / TABLE_FILE, text.getvalue().encode())
-    inputs = list(
-        {
-            i.conditioning_input.id: i.conditioning_input
-            for t in tasks
-            for i in t.items
-            if i.conditioning_input is not None
-        }.values()
-    )
-    write_png(folder / "contact_sheet.png", _sheet(folder, inputs, rows[0]["samples"], source.card.arrays))
-    write_json(folder / DATASET_FILE, {"kind": KIND, "fingerprint": fingerprint, "checkpoint": source.provenance})
+    write_png(folder / "contact_sheet.png", _sheet(folder, inputs_of(tasks), rows[0]["samples"], card.arrays))
+    write_json(folder / DATASET_FILE, {"kind": KIND, "fingerprint": fingerprint, "checkpoint": card.provenance})
     return rows
 
 

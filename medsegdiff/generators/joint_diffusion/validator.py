@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medsegdiff.conditioning.condition import Condition
+from medsegdiff.conditioning.base import Condition, encode
 from medsegdiff.data.dataset import SampleTensors, from_channels
 from medsegdiff.data.hashing import to_grey
 from medsegdiff.data.pictures import contact_sheet
@@ -23,10 +23,10 @@ from medsegdiff.features.pair_features import feature_distance, feature_matrix
 from medsegdiff.generators.joint_diffusion.codec import PairCodec, encode_sdf
 from medsegdiff.generators.joint_diffusion.config import TrainConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
-from medsegdiff.generators.joint_diffusion.guidance_defaults import default_guidance
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
 from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, sigma_table
 from medsegdiff.generators.joint_diffusion.sampling import sample_pairs
+from medsegdiff.generators.joint_diffusion.sampling_settings import default_guidance
 
 BANDS = (0.05, 0.15, 0.4, 1.0, 2.5, 6.0, 20.0)  # noise levels at which val is looked at, both modalities alike
 EVAL_NOISE, EVAL_SAMPLES, BASELINE = 11, 12, 13  # purpose numbers of the random streams
@@ -37,11 +37,19 @@ class Validator:
     """Evaluates averaged weights with the same noise every time, so that only the weights make a difference."""
 
     def __init__(
-        self, config: TrainConfig, codec: PairCodec, train: SampleTensors, val: SampleTensors, classes: list[str]
+        self,
+        config: TrainConfig,
+        codec: PairCodec,
+        train: SampleTensors,
+        val: SampleTensors,
+        conditions: list[Condition],
+        classes: list[str],
     ) -> None:
         self.config = config
         self.codec = codec
         self.classes = classes
+        self.conditions = conditions
+        self.known = encode(conditions, [vars(r) for r in val.records])
         self.val = dataclasses.replace(val, masks=encode_sdf(val.masks, codec.sdf_truncation))
         self.best: dict[str, float] = {"step": -1, "val_loss": math.inf}
         self.history: list[dict[str, float]] = []
@@ -93,13 +101,15 @@ class Validator:
         for band, level in enumerate(BANDS):
             terms = []
             for start in range(0, len(self.val), EVAL_BATCH):
-                images, masks, labels = self.val.batch(torch.arange(start, min(start + EVAL_BATCH, len(self.val))))
+                rows = torch.arange(start, min(start + EVAL_BATCH, len(self.val)))
+                images, masks, _ = self.val.batch(rows)
+                cond = {name: values[rows].to(device) for name, values in self.known.items()}
                 x0 = self.codec.encode(images, masks)
                 noise = torch.randn(x0.shape, generator=generator(self.config.seed, band, start, EVAL_NOISE))
                 sigma = torch.full((len(x0), 2), level)
                 with autocast(device, self.config.precision):
                     loss = denoising_loss(
-                        model, x0.to(device), Condition(labels.to(device)), sigma.to(device), noise.to(device),
+                        model, x0.to(device), cond, sigma.to(device), noise.to(device),
                         weighing,
                     )  # fmt: skip
                 terms.append(loss.float().cpu())
@@ -122,13 +132,14 @@ class Validator:
         parts: list[tuple[Tensor, Tensor]] = []
         for start in range(0, len(labels), EVAL_BATCH):
             chunk = labels[start : start + EVAL_BATCH]
+            cond = encode(self.conditions, [{"label": self.classes[int(k)]} for k in chunk])
             shape = (len(chunk), len(self.codec.mean), config.img_size, config.img_size)
 
             def noise(step: int, start: int = start, shape: tuple[int, ...] = shape) -> Tensor:
                 return torch.randn(shape, generator=generator(config.seed, start, step, EVAL_SAMPLES))
 
             with autocast(model.modality.device, config.precision):
-                parts.append(sample_pairs(model, self.codec, chunk, sigmas, noise, guidance=guidance))
+                parts.append(sample_pairs(model, self.codec, cond, sigmas, noise, guidance=guidance))
         images, masks = (torch.cat(column) for column in zip(*parts, strict=True))
         return images, masks, labels
 

@@ -22,7 +22,7 @@ from medsegdiff.generators.joint_diffusion.trainer import train
         ("--seed -1", "--seed: found -1"),
         ("--lr 0", "--lr: found 0.0; expected a number above 0"),
         ("--batch_size 0", "--batch_size: found 0"),
-        ("--label_dropout 1.5", "--label_dropout: found 1.5; expected a number from 0 to 1"),
+        ("--condition_dropout 1.5", "--condition_dropout: found 1.5; expected a number from 0 to 1"),
         ("--ema_lengths 0.1 0.5", r"--ema_lengths: found \[0.1, 0.5\]; expected numbers above 0 and up to 0.28"),
         ("--model.num_heads 0", "--model.num_heads: found 0"),
         ("--model.num_heads 5", "--model.num_heads: found 5; expected a divisor of 288 channels"),
