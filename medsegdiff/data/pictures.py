@@ -164,11 +164,8 @@ def overview(pairs: SampleSet, examples: int = 40, columns: int = 10) -> Figure:
                 shares, bins=np.linspace(0, 100, 51).tolist(), histtype="step", color=colour, label=label, lw=1.5
             )
     sizes.set(title="picture size", xlabel="width, pixels", ylabel="height, pixels")
-    areas.set(
-        title="lesion area" if pairs.arrays.is_binary else "area of all classes",
-        xlabel="share of the picture, %",
-        ylabel="pairs",
-    )
+    what = "lesion area" if pairs.arrays.is_binary else "area of all mask classes"
+    areas.set(title=what, xlabel="share of the picture, %", ylabel="pairs")
     for axes in (sizes, areas):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)

@@ -34,7 +34,7 @@ eval_steps: 3
 model: {model_channels: 16, channel_mult: [1, 2], transformer_depth: 1, num_heads: 2}
 """
 STAINS = {"background": 0, "nuclei": 100, "antigen": 200}
-PATCH, STEP = 64, 48  # pixels
+PATCH = 64  # pixels
 
 
 def cut_tissue(root: Path) -> None:
@@ -50,8 +50,8 @@ def cut_tissue(root: Path) -> None:
     index = np.where(antigen > threshold_otsu(antigen), STAINS["antigen"], index).astype(np.uint8)
     for kind, whole in (("images", picture[..., ::-1]), ("masks", index)):
         (root / kind).mkdir(parents=True)
-        for y in range(0, len(index) - PATCH, STEP):
-            for x in range(0, len(index) - PATCH, STEP):
+        for y in range(0, len(index), PATCH):
+            for x in range(0, len(index), PATCH):
                 cv2.imwrite(str(root / kind / f"{y:03d}_{x:03d}.png"), whole[y : y + PATCH, x : x + PATCH])
 
 
@@ -64,20 +64,19 @@ def make_phantom(root: Path) -> None:
 def prepared(raw: Path, root: Path, spec: ArraySpec) -> SampleSet:
     """Samples of images/ and masks/ of equal names, in sub-folders for classes or without: half train, then val, test.
 
-    Groups are columns of patches, or single phantoms.
+    Each is a group of its own.
     """
     records = []
     files = sorted(raw.glob("images/**/*.png"), key=lambda path: (path.parent.name, path.stem))
     by_class = {name: [f for f in files if f.parent.name == name] for name in {f.parent.name for f in files}}
     for label, own in sorted(by_class.items()):
         for number, path in enumerate(own):
-            arrays = (
-                read_picture(path, spec.channels),
-                read_picture(raw / "masks" / path.relative_to(raw / "images"), 1),
-            )
+            mask = read_picture(raw / "masks" / path.relative_to(raw / "images"), 1)
             split = "train" if number < len(own) / 2 else "val" if number < 3 * len(own) / 4 else "test"
             names = {"id": f"{label}_{path.stem}", "group": f"{label}_{path.stem}", "source": path.name}
-            records.append(write_sample(root, *arrays, label=label, split=split, **names))
+            records.append(
+                write_sample(root, read_picture(path, spec.channels), mask, label=label, split=split, **names)
+            )
     return write_samples(root, records, classes=sorted(by_class), fingerprint={"phase": "prepare"}, arrays=spec)
 
 
