@@ -23,8 +23,8 @@ from tqdm import tqdm
 from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.engine.device import autocast, choose_device, has_fast_bf16
 from medsegdiff.engine.files import read_json, write_json
+from medsegdiff.engine.memory import out_of_memory
 from medsegdiff.errors import UserError
-from medsegdiff.generators.joint_diffusion.memory import out_of_memory
 from medsegdiff.generators.joint_diffusion.noise import ddpm_sigmas
 
 SPEED_FILE = "speed.json"

@@ -27,23 +27,15 @@ from tqdm import tqdm
 
 from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.pictures import contact_sheet
-from medsegdiff.data.records import (
-    SYNTHETIC,
-    SampleRecord,
-    SampleSet,
-    content_digest,
-    read_samples,
-    write_sample,
-    write_samples,
-)
+from medsegdiff.data.records import SampleRecord, SampleSet, content_digest, read_samples, write_sample, write_samples
 from medsegdiff.downstream.config import SegmentConfig
 from medsegdiff.downstream.segmentation.scores import overlaps
 from medsegdiff.downstream.segmentation.training import SegmentationTrainer, predict_masks, true_masks
 from medsegdiff.engine.device import choose_device, settle_precision
-from medsegdiff.engine.files import DATASET_FILE, make_folder, read_json, staged_folder, write_json, write_png
+from medsegdiff.engine.files import make_folder, read_json, write_json, write_png
 from medsegdiff.engine.loop import LoopConfig, run_loop
 from medsegdiff.engine.rng import generator
-from medsegdiff.engine.state import refuse_other_run
+from medsegdiff.engine.run_folder import DATA_SET, SEGMENTATION, Kind, RunFolder
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.run import evaluate
@@ -103,9 +95,7 @@ def trained_arm(name: str, folder: Path, options: argparse.Namespace, pairs: Sam
     setting = setting_of(name, options, seed)
     fingerprint = fingerprint_of(name, setting, options, pairs)
     file = make_folder(folder) / TRAINED_FILE
-    if file.is_file():
-        refuse_other_run(folder, read_json(file)["fingerprint"], fingerprint)
-    else:
+    if not RunFolder(folder, Kind(TRAINED_FILE, "a trained arm", "a folder for an arm"), fingerprint).is_finished():
         arm = build_arm(name, setting, pairs)
         print(f"training {name}, seed {seed}, for {options.minutes:g} minutes", flush=True)
         done = train_for(arm, options.minutes * 60)
@@ -171,15 +161,15 @@ def sampled_pairs(
     fingerprint |= {"drawn_as": dataclasses.asdict(GenerateConfig("", ""))} if name == OURS else {}
     fingerprint |= {"give_up": options.give_up} if options.give_up != GIVE_UP else {}
     target = folder / "pairs"
-    if (target / DATASET_FILE).is_file():
-        refuse_other_run(target, read_json(target / DATASET_FILE)["fingerprint"], fingerprint)
+    run = RunFolder(target, DATA_SET, fingerprint)
+    if run.is_finished():
         return read_samples(target)
     digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()[:12]
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in train]
     records: list[SampleRecord] = []
     reported: dict[str, Any] = {}
     started = time.perf_counter()
-    with staged_folder(target, fingerprint) as staging:
+    with run.staged() as staging:
         sample = functools.partial(arm.sample, calls=CALLS)
         everything = sample_classes(sample, len(real.classes), options.pairs, options.chunk, options.give_up)
         for number, label in enumerate(real.classes):
@@ -192,7 +182,7 @@ def sampled_pairs(
                 records.append(
                     write_sample(
                         staging, image, mask, id=id, label=label, split="train", group=id,
-                        source=f"{SYNTHETIC}{digest}", pixel_aspect=aspects[int(choice)],
+                        source=f"synthetic:{digest}", generator=digest, pixel_aspect=aspects[int(choice)],
                     )
                 )  # fmt: skip
         reported["seconds"] = time.perf_counter() - started
@@ -263,8 +253,7 @@ def val_dice(pairs: SampleSet, real: SampleSet, folder: Path, options: argparse.
     learnt = pairs.select("train")
     fingerprint = {"steps": options.dice_steps, "size": options.size, "seed": seed, "precision": config.precision}
     fingerprint["data"] = content_digest([*learnt.records, *real.select("val").records])[:16]
-    if file.is_file():
-        refuse_other_run(folder, read_json(file)["fingerprint"], fingerprint)
+    if RunFolder(folder, Kind(DICE_FILE, "a segmenter", "a folder for a segmenter"), fingerprint).is_finished():
         found: dict[str, Any] = read_json(file)
         return found
     train = load_tensors(learnt, options.size, what="train split")
@@ -272,8 +261,8 @@ def val_dice(pairs: SampleSet, real: SampleSet, folder: Path, options: argparse.
     trainer = SegmentationTrainer(config, real.classes, train, val, options.dice_steps)
     trainer.finished = lambda: False  # type: ignore[method-assign]
     loop = LoopConfig(
-        folder, options.dice_steps, config.evals, config.save_every, config.batch_size, fingerprint,
-        evals_from=trainer.small_steps,
+        RunFolder(folder, SEGMENTATION, fingerprint), options.dice_steps, config.evals, config.save_every,
+        config.batch_size, evals_from=trainer.small_steps,
     )  # fmt: skip
     run_loop(trainer, loop, f"segmenter, {folder.parent.parent.name}")
     trainer.ema.model.load_state_dict(trainer.best_weights)

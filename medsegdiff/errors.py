@@ -37,9 +37,13 @@ class UserError(Exception):
     """
 
     def __init__(self, where: object, found: object, expected: object, hint: str) -> None:
-        self.where = str(where)
+        self.where, self.rest = str(where), (found, expected, hint)
         text = f"{where}: found {found}; expected {expected}. {hint}"
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+
+    def at(self, where: object) -> UserError:
+        """The same error in another place."""
+        return UserError(where, *self.rest)
 
 
 def from_os_error(error: Exception) -> UserError | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medsegdiff.cli import run
+from medsegdiff.engine.settings import expand_home
 from medsegdiff.errors import require_positive
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,10 @@ class QuickstartConfig:
     num_samples_per_class: int = 48  # synthetic pairs of each class
     steps: int = 150  # optimiser steps of each of the two segmentation trainings
     seed: int = 0  # of every phase
+
+    def __post_init__(self) -> None:
+        expand_home(self)
+        require_positive(num_samples_per_class=self.num_samples_per_class, steps=self.steps)
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,6 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
 
     The same call goes on where an interrupted one stopped. Raises `UserError` as the phases do.
     """
-    require_positive(num_samples_per_class=config.num_samples_per_class, steps=config.steps)
     todo = phases(config)
     log.info("%s", WARNING)
     results: list[Any] = []

@@ -16,17 +16,15 @@ Scattering strengths are in dB relative to fibroglandular tissue, lengths in pix
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
-from medsegdiff.engine.files import differing_keys, make_folder, write_bytes, write_png
-from medsegdiff.engine.settings import fingerprint_of
+from medsegdiff.engine.files import make_folder, write_bytes, write_png
+from medsegdiff.engine.run_folder import Fingerprint, Kind, RunFolder
+from medsegdiff.engine.settings import expand_home, fingerprint_of
 from medsegdiff.errors import UserError, require
 
 LABELS = ("benign", "malignant", "normal")
@@ -50,6 +48,10 @@ LAYERS = (
 )
 
 
+# Pixel values of label maps (`tissue_classes`); skin and rib are background
+TISSUE_VALUES = {"background": 0, "fat": 1, "gland": 2, "muscle": 3, "lesion": 4}
+
+
 @dataclass(frozen=True)
 class PhantomConfig:
     """A simulated data set in the layout of BUSI."""
@@ -59,7 +61,15 @@ class PhantomConfig:
     num_malignant: int = 24  # cases with a malignant lesion
     num_normal: int = 0  # cases without a lesion (all-zero masks)
     duplicates: int = 4  # second recordings of cases above, spread over the classes, in addition
+    tissue_classes: bool = False  # label maps of lesion and tissue in images/ and masks/, not masks of lesions
     seed: int = 0  # of everything
+
+    def __post_init__(self) -> None:
+        expand_home(self)
+        for name in ("num_benign", "num_malignant", "num_normal", "duplicates", "seed"):
+            require(getattr(self, name) >= 0, f"--{name}", getattr(self, name), "a whole number of 0 or more")
+        cases = self.num_benign + self.num_malignant + self.num_normal
+        require(cases > 0, "the counts of cases", "0 altogether", "at least one case", "Raise --num_benign.")
 
 
 @dataclass(frozen=True)
@@ -101,8 +111,8 @@ def log_compress(envelope: np.ndarray, dynamic_range: float, gain: float) -> np.
     return np.asarray(np.clip(255 * (1 + level / dynamic_range), 0, 255).round().astype(np.uint8))
 
 
-def _tissue(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """(H, W) scattering strength in dB of layered breast tissue without a lesion."""
+def _tissue(shape: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) scattering strength in dB of layered breast tissue without a lesion, and (H, W) uint8 `TISSUE_VALUES`."""
     height, width = shape
     rows = np.arange(height)[:, None]
     bend = smooth_noise((1, width), (1.0, width / 5), rng) * height * 0.012  # common to all: the breast is curved
@@ -115,6 +125,7 @@ def _tissue(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         "rib": 1.5 * smooth_noise(shape, (5.0, 20.0), rng),
     }
     strength, lines = np.zeros(shape), np.zeros(shape)
+    layers = np.zeros(shape, np.uint8)
     for number, (name, level, share) in enumerate(LAYERS):
         rough = height * (0.004 if name == "fat" else 0.02)
         edge = np.full((1, width), share * height * rng.uniform(0.94, 1.06))
@@ -122,10 +133,11 @@ def _tissue(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
             edge = edge + bend + rough * smooth_noise((1, width), (1.0, width / 8), rng)
         below = 1 / (1 + np.exp(-np.clip((rows - edge) / 1.2, -50, 50)))
         strength = strength + below * (level + textures[name] - strength)
+        layers[rows >= edge] = TISSUE_VALUES.get(name, 0)
         if name in ("skin", "muscle", "rib"):  # specular: skin surface, fascia, pleura; bright where level
             slope = np.gradient(edge, axis=1)
             lines += 13.0 * np.exp(-(((rows - edge) / 1.6) ** 2) - (slope / 0.25) ** 2)
-    return strength + lines
+    return strength + lines, layers
 
 
 def _contour(label: str, rng: np.random.Generator) -> np.ndarray:
@@ -227,10 +239,23 @@ def render_case(
 
     It depends on the arguments only, not on how many other cases are made. A normal case has one empty mask.
     """
+    return _render(label, seed, index, width, height)[:2]
+
+
+def render_label_map(label: str, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Picture (H, W) uint8 of `render_case` and its label map (H, W) uint8 of `TISSUE_VALUES`."""
+    image, masks, layers = _render(label, seed, index)
+    return image, np.where(np.any(masks, axis=0), TISSUE_VALUES["lesion"], layers).astype(np.uint8)
+
+
+def _render(
+    label: str, seed: int, index: int, width: int | None = None, height: int | None = None
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """Picture and masks of `render_case`, and its layers of tissue as `_tissue` gives them."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, LABELS.index(label), index]))
     shape = _size(width, height, rng)
     lesions = _lesions(label, index, shape, rng)
-    strength = _tissue(shape, rng)
+    strength, layers = _tissue(shape, rng)
     # What the time-gain compensation leaves over, dB a row: mostly too little gain in depth, and uneven.
     loss = rng.uniform(2, 10) / shape[0] + 0.03 * smooth_noise((shape[0], 1), (shape[0] / 6, 1.0), rng)
     loss = np.broadcast_to(loss, shape)
@@ -241,7 +266,7 @@ def render_case(
     amplitude = np.sqrt(10 ** ((strength - lost) / 10) + 10 ** (NOISE_FLOOR_DB / 10))
     image = log_compress(speckle_envelope(amplitude, rng), rng.uniform(50, 60), rng.uniform(-25, -18))
     masks = [np.where(lesion.inside, np.uint8(255), np.uint8(0)) for lesion in lesions]
-    return image, masks or [np.zeros(shape, np.uint8)]
+    return image, masks or [np.zeros(shape, np.uint8)], layers
 
 
 def record_again(
@@ -278,63 +303,61 @@ def _write_case(folder: Path, label: str, number: int, image: np.ndarray, masks:
         write_png(stem.with_name(stem.name + ("_mask.png" if rank == 0 else f"_mask_{rank}.png")), mask)
 
 
+def _write_label_map(folder: Path, label: str, number: int, image: np.ndarray, label_map: np.ndarray) -> None:
+    """Write `images/<label>/<label>_<number>.png` and `masks/...` of the same name."""
+    for kind, picture in (("images", image), ("masks", label_map)):
+        write_png(make_folder(folder / kind / label) / f"{label}_{number:03d}.png", picture)
+
+
 def _write_all(folder: Path, config: PhantomConfig) -> None:
     """All cases, then the second recordings under the next free numbers of their classes."""
     counts = dict(zip(LABELS, (config.num_benign, config.num_malignant, config.num_normal), strict=True))
     for label, count in counts.items():
         for index in range(1, count + 1):
-            _write_case(folder, label, index, *render_case(label, config.seed, index))
+            if config.tissue_classes:
+                _write_label_map(folder, label, index, *render_label_map(label, config.seed, index))
+            else:
+                _write_case(folder, label, index, *render_case(label, config.seed, index))
     present = [label for label in LABELS if counts[label]]
-    for number in range(config.duplicates):
-        label, turn = present[number % len(present)], number // len(present)
+    for rank in range(config.duplicates):
+        label, turn = present[rank % len(present)], rank // len(present)
         index = turn % counts[label] + 1
         rng = np.random.default_rng(np.random.SeedSequence([config.seed, LABELS.index(label), index, turn + 1]))
-        again = record_again(*render_case(label, config.seed, index), rng)
-        _write_case(folder, label, counts[label] + turn + 1, *again)
+        number = counts[label] + turn + 1
+        if config.tissue_classes:
+            image, label_map = render_label_map(label, config.seed, index)
+            again, cut = record_again(image, [label_map], rng)
+            _write_label_map(folder, label, number, again, cut[0])
+        else:
+            _write_case(folder, label, number, *record_again(*render_case(label, config.seed, index), rng))
 
 
-def _made_before(output: Path, fingerprint: dict[str, Any]) -> bool:
-    """Whether `output` was made by these settings; anything else that stands there is a `UserError`."""
-    if output.is_file():
-        raise UserError(output, "a file", "a folder to write", "Choose another output folder.")
-    if not output.is_dir() or not any(output.iterdir()):
-        return False
-    note = output / NOTE_FILE
-    text = note.read_text() if note.is_file() else ""
+def _made_by(note: Path) -> Fingerprint:
+    """The settings in the note of a phantom; {} in a note of anybody else."""
+    text = note.read_text()
     if not text.startswith(NOTE):
-        raise UserError(output, "other files", "an empty folder or a phantom", "Choose another output folder.")
+        return {}
     try:
-        made_by = dict(json.loads(text.removeprefix(NOTE)))
+        return dict(json.loads(text.removeprefix(NOTE)))
     except (ValueError, TypeError) as error:
         raise UserError(note, "settings that are not JSON", "the note of a phantom", "Delete that folder.") from error
-    changed = differing_keys(made_by, fingerprint)
-    if changed:
-        found = f"a phantom made with other settings ({'; '.join(changed)})"
-        raise UserError(output, found, "the same settings", "Delete that folder or choose another.")
-    return True
+
+
+PHANTOM = Kind(NOTE_FILE, "a phantom", "an empty folder or a phantom", staged=True, read=_made_by)
 
 
 def write_phantom(config: PhantomConfig) -> Path:
     """Write the simulated raw folder and return its path; one made by the same settings is left as it is.
 
-    It is built in `<output_dir>.partial` and takes its name in one rename. Raises `UserError` where a count
-    is negative or the folder holds something else.
+    It is built in `<output_dir>.partial` and takes its name in one rename. Raises `UserError` where the folder holds
+    something else.
     """
-    for name in ("num_benign", "num_malignant", "num_normal", "duplicates", "seed"):
-        require(getattr(config, name) >= 0, f"--{name}", getattr(config, name), "a whole number of 0 or more")
-    cases = config.num_benign + config.num_malignant + config.num_normal
-    require(cases > 0, "the counts of cases", "0 altogether", "at least one case", "Raise --num_benign.")
-    fingerprint = {**fingerprint_of(config, "phantom", leave_out=("output_dir",)), "recipe": RECIPE}
-    output = Path(os.path.abspath(config.output_dir))
-    if _made_before(output, fingerprint):
-        return output
-    staging = output.with_name(output.name + ".partial")
-    if staging.exists():
-        if staging.is_file() or any(not p.name.startswith((*LABELS, NOTE_FILE)) for p in staging.iterdir()):
-            hint = "Move it away: it is where the output grows."
-            raise UserError(staging, "other files", "no such folder, or a phantom that was begun", hint)
-        shutil.rmtree(staging)
-    _write_all(make_folder(staging), config)
-    write_bytes(staging / NOTE_FILE, (NOTE + json.dumps(fingerprint, indent=2) + "\n").encode())
-    os.replace(staging, output)
-    return output
+    # What is not asked for is not said, so that phantoms from before it was there stand
+    leave_out = ("output_dir",) if config.tissue_classes else ("output_dir", "tissue_classes")
+    fingerprint = {**fingerprint_of(config, "phantom", leave_out), "recipe": RECIPE}
+    output = RunFolder(config.output_dir, PHANTOM, fingerprint)
+    if not output.is_finished():
+        with output.staged() as folder:
+            _write_all(folder, config)
+            write_bytes(folder / NOTE_FILE, (NOTE + json.dumps(fingerprint, indent=2) + "\n").encode())
+    return output.path

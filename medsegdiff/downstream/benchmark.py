@@ -10,17 +10,17 @@ from typing import Any
 
 from medsegdiff.data.external import ExternalSet, read_external
 from medsegdiff.data.records import SampleSet, content_digest, read_samples
-from medsegdiff.downstream.checks import check_comparable, check_settings, check_splits
+from medsegdiff.downstream.checks import check_comparable, check_splits
 from medsegdiff.downstream.config import SegmentConfig
 from medsegdiff.downstream.rows import PER_IMAGE_FILE, read_rows, read_run
 from medsegdiff.downstream.summary import compare, comparison_lines, per_run_means, summarise, summary_lines
-from medsegdiff.downstream.tasks import TASKS, Rows, Task, settle_names
+from medsegdiff.downstream.tasks import Rows, Task, settle_names, task_of
 from medsegdiff.downstream.train_and_test import (
     NOT_IN_FINGERPRINT,
     WEIGHTS_FILE,
     Data,
-    other_settings,
-    run_fingerprint,
+    not_compared,
+    run_folder,
     score_weights,
     sha256,
     total_steps,
@@ -29,14 +29,12 @@ from medsegdiff.downstream.train_and_test import (
 from medsegdiff.engine.device import settle_precision
 from medsegdiff.engine.files import (
     SCORES_FILE,
-    clear_leftovers,
     differing_keys,
     make_folder,
     read_json,
-    refuse_other_phase,
     write_json,
 )
-from medsegdiff.engine.locks import locked
+from medsegdiff.engine.run_folder import SEGMENTATION, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
 from medsegdiff.errors import UserError
 
@@ -57,11 +55,10 @@ def segment(config: SegmentConfig) -> dict[str, Any]:
     training. Raises `UserError` for bad settings or data, before training wherever that can be known.
     """
     config = settle_names(settle_precision(config))
-    check_settings(config)
     pairs = read_samples(Path(config.data_dir))
     config = dataclasses.replace(config, steps=total_steps(config, len(pairs.select("train"))), epochs=None)
     check_splits(pairs, config.mixing)
-    task = TASKS[config.task]
+    task = task_of(config.task, pairs.arrays)
     parts = _parts(config)
     finished = all((Path(part.output_dir) / SCORES_FILE).is_file() for part in parts)
     # Weights to begin with are no matter any more once a run is finished; the file may be gone
@@ -101,16 +98,16 @@ def _weights(config: SegmentConfig, parts: Sequence[SegmentConfig]) -> Weights:
 def _check_layout(config: SegmentConfig, pairs: SampleSet) -> None:
     """Refuse a folder of one run for several, and the other way round, and seeds of other settings: they would mix."""
     output, repeated = Path(config.output_dir), config.seeds is not None
-    refuse_other_phase(output, SCORES_FILE, "a folder for weights and scores")
+    RunFolder(output, SEGMENTATION).refuse_others()
     holds_many = any(output.glob("seed_*"))
     holds_one = any((output / name).exists() for name in ("state", PER_IMAGE_FILE))
     if (holds_one and repeated) or (holds_many and not repeated):
         found = "runs with --seeds" if holds_many else "a run with one --seed"
         expected = "runs with --seeds, or none" if repeated else "a run without --seeds, or none"
         raise UserError(output, found, expected, "Choose another --output_dir.")
-    fingerprint = run_fingerprint(config, pairs)
     for folder in sorted(output.glob("seed_*")):
-        changed = other_settings(folder, config, fingerprint, apart=("seed",))
+        run = run_folder(dataclasses.replace(config, output_dir=str(folder)), pairs)
+        changed = run.differences(("seed", *not_compared(config, run.sign)))
         if changed:
             expected = "the same settings for every seed in one folder"
             hint = "Choose another --output_dir, or delete that folder."
@@ -145,8 +142,7 @@ def _scores(config: SegmentConfig, task: Task, runs: Sequence[Rows]) -> dict[str
 def _write(output: Path, results: dict[str, Any], weights: Weights) -> None:
     """Write scores.json and what belongs to it; what earlier calls found with these very runs stays, the rest goes."""
     scores = {k: v for k, v in results.items() if k not in ("comparison", "external")}
-    with locked(make_folder(output)):
-        clear_leftovers(output, COMPARISON_FILE, SCORES_FILE)
+    with RunFolder(output, SEGMENTATION, files=(COMPARISON_FILE,)).held():
         comparison, external = output / COMPARISON_FILE, output / EXTERNAL_FOLDER / SCORES_FILE
         compared = results.get("comparison") or _of_runs({"old": _read(comparison)}, weights).get("old", {})
         sets = _of_runs(_read(external), weights) | results.get("external", {})
@@ -217,7 +213,7 @@ def _read_external(config: SegmentConfig, pairs: SampleSet) -> list[ExternalSet]
         logger.warning(text + "; combine anew to leave these out", pairs.root)
     sets: list[ExternalSet] = []
     for folder in config.test_data or []:
-        found = read_external(Path(folder), config.img_size, pairs.classes, known, synthetic)
+        found = read_external(Path(folder), config.img_size, pairs.classes, known, synthetic, pairs.arrays)
         if found.name in [other.name for other in sets]:
             raise UserError(f"--test_data {folder}", f"a second set named {found.name}", "each set once", "Rename it.")
         if config.task == "classify" and bool((found.data.labels < 0).any()):
@@ -254,7 +250,7 @@ def _external_rows(config: SegmentConfig, task: Task, found: ExternalSet, weight
     old = _read(record)
     if old.get("digest") == found.digest and weights in (None, old.get("weights")):
         return read_rows(folder / PER_IMAGE_FILE, task.row)
-    with locked(make_folder(run)):
+    with RunFolder(run, SEGMENTATION).held():
         record.unlink(missing_ok=True)  # a kill must not leave it beside the rows of other pictures
         rows = score_weights(run, task, found.data, config, make_folder(folder))
         write_json(record, {"digest": found.digest, "weights": weights})

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from medsegdiff.engine.settings import Device, Precision
+from medsegdiff.engine.settings import Device, Precision, expand_home
+from medsegdiff.errors import require, require_fraction, require_positive
+
+SIZE_FACTOR = 32  # encoders halve the picture five times
 
 
 @dataclass(frozen=True)
@@ -44,3 +47,37 @@ class SegmentConfig:
     save_every: int = 200  # optimiser steps between two states to resume from
     seed: int = 0  # of everything random
     seeds: list[int] | None = None  # train once with each of these seeds, into <output_dir>/seed_<n>; report all
+
+    def __post_init__(self) -> None:
+        expand_home(self)
+        require_positive(
+            patience=self.patience,
+            evals=self.evals,
+            lr=self.lr,
+            grad_clip=self.grad_clip,
+            img_size=self.img_size,
+            bootstrap=self.bootstrap,
+            save_every=self.save_every,
+        )
+        for name in ("epochs", "steps"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"--{name}", value, "a number above 0")
+        both = self.epochs is not None and self.steps is not None
+        require(not both, "--epochs and --steps", "both", "one of them", "Leave one out.")
+        require(self.seed >= 0, "--seed", self.seed, "0 or more")
+        require(self.weight_decay >= 0, "--weight_decay", self.weight_decay, "0 or more")
+        require(self.warmup_steps >= 0, "--warmup_steps", self.warmup_steps, "0 or more")
+        require(0 <= self.ema_decay < 1, "--ema_decay", self.ema_decay, "from 0 to below 1")
+        require(0 <= self.dropout < 1, "--dropout", self.dropout, "from 0 to below 1")
+        require(0 <= self.label_smoothing < 1, "--label_smoothing", self.label_smoothing, "from 0 to below 1")
+        require_fraction("progressive_resizing", self.progressive_resizing)
+        require(self.batch_size >= 2, "--batch_size", self.batch_size, "2 or more, as batch normalisation needs")
+        below = max(SIZE_FACTOR, self.img_size // SIZE_FACTOR * SIZE_FACTOR)
+        expected = f"a multiple of {SIZE_FACTOR}, such as {below} or {below + SIZE_FACTOR}"
+        require(self.img_size % SIZE_FACTOR == 0, "--img_size", self.img_size, expected)
+        if self.seeds is not None:
+            good = bool(self.seeds) and min(self.seeds) >= 0 and len(set(self.seeds)) == len(self.seeds)
+            require(good, "--seeds", self.seeds, "one or more numbers of 0 or more, each once")
+            require(self.seed == 0, "--seed and --seeds", "both", "one of them", "Leave one out.")
+        if self.task == "classify":
+            require(self.encoder is None, "--encoder", self.encoder, "none with --task classify", "Name it as --model.")

@@ -11,14 +11,14 @@ from torch.nn.functional import interpolate
 from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.data.sampling import sample_gradual, sample_indices
 from medsegdiff.data.transforms import SEGMENTATION_LEVELS, augment
-from medsegdiff.downstream.config import SegmentConfig
-from medsegdiff.engine.device import choose_device, clip_gradients, gradient_scaler, send
+from medsegdiff.downstream.config import SIZE_FACTOR, SegmentConfig
+from medsegdiff.engine.device import choose_device, send
 from medsegdiff.engine.ema import EMA
 from medsegdiff.engine.loop import Scalars, lr_factor
+from medsegdiff.engine.optimise import Optimisation
 from medsegdiff.engine.rng import generator
 
 AUGMENT, DROPOUT = 1, 2  # purposes of random numbers
-SIZE_FACTOR = 32  # encoders halve the picture five times
 SMALLEST = 64  # side of the smallest pictures that training sees, pixels
 
 
@@ -62,17 +62,19 @@ class SupervisedTrainer:
         self.synthetic = torch.tensor([record.is_synthetic for record in train.records])
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = EMA(self.model, config.ema_decay)
-        self.optimiser = torch.optim.AdamW(
+        optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
-        self.scaler = gradient_scaler(self.device, config.precision)
+        self.optimisation = Optimisation(
+            self.model, optimiser, self.ema, precision=config.precision, grad_clip=config.grad_clip
+        )
         self.resident = train.to(self.device)
         self.sizes = training_sizes(config.img_size)
         self.best_weights: dict[str, Tensor] = {}
         self.best_score, self.best_step, self.stale = -1.0, 0, 0
 
     def loss(self, images: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a batch: standardised images and masks (B, 1, S, S), labels (B,), all on `self.device`."""
+        """The loss of a batch: standardised images (B, C, S, S), masks (B, K, S, S) and labels, on the device."""
         raise NotImplementedError
 
     def score(self) -> float:
@@ -95,7 +97,7 @@ class SupervisedTrainer:
         return {"mean": self.mean, "std": self.std}
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The augmented, standardised batch of a step, on the device: images, masks (B, 1, S, S) and labels (B,)."""
+        """The augmented, standardised batch of a step, on the device: images, masks and labels."""
         config, labels = self.config, self.train.labels
         first, count = step * config.batch_size, config.batch_size
         if config.mixing == "gradual":
@@ -118,18 +120,17 @@ class SupervisedTrainer:
         config = self.config
         batch = self.batch(step)
         torch.manual_seed(generator(config.seed, step, DROPOUT).initial_seed())  # dropout samples from the global one
-        for group in self.optimiser.param_groups:
-            group["lr"] = config.lr * lr_factor(step, config.warmup_steps, self.steps)
-        self.model.train()
-        loss = self.loss(*batch)
-        self.optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        norm = clip_gradients(self.scaler, self.optimiser, self.model, config.grad_clip)
-        self.scaler.step(self.optimiser)  # with a norm that is not finite the loop stops, and saves nothing of this
-        self.scaler.update()
-        self.ema.update(self.model, step)
+        lr = config.lr * lr_factor(step, config.warmup_steps, self.steps)
+        losses: list[Tensor] = []
+
+        def loss(part: int) -> Tensor:
+            losses.append(self.loss(*batch))
+            return losses[0]
+
+        norm = self.optimisation.step(step, lr, loss)
+        assert norm is not None
         val = {f"val_{self.score_name}": self.best_score} if self.best_step else {}
-        return {"loss": loss.detach(), "grad_norm": norm, **val}
+        return {"loss": losses[0].detach(), "grad_norm": norm, **val}
 
     def evaluate(self, step: int) -> dict[str, float]:
         """The score of the averaged weights on val; keeps the best ones."""
@@ -148,9 +149,7 @@ class SupervisedTrainer:
         """Weights, average, optimiser, and the best so far."""
         return {
             "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.optimisation.state_dict(),
             "best_weights": self.best_weights,
             "best": {"score": self.best_score, "step": self.best_step, "stale": self.stale},
         }
@@ -158,9 +157,7 @@ class SupervisedTrainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
         self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.scaler.load_state_dict(state.get("scaler", {}))  # older states were never in fp16
+        self.optimisation.load_state_dict(state)
         self.best_weights = state["best_weights"]
         best = state["best"]
         self.best_score, self.best_step, self.stale = best["score"], best["step"], best["stale"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,22 +18,10 @@ from medsegdiff.downstream.summary import summarise
 from medsegdiff.downstream.tasks import Rows, Task
 from medsegdiff.downstream.weights import save_weights
 from medsegdiff.engine.device import choose_device
-from medsegdiff.engine.files import (
-    FINGERPRINT_FILE,
-    SCORES_FILE,
-    clear_leftovers,
-    differing_keys,
-    make_folder,
-    read_json,
-    read_record,
-    refuse_other_phase,
-    write_json,
-)
-from medsegdiff.engine.locks import locked
+from medsegdiff.engine.files import SCORES_FILE, read_json, read_record
 from medsegdiff.engine.loop import LoopConfig, run_loop
+from medsegdiff.engine.run_folder import SEGMENTATION, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
-from medsegdiff.engine.state import STATE_FOLDER
-from medsegdiff.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -80,16 +67,14 @@ def train_and_test(config: SegmentConfig, task: Task, data: Data, wait: bool = F
     The same call goes on where an interrupted one stopped, and returns what a finished one wrote. Another process that
     is at it makes it a `UserError`; or, with `wait`, is waited for.
     """
-    output = Path(config.output_dir)
-    fingerprint = run_fingerprint(config, data.pairs)
-    with locked(make_folder(output), wait=wait):
-        clear_leftovers(output, WEIGHTS_FILE, task.picture, PER_IMAGE_FILE, SCORES_FILE)
-        if not is_finished(config, fingerprint):
-            done = _train(config, task, data, fingerprint)
+    folder = run_folder(config, data.pairs, task.picture)
+    output = folder.path
+    with folder.held(wait):
+        if not is_finished(config, folder):
+            done = _train(config, task, data, folder)
             rows = score_weights(output, task, data.test, config, output)
-            write_json(output / SCORES_FILE, _results(config, task, data, fingerprint, done, rows))
-        # Only now is there nothing left to resume; a run killed before it got here left them
-        shutil.rmtree(output / STATE_FOLDER, ignore_errors=True)
+            folder.finish(_results(config, task, data, done, rows))
+        folder.drop_state()  # only now is there nothing left to resume; a run killed before it got here left it
     return read_json(output / SCORES_FILE), read_rows(output / PER_IMAGE_FILE, task.row)
 
 
@@ -116,80 +101,59 @@ def run_fingerprint(config: SegmentConfig, pairs: SampleSet) -> dict[str, Any]:
     return fingerprint
 
 
-def other_settings(
-    folder: Path, config: SegmentConfig, fingerprint: dict[str, Any], apart: tuple[str, ...] = ()
-) -> list[str]:
-    """The settings but those in `apart`, each as `key: old -> new`, by which the run in `folder` is not `fingerprint`.
+def run_folder(config: SegmentConfig, pairs: SampleSet, picture: str = "") -> RunFolder:
+    """The output folder of a run, which writes a `picture` among other files."""
+    files = (WEIGHTS_FILE, PER_IMAGE_FILE, *filter(None, [picture]))
+    return RunFolder(config.output_dir, SEGMENTATION, run_fingerprint(config, pairs), files)
 
-    It may be finished, or begun only; no setting differs where there is none. Where the encoder came from a file that
-    is gone, a finished run is known by its path. Raises `UserError` for a scores.json or a state that is not of a run.
+
+def not_compared(config: SegmentConfig, sign: Path) -> tuple[str, ...]:
+    """Settings by which the run that ends with `sign` need not be known: those of a file that is gone.
+
+    Where the encoder came from a file that is gone, a finished run is known by its path.
     """
-    state = folder / STATE_FOLDER
-    begun = (state / FINGERPRINT_FILE, *state.glob(f"step_*[0-9]/{FINGERPRINT_FILE}"))
-    record = next((path for path in (folder / SCORES_FILE, *begun) if path.is_file()), None)
-    if record is None:
-        return []
-    found = read_record(record)
-    finished = record.name == SCORES_FILE
-    known = found.get("fingerprint") if finished and isinstance(found, dict) else found
-    reported = found.get("config") if finished and isinstance(found, dict) else fingerprint
-    if not isinstance(known, dict) or not isinstance(reported, dict):
-        raise UserError(record, "no settings", "those of a training run", "Delete that folder, and train anew.")
     weights = config.encoder_weights
     gone = weights is not None and is_file_name(weights) and not Path(weights).is_file()
-    if gone and reported.get("encoder_weights") == weights:
-        apart = (*apart, "encoder_weights")
-    old, new = ({k: v for k, v in values.items() if k not in apart} for values in (known, fingerprint))
-    return differing_keys(old, new)
+    if not gone or not sign.is_file():
+        return ()
+    reported = read_record(sign).get("config")
+    same = isinstance(reported, dict) and reported.get("encoder_weights") == weights
+    return ("encoder_weights",) if same else ()
 
 
-def is_finished(config: SegmentConfig, fingerprint: dict[str, Any]) -> bool:
-    """Whether `config.output_dir` holds this run, finished. Raises `UserError` where it holds another one."""
-    output = Path(config.output_dir)
-    refuse_other_phase(output, SCORES_FILE, "a folder for weights and scores")
-    if not (output / SCORES_FILE).is_file():
-        return False
-    changed = other_settings(output, config, fingerprint)
-    if changed:
-        raise UserError(
-            output,
-            f"a finished run with other settings ({'; '.join(changed)})",
-            "the same settings, or a folder without a run",
-            "Choose another --output_dir, or delete that one.",
-        )
-    logger.info("%s holds this run, finished; its scores stand", output)
-    return True
+def is_finished(config: SegmentConfig, folder: RunFolder) -> bool:
+    """Whether `folder` holds this run, finished. Raises `UserError` where it holds another one."""
+    finished = folder.is_finished(not_compared(config, folder.sign))
+    if finished:
+        logger.info("%s holds this run, finished; its scores stand", folder.path)
+    return finished
 
 
-def _train(config: SegmentConfig, task: Task, data: Data, fingerprint: dict[str, Any]) -> dict[str, Any]:
+def _train(config: SegmentConfig, task: Task, data: Data, folder: RunFolder) -> dict[str, Any]:
     """Train to the end and write the best weights; returns what scores.json says of it."""
     steps = total_steps(config, len(data.train))
     trainer = task.trainer(config, data.pairs.classes, data.train, data.val, steps)
     loop = LoopConfig(
-        output_dir=Path(config.output_dir),
+        folder=folder,
         total_steps=steps,
         evals=config.evals,
         save_every=config.save_every,
         images_per_step=config.batch_size,
-        fingerprint=fingerprint,
         bar=("loss", f"val_{trainer.score_name}"),
         evals_from=trainer.small_steps,
     )
     done = run_loop(trainer, loop, f"training {config.model}, seed {config.seed}")
-    settings = {"config": fingerprint, **trainer.model_settings()}
-    save_weights(Path(config.output_dir) / WEIGHTS_FILE, trainer.best_weights, settings)
+    settings = {"config": folder.fingerprint, **trainer.model_settings()}
+    save_weights(folder.path / WEIGHTS_FILE, trainer.best_weights, settings)
     parameters = sum(p.numel() for p in trainer.model.parameters())
     best = {f"val_{trainer.score_name}": trainer.best_score, "best_step": trainer.best_step}
     return {**done, **best, "parameters": parameters}
 
 
-def _results(
-    config: SegmentConfig, task: Task, data: Data, fingerprint: dict[str, Any], done: dict[str, Any], rows: Rows
-) -> dict[str, Any]:
+def _results(config: SegmentConfig, task: Task, data: Data, done: dict[str, Any], rows: Rows) -> dict[str, Any]:
     info = data.pairs.info
     return {
         "config": fingerprint_of(config, "segment"),
-        "fingerprint": fingerprint,
         "dataset": {"made_by": info.get("fingerprint", {}), "class_counts": info.get("class_counts", {})},
         "img_size": config.img_size,
         "pairs": {"train": len(data.train), "val": len(data.val), "test": len(rows)},

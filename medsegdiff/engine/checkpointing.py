@@ -1,4 +1,4 @@
-"""Gradient checkpointing: blocks of a backbone keep their input alone, and are computed again in backward."""
+"""Gradient checkpointing: blocks of a network keep their input alone, and are computed again in backward."""
 
 from __future__ import annotations
 
@@ -7,19 +7,14 @@ from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from medsegdiff.generators.joint_diffusion.backbones.blocks import ResBlock, TransformerBlock
-from medsegdiff.generators.joint_diffusion.backbones.medsegdiff_v2 import SSFormerBlock
-
-BLOCKS = (ResBlock, TransformerBlock, SSFormerBlock)  # where most of what backward needs is made
-
 
 def checkpoint_blocks(network: nn.Module) -> int:
-    """Switch it on for every block in `network`; returns how many there are.
+    """Switch it on for every layer of `network` that says `checkpointable = True`; returns how many there are.
 
     Gradients stay what they were, dropout included: the state of the random generator is put back for the second time.
     The network is not to be copied from then on, since a copy's blocks would compute with the weights of this one.
     """
-    blocks = [module for module in network.modules() if isinstance(module, BLOCKS)]
+    blocks = [layer for layer in network.modules() if getattr(layer, "checkpointable", False)]
     for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=True)  # type: ignore[method-assign]
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=True)
     return len(blocks)

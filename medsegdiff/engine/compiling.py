@@ -10,9 +10,9 @@ import sysconfig
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from medsegdiff.errors import UserError
-from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 
 OLDEST_GPU = (7, 0)  # compute capability that triton makes kernels for
 
@@ -46,18 +46,16 @@ def compiles(setting: bool | str, device: torch.device) -> bool:
     return missing is None
 
 
-def compile_backbone(denoiser: Denoiser, spread: bool) -> None:
-    """Have the backbone of `denoiser` built into kernels, in place: its weights keep their names.
+def compile_network(network: nn.Module, spread: bool, sizes: bool) -> None:
+    """Have `network` built into kernels, in place: its weights keep their names.
 
-    `spread`: its gradients are averaged over processes. Layers that say `eager = True` stay as they are.
+    `spread`: its gradients are averaged over processes. `sizes`: its inputs have a few sizes, each with a graph of its
+    own, in numbers that differ from step to step. Layers that say `eager = True` stay as they are.
     """
     if spread:
         # Else dynamo cuts the graph at DDP's buckets, which some versions of torch cannot with checkpointed blocks
         torch._dynamo.config.optimize_ddp = False
-    for layer in denoiser.backbone.modules():
+    for layer in network.modules():
         if getattr(layer, "eager", False):
             layer.forward = torch.compiler.disable(layer.forward)
-    # Pairs of each size differ in number from step to step where high noise is taken off smaller pictures; their sizes
-    # are few, and a graph each (`Denoiser.sizes_stand`)
-    denoiser.sizes_stand = denoiser.low_res is not None
-    denoiser.backbone.compile(dynamic=None if denoiser.sizes_stand else False)
+    network.compile(dynamic=None if sizes else False)

@@ -18,7 +18,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from medsegdiff.engine.distributed import SingleProcess
-from medsegdiff.engine.state import begin_run, damaged_state, knows_run, latest_state, save_state
+from medsegdiff.engine.run_folder import RunFolder
+from medsegdiff.engine.state import damaged_state, latest_state, save_state
 from medsegdiff.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -51,12 +52,11 @@ class Trainer(Protocol):
 class LoopConfig:
     """How long to train, and how often to look and to save."""
 
-    output_dir: Path
+    folder: RunFolder  # a state must have been made with its fingerprint, to be resumed
     total_steps: int
     evals: int  # evaluations in the whole run; the last falls on the last step
     save_every: int  # steps between saved states
     images_per_step: int
-    fingerprint: dict[str, Any]  # what a state must have been made with, to be resumed
     bar: Sequence[str] = ("loss",)  # scalars that the progress bar shows
     evals_from: int = 0  # steps before the part of the run over which evaluations are spread
     read_every: int = 1  # steps between two readings of what steps returned; a GPU has to finish them for it
@@ -98,12 +98,13 @@ def eval_steps(total: int, evals: int, start: int = 0) -> set[int]:
 def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str, Any]:
     """Train to the end, going on from the last saved state; returns {"steps", "seconds", "stopped_early"}.
 
-    Raises `UserError` where the loss is no longer finite (the last saved state stays), where the run in `output_dir`
+    Raises `UserError` where the loss is no longer finite (the last saved state stays), where the run in its folder
     was begun with other settings, or where its state is damaged.
     """
     processes = config.processes
-    processes.run_on_main(lambda: begin_run(config.output_dir, config.fingerprint))
-    progress = _resume(trainer, config.output_dir)
+    folder = config.folder
+    processes.run_on_main(folder.begin)
+    progress = _resume(trainer, folder.path)
     _check_shared(config, progress.step)
     if progress.step:
         logger.info("going on from step %d of %d", progress.step, config.total_steps)
@@ -125,7 +126,7 @@ def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str
             if saves and processes.is_main:
                 curves.flush()  # what a kill takes from its queue would not be sampled again after this state
                 state = {"trainer": trainer.state_dict(), "progress": dataclasses.asdict(progress)}
-                save_state(config.output_dir, done, config.fingerprint, state)
+                save_state(folder.path, done, folder.fingerprint, state)
     return {
         "steps": progress.step,
         "seconds": round(progress.seconds, 1),
@@ -137,10 +138,10 @@ def _check_shared(config: LoopConfig, step: int) -> None:
     """Raise `UserError`, in all processes alike, where they do not see one folder: some would begin anew."""
     smallest = config.processes.smallest
     steps = smallest(step), -smallest(-step)
-    seen = smallest(int(knows_run(config.output_dir)))  # the main process has written it by now
+    seen = smallest(int(config.folder.begun() is not None))  # the main process has written it by now
     if not seen or steps[0] != steps[1]:
         raise UserError(
-            config.output_dir,
+            config.folder.path,
             f"a folder that some processes do not see (they go on from steps {steps[0]} to {steps[1]})",
             "one folder for all of them",
             "Give an --output_dir on storage that all machines share.",
@@ -168,7 +169,7 @@ class _Curves:
         self.unread: list[tuple[int, Scalars]] = []
         self.since = 0.0  # when the first unread step began
         shown = config.processes.is_main
-        folder = str(config.output_dir / "tensorboard")
+        folder = str(config.folder.path / "tensorboard")
         self.writer = SummaryWriter(folder, purge_step=step + 1) if shown else None
         self.bar = tqdm(total=config.total_steps, initial=step, desc=description, unit="step", disable=not shown)
 

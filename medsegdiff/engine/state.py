@@ -1,6 +1,6 @@
 """States to resume from: step-named directories, written, flushed, renamed. The newest one counts.
 
-Beside them lies the fingerprint of the run, from before its first step on.
+Beside them lies the fingerprint of the run, from before its first step on (`run_folder`).
 """
 
 from __future__ import annotations
@@ -13,62 +13,10 @@ from typing import Any
 
 import torch
 
-from medsegdiff.engine.files import (
-    FINGERPRINT_FILE,
-    clear_leftovers,
-    differing_keys,
-    make_folder,
-    read_json,
-    sync_folder,
-    write_json,
-)
+from medsegdiff.engine.files import FINGERPRINT_FILE, make_folder, sync_folder, write_json
 from medsegdiff.errors import UserError
 
 STATE_FOLDER = "state"
-
-
-def begin_run(output_dir: Path, fingerprint: dict[str, Any]) -> None:
-    """Write down whose run `output_dir` holds, and clear what a killed one left half-written in its states.
-
-    Raises `UserError` where a run with other settings was begun there.
-    """
-    folder, record = output_dir / STATE_FOLDER, _record(output_dir)
-    for known in (record, *folder.glob(f"step_*[0-9]/{FINGERPRINT_FILE}")):  # older runs have the second alone
-        if known.is_file():
-            refuse_other_run(output_dir, read_json(known), fingerprint)
-    clear_leftovers(folder, "*")
-    if not record.is_file():
-        make_folder(folder)
-        write_json(record, fingerprint)
-        sync_folder(folder)
-
-
-def knows_run(output_dir: Path) -> bool:
-    """Whether a run was begun in `output_dir`."""
-    return _record(output_dir).is_file()
-
-
-def begun_run(output_dir: Path) -> dict[str, Any]:
-    """The fingerprint of the run that was begun in `output_dir`; {} where there is none."""
-    found: dict[str, Any] = read_json(_record(output_dir)) if knows_run(output_dir) else {}
-    return found
-
-
-def _record(output_dir: Path) -> Path:
-    """Where the fingerprint of a run stands."""
-    return output_dir / STATE_FOLDER / FINGERPRINT_FILE
-
-
-def refuse_other_run(output_dir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raise `UserError`, naming the differences, where two fingerprints are not the same."""
-    changed = differing_keys(old, new)
-    if changed:
-        raise UserError(
-            output_dir,
-            f"a run with other settings ({'; '.join(changed)})",
-            "the settings of the run to resume",
-            "Use the same command to go on, or another --output_dir to start anew.",
-        )
 
 
 def save_state(output_dir: Path, step: int, fingerprint: dict[str, Any], state: dict[str, Any]) -> Path:

@@ -13,6 +13,7 @@ import numpy as np
 
 from medsegdiff.data.records import SPLITS, SampleSet, read_samples
 from medsegdiff.engine.files import make_folder, write_json
+from medsegdiff.engine.settings import expand_home
 from medsegdiff.errors import require, require_positive
 from medsegdiff.evaluation.privacy.copying import copying_of
 from medsegdiff.features.lesion_shape import lesion_shape
@@ -38,6 +39,12 @@ class DescribeConfig:
     bootstrap: int = 2000  # resamples of the intervals
     seed: int = 0  # of the resamples
 
+    def __post_init__(self) -> None:
+        expand_home(self)
+        require_positive(bootstrap=self.bootstrap)
+        require(self.seed >= 0, "--seed", self.seed, "0 or more")
+        require(self.split in SPLITS, "--split", repr(self.split), f"one of {', '.join(SPLITS)}")
+
 
 def describe(config: DescribeConfig) -> dict[str, Any]:
     """Mean shape of the lesions of each class and its difference between classes, in description.json and the log.
@@ -48,9 +55,6 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
     Other intervals are percentile bootstraps (95 %) over groups of real pictures (near-duplicates count as one) and
     over synthetic pairs. Raises `UserError` for a folder that is no sample folder or has fewer than two classes.
     """
-    require_positive(bootstrap=config.bootstrap)
-    require(config.seed >= 0, "--seed", config.seed, "0 or more")
-    require(config.split in SPLITS, "--split", repr(config.split), f"one of {', '.join(SPLITS)}")
     real = read_samples(Path(config.real_data))
     sampled = sum(record.is_synthetic for record in real.records)
     require(
@@ -75,9 +79,11 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
 
 def describe_pairs(pairs: SampleSet, bootstrap: int, seed: int) -> dict[str, Any]:
     """{descriptor: {class: {value, low, high}, "difference": {...}}} of one set, and its counts."""
+    hint = "Use other data: this is not for label maps."
+    require(pairs.arrays.is_binary, str(pairs.root), str(pairs.arrays), "binary masks, of lesions", hint)
     values: dict[str, dict[str, list[tuple[str, float]]]] = {s: {c: [] for c in pairs.classes} for s in SHAPE}
     for record in pairs.records:
-        mask = pairs.read_mask(record)
+        mask = pairs.arrays.lesions(pairs.read_mask(record))
         side = (max(8, round(MASK_HEIGHT * mask.shape[1] / mask.shape[0])), MASK_HEIGHT)
         small = cv2.resize(mask, side, interpolation=cv2.INTER_AREA) > 127
         shape = lesion_shape(small.astype(np.uint8), record.pixel_aspect)

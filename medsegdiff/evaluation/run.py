@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from medsegdiff.data.records import LEARNT, SPLITS, SampleRecord, SampleSet, content_digest, read_samples
-from medsegdiff.downstream.supervised import SIZE_FACTOR
+from medsegdiff.data.records import LEARNT, SampleRecord, SampleSet, content_digest, read_samples
+from medsegdiff.downstream.config import SIZE_FACTOR
 from medsegdiff.engine.device import settle_precision
-from medsegdiff.engine.files import REPORT_FILE, clear_leftovers, make_folder, refuse_other_phase
-from medsegdiff.engine.locks import locked
+from medsegdiff.engine.run_folder import EVALUATION, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
-from medsegdiff.errors import UserError, require, require_positive
-from medsegdiff.evaluation.config import EvaluateConfig
+from medsegdiff.errors import UserError
+from medsegdiff.evaluation.config import SMALLEST_SIZE, EvaluateConfig
 from medsegdiff.evaluation.context import Context, all_metrics
 from medsegdiff.evaluation.reference_models.fit import fit_reference_models
 from medsegdiff.evaluation.reference_models.reference_model import ReferenceModels
@@ -29,8 +28,6 @@ from medsegdiff.evaluation.sets import Sets, load_pairs
 logger = logging.getLogger(__name__)
 
 DEFAULT_SIZE = 128  # where the synthetic pairs have several
-MIN_RESAMPLES = 20  # fewer make no interval, and one without both classes may be all there is for an AUC
-SMALLEST_SIZE = 64  # side below which speckle and texture say nothing
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -40,16 +37,18 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     stopped. Raises `UserError` for bad settings and for folders that cannot be compared.
     """
     config = settle_precision(config)
-    _check(config)
     output = Path(config.output_dir)
-    refuse_other_phase(output, REPORT_FILE, "a folder for a report")
+    run = RunFolder(output, EVALUATION, files=(TABLE_FILE, PAGE_FILE))
+    run.refuse_others()
     real, synthetic = read_samples(Path(config.real_data)), read_samples(Path(config.synthetic_data))
+    if not synthetic.arrays.same_as(real.arrays):
+        expected = f"{real.arrays}, as --real_data"
+        raise UserError(synthetic.root, str(synthetic.arrays), expected, "Generate from that data.")
     metrics = all_metrics()
     for metric in metrics:
         metric.check(config, real)
     sets, notes = _load(config, real, synthetic)
-    with locked(make_folder(output)):
-        clear_leftovers(output, REPORT_FILE, TABLE_FILE, PAGE_FILE)
+    with run.held():
         reference_models = fit_reference_models(config, real, sets)
         context = Context(sets, real, synthetic, reference_models, config)
         sections: dict[str, Section] = {}
@@ -68,30 +67,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         logger.info("%s: %s. %s", line["metric"], line["outcome"], line["sentence"])
     logger.info("wrote %s", output / PAGE_FILE)
     return result
-
-
-def _check(config: EvaluateConfig) -> None:
-    """Raise `UserError` for a setting that cannot work, before anything is read."""
-    require_positive(reference_model_steps=config.reference_model_steps, embedding_steps=config.embedding_steps)
-    require(config.bootstrap >= MIN_RESAMPLES, "--bootstrap", config.bootstrap, f"{MIN_RESAMPLES} or more")
-    require(config.seed >= 0, "--seed", config.seed, "0 or more")
-    require(config.max_pairs is None or config.max_pairs > 0, "--max_pairs", config.max_pairs, "a number above 0")
-    reference_models = config.reference_models_dir
-    found = f"{reference_models}, a file"
-    require(
-        reference_models is None or not Path(reference_models).is_file(),
-        "--reference_models_dir",
-        found,
-        "a folder",
-        "Choose another one.",
-    )
-    allowed = [name for name in SPLITS if name != "train"]
-    good = bool(config.held_out) and set(config.held_out) <= set(allowed)
-    require(good, "--held_out", " ".join(config.held_out) or "nothing", f"one or both of {', '.join(allowed)}")
-    size = config.img_size
-    if size is not None:
-        good = size >= SMALLEST_SIZE and size % SIZE_FACTOR == 0
-        require(good, "--img_size", size, f"a multiple of {SIZE_FACTOR}, {SMALLEST_SIZE} or more")
 
 
 def _load(config: EvaluateConfig, real: SampleSet, synthetic: SampleSet) -> tuple[Sets, list[str]]:

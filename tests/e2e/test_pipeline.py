@@ -112,7 +112,7 @@ def test_generated_pairs(folder: Path) -> None:
 def test_combined_pairs(folder: Path) -> None:
     """Damage: synthetic pairs in val or test; real test pairs left out; a class balance that is not reported."""
     real, combined = (read_samples(folder / "data" / name) for name in ("busi_processed", "busi_combined"))
-    synthetic = [r for r in combined.records if r.source.startswith("synthetic:")]
+    synthetic = [r for r in combined.records if r.is_synthetic]
     assert synthetic
     assert {r.split for r in synthetic} == {"train"}
     for split in ("val", "test"):

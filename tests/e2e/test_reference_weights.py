@@ -13,7 +13,7 @@ from medsegdiff.data.config import PrepareConfig
 from medsegdiff.data.prepare import prepare
 from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint
 from medsegdiff.synthesis.config import GenerateConfig
-from medsegdiff.synthesis.run import generate_pairs
+from medsegdiff.synthesis.run import generate
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def test_they_draw_pairs(path: Path, tmp_path: Path) -> None:
         kinds = {str(file.get_tensor(name).dtype) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     assert kinds == {"torch.bfloat16", "torch.float32"}  # buffers keep their digits
     sampled = GenerateConfig(str(path), str(tmp_path / "pairs"), num_samples_per_class=4, chunk_size=4, device="cpu")
-    pairs = generate_pairs(sampled)
+    pairs = generate(sampled)
     assert len(pairs) == 8
     darker = []
     for record in pairs.records:

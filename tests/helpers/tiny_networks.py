@@ -10,12 +10,13 @@ import pytest
 import torch
 from sample_sets import CLASSES
 
+from medsegdiff.conditioning.label import Label
 from medsegdiff.errors import UserError
 from medsegdiff.generators.joint_diffusion.checkpoint import ModelCard, build_denoiser, save_checkpoint
 from medsegdiff.generators.joint_diffusion.codec import PairCodec
 from medsegdiff.generators.joint_diffusion.config import DiffusionConfig, ModelConfig
 from medsegdiff.synthesis.config import GenerateConfig
-from medsegdiff.synthesis.run import generate_pairs
+from medsegdiff.synthesis.run import generate
 
 # Tiny, for pictures of 16 px, of which it sees 8 where noise is high
 TWO_SIZES = ModelConfig(
@@ -26,7 +27,7 @@ TWO_SIZES = ModelConfig(
 def refuse_to_sample(message: str, config: GenerateConfig) -> None:
     """Assert that nothing is sampled with `config`, and that nothing half-written stays."""
     with pytest.raises(UserError, match=message):
-        generate_pairs(config)
+        generate(config)
     assert not Path(config.output_dir).exists()
     assert not Path(f"{config.output_dir}.partial").exists()
 
@@ -40,6 +41,7 @@ def random_checkpoint(path: Path, noise: float = 0.02, **changes: Any) -> Path:
         img_size=16,
         classes=CLASSES,
         lesion_classes=CLASSES,
+        conditions=[Label(classes=changes.get("classes", CLASSES), drop_rate=0.1)],
         model=ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2),
         diffusion=DiffusionConfig(sigma_max=2.0, sigma_min=0.5),
         codec=PairCodec((0.4, 0.6), (0.2, 0.5)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,10 +14,17 @@ from pathlib import Path
 import pytest
 
 from medsegdiff.engine import locks
-from medsegdiff.engine.files import DATASET_FILE, is_finished, staged_folder, write_json
+from medsegdiff.engine.files import DATASET_FILE, write_json
 from medsegdiff.engine.locks import clear_stale_lock, locked
+from medsegdiff.engine.run_folder import DATA_SET, RunFolder
 from medsegdiff.errors import UserError
 
+NO_FLOCK = """
+import fcntl, os
+def flock(*_):
+    raise OSError({number}, os.strerror({number}))
+fcntl.flock = flock
+"""
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -27,9 +35,10 @@ with locked(Path(sys.argv[1]), beside=sys.argv[2] == "beside"):
 """
 
 
-def hold(folder: Path, where: str) -> subprocess.Popen[str]:
-    """Another process that holds `folder`, until it is killed."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder), where], stdout=subprocess.PIPE, text=True)
+def hold(folder: Path, where: str, before: str = "") -> subprocess.Popen[str]:
+    """Another process that holds `folder`, until it is killed; first of all it runs the lines `before`."""
+    command = [sys.executable, "-c", before + HOLD, str(folder), where]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
@@ -55,6 +64,29 @@ def test_a_second_process_is_refused_until_the_first_is_killed(where: str, tmp_p
     with locked(folder, beside):
         pass
     assert [p.name for p in tmp_path.rglob("*")] == ["out"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_flock(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: writing over the process and machine by which a killed holder is seen to be dead; no lock at all."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    process = hold(tmp_path, "inside", NO_FLOCK.format(number=number))
+    monkeypatch.setattr("fcntl.flock", refuse)
+    try:
+        for _ in range(2):
+            with pytest.raises(UserError, match=rf"another run that is writing here \(process {process.pid}\)"):
+                locked(tmp_path).__enter__()
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert (tmp_path / ".lock").exists()
+    for _ in range(2):
+        with locked(tmp_path), pytest.raises(UserError, match=rf"writing here \(process {os.getpid()}\)"):
+            locked(tmp_path).__enter__()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_lock_goes_with_an_error_too(tmp_path: Path) -> None:
@@ -90,12 +122,13 @@ def test_two_runs_into_one_data_set(tmp_path: Path) -> None:
     """Damage: locking the folder that grows, or after it was cleared: the second run throws away the first one's."""
     fingerprint = {"phase": "test"}
     output = tmp_path / "out"
-    with staged_folder(output, fingerprint, keep_partial=True) as folder:
+    run = RunFolder(output, DATA_SET, fingerprint)
+    with run.staged(keep_partial=True) as folder:
         (folder / "half.txt").write_text("half")
         code = f"""
 from pathlib import Path
-from medsegdiff.engine.files import staged_folder
-with staged_folder(Path({str(output)!r}), {fingerprint!r}):
+from medsegdiff.engine.run_folder import DATA_SET, RunFolder
+with RunFolder({str(output)!r}, DATA_SET, {fingerprint!r}).staged():
     pass
 """
         second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -104,5 +137,5 @@ with staged_folder(Path({str(output)!r}), {fingerprint!r}):
         write_json(folder / DATASET_FILE, {"fingerprint": fingerprint})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
     with pytest.raises(UserError, match=r"found a finished data set.*the same command again"):
-        staged_folder(output, fingerprint).__enter__()
-    assert is_finished(output, fingerprint)
+        run.staged().__enter__()
+    assert run.is_finished()

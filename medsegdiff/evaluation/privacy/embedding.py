@@ -30,15 +30,15 @@ from medsegdiff.data.sampling import sample_indices
 from medsegdiff.data.transforms import AugmentConfig, augment
 from medsegdiff.downstream.weights import load_weights, save_weights
 from medsegdiff.engine.device import choose_device
-from medsegdiff.engine.files import clear_leftovers, make_folder
-from medsegdiff.engine.locks import locked
 from medsegdiff.engine.loop import LoopConfig, lr_factor, run_loop
+from medsegdiff.engine.optimise import Optimisation
 from medsegdiff.engine.rng import generator
+from medsegdiff.engine.run_folder import Fingerprint, Kind, RunFolder
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.privacy.neighbours import limit_of
 from medsegdiff.evaluation.privacy.planted import KINDS, altered
-from medsegdiff.evaluation.reference_models.reference_model import ReferenceModel, clear_leftovers_of
+from medsegdiff.evaluation.reference_models.reference_model import ReferenceModel
 from medsegdiff.evaluation.sets import Pairs
 from medsegdiff.statistics.bootstrap import mean_interval
 
@@ -161,7 +161,8 @@ class EmbeddingTrainer:
         torch.manual_seed(generator(seed, INITIAL).initial_seed())
         model = CrossEmbedding([EmbeddingNet() for _ in self.learnt])
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
+        optimiser = torch.optim.AdamW(self.model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
+        self.optimisation = Optimisation(self.model, optimiser)
 
     def views(self, rows: Tensor, step: int, number: int) -> Tensor:
         """(B, 1, 64, 64) altered copies, number `number` of the step, of the train pictures of `rows` (B,)."""
@@ -173,16 +174,19 @@ class EmbeddingTrainer:
 
     def train_step(self, step: int) -> dict[str, float]:
         """One optimiser step of every network on two views each of `BATCH` pictures; step counts from 0."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = LR * lr_factor(step, WARMUP, self.steps)
-        self.optimiser.zero_grad(set_to_none=True)
-        self.model.train()
-        reported = [self._learn(number, step) for number, learnt in enumerate(self.learnt) if len(learnt)]
-        self.optimiser.step()
+        reported: list[dict[str, float]] = []
+        numbers = [number for number, learnt in enumerate(self.learnt) if len(learnt)]
+
+        def loss(part: int) -> Tensor:
+            found, scalars = self._loss(numbers[part], step)
+            reported.append(scalars)
+            return found
+
+        self.optimisation.step(step, LR * lr_factor(step, WARMUP, self.steps), loss, parts=len(numbers))
         return {name: float(np.mean([one[name] for one in reported])) for name in ("loss", "contrast")}
 
-    def _learn(self, number: int, step: int) -> dict[str, float]:
-        """Gradients of network `number`, from pictures of the parts that it does not score; means over the batch."""
+    def _loss(self, number: int, step: int) -> tuple[Tensor, dict[str, float]]:
+        """Loss of network `number`, from pictures of the parts that it does not score; means over the batch."""
         learnt = self.learnt[number]
         rows = learnt[sample_indices(torch.zeros(len(learnt)), step * BATCH, BATCH, self.seed, balanced=False)]
         batch = torch.cat([self.views(rows, step, 2 * number + view) for view in (0, 1)])
@@ -190,8 +194,7 @@ class EmbeddingTrainer:
         groups = self.groups[rows].to(self.device)
         contrast, spread = contrast_loss(first, second, groups, TEMPERATURE), spread_loss(first, second, groups)
         loss = contrast + SPREAD * spread
-        loss.backward()
-        return {"loss": float(loss.detach()), "contrast": float(contrast.detach())}
+        return loss, {"loss": float(loss.detach()), "contrast": float(contrast.detach())}
 
     def evaluate(self, step: int) -> dict[str, float]:
         """How many altered copies of held-out pictures it finds so far."""
@@ -204,12 +207,12 @@ class EmbeddingTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and optimiser."""
-        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+        return {"model": self.model.state_dict(), **self.optimisation.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
         self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimisation.load_state_dict(state)
 
 
 def small(images: np.ndarray) -> Tensor:
@@ -281,8 +284,11 @@ def load_embedding(path: Path) -> tuple[CrossEmbedding, dict[str, Any]]:
     return model.eval().requires_grad_(False), settings
 
 
-def _is_fitted(weights: Path, fingerprint: dict[str, Any]) -> bool:
-    return weights.is_file() and bool(load_embedding(weights)[1].get("config") == fingerprint)
+def _made_by(weights: Path) -> Fingerprint:
+    return dict(load_embedding(weights)[1].get("config") or {})
+
+
+KIND = Kind(WEIGHTS_FILE, "an embedding", "a folder for an embedding", read=_made_by)
 
 
 def fit_embedding(
@@ -293,18 +299,16 @@ def fit_embedding(
     An interrupted training goes on, and one that another process is at is waited for. Raises `UserError` where one of
     another fingerprint was interrupted there.
     """
-    device, weights = choose_device(config.device), folder / WEIGHTS_FILE
-    if not _is_fitted(weights, fingerprint):  # asked before anything is written or locked: others may be using it
-        with locked(make_folder(folder), wait=True):
-            if not _is_fitted(weights, fingerprint):
-                clear_leftovers(folder, WEIGHTS_FILE)
+    device, run = choose_device(config.device), RunFolder(folder, KIND, fingerprint)
+    if not run.is_finished():  # asked before anything is written or locked: others may be using it
+        with run.held(wait=True):
+            if not run.is_finished():
                 trainer = EmbeddingTrainer(train, held_out, config.embedding_steps, config.seed, device)
-                steps = config.embedding_steps
-                loop = LoopConfig(folder, steps, EVALS, SAVE_EVERY, BATCH, fingerprint, ("loss", "contrast"))
+                loop = LoopConfig(run, config.embedding_steps, EVALS, SAVE_EVERY, BATCH, ("loss", "contrast"))
                 run_loop(trainer, loop, "training embedding")
-                save_weights(weights, trainer.model.state_dict(), {"config": fingerprint, "side": SIDE})
-    clear_leftovers_of(folder)  # only now is there nothing left to resume
-    model, settings = load_embedding(weights)
+                save_weights(run.sign, trainer.model.state_dict(), {"config": fingerprint, "side": SIDE})
+    run.tidy()  # only now is there nothing left to resume
+    model, settings = load_embedding(run.sign)
     found = copies_found(model.to(device), held_out, train, config.seed, device)
     quality = mean_interval(found, held_out.groups, config.bootstrap, config.seed)
     return ReferenceModel("embedding", model, settings, "share of altered copies found", quality, MINIMUM_FOUND)

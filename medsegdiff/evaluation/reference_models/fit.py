@@ -15,13 +15,13 @@ import numpy as np
 from medsegdiff.data.records import SampleSet, content_digest
 from medsegdiff.downstream.checks import check_splits
 from medsegdiff.downstream.config import SegmentConfig
-from medsegdiff.downstream.tasks import TASKS, settle_names
+from medsegdiff.downstream.tasks import settle_names, task_of
 from medsegdiff.downstream.train_and_test import (
     NOT_IN_FINGERPRINT,
     WEIGHTS_FILE,
     Data,
     is_finished,
-    run_fingerprint,
+    run_folder,
     train_and_test,
 )
 from medsegdiff.engine.device import choose_device
@@ -30,7 +30,7 @@ from medsegdiff.errors import UserError
 from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.privacy.embedding import RECIPE, fit_embedding
 from medsegdiff.evaluation.reference_models.predictions import class_probabilities, found_masks, mask_agreement
-from medsegdiff.evaluation.reference_models.reference_model import ReferenceModel, ReferenceModels, clear_leftovers_of
+from medsegdiff.evaluation.reference_models.reference_model import ReferenceModel, ReferenceModels
 from medsegdiff.evaluation.sets import Sets
 from medsegdiff.statistics.bootstrap import mean_interval, statistic_interval
 from medsegdiff.statistics.roc import macro_auc
@@ -82,10 +82,16 @@ def fit_reference_models(config: EvaluateConfig, real: SampleSet, sets: Sets) ->
 
 def reference_model_folder(config: EvaluateConfig, name: str, fingerprint: dict[str, Any]) -> Path:
     """Where a reference model of this fingerprint lies, or will lie."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medsegdiff" / "reference_models"
-    base = cache if config.reference_models_dir is None else Path(config.reference_models_dir)
+    base = _cache(config) if config.reference_models_dir is None else Path(config.reference_models_dir)
     digest = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
     return base / f"{name}_{digest[:16]}"
+
+
+def _cache(config: EvaluateConfig) -> Path:
+    """The folder of all reference models of this user; one in the output where there is no home, as in a container."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    base = Path(config.output_dir if caches.startswith("~") else caches)
+    return base / "reference_models" if caches.startswith("~") else base / "medsegdiff" / "reference_models"
 
 
 def _fit_network(
@@ -105,12 +111,13 @@ def _fit_network(
     )
     folder = reference_model_folder(config, name, fingerprint_of(recipe, "segment", NOT_IN_FINGERPRINT) | fingerprint)
     recipe = dataclasses.replace(recipe, output_dir=str(folder))
-    task = TASKS[recipe.task]
+    task = task_of(recipe.task, real.arrays)
     task.check(recipe, real.classes)
     # Looked for before anything is written or locked: others may be using it, or may have made it for all to read
-    if not is_finished(recipe, run_fingerprint(recipe, real)):
+    run = run_folder(recipe, real)
+    if not is_finished(recipe, run):
         train_and_test(recipe, task, Data(real, sets.img_size), wait=True)
-    clear_leftovers_of(folder)
+    run.tidy()
     model, settings = task.load(folder / WEIGHTS_FILE)
     model = model.to(choose_device(config.device))
     resamples = {"resamples": config.bootstrap, "seed": config.seed}

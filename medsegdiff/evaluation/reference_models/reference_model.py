@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from medsegdiff.engine.locks import lock_file, locked
-from medsegdiff.engine.state import STATE_FOLDER
-from medsegdiff.errors import UserError
 from medsegdiff.statistics.interval import Interval, number
 
 
@@ -48,11 +42,3 @@ class ReferenceModels:
     classifier: ReferenceModel | None
     embedding: ReferenceModel | None
     missing: dict[str, str]  # name -> why there is none
-
-
-def clear_leftovers_of(folder: Path) -> None:
-    """Remove what a training that was killed after its end left beside a finished reference model, if that may be
-    done here."""
-    if (folder / STATE_FOLDER).exists() or lock_file(folder, beside=False).exists():
-        with suppress(UserError, OSError), locked(folder):  # held: the process that trained it is clearing up
-            shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)

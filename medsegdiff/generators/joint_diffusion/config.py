@@ -1,35 +1,22 @@
-"""Settings of the joint diffusion model: network, noise process, training."""
+"""Settings of the joint diffusion model: noise process, training; those of the network are its backbone's."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from medsegdiff.engine.settings import Device, Precision
+from medsegdiff.conditioning.augmentation import Augmentation
+from medsegdiff.conditioning.registry import condition_class
+from medsegdiff.engine.settings import Device, Precision, expand_home
+from medsegdiff.errors import require, require_fraction, require_positive
+from medsegdiff.generators.joint_diffusion.backbones import settings_of, settle_settings
+from medsegdiff.generators.joint_diffusion.backbones.config import ModelConfig, NetworkConfig
+from medsegdiff.generators.joint_diffusion.noise import highest_sigma, lowest_sigma
 
+__all__ = ["DiffusionConfig", "ModelConfig", "TrainConfig"]
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """Size of the denoising network, and parts of it to leave out."""
-
-    in_channels: int = 1  # image channels (grey)
-    out_channels: int = 1  # mask channels
-    num_classes: int = 2  # lesion classes of the condition; set from the data
-    augment_conditioning: bool = False  # whether the network knows how pictures were augmented; set by --augment_prob
-    patch_size: int = 4  # space-to-depth factor of the stem, pixels
-    model_channels: int = 96  # channels at the finest level of the U-Net
-    channel_mult: list[int] = field(default_factory=lambda: [1, 2, 3])  # channels a level, times model_channels
-    num_res_blocks: int = 1  # residual blocks a level, on the way down and on the way up
-    use_transformer: bool = True  # transformer blocks at the bottleneck
-    transformer_depth: int = 4  # how many of them
-    num_heads: int = 4  # attention heads of each
-    dropout: float = 0.1  # in residual and transformer blocks
-    low_res_factor: int = 1  # how many times smaller the pictures are on which high noise is taken off; 1: not
-    low_res_sigma: float = 1.5  # noise level from which they are
-    mask_share: float = 0.5  # width of the mask stream, share of the image stream's (medsegdiff_v2)
-    use_anchor: bool = True  # streams gate each other in the encoder, U-SA (medsegdiff_v2)
-    use_spectrum: bool = True  # SS-Former at the bottleneck; false: plain attention there (medsegdiff_v2)
-    use_band_pass: bool = True  # neural band-pass filter in SS-Former (medsegdiff_v2)
+SMALLEST = 64  # side of the smallest pictures of the first steps, pixels: below that, steps hardly become cheaper
 
 
 @dataclass(frozen=True)
@@ -41,7 +28,6 @@ class DiffusionConfig:
     beta_schedule: Literal["linear", "cosine"] = "linear"  # of the DDPM table
     beta_start: float = 1e-4  # first beta of the linear schedule
     beta_end: float = 0.02  # last beta of the linear schedule
-    sigma_data: float = 0.5  # standard deviation of every channel after the codec
     sigma_min: float = 0.01  # lowest noise level that edm sampling visits before 0
     sigma_max: float = 80.0  # highest noise level of edm
     rho: float = 7.0  # spacing of edm sampling levels (Karras 2022, eq. 5)
@@ -56,6 +42,19 @@ class DiffusionConfig:
     mask_weight: float = 1.0  # weight of the mask loss beside the image loss
     sdf_truncation: float = 0.0  # masks as distances to the lesion's edge, cut at so many pixels; 0: binary
     min_snr: float = 5.0  # cap of the ddpm loss weight min(1 / sigma^2, cap); edm weighs by its own formula
+
+    def __post_init__(self) -> None:
+        for name in ("timesteps", "min_snr", "rho", "image_p_std", "mask_p_std"):
+            require_positive(**{f"diffusion.{name}": getattr(self, name)})
+        radius = self.sdf_truncation
+        require(0 <= radius < math.inf, "--diffusion.sdf_truncation", radius, "a number of pixels, 0 or more")
+        require(self.mask_weight >= 0, "--diffusion.mask_weight", self.mask_weight, "0 or more")
+        betas, levels = (self.beta_start, self.beta_end), (self.sigma_min, self.sigma_max)
+        require(0 < betas[0] <= betas[1] < 1, "--diffusion.beta_start, beta_end", betas, "0 < start <= end < 1")
+        require(0 < levels[0] < levels[1], "--diffusion.sigma_min, sigma_max", levels, "0 < min < max")
+        shares = [self.share_independent, self.share_mask_clean, self.share_image_clean, self.share_marginal]
+        fits = min(shares) >= 0 and sum(shares) <= 1
+        require(fits, "--diffusion.share_*", shares, "shares that add up to at most 1")
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,8 @@ class TrainConfig:
     grad_clip: float = 1.0  # largest norm of the gradient
     # Of what is averaged the middle length is looked at during training, and the best one on val saved at its end
     ema_lengths: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2])  # of averaged weights, share of training
-    label_dropout: float = 0.1  # share of pairs whose class is hidden, for classifier-free guidance
+    conditions: list[str] = field(default_factory=lambda: ["label"])  # what samples can be asked by
+    condition_dropout: float = 0.1  # share of samples of which a condition is hidden, for classifier-free guidance
     augment: bool = True  # joint augmentation: mirroring, zoom, gain
     augment_prob: float = 0.0  # share of pairs turned, moved and stretched further, and the network conditioned on it
     balance_classes: bool = True  # sample every class equally often
@@ -90,5 +90,51 @@ class TrainConfig:
     eval_samples: int = 64  # pairs sampled at each evaluation for the sample-quality figure
     eval_steps: int = 16  # noise levels that a pair goes through there
     seed: int = 0  # of everything random
-    model: ModelConfig = field(default_factory=ModelConfig)
+    # Settings of the backbone: `NetworkConfig()` stands for the defaults of the one that is chosen
+    model: NetworkConfig = field(default_factory=NetworkConfig, metadata={"chosen_by": ("backbone", settings_of)})
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+
+    def __post_init__(self) -> None:
+        expand_home(self)
+        object.__setattr__(self, "model", settle_settings(self.backbone, self.model))
+        names = ("img_size", "batch_size", "accumulate", "lr", "num_epochs", "evals", "save_every", "eval_samples")
+        require_positive(**{name: getattr(self, name) for name in (*names, "warmup_steps", "grad_clip")})
+        require(self.eval_steps >= 2, "--eval_steps", self.eval_steps, "2 or more")
+        require(self.seed >= 0, "--seed", self.seed, "0 or more")
+        require(self.weight_decay >= 0, "--weight_decay", self.weight_decay, "0 or more")
+        require_fraction("condition_dropout", self.condition_dropout)
+        for name in self.conditions:
+            condition_class(name)
+        hint = "--augment_prob, which adds it"
+        require(Augmentation.name not in self.conditions, "--conditions", Augmentation.name, hint, "Leave it out.")
+        for name in ("augment_prob", "progressive_resizing"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"--{name}", value, "0 or more, and below 1")
+        augmentable = self.augment or not self.augment_prob
+        require(augmentable, "--augment_prob", self.augment_prob, "0 with --augment false", "Leave one of them out.")
+        fits = bool(self.ema_lengths) and 0 < min(self.ema_lengths) <= max(self.ema_lengths) <= 0.28
+        require(fits, "--ema_lengths", self.ema_lengths, "numbers above 0 and up to 0.28")
+        multiple = self.model.size_multiple
+        expected = f"a multiple of {multiple} (patch_size times the halvings of the U-Net)"
+        nearest = max(1, round(self.img_size / multiple)) * multiple
+        require(self.img_size % multiple == 0, "--img_size", self.img_size, expected, f"Try {nearest}.")
+        if self.model.low_res_factor > 1:
+            self._check_low_res()
+
+    def _check_low_res(self) -> None:
+        """Raise `UserError` where high noise cannot be taken off smaller pictures."""
+        m, multiple = self.model, self.model.size_multiple
+        lowest, highest = lowest_sigma(self.diffusion), highest_sigma(self.diffusion)
+        expected = f"a noise level between {lowest:.3g} and {highest:.3g}, so that both sizes are used"
+        require(lowest < m.low_res_sigma < highest, "--model.low_res_sigma", m.low_res_sigma, expected)
+        side, left = divmod(self.img_size, m.low_res_factor)
+        expected = f"one that divides {self.img_size} pixels and leaves 2, 3, ... times {multiple} (patch and halvings)"
+        fits = not left and side % multiple == 0 and side > multiple
+        require(fits, "--model.low_res_factor", m.low_res_factor, expected, "1 keeps pictures at their size.")
+
+    @property
+    def first_size(self) -> int:
+        """Side of the pictures of the first steps, pixels: half the full one, or that where a half does not fit."""
+        half, odd = divmod(self.img_size, 2)
+        halves = self.progressive_resizing > 0 and not odd and half >= SMALLEST
+        return half if halves and half % self.model.size_multiple == 0 else self.img_size

@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 
 from medsegdiff.engine.files import make_folder
+from medsegdiff.engine.settings import expand_home
 from medsegdiff.errors import require
-from medsegdiff.generators.joint_diffusion.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from medsegdiff.generators.base import find_checkpoint
+from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint, save_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +24,11 @@ class ExportConfig:
     checkpoint_path: str  # generative checkpoint, as train writes it
     output_path: str  # .safetensors file to write
 
+    def __post_init__(self) -> None:
+        expand_home(self)
+        expected = "a name that ends in .safetensors"
+        require(Path(self.output_path).suffix == ".safetensors", "--output_path", self.output_path, expected)
+
 
 def export(config: ExportConfig) -> Path:
     """Write the checkpoint with weights rounded to bf16; returns the path.
@@ -31,7 +38,6 @@ def export(config: ExportConfig) -> Path:
     Raises `UserError` for a file that is no generative checkpoint, and where it would be written over itself.
     """
     source, target = find_checkpoint(Path(config.checkpoint_path)), Path(config.output_path)
-    require(target.suffix == ".safetensors", "--output_path", target, "a name that ends in .safetensors")
     apart = not target.exists() or not target.samefile(source)
     require(apart, "--output_path", target, "another file than the checkpoint itself")
     require(not target.is_dir(), "--output_path", f"{target}, a folder", "a file to write")

@@ -1,47 +1,50 @@
-"""Names that older files use, as the code calls these things now: checkpoints of version 2, dataset.json until then."""
+"""Older cards of checkpoints, fingerprints of trainings and names of weights, as they are called and kept today."""
 
 from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from medsegdiff.data.transforms import MOVE_UNITS
+
 T = TypeVar("T")
 
-NAMES = {  # settings, in cards of checkpoints and where a folder says what made it; keys of dataset.json
-    "tell_moves": "augment_conditioning",
-    "told_share": "augment_prob",
-    "noise_told": "sigma_scale",
-    "small_share": "progressive_resizing",
-    "coarse_factor": "low_res_factor",
-    "coarse_sigma": "low_res_sigma",
-    "mask_radius": "sdf_truncation",
-    "flip_test": "tta_flip",
-    "draws": "num_samples_per_input",
-    "judge_steps": "reference_model_steps",
-    "guide_sha256": "guidance_sha256",
-    "quality/feature_distance_floor": "quality/feature_distance_baseline",
-    "identity": "fingerprint",
-    "given": "inputs",
-    "given_masks": "conditioning_masks",
+PREFIXES = {  # of weights
+    "backbone.seam.": "backbone.refiner.",
+    "backbone.label.": "backbone.conditions.label.table.",
+    "backbone.moves.": "backbone.conditions.augmentation.linear.",
 }
-NESTED = {
-    "fingerprint",
-    "config",
-    "real",
-    "synthetic",
-    "model",
-    "diffusion",
-    "codec",
-    "scores",
-}  # where names stand too
-PREFIXES = {"backbone.seam.": "backbone.refiner."}  # of weights
+LABEL_DROPOUT = 0.1  # what cards that do not say conditions were trained with, unless set otherwise
 
 
-def renamed(values: Any) -> Any:
-    """`values`, as read from JSON, with every old name of a setting or key under its name of today."""
-    if not isinstance(values, dict):
+DEAD = {  # settings that had one legal value, or were set from elsewhere
+    "model": ("in_channels", "out_channels", "num_classes", "augment_conditioning"),
+    "diffusion": ("sigma_data",),
+}
+STREAMS = ("mask_share", "use_anchor", "use_spectrum", "use_band_pass")  # settings of medsegdiff_v2 that all had
+
+
+def migrated(values: dict[str, Any]) -> dict[str, Any]:
+    """A card, or the fingerprint of a training, with the settings of today."""
+    model = values.get("model")
+    if not isinstance(model, dict):
         return values
-    today = {NAMES.get(key, key): value for key, value in values.items()}
-    return {key: renamed(value) if key in NESTED else value for key, value in today.items()}
+    dead = DEAD if values.get("backbone") == "medsegdiff_v2" else DEAD | {"model": (*DEAD["model"], *STREAMS)}
+    kept = {part: {k: v for k, v in values[part].items() if k not in dead[part]} for part in DEAD if part in values}
+    return {**values, **kept}
+
+
+def with_conditions(card: dict[str, Any]) -> dict[str, Any]:
+    """A card that says its conditions: one that does not is of a network that knows the class and, where its settings
+    say so, how pictures were augmented."""
+    model = dict(card["model"])
+    if "conditions" in card:
+        return card
+    model.pop("num_classes", None)
+    augmented = model.pop("augment_conditioning", False)
+    conditions: list[dict[str, Any]] = [{"name": "label", "drop_rate": LABEL_DROPOUT, "classes": card["classes"]}]
+    if augmented:
+        conditions.append({"name": "augmentation", "units": list(MOVE_UNITS)})
+    return card | {"model": model, "conditions": conditions}
 
 
 def renamed_weights(weights: dict[str, T]) -> dict[str, T]:

@@ -6,54 +6,18 @@ Levels are per modality, (B, M) or (T + 1, M), with column 0 the image and colum
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA
+
+if TYPE_CHECKING:
+    from medsegdiff.generators.joint_diffusion.config import DiffusionConfig
+
 IMAGE, MASK = 0, 1
 MODES = ("joint", "mask_first", "mask_to_image", "image_to_mask")
-
-
-class NoiseConfig(Protocol):
-    """The settings used here; `medsegdiff.config.DiffusionConfig` has them, with their meaning."""
-
-    @property
-    def process(self) -> str: ...
-    @property
-    def timesteps(self) -> int: ...
-    @property
-    def beta_schedule(self) -> str: ...
-    @property
-    def beta_start(self) -> float: ...
-    @property
-    def beta_end(self) -> float: ...
-    @property
-    def sigma_data(self) -> float: ...
-    @property
-    def sigma_min(self) -> float: ...
-    @property
-    def sigma_max(self) -> float: ...
-    @property
-    def rho(self) -> float: ...
-    @property
-    def image_p_mean(self) -> float: ...
-    @property
-    def image_p_std(self) -> float: ...
-    @property
-    def mask_p_mean(self) -> float: ...
-    @property
-    def mask_p_std(self) -> float: ...
-    @property
-    def share_independent(self) -> float: ...
-    @property
-    def share_mask_clean(self) -> float: ...
-    @property
-    def share_image_clean(self) -> float: ...
-    @property
-    def share_marginal(self) -> float: ...
-    @property
-    def min_snr(self) -> float: ...
 
 
 def ddpm_abar(schedule: str, timesteps: int, beta_start: float, beta_end: float) -> Tensor:
@@ -71,23 +35,23 @@ def ddpm_abar(schedule: str, timesteps: int, beta_start: float, beta_end: float)
     return torch.cumprod(1 - beta, dim=0)
 
 
-def ddpm_sigmas(config: NoiseConfig) -> Tensor:
+def ddpm_sigmas(config: DiffusionConfig) -> Tensor:
     """(T,) float64 levels sigma_t = sqrt((1 - abar_t) / abar_t), ascending."""
     abar = ddpm_abar(config.beta_schedule, config.timesteps, config.beta_start, config.beta_end)
     return torch.sqrt((1 - abar) / abar)
 
 
-def highest_sigma(config: NoiseConfig) -> float:
+def highest_sigma(config: DiffusionConfig) -> float:
     """The level at which a modality counts as pure noise."""
     return config.sigma_max if config.process == "edm" else float(ddpm_sigmas(config)[-1])
 
 
-def lowest_sigma(config: NoiseConfig) -> float:
+def lowest_sigma(config: DiffusionConfig) -> float:
     """The lowest level that sampling visits before 0."""
     return config.sigma_min if config.process == "edm" else float(ddpm_sigmas(config)[0])
 
 
-def _quantile_to_sigma(u: Tensor, column: int, config: NoiseConfig) -> Tensor:
+def _quantile_to_sigma(u: Tensor, column: int, config: DiffusionConfig) -> Tensor:
     """Noise levels at quantiles u in (0, 1) of the training distribution of one modality."""
     if config.process == "ddpm":
         table = ddpm_sigmas(config).float()
@@ -98,7 +62,7 @@ def _quantile_to_sigma(u: Tensor, column: int, config: NoiseConfig) -> Tensor:
     return (mean + std * torch.special.ndtri(u)).exp().clamp(max=config.sigma_max)
 
 
-def sample_sigma(n: int, config: NoiseConfig, generator: torch.Generator) -> Tensor:
+def sample_sigma(n: int, config: DiffusionConfig, generator: torch.Generator) -> Tensor:
     """(n, 2) training noise levels: a mixture that holds the corners of the square as well as its middle.
 
     Most pairs get equal quantiles for both modalities; shares of `config` get independent levels, a clean mask, a
@@ -124,7 +88,7 @@ def sample_sigma(n: int, config: NoiseConfig, generator: torch.Generator) -> Ten
     return torch.stack([image, mask], dim=1)
 
 
-def loss_weight(sigma: Tensor, config: NoiseConfig) -> Tensor:
+def loss_weight(sigma: Tensor, config: DiffusionConfig) -> Tensor:
     """Weight of the squared error of the denoised estimate at levels `sigma`, same shape; 0 for a clean modality.
 
     edm: (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 (Karras et al. 2022, table 1).
@@ -132,13 +96,13 @@ def loss_weight(sigma: Tensor, config: NoiseConfig) -> Tensor:
     """
     safe = torch.where(sigma > 0, sigma, 1.0)
     if config.process == "edm":
-        weight = (safe**2 + config.sigma_data**2) / (safe * config.sigma_data) ** 2
+        weight = (safe**2 + SIGMA_DATA**2) / (safe * SIGMA_DATA) ** 2
     else:
         weight = (1 / safe**2).clamp(max=config.min_snr)
     return torch.where(sigma > 0, weight, 0.0)
 
 
-def sampling_sigmas(config: NoiseConfig, steps: int) -> Tensor:
+def sampling_sigmas(config: DiffusionConfig, steps: int) -> Tensor:
     """(steps + 1,) float32 levels from the highest down to 0.
 
     edm: Karras et al. 2022, eq. 5. ddpm: `steps` entries of the table, equally spaced in t, the last being t = T.
@@ -154,7 +118,7 @@ def sampling_sigmas(config: NoiseConfig, steps: int) -> Tensor:
     return torch.cat([levels, levels.new_zeros(1)]).float()
 
 
-def sigma_table(mode: str, config: NoiseConfig, steps: int) -> Tensor:
+def sigma_table(mode: str, config: DiffusionConfig, steps: int) -> Tensor:
     """(T + 1, 2) levels that a sampler walks: the table is the generation mode. T = steps; mask_first has T = 2 steps.
 
     joint: image and mask go down together. mask_first: the mask goes down while the image stays at the highest level,

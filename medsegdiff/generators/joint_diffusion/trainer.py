@@ -15,49 +15,44 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from medsegdiff.conditioning.condition import Condition
+from medsegdiff.conditioning.augmentation import Augmentation
+from medsegdiff.conditioning.base import Condition, Conditions, encode, hide
+from medsegdiff.conditioning.registry import CONDITIONS, condition_class
 from medsegdiff.data.dataset import SampleTensors, load_tensors
 from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.data.sampling import sample_indices
 from medsegdiff.data.transforms import GENERATIVE, augment, augment_conditioned
 from medsegdiff.engine.checkpointing import checkpoint_blocks
-from medsegdiff.engine.compiling import compile_backbone, compiles, missing_for_compile
+from medsegdiff.engine.compiling import compile_network, compiles, missing_for_compile
 from medsegdiff.engine.device import (
     READ_EVERY,
     autocast,
-    clip_gradients,
-    gradient_scaler,
     send,
     settle_precision,
 )
 from medsegdiff.engine.distributed import Distributed
 from medsegdiff.engine.ema import Averages
-from medsegdiff.engine.files import (
-    SUMMARY_FILE,
-    clear_leftovers,
-    make_folder,
-    read_record,
-    refuse_other_phase,
-    write_json,
-)
-from medsegdiff.engine.locks import locked
+from medsegdiff.engine.files import read_record
 from medsegdiff.engine.loop import LoopConfig, Scalars, lr_factor, run_loop
+from medsegdiff.engine.memory import BatchSizeFinder, out_of_memory
+from medsegdiff.engine.optimise import Optimisation
 from medsegdiff.engine.rng import generator
+from medsegdiff.engine.run_folder import TRAINING, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
-from medsegdiff.engine.state import begun_run, refuse_other_run
 from medsegdiff.errors import UserError, require
-from medsegdiff.generators.joint_diffusion.checkpoint import BEST_FILE, ModelCard, build_denoiser, save_checkpoint
+from medsegdiff.generators.base import BEST_FILE
+from medsegdiff.generators.joint_diffusion.checkpoint import ModelCard, build_denoiser, save_checkpoint
 from medsegdiff.generators.joint_diffusion.codec import PairCodec, encode_sdf
 from medsegdiff.generators.joint_diffusion.config import DiffusionConfig, TrainConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
+from medsegdiff.generators.joint_diffusion.legacy import migrated
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
-from medsegdiff.generators.joint_diffusion.memory import BatchSizeFinder, out_of_memory
 from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, sample_sigma
-from medsegdiff.generators.joint_diffusion.settings import check_settings, first_size
 from medsegdiff.generators.joint_diffusion.validator import Validator
 
 logger = logging.getLogger(__name__)
 
+KIND = dataclasses.replace(TRAINING, today=migrated)
 LAST_FILE = "last_model.safetensors"
 FINER = 2  # pictures are augmented at so many times the size that the network sees
 AUGMENT, NOISE, WEIGHTS, DROPOUT, PRICE = 1, 2, 3, 4, 5  # purpose numbers of the random streams
@@ -72,7 +67,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """
     processes = Distributed(config.device)
     config = settle_precision(config, processes.device)
-    check_settings(config)
     if not config.find_batch_size:
         _check_shares(config, processes, "Change the setting.")
     compiles(config.compile, processes.device)
@@ -85,6 +79,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             "real pairs only, since a checkpoint says by their hashes what it saw",
             "Give the folder that prepare wrote.",
         )
+    require(pairs.arrays.mask_values is not None, str(pairs.root), "samples without masks", "images with masks")
     with contextlib.ExitStack() as stack:
         config, found, summary = processes.run_on_main(lambda: _enter(config, pairs, stack))
         if found:
@@ -106,21 +101,24 @@ def _enter(
     Returns `config`, with the batch size of the run that was begun there if it is to be found, whether that is so, and
     the summary of a finished run.
     """
-    output = Path(config.output_dir)
-    refuse_other_phase(output, SUMMARY_FILE, "a folder for checkpoints")
-    make_folder(output)
-    stack.enter_context(locked(output))
-    clear_leftovers(output, BEST_FILE, LAST_FILE, SUMMARY_FILE, "history.jsonl", "samples/*.png")
-    begun, found = begun_run(output), False
+    folder = run_folder(config, pairs)
+    stack.enter_context(folder.held())
+    begun, found = folder.begun(), False
     if config.find_batch_size and begun:
         size, parts = begun.get("batch_size", 0), begun.get("accumulate", 0)
         if size * parts == config.batch_size * config.accumulate:
             config, found = dataclasses.replace(config, batch_size=size, accumulate=parts), True
-    fingerprint = run_fingerprint(config, pairs)
-    summary = _finished(output, fingerprint)
-    if summary is None and begun:
-        refuse_other_run(output, begun, fingerprint)  # before the minutes that reading, building and trials may take
-    return config, found, summary
+            folder = run_folder(config, pairs)
+    if not folder.is_finished():  # or refused, before the minutes that reading, building and trials may take
+        return config, found, None
+    logger.info("%s holds this run, finished", folder.path)
+    return config, found, read_record(folder.sign)
+
+
+def run_folder(config: TrainConfig, pairs: SampleSet) -> RunFolder:
+    """The output folder of a training."""
+    files = (BEST_FILE, LAST_FILE, "history.jsonl", "samples/*.png")
+    return RunFolder(config.output_dir, KIND, run_fingerprint(config, pairs), files)
 
 
 def run_fingerprint(config: TrainConfig, pairs: SampleSet) -> dict[str, Any]:
@@ -130,25 +128,13 @@ def run_fingerprint(config: TrainConfig, pairs: SampleSet) -> dict[str, Any]:
     return fingerprint | {"data": data_digest(pairs), "augmented_at": FINER, "small_augmented_at": FINER}
 
 
-def _finished(output: Path, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
-    """The summary of a finished run with the same settings; other settings are a `UserError`."""
-    if not (output / SUMMARY_FILE).is_file():
-        return None
-    summary: dict[str, Any] = read_record(output / SUMMARY_FILE)
-    if "fingerprint" not in summary:  # an older run; the state beside it says
-        return None
-    refuse_other_run(output, summary["fingerprint"], fingerprint)
-    logger.info("%s holds this run, finished", output)
-    return summary
-
-
 def _train(config: TrainConfig, pairs: SampleSet, processes: Distributed, found: bool) -> dict[str, Any]:
     trainer = DiffusionTrainer(config, pairs, processes)
     if config.find_batch_size:
         if not found:
             config = trainer.config = trainer.batch_size_finder.fitted(config)
         trainer.build_kernels()
-    output, fingerprint = Path(config.output_dir), run_fingerprint(config, pairs)
+    folder = run_folder(config, pairs)
     n = len(trainer.train_set)
     per_step = config.batch_size * config.accumulate
     total = config.num_epochs * max(1, math.ceil(n / per_step))
@@ -163,43 +149,39 @@ def _train(config: TrainConfig, pairs: SampleSet, processes: Distributed, found:
         logger.warning(text, total, config.warmup_steps, config.lr)
     if trainer.small_steps:
         text = "the first %d steps are on pictures of %d pixels; val is looked at when they are done"
-        logger.info(text, trainer.small_steps, first_size(config))
+        logger.info(text, trainer.small_steps, config.first_size)
     elif config.progressive_resizing:
         logger.info("all steps are on pictures of %d pixels: half of that does not suit", config.img_size)
     if trainer.small_steps or trainer.denoiser.low_res is not None:  # the first steps need less memory than later ones
         trainer.batch_size_finder.check(config)
     loop = LoopConfig(
-        output_dir=output,
+        folder=folder,
         total_steps=total,
         evals=config.evals,
         evals_from=trainer.small_steps,
         save_every=config.save_every,
         images_per_step=per_step,
-        fingerprint=fingerprint,
         bar=("image_loss", "mask_loss"),
         read_every=READ_EVERY.get(trainer.device.type, 1),
         sample_ids=trainer.sample_ids,
         processes=processes,
     )
     summary = run_loop(trainer, loop, "training")
-    return processes.run_on_main(lambda: _finish(trainer, summary, per_step, fingerprint))
+    return processes.run_on_main(lambda: _finish(trainer, summary, per_step, folder))
 
 
-def _finish(
-    trainer: DiffusionTrainer, summary: dict[str, Any], per_step: int, fingerprint: dict[str, Any]
-) -> dict[str, Any]:
+def _finish(trainer: DiffusionTrainer, summary: dict[str, Any], per_step: int, folder: RunFolder) -> dict[str, Any]:
     """Write the last weights and the summary of `run_loop`, completed; returns it."""
-    config, total, output = trainer.config, trainer.total_steps, Path(trainer.config.output_dir)
-    save_checkpoint(output / LAST_FILE, trainer.ema.model.state_dict(), trainer.card(total))
+    config, total = trainer.config, trainer.total_steps
+    save_checkpoint(folder.path / LAST_FILE, trainer.ema.model.state_dict(), trainer.card(total))
     summary |= {
         "parameters": sum(p.numel() for p in trainer.denoiser.parameters()),
         "train_pairs": len(trainer.train_set),
         "images_per_second": round(summary["steps"] * per_step / max(summary["seconds"], 1e-9), 1),
         "best": trainer.validator.best,
         "config": dataclasses.asdict(config),
-        "fingerprint": fingerprint,
     }
-    write_json(output / SUMMARY_FILE, summary)  # last of all: it says that the run is finished
+    summary = folder.finish(summary)
     logger.info(
         "best model: step %d, val loss %.4f", trainer.validator.best["step"], trainer.validator.best["val_loss"]
     )
@@ -221,7 +203,7 @@ class Objective(nn.Module):
         super().__init__()
         self.denoiser, self.config = denoiser, config
 
-    def forward(self, x0: Tensor, cond: Condition, sigma: Tensor, noise: Tensor, high: int | None = None) -> Tensor:
+    def forward(self, x0: Tensor, cond: Conditions, sigma: Tensor, noise: Tensor, high: int | None = None) -> Tensor:
         """(M,) mean loss of each modality; arguments as of `denoising_loss`."""
         return denoising_loss(self.denoiser, x0, cond, sigma, noise, self.config, high).mean(dim=0)
 
@@ -245,6 +227,11 @@ class DiffusionTrainer:
                 "Prepare the data anew.",
             )
         self.val_set = load_tensors(pairs.select("val"), config.img_size, what="val split")
+        names = [*config.conditions, *([Augmentation.name] if config.augment_prob else [])]
+        self.conditions: list[Condition] = [
+            condition_class(name).fit(pairs, config.condition_dropout) for name in CONDITIONS if name in names
+        ]
+        self.known = encode(self.conditions, [vars(r) for r in self.train_set.records])
         radius = config.diffusion.sdf_truncation
         self.codec = PairCodec.fit(self.train_set.images, encode_sdf(self.train_set.masks, radius), radius)
         torch.manual_seed(int(generator(config.seed, WEIGHTS).initial_seed()))
@@ -253,12 +240,14 @@ class DiffusionTrainer:
         self.optimiser = torch.optim.AdamW(
             self.denoiser.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
         )
-        self.scaler = gradient_scaler(self.device, config.precision)
-        self.validator = Validator(config, self.codec, self.train_set, self.val_set, pairs.classes)
+        self.optimisation = Optimisation(
+            self.denoiser, self.optimiser, self.ema, precision=config.precision, grad_clip=config.grad_clip
+        )
+        self.validator = Validator(config, self.codec, self.train_set, self.val_set, self.conditions, pairs.classes)
         # Moving a picture takes its finest detail, which networks would learn to leave out: it is moved where that is
         # finer than what they see
         self.finer = FINER if config.augment else 1
-        sizes = {self.finer * side for side in (first_size(config), config.img_size)}
+        sizes = {self.finer * side for side in (config.first_size, config.img_size)}
         self.resident = {side: self._coded(side).to(self.device) for side in sorted(sizes)}
         # What follows changes how this network computes; its averaged copy stays plain
         if config.checkpoint_gradients:
@@ -267,12 +256,17 @@ class DiffusionTrainer:
             self.build_kernels()
         self.objective = Objective(self.denoiser, config.diffusion)
         self.network = self.processes.prepare(self.objective)
-        self.batch_size_finder = BatchSizeFinder(self.objective, self.optimiser, self.processes)
+        smaller = "Lower --img_size or --model.model_channels"
+        self.batch_size_finder = BatchSizeFinder(
+            self.objective, self._trial_loss, self.optimiser, self.processes, smaller
+        )
 
     def build_kernels(self) -> None:
         """Have torch.compile build what `--compile` asks for."""
         if compiles(self.config.compile, self.device):
-            compile_backbone(self.denoiser, spread=self.processes.count > 1)
+            # A graph for each size of pictures, of which some are seen smaller where noise is high
+            self.denoiser.sizes_stand = self.denoiser.low_res is not None
+            compile_network(self.denoiser.backbone, self.processes.count > 1, self.denoiser.sizes_stand)
         elif self.config.compile == "auto" and self.device.type == "cuda":
             logger.info("training without torch.compile, for want of %s", missing_for_compile(self.device))
 
@@ -289,7 +283,7 @@ class DiffusionTrainer:
         """Steps before the pictures have their full size."""
         return (
             int(self.config.progressive_resizing * self.total_steps)
-            if first_size(self.config) < self.config.img_size
+            if self.config.first_size < self.config.img_size
             else 0
         )
 
@@ -300,7 +294,7 @@ class DiffusionTrainer:
         sigma = sample_sigma(sample, self.config.diffusion, generator(self.config.seed, PRICE))
         high = self.denoiser.by_size(sigma)[1] / sample
         full = 1.0 if low_res is None else 1 - high + high / low_res.factor**2
-        return float(first_size(self.config) / self.config.img_size) ** 2 / full
+        return float(self.config.first_size / self.config.img_size) ** 2 / full
 
     def card(self, step: int, scores: dict[str, float] | None = None) -> ModelCard:
         """What travels with the weights of `step`."""
@@ -314,11 +308,8 @@ class DiffusionTrainer:
             img_size=self.config.img_size,
             classes=self.pairs.classes,
             lesion_classes=lesions,
-            model=dataclasses.replace(
-                self.config.model,
-                num_classes=len(self.pairs.classes),
-                augment_conditioning=self.config.augment_prob > 0,
-            ),
+            conditions=self.conditions,
+            model=self.config.model,
             diffusion=self.config.diffusion,
             codec=self.codec,
             aspects=aspects,
@@ -326,7 +317,15 @@ class DiffusionTrainer:
             step=step,
             scores=scores or {},
             backbone=self.config.backbone,
+            arrays=self.train_set.spec,
+            always_shown={c: self._always_shown(i) for i, c in enumerate(self.pairs.classes)},
         )
+
+    def _always_shown(self, label: int) -> dict[str, float]:
+        """Mask classes that every train picture of the class of this number shows, and the least share of it."""
+        shares = (self.train_set.masks[self.train_set.labels == label] > 127).flatten(2).double().mean(dim=2)
+        least = zip(self.train_set.spec.foreground, shares.amin(dim=0).tolist(), strict=True)
+        return {name: round(share, 6) for name, share in least if share > 0}
 
     def sample_ids(self, step: int) -> list[str]:
         """Ids of the pairs that `step` sees."""
@@ -335,8 +334,8 @@ class DiffusionTrainer:
         rows = sample_indices(labels, step * count, count, config.seed, config.balance_classes)
         return [self.train_set.records[row].id for row in rows.tolist()]
 
-    def _batch(self, sample: int, seed_step: int) -> tuple[Tensor, Condition, Tensor, Tensor, int]:
-        """x0, condition, sigma, noise and `high` of this process's share of the batch of samples sample, sample + 1,
+    def _batch(self, sample: int, seed_step: int) -> tuple[Tensor, Conditions, Tensor, Tensor, int]:
+        """x0, conditions, sigma, noise and `high` of this process's share of the batch of samples sample, sample + 1,
         ...
 
         Random numbers are sampled for the whole batch, so that it is the same one for any number of processes. Pictures
@@ -345,11 +344,14 @@ class DiffusionTrainer:
         config = self.config
         rows = sample_indices(self.train_set.labels, sample, config.batch_size, config.seed, config.balance_classes)
         small = seed_step < self.small_steps * config.accumulate
-        size = self.finer * (first_size(config) if small else config.img_size)
-        images, masks, labels = self.resident[size].batch(send(rows, self.device))
-        conditioning, chance = None, generator(config.seed, seed_step, AUGMENT)
+        size = self.finer * (config.first_size if small else config.img_size)
+        images, masks, _ = self.resident[size].batch(send(rows, self.device))
+        cond = {name: values[rows] for name, values in self.known.items()}
+        chance = generator(config.seed, seed_step, AUGMENT)
         if config.augment_prob:
-            images, masks, conditioning = augment_conditioned(images, masks, GENERATIVE, config.augment_prob, chance)
+            images, masks, cond[Augmentation.name] = augment_conditioned(
+                images, masks, GENERATIVE, config.augment_prob, chance
+            )
         elif config.augment:
             images, masks = augment(images, masks, GENERATIVE, chance)
         images, masks = avg_pool2d(images, self.finer), avg_pool2d(masks, self.finer)
@@ -357,15 +359,16 @@ class DiffusionTrainer:
         x0 = self.codec.encode(images, masks)
         sigma = sample_sigma(len(x0), config.diffusion, random)
         noise = torch.randn(x0.shape, generator=random)
-        keep = torch.rand(len(x0), generator=random) >= config.label_dropout
+        for c in self.conditions:
+            keep = torch.rand(len(x0), generator=random) >= c.drop_rate
+            cond[c.name] = hide(cond[c.name], keep)
         own, high = torch.arange(len(x0))[self.processes.share(len(x0))], 0
         if not small:
             order, high = self.denoiser.by_size(sigma[own])
             own = own[order]
-        sigma, noise, keep = (send(part[own], self.device) for part in (sigma, noise, keep))
-        moves = None if conditioning is None else send(conditioning[own], self.device)
-        own = send(own, self.device)
-        return x0[own], Condition(labels[own], keep, moves), sigma, noise, high
+        sigma, noise = (send(part[own], self.device) for part in (sigma, noise))
+        cond = {name: send(values[own], self.device) for name, values in cond.items()}
+        return x0[send(own, self.device)], cond, sigma, noise, high
 
     def _loss(self, sample: int, seed_step: int) -> Tensor:
         """(M,) mean loss of each modality over this process's share of the batch of samples sample, sample + 1, ..."""
@@ -375,6 +378,14 @@ class DiffusionTrainer:
         with autocast(self.device, self.config.precision):
             loss: Tensor = self.network(*batch)
         return loss
+
+    def _trial_loss(self, pairs: int, config: TrainConfig) -> Tensor:
+        """The loss of so many blank full-size pairs at a level where none is seen smaller."""
+        x0 = torch.zeros(pairs, len(self.denoiser.modality), config.img_size, config.img_size, device=self.device)
+        with autocast(self.device, config.precision):
+            sigma = torch.ones(pairs, 2, device=self.device)
+            loss: Tensor = self.objective(x0, {}, sigma, torch.ones_like(x0), 0)
+        return loss.sum()
 
     def train_step(self, step: int) -> Scalars:
         """One optimiser step over `accumulate` batches. Raises `UserError` where memory does not hold one."""
@@ -388,27 +399,22 @@ class DiffusionTrainer:
 
     def _step(self, step: int) -> Scalars:
         config = self.config
-        self.denoiser.train()
         cheap, price = self.small_steps, self.small_price
-        factor = lr_factor(step, config.warmup_steps, self.total_steps, cheap=cheap, price=price)
-        for group in self.optimiser.param_groups:
-            group["lr"] = config.lr * factor
+        lr = config.lr * lr_factor(step, config.warmup_steps, self.total_steps, cheap=cheap, price=price)
         total = torch.zeros(2, device=self.device)
-        for part in range(config.accumulate):
+
+        def loss(part: int) -> Tensor:
             number = step * config.accumulate + part
-            with self.processes.averaging(self.network, last=part == config.accumulate - 1):
-                terms = self._loss(number * config.batch_size, number)
-                loss = (terms[IMAGE] + config.diffusion.mask_weight * terms[MASK]).div(config.accumulate)
-                self.scaler.scale(loss).backward()
-            total += terms.detach() / config.accumulate
-        norm = clip_gradients(self.scaler, self.optimiser, self.denoiser, config.grad_clip)
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.ema.update(self.denoiser, step)
+            terms = self._loss(number * config.batch_size, number)
+            total.add_(terms.detach() / config.accumulate)
+            return (terms[IMAGE] + config.diffusion.mask_weight * terms[MASK]).div(config.accumulate)
+
+        around = functools.partial(self.processes.averaging, self.network)
+        norm = self.optimisation.step(step, lr, loss, config.accumulate, around)
+        assert norm is not None
         image, mask = total.double()
         weighed = image + config.diffusion.mask_weight * mask
-        return {"loss": weighed, "image_loss": image, "mask_loss": mask, "grad_norm": norm, "lr": config.lr * factor}
+        return {"loss": weighed, "image_loss": image, "mask_loss": mask, "grad_norm": norm, "lr": lr}
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Val losses, sample quality and a sample grid of the averaged weights; saves them where they are the best.
@@ -439,9 +445,7 @@ class DiffusionTrainer:
         """Raw and averaged weights, optimiser, best so far."""
         return {
             "denoiser": self.denoiser.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.optimisation.state_dict(),
             "best": self.validator.best,
             "history": self.validator.history,
         }
@@ -449,8 +453,6 @@ class DiffusionTrainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put all of it back."""
         self.denoiser.load_state_dict(state["denoiser"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.scaler.load_state_dict(state.get("scaler", {}))  # older states were never in fp16
+        self.optimisation.load_state_dict(state)
         self.validator.best = state["best"]
         self.validator.history = state["history"]

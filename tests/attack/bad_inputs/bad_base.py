@@ -107,7 +107,7 @@ def build_base(base: Path) -> Path:
     records = [
         write_sample(
             base / "synthetic", scene(500 + n), disc(), id=f"syn_{label}_{n}", label=label, split="train",
-            group=f"syn_{label}_{n}", source="synthetic:0123456789ab",
+            group=f"syn_{label}_{n}", source="synthetic:0123456789ab", generator="0123456789ab",
         )
         for n, label in enumerate(CLASSES * 2)
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 from bad_base import Case, Outcome, build_base, run
 from cases import CASES
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "errors.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "errors.md"
 TEXT = """\
 # Errors
 

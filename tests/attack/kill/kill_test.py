@@ -58,7 +58,7 @@ JOBS = {
 PRELOADED = (
     "medsegdiff.data.prepare", "medsegdiff.data.combine", "medsegdiff.generators.joint_diffusion.trainer",
     "medsegdiff.synthesis.run",
-    "medsegdiff.downstream.benchmark", "scipy.stats", "jsonargparse", "einops", "contourpy",
+    "medsegdiff.downstream.benchmark", "scipy.stats", "einops", "contourpy",
     "matplotlib.backends.backend_agg", "PIL.PngImagePlugin",
 )  # fmt: skip
 STRAY_EVERY = 3  # after so many kills the next run is killed while it clears up, where it does

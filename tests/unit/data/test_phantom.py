@@ -177,6 +177,7 @@ def test_output_is_kept_or_refused_but_never_mixed(tmp_path: Path) -> None:
 
     (tmp_path / "raw.partial" / "benign").mkdir(parents=True)
     (tmp_path / "raw.partial" / "benign" / "left over.png").touch()
+    (tmp_path / "raw.partial" / "fingerprint.json").write_text("{}")
     output = write_phantom(config())
     assert not (tmp_path / "raw.partial").exists()
     assert sorted(p.name for p in (output / "benign").iterdir()) == ["benign (1).png", "benign (1)_mask.png"]

@@ -10,19 +10,20 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sample_sets import WriteSamples
 
-from medsegdiff.data.records import SYNTHETIC, SampleSet, read_samples, write_sample, write_samples
+from medsegdiff.data.records import SampleSet, read_samples, write_sample, write_samples
 from medsegdiff.downstream import train_and_test as once
 from medsegdiff.engine import locks
 from medsegdiff.engine.files import REPORT_FILE, SCORES_FILE
 from medsegdiff.engine.locks import locked
+from medsegdiff.engine.run_folder import EVALUATION, RunFolder
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.config import EvaluateConfig
-from medsegdiff.evaluation.privacy import embedding
 from medsegdiff.evaluation.reference_models.fit import fit_reference_models
 from medsegdiff.evaluation.report.write import PAGE_FILE, TABLE_FILE
 from medsegdiff.evaluation.run import _choose, _load, _size, evaluate
@@ -35,8 +36,8 @@ def copy_as_synthetic(source: SampleSet, folder: Path) -> SampleSet:
     records = []
     for r in source.records:
         image, mask = source.read_image(r), source.read_mask(r)
-        new = {"id": f"s_{r.id}", "label": r.label, "split": "train", "group": r.group, "source": f"{SYNTHETIC}test"}
-        records.append(write_sample(folder, image, mask, **new))
+        new = {"id": f"s_{r.id}", "label": r.label, "split": "train", "group": r.group, "source": "test"}
+        records.append(write_sample(folder, image, mask, **new, generator="test"))
     return write_samples(folder, records, classes=source.classes, fingerprint={"phase": "test"})
 
 
@@ -89,9 +90,12 @@ def test_a_report_comes_out_and_reference_models_are_found_again(
     before = {p: p.stat().st_mtime_ns for p in (folders / "reference_models").rglob("*.safetensors")}
     assert len(before) == 3
     # They are read alone: another process may be reading them, and the folder may be one that all may only read
-    for name in ("locked", "make_folder"):
-        monkeypatch.delattr(once, name)
-        monkeypatch.delattr(embedding, name)
+    held = RunFolder.held
+
+    def held_for_the_report(self: RunFolder, wait: bool = False) -> Any:
+        return held(self, wait) if self.kind is EVALUATION else pytest.fail(f"held {self.path}")
+
+    monkeypatch.setattr(RunFolder, "held", held_for_the_report)
     again = evaluate(settings(folders, tmp_path / "two"))
     assert {p: p.stat().st_mtime_ns for p in (folders / "reference_models").rglob("*.safetensors")} == before
     assert again["metrics"] == result["metrics"]
@@ -202,7 +206,8 @@ def test_black_pictures_and_empty_masks_get_a_report(folders: Path, tmp_path: Pa
             label=r.label,
             split="train",
             group=r.id,
-            source=f"{SYNTHETIC}test",
+            source="test",
+            generator="test",
         )
         for number, r in enumerate(synthetic.records)
     ]

@@ -15,6 +15,7 @@ from trainer_runs import PLAIN, STEPS, assert_same_run, fail_at, settings, train
 
 from medsegdiff.data.sampling import sample_indices
 from medsegdiff.data.transforms import augment_conditioned
+from medsegdiff.engine import optimise
 from medsegdiff.engine.loop import lr_factor
 from medsegdiff.engine.rng import generator
 from medsegdiff.errors import UserError
@@ -36,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WriteSamples)
 def test_first_steps_are_on_smaller_pictures(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage: small pictures to the end, or evaluations (whose best weights are kept) while they are small; another
     size after resuming than without; distances of masks that are not as far in small pictures."""
-    monkeypatch.setattr("medsegdiff.generators.joint_diffusion.settings.SMALLEST", 8)
+    monkeypatch.setattr("medsegdiff.generators.joint_diffusion.config.SMALLEST", 8)
     changes = {"progressive_resizing": 0.5, "diffusion": DiffusionConfig(sdf_truncation=4)}
     one = trainer(data, tmp_path / "one", **changes)
     one.total_steps = STEPS
@@ -49,7 +50,7 @@ def test_first_steps_are_on_smaller_pictures(data: Path, tmp_path: Path, monkeyp
     assert slopes[0] == pytest.approx(2 * slopes[1], rel=0.25)
     config = settings(data, tmp_path / "run", **changes)
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "clip_gradients", fail_at(4, train_module.clip_gradients))
+        patch.setattr(optimise, "clip_gradients", fail_at(4, optimise.clip_gradients))
         with pytest.raises(KeyboardInterrupt):
             train(config)
     train(config)
@@ -63,7 +64,7 @@ def test_first_steps_are_on_smaller_pictures(data: Path, tmp_path: Path, monkeyp
 def test_batches_of_two_sizes_hold_the_same_pairs(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage: levels put in order, and pictures, classes, noise or what is passed of moves left where they were;
     small pictures made smaller still."""
-    monkeypatch.setattr("medsegdiff.generators.joint_diffusion.settings.SMALLEST", 8)
+    monkeypatch.setattr("medsegdiff.generators.joint_diffusion.config.SMALLEST", 8)
     one, two = (trainer(data, tmp_path / str(k), model=m, augment_prob=0.5) for k, m in ((1, TWO_SIZES), (2, PLAIN)))
     mixed = 0
     for step in range(6):
@@ -74,8 +75,9 @@ def test_batches_of_two_sizes_hold_the_same_pairs(data: Path, tmp_path: Path, mo
         mixed += 0 < high < len(x0)
         for found, sampled in ((x0, plain[0]), (sigma, plain[2]), (noise, plain[3])):
             assert torch.equal(found, sampled[order])
-        for name in ("label", "keep_label", "moves"):
-            assert torch.equal(getattr(cond, name), getattr(plain[1], name)[order]), name
+        assert cond.keys() == plain[1].keys()
+        for name, values in cond.items():
+            assert torch.equal(values, plain[1][name][order]), name
     assert mixed
     small = trainer(data, tmp_path / "small", model=TWO_SIZES, progressive_resizing=0.9)
     small.total_steps = 10
@@ -90,7 +92,7 @@ def test_two_sizes_resume_and_load(data: Path, tmp_path: Path, monkeypatch: pyte
     """Damage: sizes left out of what a run is known by, or of the checkpoint's card: it would sample with one size."""
     config = settings(data, tmp_path / "run", model=TWO_SIZES)
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "clip_gradients", fail_at(4, train_module.clip_gradients))
+        patch.setattr(optimise, "clip_gradients", fail_at(4, optimise.clip_gradients))
         with pytest.raises(KeyboardInterrupt):
             train(config)
     with pytest.raises(UserError, match="low_res_factor: 2 -> 1"):
@@ -110,15 +112,14 @@ def test_reported_augmentation_reaches_the_network(data: Path, tmp_path: Path) -
     images, masks, conditioning = augment_conditioned(
         images, masks, train_module.GENERATIVE, 0.5, generator(0, 0, train_module.AUGMENT)
     )
-    assert cond.moves is not None
-    assert torch.equal(cond.moves, conditioning)
+    assert torch.equal(cond["augmentation"], conditioning)
     assert torch.equal(x0, one.codec.encode(avg_pool2d(images, 2), avg_pool2d(masks, 2)))
-    assert cond.label is not None
-    assert torch.equal(cond.label, labels)
-    before = one.denoiser.backbone.moves.weight.clone()
+    assert bool(((cond["label"] == labels) | (cond["label"] == -1)).all())
+    embedder = one.denoiser.backbone.conditions["augmentation"]
+    before = embedder.linear.weight.clone()
     one.train_step(0)
-    assert not torch.equal(one.denoiser.backbone.moves.weight, before)
+    assert not torch.equal(embedder.linear.weight, before)
     train(settings(data, tmp_path / "run", augment_prob=0.5))
     model, card, _ = load_checkpoint(tmp_path / "run" / "last_model.safetensors")
-    assert card.model.augment_conditioning
-    assert "backbone.moves.weight" in model.state_dict()
+    assert [c.name for c in card.conditions] == ["label", "augmentation"]
+    assert "backbone.conditions.augmentation.linear.weight" in model.state_dict()

@@ -8,22 +8,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from medsegdiff.conditioning.condition import Condition
+from medsegdiff.cli import parse
+from medsegdiff.conditioning.label import Label
 from medsegdiff.errors import UserError
-from medsegdiff.generators.joint_diffusion.backbones import backbones, build_backbone
+from medsegdiff.generators.joint_diffusion.backbones import Inputs, backbones, build_backbone
 from medsegdiff.generators.joint_diffusion.backbones.medsegdiff_v2 import (
     Anchor,
     BandPass,
     MedSegDiffV2,
+    Settings,
     SpectralAttention,
     SSFormerBlock,
 )
-from medsegdiff.generators.joint_diffusion.config import DiffusionConfig, ModelConfig, TrainConfig
-from medsegdiff.generators.joint_diffusion.trainer import check_settings
+from medsegdiff.generators.joint_diffusion.config import ModelConfig, TrainConfig
 
 SIDE, TOKENS = 32, 4  # pixels of a picture; tokens along a side of the bottleneck
 SMALL: dict[str, Any] = {"model_channels": 16, "channel_mult": (1, 2), "transformer_depth": 2, "num_heads": 2}
-LABELS = Condition(torch.tensor([0, 1, 0, 1]))
+CONDITIONS = [Label(classes=["a", "b"], drop_rate=0.1)]
+LABELS = {"label": torch.tensor([0, 1, 0, 1])}
 
 
 def perturbed(module: Any, amount: float = 0.1) -> Any:
@@ -37,7 +39,7 @@ def perturbed(module: Any, amount: float = 0.1) -> Any:
 
 def network(**changes: Any) -> MedSegDiffV2:
     torch.manual_seed(0)
-    return perturbed(MedSegDiffV2(**{"img_size": SIDE, **SMALL, **changes}))
+    return perturbed(MedSegDiffV2(**{"img_size": SIDE, "conditions": CONDITIONS, **SMALL, **changes}))
 
 
 def inputs(channels: int = 2) -> tuple[Tensor, Tensor]:
@@ -169,7 +171,7 @@ def test_shape_and_every_weight_learns(changes: dict[str, Any]) -> None:
     """Damage: a module that is built but not called; skips of one stream given to the other."""
     x, c_noise = inputs(changes.get("in_channels", 1) + 1)
     model = network(**changes)
-    out = model(x, c_noise, Condition(LABELS.label, torch.tensor([True, True, True, False])))
+    out = model(x, c_noise, {"label": torch.tensor([0, 1, 0, -1])})
     assert out.shape == x.shape
     out.square().sum().backward()
     unused = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
@@ -207,8 +209,7 @@ def test_each_way_alone_say_the_mask_stream_of_the_image(part: str) -> None:
 def test_batch_equals_one_by_one() -> None:
     """Damage: a transform over the batch axis."""
     model, (x, c_noise) = network(), inputs()
-    assert LABELS.label is not None
-    single = [model(x[i : i + 1], c_noise[i : i + 1], Condition(LABELS.label[i : i + 1])) for i in range(4)]
+    single = [model(x[i : i + 1], c_noise[i : i + 1], {"label": LABELS["label"][i : i + 1]}) for i in range(4)]
     assert torch.allclose(model(x, c_noise, LABELS), torch.cat(single), atol=1e-4)
 
 
@@ -218,48 +219,56 @@ def test_backbones_are_found_by_name(name: str) -> None:
     """Damage: a backbone that ignores the settings, or is not found."""
     small = ModelConfig(model_channels=16, channel_mult=[1, 2], transformer_depth=1, num_heads=2)
     x, c_noise = inputs()
-    assert build_backbone(name, SIDE, (0, 1), small)(x, c_noise, LABELS).shape == x.shape
+    assert build_backbone(name, Inputs(SIDE, (0, 1), tuple(CONDITIONS)), small)(x, c_noise, LABELS).shape == x.shape
     wide = ModelConfig(model_channels=32, channel_mult=[1, 2], transformer_depth=1, num_heads=2)
-    counts = [sum(p.numel() for p in build_backbone(name, SIDE, (0, 1), m).parameters()) for m in (small, wide)]
+    counts = [
+        sum(p.numel() for p in build_backbone(name, Inputs(SIDE, (0, 1), tuple(CONDITIONS)), m).parameters())
+        for m in (small, wide)
+    ]
     assert counts[1] > 2 * counts[0]
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("flags", "message"),
     [
-        ({"backbone": "unet"}, "--backbone: found unet; expected one of medsegdiff_v2, patch_unet"),
+        ("--backbone unet", "--backbone: found unet; expected one of medsegdiff_v2, patch_unet"),
+        ("--model.use_anchor false", r"unknown setting --model\.use_anchor; expected a .* train --backbone patch_unet"),
         (
-            {"backbone": "patch_unet", "model": ModelConfig(use_anchor=False)},
-            "--model.use_anchor: found False; expected True, as patch_unet has no use for it with these settings",
-        ),
-        (
-            {"backbone": "medsegdiff_v2", "model": ModelConfig(use_spectrum=False, use_band_pass=False)},
+            "--backbone medsegdiff_v2 --model.use_spectrum false --model.use_band_pass false",
             "--model.use_band_pass: found False; expected True, as medsegdiff_v2 has no use for it",
         ),
         (
-            {"backbone": "medsegdiff_v2", "model": ModelConfig(use_transformer=False, use_spectrum=False)},
+            "--backbone medsegdiff_v2 --model.use_transformer false --model.use_spectrum false",
             "--model.use_spectrum: found False",
         ),
-        ({"backbone": "medsegdiff_v2", "model": ModelConfig(mask_share=-1)}, "--model.mask_share: found -1"),
-        ({"augment_prob": 0.2, "augment": False}, "--augment_prob: found 0.2; expected 0 with --augment false"),
-        ({"augment_prob": 1.0}, "--augment_prob: found 1.0; expected 0 or more, and below 1"),
-        (
-            {"model": ModelConfig(augment_conditioning=True)},
-            "--model.augment_conditioning: found True; expected --augment_prob",
-        ),
-        ({"model": ModelConfig(low_res_factor=3)}, "--model.low_res_factor: found 3; expected one that divides 256"),
-        ({"model": ModelConfig(low_res_factor=16)}, "--model.low_res_factor: found 16"),  # one pixel at the bottleneck
-        ({"model": ModelConfig(low_res_factor=0)}, "--model.low_res_factor: found 0"),
-        (
-            {"model": ModelConfig(low_res_sigma=2.0)},
-            "--model.low_res_sigma: found 2.0; expected --model.low_res_factor",
-        ),
-        ({"model": ModelConfig(low_res_factor=2, low_res_sigma=80.0)}, "--model.low_res_sigma: found 80.0"),
-        ({"progressive_resizing": 1.0}, "--progressive_resizing: found 1.0; expected 0 or more, and below 1"),
-        ({"diffusion": DiffusionConfig(sdf_truncation=float("inf"))}, "--diffusion.sdf_truncation: found inf"),
+        ("--backbone medsegdiff_v2 --model.mask_share -1", "--model.mask_share: found -1"),
+        ("--augment_prob 0.2 --augment false", "--augment_prob: found 0.2; expected 0 with --augment false"),
+        ("--augment_prob 1.0", "--augment_prob: found 1.0; expected 0 or more, and below 1"),
+        ("--model.augment_conditioning true", r"unknown setting --model\.augment_conditioning"),
+        ("--model.low_res_factor 3", "--model.low_res_factor: found 3; expected one that divides 256"),
+        ("--model.low_res_factor 16", "--model.low_res_factor: found 16"),  # one pixel at the bottleneck
+        ("--model.low_res_factor 0", "--model.low_res_factor: found 0"),
+        ("--model.low_res_sigma 2.0", "--model.low_res_sigma: found 2.0; expected --model.low_res_factor"),
+        ("--model.low_res_factor 2 --model.low_res_sigma 80", "--model.low_res_sigma: found 80.0"),
+        ("--progressive_resizing 1.0", "--progressive_resizing: found 1.0; expected 0 or more, and below 1"),
+        ("--diffusion.sdf_truncation -1", "--diffusion.sdf_truncation: found -1"),
+        ("--diffusion.sigma_data 0.5", r"unknown setting --diffusion\.sigma_data"),
+        ("--conditions augmentation", "--conditions: found augmentation; expected --augment_prob, which adds it"),
+        ("--conditions colour", "--conditions: found colour; expected some of label, augmentation"),
     ],
 )
-def test_backbones_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
+def test_backbones_that_do_not_fit(flags: str, message: str) -> None:
     """Damage: no check: a setting that does nothing."""
     with pytest.raises(UserError, match=message):
-        check_settings(TrainConfig(data_dir="d", **changes))
+        parse("train", TrainConfig, f"--data_dir d {flags}".split())
+
+
+def test_a_backbone_owns_its_settings() -> None:
+    """Damage: settings of one backbone taken for those of another; defaults of its own lost beside shared ones."""
+    small = ModelConfig(model_channels=16, num_heads=2)
+    config = TrainConfig("d", backbone="medsegdiff_v2", model=small)
+    assert config.model == Settings(model_channels=16, num_heads=2)
+    assert TrainConfig("d", backbone="medsegdiff_v2").model == Settings()
+    assert TrainConfig("d").model == ModelConfig()
+    with pytest.raises(UserError, match=r"--model: found mask_share, use_anchor, .*, of another backbone"):
+        TrainConfig("d", model=Settings())

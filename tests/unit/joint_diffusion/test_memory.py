@@ -15,10 +15,10 @@ from tiny_networks import TWO_SIZES
 
 from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.engine.loop import Scalars
+from medsegdiff.engine.memory import BatchSizeFinder, largest_batch, micro_batches, out_of_memory
 from medsegdiff.errors import UserError
 from medsegdiff.generators.joint_diffusion import trainer as train_module
 from medsegdiff.generators.joint_diffusion.config import ModelConfig, TrainConfig
-from medsegdiff.generators.joint_diffusion.memory import BatchSizeFinder, largest_batch, micro_batches, out_of_memory
 from medsegdiff.generators.joint_diffusion.trainer import DiffusionTrainer, train
 
 ERRORS = [
@@ -131,7 +131,7 @@ def test_memory_for_full_size_pictures_is_asked_for_first(
         return loss(denoiser, x0, *rest)
 
     monkeypatch.setattr(train_module, "denoising_loss", limited_loss)
-    monkeypatch.setattr("medsegdiff.generators.joint_diffusion.settings.SMALLEST", 8)
+    monkeypatch.setattr("medsegdiff.generators.joint_diffusion.config.SMALLEST", 8)
     with pytest.raises(UserError, match="--batch_size: found 8, too many"):
         train(settings(ellipses, tmp_path / "run", progressive_resizing=0.5))
     assert set(seen) == {16}

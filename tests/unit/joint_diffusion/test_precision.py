@@ -113,15 +113,13 @@ def settings(pairs: SampleSet, output: Path) -> TrainConfig:
 
 def test_the_scale_is_part_of_the_state(ellipses: SampleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage: a resumed run that begins with the first scale again; a state of an older version refused."""
-    monkeypatch.setattr(
-        "medsegdiff.generators.joint_diffusion.trainer.gradient_scaler", lambda *_: gradient_scaler(CPU, "fp16")
-    )
+    monkeypatch.setattr("medsegdiff.engine.optimise.gradient_scaler", lambda *_: gradient_scaler(CPU, "fp16"))
     first = DiffusionTrainer(settings(ellipses, tmp_path), ellipses)
     first.train_step(0)
-    first.scaler.update(512.0)
+    first.optimisation.scaler.update(512.0)
     second = DiffusionTrainer(settings(ellipses, tmp_path), ellipses)
     second.load_state_dict(first.state_dict())
-    assert second.scaler.get_scale() == 512.0
+    assert second.optimisation.scaler.get_scale() == 512.0
     monkeypatch.undo()
     older = DiffusionTrainer(settings(ellipses, tmp_path), ellipses)
     older.load_state_dict({k: v for k, v in older.state_dict().items() if k != "scaler"})

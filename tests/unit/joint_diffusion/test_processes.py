@@ -16,6 +16,7 @@ import torch
 
 from medsegdiff.data.records import SampleSet
 from medsegdiff.engine.distributed import Distributed, SingleProcess
+from medsegdiff.engine.run_folder import RunFolder
 from medsegdiff.errors import UserError
 from medsegdiff.generators.joint_diffusion import trainer as train_module
 from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint
@@ -124,7 +125,7 @@ def test_a_found_batch_that_cannot_be_shared(
         precision="fp32",
     )  # fmt: skip
     begun = train_module.run_fingerprint(dataclasses.replace(config, batch_size=5, accumulate=2), ellipses)
-    monkeypatch.setattr(train_module, "begun_run", lambda _: begun)
+    monkeypatch.setattr(RunFolder, "begun", lambda _: begun)
     with pytest.raises(UserError, match=r"--batch_size: found 5; .* Start as many processes as before\."):
         train_module.train(config)
 

@@ -16,6 +16,7 @@ from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.data.sampling import sample_indices
 from medsegdiff.engine.distributed import SingleProcess
 from medsegdiff.engine.loop import LoopConfig, Scalars, run_loop
+from medsegdiff.engine.run_folder import TRAINING, RunFolder
 from medsegdiff.errors import UserError
 from medsegdiff.generators.joint_diffusion import trainer as train_module
 from medsegdiff.generators.joint_diffusion.config import ModelConfig, TrainConfig
@@ -78,9 +79,8 @@ def loop(output: Path, **changes: Any) -> LoopConfig:
         "evals": 1,
         "save_every": 100,
         "images_per_step": 4,
-        "fingerprint": {},
     }
-    return LoopConfig(output_dir=output, **(settings | {"read_every": 5} | changes))
+    return LoopConfig(RunFolder(output, TRAINING), **(settings | {"read_every": 5} | changes))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

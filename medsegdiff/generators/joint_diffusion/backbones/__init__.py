@@ -1,48 +1,60 @@
-"""The backbones there are, by the name of their file: `build` and `ignored` in a new file here add one."""
+"""The backbones there are, by the name of their file: `Settings` and `build` in a new file here add one."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
-import medsegdiff.generators.joint_diffusion.backbones
+from medsegdiff.conditioning.base import Condition
 from medsegdiff.errors import require
-from medsegdiff.generators.joint_diffusion.config import ModelConfig
+from medsegdiff.generators.joint_diffusion.backbones.config import NetworkConfig
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a network is given and has to return: known from the data, not a matter of settings."""
+
+    img_size: int  # side of the pictures, pixels
+    modality: tuple[int, ...]  # (C,) which of the M noise levels is that of each channel
+    conditions: tuple[Condition, ...] = ()  # that it takes
 
 
 def backbones() -> dict[str, ModuleType]:
-    """Every module of this folder with a `build(img_size, modality, settings)`, by its name."""
-    found = {}
-    for info in pkgutil.iter_modules(medsegdiff.generators.joint_diffusion.backbones.__path__):
-        if info.name != __name__.rpartition(".")[2]:
-            module = importlib.import_module(f"medsegdiff.generators.joint_diffusion.backbones.{info.name}")
-            if hasattr(module, "build"):
-                found[info.name] = module
-    return found
+    """Every module of this folder with `Settings`, a dataclass, and `build(inputs, settings)`, by its name."""
+    names = [info.name for info in pkgutil.iter_modules(__path__)]
+    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
+    return {name: module for name, module in modules.items() if hasattr(module, "build")}
 
 
-def check_backbone(name: str, settings: ModelConfig) -> None:
-    """Raise `UserError` for a name that no backbone has, and for settings that it has no use for."""
+def settings_of(name: str) -> type[NetworkConfig]:
+    """The settings of a backbone. Raises `UserError` for a name that none has."""
     known = backbones()
     require(name in known, "--backbone", name, f"one of {', '.join(known)}")
-    default = ModelConfig()
-    for key in known[name].ignored(settings):
-        value, plain = getattr(settings, key), getattr(default, key)
-        expected = f"{plain}, as {name} has no use for it with these settings"
-        require(value == plain, f"--model.{key}", value, expected, "Leave it out.")
+    settings: type[NetworkConfig] = known[name].Settings
+    return settings
 
 
-def build_backbone(name: str, img_size: int, modality: Sequence[int], settings: ModelConfig) -> nn.Module:
-    """A fresh network (B, C, S, S), (B, M), Condition -> (B, C, S, S); `modality` (C,) maps channels to noise levels.
+def settle_settings(name: str, settings: NetworkConfig) -> NetworkConfig:
+    """`settings` as those of the backbone `name`, with its defaults for what they lack.
 
-    Raises `ValueError` for a name that no backbone has.
+    Raises `UserError` for those of another backbone.
     """
-    known = backbones()
-    if name not in known:
-        raise ValueError(f"backbone {name!r}; known: {', '.join(known)}")
-    network: nn.Module = known[name].build(img_size, modality, settings)
+    own = settings_of(name)
+    if type(settings) is own:
+        return settings
+    values: dict[str, Any] = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    strange = sorted(values.keys() - {f.name for f in dataclasses.fields(own)})
+    require(not strange, "--model", f"{', '.join(strange)}, of another backbone", f"settings of {name}")
+    return own(**values)
+
+
+def build_backbone(name: str, inputs: Inputs, settings: NetworkConfig) -> nn.Module:
+    """A fresh network (B, C, S, S), (B, M), Conditions -> (B, C, S, S)."""
+    network: nn.Module = backbones()[name].build(inputs, settle_settings(name, settings))
     return network

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the field's usual name)
 
-from medsegdiff.conditioning.condition import Condition
+from medsegdiff.conditioning.base import Condition, Conditions
+from medsegdiff.errors import require
+from medsegdiff.generators.joint_diffusion.backbones import Inputs
 from medsegdiff.generators.joint_diffusion.backbones.blocks import (
     ConditionEmbedding,
     OutputRefiner,
@@ -32,27 +35,40 @@ from medsegdiff.generators.joint_diffusion.backbones.blocks import (
     positions_at,
     run_stage,
 )
-from medsegdiff.generators.joint_diffusion.config import ModelConfig
+from medsegdiff.generators.joint_diffusion.backbones.config import ModelConfig
 
 KERNEL = 5  # pixels of the anchor's Gaussian kernel
 REFINER_FEATURES = (4, 2)  # channels that image and mask stream hand to the output stage
 STREAMS = 2
 
 
-def ignored(settings: ModelConfig) -> tuple[str, ...]:
-    """Settings of parts that others leave out."""
-    if not settings.use_transformer:
-        return ("use_spectrum", "use_band_pass")
-    return () if settings.use_spectrum else ("use_band_pass",)
+@dataclass(frozen=True)
+class Settings(ModelConfig):
+    """Settings of this network: those of every U-Net, the mask stream, and parts to leave out."""
+
+    mask_share: float = 0.5  # width of the mask stream, share of the image stream's
+    use_anchor: bool = True  # streams gate each other in the encoder, U-SA
+    use_spectrum: bool = True  # SS-Former at the bottleneck; false: plain attention there
+    use_band_pass: bool = True  # neural band-pass filter in SS-Former
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.mask_share <= 1, "--model.mask_share", self.mask_share, "above 0 and up to 1")
+        for part, used in (
+            ("use_spectrum", self.use_transformer),
+            ("use_band_pass", self.use_transformer and self.use_spectrum),
+        ):
+            expected = "True, as medsegdiff_v2 has no use for it with these settings"
+            require(used or getattr(self, part), f"--model.{part}", False, expected, "Leave it out.")
 
 
-def build(img_size: int, modality: Sequence[int], settings: ModelConfig) -> MedSegDiffV2:
+def build(inputs: Inputs, settings: Settings) -> MedSegDiffV2:
     """The network of these settings; image channels come first, as `PairCodec` has them."""
     return MedSegDiffV2(
-        img_size=img_size,
-        in_channels=list(modality).count(0),
-        out_channels=list(modality).count(1),
-        num_classes=settings.num_classes,
+        img_size=inputs.img_size,
+        in_channels=list(inputs.modality).count(0),
+        out_channels=list(inputs.modality).count(1),
+        conditions=inputs.conditions,
         model_channels=settings.model_channels,
         transformer_depth=settings.transformer_depth,
         num_heads=settings.num_heads,
@@ -61,7 +77,6 @@ def build(img_size: int, modality: Sequence[int], settings: ModelConfig) -> MedS
         channel_mult=settings.channel_mult,
         num_res_blocks=settings.num_res_blocks,
         dropout=settings.dropout,
-        augment_conditioning=settings.augment_conditioning,
         mask_share=settings.mask_share,
         use_anchor=settings.use_anchor,
         use_spectrum=settings.use_spectrum,
@@ -186,6 +201,8 @@ class HalfBlock(nn.Module):
 class SSFormerBlock(nn.Module):
     """Two mirrored cross-attentions: the image asks the mask, and the mask asks the image."""
 
+    checkpointable = True
+
     def __init__(self, channels: int, side: int, heads: int, embedding: int, dropout: float, band_pass: bool) -> None:
         super().__init__()
         halves = (HalfBlock(channels, side, heads, embedding, dropout, band_pass) for _ in range(STREAMS))
@@ -275,7 +292,7 @@ class MedSegDiffV2(ConditionEmbedding):
         img_size: int,
         in_channels: int = 1,
         out_channels: int = 1,
-        num_classes: int = 2,
+        conditions: Sequence[Condition] = (),
         model_channels: int = 96,
         transformer_depth: int = 4,
         num_heads: int = 4,
@@ -289,10 +306,9 @@ class MedSegDiffV2(ConditionEmbedding):
         use_anchor: bool = True,
         use_spectrum: bool = True,
         use_band_pass: bool = True,
-        augment_conditioning: bool = False,
     ) -> None:
         embedding = 4 * model_channels
-        super().__init__(STREAMS, num_classes, embedding, augment_conditioning)
+        super().__init__(STREAMS, conditions, embedding)
         self.channels = (in_channels, out_channels)
         bases = (model_channels, max(8, round(model_channels * mask_share / 8) * 8))
         widths = [[base * m for m in channel_mult] for base in bases]
@@ -317,7 +333,7 @@ class MedSegDiffV2(ConditionEmbedding):
         modality = [0] * in_channels + [1] * out_channels
         self.refiner = OutputRefiner(sum(REFINER_FEATURES), modality, embedding)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Conditions) -> Tensor:
         embedding = self.embedding(c_noise, cond)
         parts = x.split(self.channels, dim=1)
         image, mask = self.image.start(parts[0]), self.mask.start(parts[1])

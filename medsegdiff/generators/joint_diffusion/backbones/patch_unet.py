@@ -14,7 +14,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the field's usual name)
 
-from medsegdiff.conditioning.condition import Condition
+from medsegdiff.conditioning.base import Condition, Conditions
+from medsegdiff.generators.joint_diffusion.backbones import Inputs
 from medsegdiff.generators.joint_diffusion.backbones.blocks import (
     ConditionEmbedding,
     OutputRefiner,
@@ -25,22 +26,20 @@ from medsegdiff.generators.joint_diffusion.backbones.blocks import (
     positions_at,
     run_stage,
 )
-from medsegdiff.generators.joint_diffusion.config import ModelConfig
+from medsegdiff.generators.joint_diffusion.backbones.config import ModelConfig
 
 REFINER_FEATURES = 4  # channels that the coarse network hands to the output stage
 
 
-def ignored(settings: ModelConfig) -> tuple[str, ...]:
-    """Settings that are those of other backbones."""
-    return ("mask_share", "use_anchor", "use_spectrum", "use_band_pass")
+Settings = ModelConfig  # those of every U-Net
 
 
-def build(img_size: int, modality: Sequence[int], settings: ModelConfig) -> PatchUNet:
+def build(inputs: Inputs, settings: ModelConfig) -> PatchUNet:
     """The network of these settings."""
     return PatchUNet(
-        img_size=img_size,
-        modality=modality,
-        num_classes=settings.num_classes,
+        img_size=inputs.img_size,
+        modality=inputs.modality,
+        conditions=inputs.conditions,
         patch_size=settings.patch_size,
         model_channels=settings.model_channels,
         channel_mult=settings.channel_mult,
@@ -49,7 +48,6 @@ def build(img_size: int, modality: Sequence[int], settings: ModelConfig) -> Patc
         transformer_depth=settings.transformer_depth,
         num_heads=settings.num_heads,
         dropout=settings.dropout,
-        augment_conditioning=settings.augment_conditioning,
     )
 
 
@@ -79,7 +77,7 @@ class PatchUNet(ConditionEmbedding):
         self,
         img_size: int,
         modality: Sequence[int] = (0, 1),
-        num_classes: int = 2,
+        conditions: Sequence[Condition] = (),
         patch_size: int = 4,
         model_channels: int = 96,
         channel_mult: Sequence[int] = (1, 2, 3),
@@ -88,10 +86,9 @@ class PatchUNet(ConditionEmbedding):
         transformer_depth: int = 4,
         num_heads: int = 4,
         dropout: float = 0.1,
-        augment_conditioning: bool = False,
     ) -> None:
         embedding = 4 * model_channels
-        super().__init__(max(modality) + 1, num_classes, embedding, augment_conditioning)
+        super().__init__(max(modality) + 1, conditions, embedding)
         widths = [model_channels * m for m in channel_mult]
         self.patch_size = patch_size
         self.stem = nn.Conv2d(len(modality) * patch_size**2, widths[0], 3, padding=1)
@@ -104,7 +101,7 @@ class PatchUNet(ConditionEmbedding):
         self.out = nn.Conv2d(widths[0], REFINER_FEATURES * patch_size**2, 3, padding=1)
         self.refiner = OutputRefiner(REFINER_FEATURES, modality, embedding)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Conditions) -> Tensor:
         embedding = self.embedding(c_noise, cond)
         h = self.stem(F.pixel_unshuffle(x, self.patch_size).contiguous(memory_format=torch.channels_last))
         skips = []

@@ -6,16 +6,15 @@ import dataclasses
 import gc
 import logging
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from medsegdiff.conditioning.condition import Condition
-from medsegdiff.engine.device import autocast
 from medsegdiff.engine.distributed import Distributed
 from medsegdiff.errors import UserError, require
-from medsegdiff.generators.joint_diffusion.config import TrainConfig
 
+Config = TypeVar("Config", bound=Any)  # with batch_size, accumulate and checkpoint_gradients
 logger = logging.getLogger(__name__)
 
 # How torch says it, beside the classes it has for it: its CPU allocator (Linux, Windows), CUDA and its libraries
@@ -27,12 +26,6 @@ SIGNS = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUFFT_ALLOC_FAILED",
 )
-
-
-def smaller(config: TrainConfig) -> str:
-    """What to do where memory does not hold the network with one pair."""
-    hint = "Lower --img_size or --model.model_channels"
-    return hint + ("." if config.checkpoint_gradients else ", or set --checkpoint_gradients true.")
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -87,47 +80,56 @@ def micro_batches(pairs: int, largest: int, processes: int) -> tuple[int, int] |
 
 
 class BatchSizeFinder:
-    """What memory holds of the batches of a training: `objective` is the network with its loss, (M,) of a batch."""
+    """What memory holds of the batches of a training.
 
-    def __init__(self, objective: nn.Module, optimiser: torch.optim.Optimizer, processes: Distributed) -> None:
-        self.objective, self.optimiser, self.processes = objective, optimiser, processes
+    `loss(pairs, config)` computes the loss of so many full-size pairs with `network`; `smaller` says what to do where
+    not even one of them fits.
+    """
 
-    def try_batch(self, pairs: int, config: TrainConfig) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Callable[[int, Any], Tensor],
+        optimiser: torch.optim.Optimizer,
+        processes: Distributed,
+        smaller: str,
+    ) -> None:
+        self.network, self.loss, self.optimiser, self.processes = network, loss, optimiser, processes
+        self.smaller = smaller
+
+    def hint(self, config: Any) -> str:
+        """What to do where memory does not hold the network with one pair."""
+        return self.smaller + ("." if config.checkpoint_gradients else ", or set --checkpoint_gradients true.")
+
+    def try_batch(self, pairs: int, config: Any) -> None:
         """Gradients for `pairs` pairs here, with room for what else a step holds; nothing is changed by them.
 
         Beside the new gradients that is what the optimiser keeps, and the gradients of a step's parts before.
         """
         self.optimiser.zero_grad(set_to_none=True)
         gc.collect()
-        device = self.processes.device
-        if device.type == "cuda":
+        if self.processes.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.objective.train()
-        weights = list(self.objective.parameters())
+        self.network.train()
+        weights = list(self.network.parameters())
         parts = pairs * self.processes.count < config.batch_size * config.accumulate
         copies = parts + (0 if self.optimiser.state else 2)
         room = [torch.zeros_like(p) for p in weights for _ in range(copies)]
-        x0 = torch.zeros(pairs, 2, config.img_size, config.img_size, device=device)
-        label, keep = torch.zeros(2, pairs, dtype=torch.long, device=device)
-        with autocast(device, config.precision):
-            sigma = torch.ones(pairs, 2, device=device)
-            # None at high noise: then all pictures are seen at full size
-            loss = self.objective(x0, Condition(label, keep.bool()), sigma, torch.ones_like(x0), 0).sum()
         # Not `backward`, with which other processes would have to go along
-        torch.autograd.grad(loss, weights, allow_unused=True)
+        torch.autograd.grad(self.loss(pairs, config), weights, allow_unused=True)
         del room
 
-    def check(self, config: TrainConfig) -> None:
+    def check(self, config: Any) -> None:
         """Raise `UserError` where memory does not hold a batch of full-size pictures, which may come hours later."""
         if not fits(lambda pairs: self.try_batch(pairs, config), config.batch_size // self.processes.count):
             raise self.too_large(config)
 
-    def largest(self, start: int, config: TrainConfig) -> int:
+    def largest(self, start: int, config: Any) -> int:
         """The largest batch of all processes up to `start` of which the memory of this one holds its share."""
         count = self.processes.count
         return largest_batch(lambda pairs: self.try_batch(pairs, config), start // count) * count
 
-    def fitted(self, config: TrainConfig) -> TrainConfig:
+    def fitted(self, config: Config) -> Config:
         """`config` with the pairs of a step cut into the largest parts that memory holds.
 
         Raises `UserError` where halving does not come down to such parts.
@@ -138,19 +140,19 @@ class BatchSizeFinder:
         found = micro_batches(pairs, largest, count)
         if found is None:
             short = f"{pairs} pairs a step, and memory for {largest} at once"
-            raise UserError("--find_batch_size", short, "a number that halving brings down to that", smaller(config))
+            raise UserError("--find_batch_size", short, "a number that halving brings down to that", self.hint(config))
         size, parts = found
         reported = "%d of %d pairs a step fit into memory at once: going on as with --batch_size %d --accumulate %d"
         logger.info(reported, largest, pairs, size, parts)
         return dataclasses.replace(config, batch_size=size, accumulate=parts)
 
-    def too_large(self, config: TrainConfig) -> UserError:
+    def too_large(self, config: Any) -> UserError:
         """What to say when a step found no memory: the whole batch did not fit, whatever a trial of it might say."""
-        for layer in self.objective.modules():
+        for layer in self.network.modules():
             layer._compiled_call_impl = None  # each trial would be a graph of its own, and nothing comes after them
         largest = self.largest(config.batch_size - self.processes.count, config)
         better = micro_batches(config.batch_size * config.accumulate, largest, self.processes.count)
-        hint = smaller(config)
+        hint = self.hint(config)
         if better is not None:
             same = f"--batch_size {better[0]} --accumulate {better[1]}"
             hint = f"Use {same} (as many pairs a step) and a new --output_dir"
