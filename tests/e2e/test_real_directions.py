@@ -24,6 +24,8 @@ from medsegdiff.downstream.segmentation.training import predict_masks, true_mask
 from medsegdiff.synthesis.config import GenerateConfig
 from medsegdiff.synthesis.run import generate
 
+pytestmark = pytest.mark.slow
+
 REQUIRED_DROP = 0.3  # Dice
 
 
