@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 AUTO, FOLDERS = "auto", "folders"
 READERS = {
     "busi": Reader(busi.find, busi.read, busi.LAYOUT, "ultrasound"),
-    "bus_bra": Reader(bus_bra.find, bus_bra.read, bus_bra.LAYOUT, "ultrasound"),
+    "bus_bra": Reader(bus_bra.find, bus_bra.read, bus_bra.LAYOUT, "ultrasound", bus_bra.TABLE),
     "bus_uclm": Reader(bus_uclm.find, bus_uclm.read, bus_uclm.LAYOUT, "ultrasound"),
     "udiat": Reader(udiat.find, udiat.read, udiat.LAYOUT, "ultrasound"),
     "stu_hospital": Reader(stu_hospital.find, stu_hospital.read, stu_hospital.LAYOUT, "ultrasound"),
-    FOLDERS: Reader(folders.find, folders.read, folders.LAYOUT),  # what none of the others is
+    FOLDERS: Reader(folders.find, folders.read, folders.LAYOUT, table=folders.TABLE),  # what none of the others is
 }
 __all__ = ["AUTO", "READERS", "RawSample", "RawSet", "ReadOptions", "Reader", "find_layout", "read_raw"]
 
@@ -43,7 +43,7 @@ def read_raw(folder: Path, layout: str = AUTO, options: ReadOptions | None = Non
     if not data.samples:
         raise UserError(root, "no pair with a lesion", reader.layout, "Unpack the data set completely.")
     samples = [s if s.modality else dataclasses.replace(s, modality=reader.modality) for s in data.samples]
-    passed_over = count_passed_over(root, sum(sample.files for sample in samples))
+    passed_over = count_passed_over(root, sum(sample.files for sample in samples), reader.table)
     if passed_over:
         log.info("passed over: %s", ", ".join(f"{count} {kind}" for kind, count in passed_over.items()))
     return RawSet(samples, data.arrays, name, passed_over)

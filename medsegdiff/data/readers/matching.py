@@ -80,9 +80,9 @@ def walk(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def count_passed_over(root: Path, pictures_read: int) -> dict[str, int]:
+def count_passed_over(root: Path, pictures_read: int, table: str = "") -> dict[str, int]:
     """Files below a data set's own folder that were not read, by kind: hidden ones, other endings, pictures."""
-    endings = Counter(path.suffix.lower() or "no ending" for path in walk(root))
+    endings = Counter(path.suffix.lower() or "no ending" for path in walk(root) if path.name != table)
     images = sum(endings.pop(suffix, 0) for suffix in SUFFIXES)
     counts = {"pictures": images - pictures_read, **{f"files ({k})": n for k, n in sorted(endings.items())}}
     counts["hidden"] = sum(1 for path in root.rglob(".*"))

@@ -59,3 +59,4 @@ class Reader:
     read: Callable[[Path, ReadOptions], list[RawSample] | RawSet]  # a list: grey images with binary masks
     layout: str  # in short, for messages
     modality: str = ""  # of all its pictures, where the layout is of one
+    table: str = ""  # name of the file that tells of the pictures, where there is one

@@ -117,7 +117,9 @@ def test_a_table_tells(tmp_path: Path) -> None:
     table = "file,label,subject,text,modality,split,attribute:area\n"
     table += "b.png,cyst,P2,a cyst,ultrasound,testing,0.5\nimages\\a.png,solid,P1,,,train,\n"
     (tmp_path / "metadata.csv").write_bytes(table.encode("utf-8-sig"))
-    one, two = sorted(read(tmp_path, keep_splits=True).samples, key=lambda s: s.source)
+    found = read(tmp_path, keep_splits=True)
+    assert found.passed_over == {}
+    one, two = sorted(found.samples, key=lambda s: s.source)
     assert (one.label, one.subject, one.text, one.split, one.attributes) == ("solid", "P1", "", "train", {})
     assert (two.label, two.subject, two.text, two.split, two.attributes) == (
         *("cyst", "P2", "a cyst", "test", {"area": 0.5}),
