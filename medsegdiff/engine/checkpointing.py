@@ -16,5 +16,5 @@ def checkpoint_blocks(network: nn.Module) -> int:
     """
     blocks = [layer for layer in network.modules() if getattr(layer, "checkpointable", False)]
     for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=True)  # type: ignore[method-assign]
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=True)
     return len(blocks)

@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WriteSamples)
 def test_first_steps_are_on_smaller_pictures(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage: small pictures to the end, or evaluations (whose best weights are kept) while they are small; another
     size after resuming than without; distances of masks that are not as far in small pictures."""
-    monkeypatch.setattr("medsegdiff.generators.joint_diffusion.settings.SMALLEST", 8)
+    monkeypatch.setattr("medsegdiff.generators.joint_diffusion.config.SMALLEST", 8)
     changes = {"progressive_resizing": 0.5, "diffusion": DiffusionConfig(sdf_truncation=4)}
     one = trainer(data, tmp_path / "one", **changes)
     one.total_steps = STEPS
@@ -64,7 +64,7 @@ def test_first_steps_are_on_smaller_pictures(data: Path, tmp_path: Path, monkeyp
 def test_batches_of_two_sizes_hold_the_same_pairs(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage: levels put in order, and pictures, classes, noise or what is passed of moves left where they were;
     small pictures made smaller still."""
-    monkeypatch.setattr("medsegdiff.generators.joint_diffusion.settings.SMALLEST", 8)
+    monkeypatch.setattr("medsegdiff.generators.joint_diffusion.config.SMALLEST", 8)
     one, two = (trainer(data, tmp_path / str(k), model=m, augment_prob=0.5) for k, m in ((1, TWO_SIZES), (2, PLAIN)))
     mixed = 0
     for step in range(6):

@@ -47,7 +47,7 @@ def test_moving_pictures_does_not_blur_them(
     pairs: SampleSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progressive_resizing: float
 ) -> None:
     """Damage: pictures moved at the size that the network sees: their finest detail is gone, and is never sampled."""
-    monkeypatch.setattr("medsegdiff.generators.joint_diffusion.settings.SMALLEST", SIDE // 2)
+    monkeypatch.setattr("medsegdiff.generators.joint_diffusion.config.SMALLEST", SIDE // 2)
     still = AugmentConfig(mirror=0, zoom_in=0, gamma=0, gain=0)
     shifted = dataclasses.replace(train_module.GENERATIVE, mirror=0, gamma=0, gain=0)
     found = {}
