@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: quickstart test lint types unit format clean help
+.PHONY: quickstart test test-all lint types unit attack mutation format clean help
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,7 +22,11 @@ BIN := .venv/bin
 quickstart: .venv/.ready  ## all five phases on a phantom data set at 64 px, in runs/quickstart
 	$(BIN)/medsegdiff quickstart --output_dir runs/quickstart
 
-test: lint types unit  ## lint, types and tests
+test: lint types unit  ## lint, types and all tests but the slow ones and the attacks
+
+test-all: lint types  ## lint, types and every test
+	@echo "== all tests"
+	@$(BIN)/python -m pytest
 
 lint: .venv/.ready  ## ruff: rules and format
 	@echo "== lint"
@@ -33,9 +37,15 @@ types: .venv/.ready  ## mypy
 	@echo "== types"
 	@$(BIN)/mypy
 
-unit: .venv/.ready  ## pytest, all of tests/
+unit: .venv/.ready  ## pytest without `slow` and `attack`, one worker a core
 	@echo "== tests"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -m "not slow and not attack"
+
+attack: .venv/.ready  ## pytest: kill points, full disks, every bad input
+	@$(BIN)/python -m pytest -m attack
+
+mutation: .venv/.ready  ## damage diffusion, codec, splits and combine at random: do the tests notice?
+	@$(BIN)/python tests/mutate.py
 
 format: .venv/.ready  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
@@ -46,4 +56,4 @@ clean:  ## remove caches and runs/quickstart; .venv stays
 	find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from medsegdiff.data.dataset import resize_anisotropic
-from medsegdiff.data.records import SYNTHETIC, SampleSet, read_samples, write_sample, write_samples
+from medsegdiff.data.records import SampleSet, read_samples, write_sample, write_samples
 from medsegdiff.engine.files import DATASET_FILE, REPORT_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,7 +144,7 @@ def make_set(name: str, real: SampleSet, folder: Path) -> None:
     records = [
         write_sample(
             folder, i.image, i.mask, id=f"{i.label}_{n:04d}", label=i.label, split="train", group=f"d{n}",
-            source=f"{SYNTHETIC}damage", pixel_aspect=i.aspect,
+            source="damage", generator="damage", pixel_aspect=i.aspect,
         )
         for n, i in enumerate(items)
     ]  # fmt: skip

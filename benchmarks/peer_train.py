@@ -27,15 +27,7 @@ from tqdm import tqdm
 
 from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.pictures import contact_sheet
-from medsegdiff.data.records import (
-    SYNTHETIC,
-    SampleRecord,
-    SampleSet,
-    content_digest,
-    read_samples,
-    write_sample,
-    write_samples,
-)
+from medsegdiff.data.records import SampleRecord, SampleSet, content_digest, read_samples, write_sample, write_samples
 from medsegdiff.downstream.config import SegmentConfig
 from medsegdiff.downstream.segmentation.scores import overlaps
 from medsegdiff.downstream.segmentation.training import SegmentationTrainer, predict_masks, true_masks
@@ -190,7 +182,7 @@ def sampled_pairs(
                 records.append(
                     write_sample(
                         staging, image, mask, id=id, label=label, split="train", group=id,
-                        source=f"{SYNTHETIC}{digest}", pixel_aspect=aspects[int(choice)],
+                        source=f"synthetic:{digest}", generator=digest, pixel_aspect=aspects[int(choice)],
                     )
                 )  # fmt: skip
         reported["seconds"] = time.perf_counter() - started

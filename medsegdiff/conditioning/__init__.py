@@ -1,0 +1,1 @@
+"""What a sample can be conditioned on: one condition a file, one row a condition in `registry`."""

@@ -15,7 +15,7 @@ BINARY = {BACKGROUND: 0, "lesion": 255}
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """The arrays of a data set, as dataset.json describes them; a binary mask is the case of two values.
+    """The arrays of a data set, as dataset.json says them; a binary mask is the case of two values.
 
     Pixel values of masks appear here and nowhere else in the code: a mask on disk is an index map of `mask_values`, a
     mask in a network is one channel a foreground class (`coverage`).
@@ -31,13 +31,43 @@ class ArraySpec:
 
     @property
     def is_binary(self) -> bool:
-        """Whether a mask separates one class from the background, as lesion metrics need it."""
+        """Whether a mask tells one class from the background, as lesion metrics need it."""
         return len(self.foreground) == 1
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in dataset.json under "arrays"."""
         masks = {} if self.mask_values is None else {"mask": {"values": dict(self.mask_values)}}
         return {"image": {"channels": self.channels}, **masks}
+
+    @classmethod
+    def from_json(cls, value: Any) -> ArraySpec:
+        """What `to_json` wrote; None (before schema 2) is grey and binary. Raises `ValueError` for anything else."""
+        if value is None:
+            return cls()
+        try:
+            channels = value["image"]["channels"]
+            values = dict(value["mask"]["values"]) if "mask" in value else None
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError("image: {channels}, mask: {values}") from error
+        if channels not in (1, 3):
+            raise ValueError("1 or 3 channels")
+        if values is not None:
+            check_mask_values(values)
+        return cls(channels, values)
+
+    def same_as(self, other: ArraySpec) -> bool:
+        """Whether arrays of the one can stand beside those of the other: in mask classes their order counts too."""
+        return self == other and self.foreground == other.foreground
+
+    def __str__(self) -> str:
+        images = "grey" if self.channels == 1 else "RGB"
+        if self.mask_values is None:
+            return f"{images} images without masks"
+        return f"{images} images, masks of {', '.join(f'{k} {v}' for k, v in self.mask_values.items())}"
+
+    def lesions(self, mask: np.ndarray) -> np.ndarray:
+        """(H, W) uint8 in {0, 255}: where an (H, W) mask of pixel values shows any class but the background."""
+        return np.where(self.index_map(mask) > 0, 255, 0).astype(np.uint8)
 
     def index_map(self, mask: np.ndarray) -> np.ndarray:
         """(H, W) uint8 numbers of classes, 0 background and k the k-th of `foreground`, of an (H, W) mask of values."""
@@ -53,13 +83,47 @@ class ArraySpec:
         table = np.array([values.get(BACKGROUND, 0), *(values[name] for name in self.foreground)], np.uint8)
         return np.asarray(table[index])
 
+    def index_of(self, coverage: np.ndarray) -> np.ndarray:
+        """(..., H, W) uint8 numbers of classes of a (..., K, H, W) uint8 `coverage`: what covers most of a pixel.
+
+        The background covers what the classes leave; of two classes the first one wins a tie, and both win it over the
+        background never: of a binary mask a pixel is lesion from 128 on.
+        """
+        if not self.foreground:
+            return np.zeros((*coverage.shape[:-3], *coverage.shape[-2:]), np.uint8)
+        left = 255 - coverage.sum(axis=-3, dtype=np.int16)
+        most = coverage.max(axis=-3)
+        return np.where(most > left, coverage.argmax(axis=-3) + 1, 0).astype(np.uint8)
+
+    def from_coverage(self, coverage: np.ndarray) -> np.ndarray:
+        """The (H, W) mask of pixel values of a (K, H, W) uint8 `coverage`."""
+        return self.values_of(self.index_of(coverage))
+
     def coverage(self, mask: np.ndarray, size: int) -> np.ndarray:
         """(K, size, size) uint8: which share of each pixel a foreground class covers, in 255ths.
 
         Each class is resized by itself (area averages when it shrinks), so that colours or numbers never mix.
         """
-        shrinks = min(mask.shape) >= size
-        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         values = self.mask_values or {}
-        layers = [np.where(mask == values[name], 255, 0).astype(np.uint8) for name in self.foreground]
-        return np.stack([cv2.resize(layer, (size, size), interpolation=how) for layer in layers])
+        layers = (np.where(mask == values[name], 255, 0).astype(np.uint8) for name in self.foreground)
+        resized = [resize_anisotropic(layer, size) for layer in layers]
+        return np.stack(resized) if resized else np.zeros((0, size, size), np.uint8)
+
+
+GREY_BINARY = ArraySpec()  # grey images with binary masks
+
+
+def resize_anisotropic(picture: np.ndarray, size: int) -> np.ndarray:
+    """A (H, W) or (H, W, 3) uint8 picture at `size` x `size`, whatever its shape; area averages where it shrinks."""
+    shrinks = min(picture.shape[:2]) >= size
+    return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def check_mask_values(values: Mapping[Any, Any]) -> None:
+    """Raise `ValueError` unless these are names of classes with a pixel value each, one of them the background."""
+    if not all(isinstance(k, str) and k and type(v) is int and 0 <= v <= 255 for k, v in values.items()):
+        raise ValueError("class names with a pixel value from 0 to 255 each")
+    if len(set(values.values())) < len(values):
+        raise ValueError("a pixel value of its own for each class")
+    if BACKGROUND not in values or len(values) < 2:
+        raise ValueError(f"{BACKGROUND} and one or more classes")

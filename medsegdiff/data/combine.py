@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from medsegdiff.data.config import CombineConfig, PrepareConfig
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS
-from medsegdiff.data.hashing import hash_distances
+from medsegdiff.data.hashing import Frame, hash_distances, perceptual_hash
 from medsegdiff.data.pictures import balance_table
 from medsegdiff.data.records import (
     LEARNT,
@@ -71,11 +71,13 @@ def combine(config: CombineConfig) -> SampleSet:
             records,
             classes=real.classes,
             fingerprint=fingerprint,
+            arrays=real.arrays,
             real=real.info["fingerprint"],
             synthetic=synthetic.info["fingerprint"],
             synthetic_pairs=len(chosen),
             class_balance=balance,
             **{LEARNT: _learnt(real, synthetic)},
+            **({"frame": real.frame} if real.frame else {}),
         )
         write_json(folder / "class_balance.json", balance)
     log.info("before:\n%s", balance_table(class_counts(real.records)))
@@ -107,6 +109,9 @@ def _check_roles(real: SampleSet, synthetic: SampleSet) -> None:
     if unknown:
         found = f"classes {', '.join(unknown)}, which the real data lacks"
         raise UserError(synthetic.root, found, f"some of {', '.join(real.classes)}", "Generate from the same data.")
+    if not synthetic.arrays.same_as(real.arrays):
+        expected = f"{real.arrays}, as --real_data"
+        raise UserError(synthetic.root, str(synthetic.arrays), expected, "Generate from that data.")
     if not len(real.select("train")):
         raise UserError(real.root, "no pair in train", "at least one", "Prepare the data with a train split.")
 
@@ -116,7 +121,8 @@ def _check_pictures(pairs: SampleSet, what: str) -> None:
 
     def read(record: SampleRecord) -> None:
         pairs.read_image(record)
-        pairs.read_mask(record)
+        if record.mask_file_name:
+            pairs.read_mask(record)
 
     with ThreadPoolExecutor(2) as pool:  # decoding releases the interpreter lock
         for _ in tqdm(pool.map(read, pairs.records), f"checking {what}", len(pairs), unit="pair", leave=False):
@@ -155,12 +161,19 @@ def _check_leakage(real: SampleSet, synthetic: SampleSet, bits: int) -> None:
         found += f", the first {where} ({distance} bits away)"
         hint = "Generate from a checkpoint that was trained on the train split of this very data set."
         raise UserError(real.root, found, f"none within {bits} bits", hint)
-    records = synthetic.records
-    copied = _near(held_out, [r.image_hash for r in records], [r.perceptual_hash for r in records], SAME_PICTURE_BITS)
+    shown = [r.image_hash for r in synthetic.records], _looks(synthetic, real.frame)
+    copied = _near(held_out, *shown, SAME_PICTURE_BITS)
     if copied:
         where, distance = next(iter(copied.items()))
         found = f"copies of {len(copied)} val or test pictures, the first of {where} ({distance} bits away)"
         raise UserError(synthetic.root, found, f"none within {SAME_PICTURE_BITS} bits", "Leave these pairs out.")
+
+
+def _looks(synthetic: SampleSet, frame: Frame | None) -> list[str]:
+    """Perceptual hashes of synthetic images within the border that the real ones share, as those were hashed."""
+    if frame == synthetic.frame:
+        return [r.perceptual_hash for r in synthetic.records]
+    return [perceptual_hash(synthetic.read_image(r), frame) for r in synthetic.records]
 
 
 def _check_conditioning_masks(held_out: SampleSet, synthetic: SampleSet) -> None:
@@ -183,7 +196,8 @@ def _check_conditioning_masks(held_out: SampleSet, synthetic: SampleSet) -> None
         other = groups[shared[0].group]
         found = f"{shared[0].id}, sampled for a mask in the group of {other.id} ({other.split})"
         raise UserError(synthetic.root, found, "pairs sampled for masks of train alone", hint)
-    leaked = [r for r in held_out.records if r.mask_hash in hashes and held_out.read_mask(r).any()]
+    lesions = held_out.arrays.lesions
+    leaked = [r for r in held_out.records if r.mask_hash in hashes and lesions(held_out.read_mask(r)).any()]
     if leaked:
         found = f"images sampled for the masks of {len(leaked)} val or test pictures, the first of {leaked[0].id}"
         raise UserError(synthetic.root, found, "masks of train alone", hint)
@@ -194,12 +208,17 @@ def _check_conditioning_masks(held_out: SampleSet, synthetic: SampleSet) -> None
 
 
 def _likest_masks(held_out: SampleSet, synthetic: SampleSet) -> tuple[str, str, float] | None:
-    """Ids of a synthetic and a held-out pair whose lesion masks are one, and their intersection over union."""
+    """Ids of a synthetic and a held-out pair whose lesion masks are one, and their intersection over union.
+
+    None of label maps: tissue lies alike in all pictures.
+    """
+    if not held_out.arrays.is_binary:
+        return None
     sampled = {r.mask_hash: r for r in synthetic.records}
-    masks = [synthetic.read_mask(r) > 127 for r in sampled.values()]
+    masks = [synthetic.arrays.lesions(synthetic.read_mask(r)) > 127 for r in sampled.values()]
     for shape in sorted({mask.shape for mask in masks}):
         rows = [(r, m) for r, m in zip(sampled.values(), masks, strict=True) if m.shape == shape]
-        plain = [(r, _resized(held_out.read_mask(r), shape) > 127) for r in held_out.records]
+        plain = [(r, _resized(held_out.arrays.lesions(held_out.read_mask(r)), shape) > 127) for r in held_out.records]
         theirs = plain + [(r, mask[:, ::-1]) for r, mask in plain]  # mirrored, as augmentation does
         ours, others = (np.stack([m.ravel() for _, m in some]).astype(np.float32) for some in (rows, theirs))
         both = ours @ others.T
@@ -320,9 +339,10 @@ def _link_all(folder: Path, items: list[tuple[SampleSet, SampleRecord, SampleRec
         make_folder(folder / name)
     records = []
     for pairs, there, here in tqdm(items, desc="linking pairs", unit="pair", leave=False):
-        names = f"images/{here.id}.png", f"masks/{here.id}.png"
+        names = f"images/{here.id}.png", f"masks/{here.id}.png" if there.mask_file_name else ""
         for old, new in zip((there.image_file_name, there.mask_file_name), names, strict=True):
-            _link(pairs.root / old, folder / new)
+            if old:
+                _link(pairs.root / old, folder / new)
         records.append(dataclasses.replace(here, image_file_name=names[0], mask_file_name=names[1]))
     return records
 

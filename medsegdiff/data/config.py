@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass
+from typing import Literal
 
 from medsegdiff.engine.settings import expand_home
 from medsegdiff.errors import UserError, require, require_fraction
@@ -11,11 +13,16 @@ from medsegdiff.errors import UserError, require, require_fraction
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Phase 1: raw BUSI folder -> samples."""
+    """Phase 1: raw data set -> samples."""
 
-    input_dir: str  # folder that holds benign/, malignant/ (and normal/), directly or one level below
+    input_dir: str  # folder of the raw data set
     output_dir: str  # sample folder to write
-    classes: list[str] = field(default_factory=lambda: ["benign", "malignant"])  # class folders to read, in this order
+    layout: str = "auto"  # of the raw data set: busi, bus_bra, bus_uclm, udiat, stu_hospital, folders; auto: finds it
+    classes: list[str] | None = None  # to read, in this order; default: benign, malignant of busi, else all there are
+    mask_classes: list[str] | None = None  # name=value of each class of label maps; default: binary masks
+    colour: Literal["auto", "grey", "rgb"] = "auto"  # of the images; auto: grey unless most of own ones are coloured
+    keep_splits: bool = False  # take the data set's own train, val and test (folders, or column split of its table)
+    subject_pattern: str | None = None  # regular expression whose first group is the patient in a file's path
     val_fraction: float = 0.15  # share of the pictures of each class in val
     test_fraction: float = 0.2  # share of the pictures of each class in test
     folds: int = 5  # cross-validation folds over train + val
@@ -34,9 +41,14 @@ class PrepareConfig:
         require(0 <= self.duplicate_bits < 128, "--duplicate_bits", self.duplicate_bits, "0 to 127 of 256 bits")
         require(self.duplicate_correlation > 0, "--duplicate_correlation", self.duplicate_correlation, "above 0")
         require(self.seed >= 0, "--seed", self.seed, "a whole number of 0 or more")
-        lower = [label.lower() for label in self.classes]
-        unique = bool(lower) and len(set(lower)) == len(lower)
+        lower = None if self.classes is None else [label.lower() for label in self.classes]
+        unique = lower is None or (bool(lower) and len(set(lower)) == len(lower))
         require(unique, "--classes", self.classes, "one or more class folders, each once")
+        try:
+            re.compile(self.subject_pattern or "")
+        except re.error as error:
+            found = f"{self.subject_pattern} ({error})"
+            raise UserError("--subject_pattern", found, "a regular expression", "Correct it.") from error
 
 
 @dataclass(frozen=True)

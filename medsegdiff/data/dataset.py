@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from medsegdiff.data.arrays import ArraySpec, resize_anisotropic
 from medsegdiff.data.records import SampleRecord, SampleSet
 from medsegdiff.errors import UserError
 
 
 @dataclass(frozen=True)
 class SampleTensors:
-    """N pairs of one size. Masks are soft: the share of each pixel that the lesion covers, in 255ths."""
+    """N pairs of one size. Masks are soft: the share of each pixel that a mask class covers, in 255ths."""
 
-    images: Tensor  # (N, 1, S, S) uint8
-    masks: Tensor  # (N, 1, S, S) uint8
+    images: Tensor  # (N, C, S, S) uint8
+    masks: Tensor  # (N, K, S, S) uint8, a channel for each class of `spec.foreground`; K is 0 without masks
     labels: Tensor  # (N,) int64, index into the class list
     records: tuple[SampleRecord, ...]
+    spec: ArraySpec = field(default_factory=ArraySpec)  # what the arrays are
 
     def __len__(self) -> int:
         return len(self.records)
@@ -29,17 +30,21 @@ class SampleTensors:
     def to(self, device: torch.device) -> SampleTensors:
         """The same pairs on `device`."""
         images, masks, labels = (part.to(device) for part in (self.images, self.masks, self.labels))
-        return SampleTensors(images, masks, labels, self.records)
+        return SampleTensors(images, masks, labels, self.records, self.spec)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images and masks of the given rows as float32 in [0, 1], (B, 1, S, S), and labels (B,)."""
+        """Images (B, C, S, S) and masks (B, K, S, S) of the given rows as float32 in [0, 1], and labels (B,)."""
         return self.images[index].float() / 255, self.masks[index].float() / 255, self.labels[index]
 
 
-def resize_anisotropic(picture: np.ndarray, size: int) -> np.ndarray:
-    """Resize a (H, W) uint8 picture to (size, size), whatever its shape; area averages when it shrinks."""
-    shrinks = min(picture.shape) >= size
-    return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+def to_channels(picture: np.ndarray) -> np.ndarray:
+    """(C, H, W) of a (H, W) grey or (H, W, 3) RGB picture."""
+    return picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1)
+
+
+def from_channels(image: np.ndarray) -> np.ndarray:
+    """(H, W) grey or (H, W, 3) RGB of a (C, H, W) picture."""
+    return image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
 
 
 def load_tensors(pairs: SampleSet, size: int, *, what: str) -> SampleTensors:
@@ -51,15 +56,15 @@ def load_tensors(pairs: SampleSet, size: int, *, what: str) -> SampleTensors:
     """
     if not len(pairs):
         raise UserError(pairs.root, f"no pair in the {what}", "at least one", "Prepare the data with that split.")
-    images = np.empty((len(pairs), 1, size, size), dtype=np.uint8)
-    masks = np.empty_like(images)
+    spec = pairs.arrays
+    images = np.empty((len(pairs), spec.channels, size, size), dtype=np.uint8)
+    masks = np.empty((len(pairs), len(spec.foreground), size, size), dtype=np.uint8)
     for row, record in enumerate(tqdm(pairs.records, desc=f"reading {what}", unit="pair", leave=False)):
-        images[row, 0], masks[row, 0] = (
-            resize_anisotropic(pairs.read_image(record), size),
-            resize_anisotropic(pairs.read_mask(record), size),
-        )
+        images[row] = to_channels(resize_anisotropic(pairs.read_image(record), size))
+        if spec.foreground:
+            masks[row] = spec.coverage(pairs.read_mask(record), size)
     labels = torch.tensor([pairs.classes.index(r.label) for r in pairs.records])
-    return SampleTensors(torch.from_numpy(images), torch.from_numpy(masks), labels, pairs.records)
+    return SampleTensors(torch.from_numpy(images), torch.from_numpy(masks), labels, pairs.records, spec)
 
 
 def pixel_size(record: SampleRecord, size: int) -> tuple[float, float]:

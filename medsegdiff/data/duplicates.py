@@ -18,7 +18,7 @@ really show the same scene of the same patient among those looked at:
 Below 30 bits lie 184 more pairs, all of them alike to numbers too (correlation of the grey values above 0.97). So the
 defaults are 78 bits and 0.6: wrongly grouping two pictures costs little, a scene that crosses splits spoils a score. At
 0.5 chains of chance similarities begin to tie benign to malignant pictures. Neither sign finds every second view of one
-patient (another angle, another lesion): where patients are known, they should be the groups.
+patient (another angle, another lesion): known patients are joined with what these signs find.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
-from medsegdiff.data.hashing import hash_distances
+from medsegdiff.data.hashing import Frame, hash_distances, inside, to_grey
 
 SAME_PICTURE_BITS = 40  # up to here two pictures are one frame, cropped or annotated differently (BUSI: all pairs are)
 DETAIL_SIDE = 48  # side of the copies that are correlated, pixels
@@ -39,11 +39,11 @@ NOISE_FLOOR = 4.0  # grey values; keeps flat black margins from being amplified
 
 
 def detail(image: np.ndarray) -> np.ndarray:
-    """(48, 48) float32 small copy of a (H, W) uint8 image, evened to local mean 0 and about standard deviation 1.
+    """(48, 48) float32 small grey copy of a uint8 image, evened to local mean 0 and about standard deviation 1.
 
     All breast ultrasound is bright above and dark below; what distinguishes scenes is what is left without that.
     """
-    thumb = cv2.resize(image, (DETAIL_SIDE, DETAIL_SIDE), interpolation=cv2.INTER_AREA)
+    thumb = cv2.resize(to_grey(image), (DETAIL_SIDE, DETAIL_SIDE), interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(thumb.astype(np.float32), (0, 0), 0.7)
     centred = small - cv2.GaussianBlur(small, (0, 0), 4.0)
     spread = np.sqrt(cv2.GaussianBlur(centred**2, (0, 0), 4.0))
@@ -58,9 +58,9 @@ def detail_windows(details: np.ndarray, top: int, left: int) -> np.ndarray:
     return np.asarray(cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-6))
 
 
-def scene_correlations(images: Sequence[np.ndarray]) -> np.ndarray:
-    """(N, N) largest correlation of the details of N (H, W) uint8 images over small shifts, -1..1."""
-    details = np.stack([detail(image) for image in images])
+def scene_correlations(images: Sequence[np.ndarray], frame: Frame | None = None) -> np.ndarray:
+    """(N, N) largest correlation of the details of N uint8 images, within `frame`, over small shifts, -1..1."""
+    details = np.stack([detail(inside(image, frame)) for image in images])
     middle = detail_windows(details, MAX_SHIFT, MAX_SHIFT)
     best = np.full((len(images), len(images)), -1.0, dtype=np.float32)
     for top in range(2 * MAX_SHIFT + 1):
@@ -70,11 +70,16 @@ def scene_correlations(images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def duplicate_groups(
-    hashes: Sequence[str], bits: int, correlations: np.ndarray | None = None, correlation: float = 1.0
+    hashes: Sequence[str],
+    bits: int,
+    correlations: np.ndarray | None = None,
+    correlation: float = 1.0,
+    subjects: Sequence[str] = (),
 ) -> np.ndarray:
     """(N,) group numbers: connected components of pictures that are near each other.
 
-    Near: N perceptual hashes differ in at most `bits` of 256, or `correlations` (N, N) reach `correlation`.
+    Near: N perceptual hashes differ in at most `bits` of 256, `correlations` (N, N) reach `correlation`, or the
+    `subjects` of both are known ("" is not) and the same.
     Numbers count up from 0 in the order in which groups first appear.
     """
     if not hashes:
@@ -82,6 +87,9 @@ def duplicate_groups(
     near = hash_distances(hashes, hashes) <= bits
     if correlations is not None:
         near |= correlations >= correlation
+    if len(subjects):
+        known = np.array(subjects)
+        near |= (known[:, None] == known[None]) & (known != "")
     return np.asarray(connected_components(csr_matrix(near), directed=False)[1], dtype=np.int64)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+Frame = tuple[float, float, float, float]  # where the scan lies: top, left, bottom, right, shares of the sides
 HASH_SIDE = 16
 THUMB_SIDE = 64
 
@@ -24,9 +25,24 @@ def content_hash(picture: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def perceptual_hash(image: np.ndarray) -> str:
-    """256-bit DCT hash of a (H, W) uint8 image as 64 hexadecimal digits."""
-    thumb = cv2.resize(image, (THUMB_SIDE, THUMB_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+def to_grey(image: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 of a (H, W) grey or (H, W, 3) RGB image."""
+    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
+def inside(image: np.ndarray, frame: Frame | None) -> np.ndarray:
+    """The part of an image within the frame that all images of its data set share; the whole where there is none."""
+    if frame is None:
+        return image
+    height, width = image.shape[:2]
+    top, left, bottom, right = (round(part * side) for part, side in zip(frame, (height, width) * 2, strict=True))
+    return image[top : max(bottom, top + 1), left : max(right, left + 1)]
+
+
+def perceptual_hash(image: np.ndarray, frame: Frame | None = None) -> str:
+    """256-bit DCT hash of a (H, W) or (H, W, 3) uint8 image, within `frame`, as 64 hexadecimal digits."""
+    grey = to_grey(inside(image, frame))
+    thumb = cv2.resize(grey, (THUMB_SIDE, THUMB_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     low = cv2.dct(thumb)[:HASH_SIDE, :HASH_SIDE].ravel()
     low[0] = 0.0  # mean brightness says nothing about content
     bits = low > np.median(low[1:])

@@ -48,6 +48,10 @@ LAYERS = (
 )
 
 
+# Pixel values of label maps (`tissue_classes`); skin and rib are background
+TISSUE_VALUES = {"background": 0, "fat": 1, "gland": 2, "muscle": 3, "lesion": 4}
+
+
 @dataclass(frozen=True)
 class PhantomConfig:
     """A simulated data set in the layout of BUSI."""
@@ -57,6 +61,7 @@ class PhantomConfig:
     num_malignant: int = 24  # cases with a malignant lesion
     num_normal: int = 0  # cases without a lesion (all-zero masks)
     duplicates: int = 4  # second recordings of cases above, spread over the classes, in addition
+    tissue_classes: bool = False  # label maps of lesion and tissue in images/ and masks/, not masks of lesions
     seed: int = 0  # of everything
 
     def __post_init__(self) -> None:
@@ -106,8 +111,8 @@ def log_compress(envelope: np.ndarray, dynamic_range: float, gain: float) -> np.
     return np.asarray(np.clip(255 * (1 + level / dynamic_range), 0, 255).round().astype(np.uint8))
 
 
-def _tissue(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """(H, W) scattering strength in dB of layered breast tissue without a lesion."""
+def _tissue(shape: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) scattering strength in dB of layered breast tissue without a lesion, and (H, W) uint8 `TISSUE_VALUES`."""
     height, width = shape
     rows = np.arange(height)[:, None]
     bend = smooth_noise((1, width), (1.0, width / 5), rng) * height * 0.012  # common to all: the breast is curved
@@ -120,6 +125,7 @@ def _tissue(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         "rib": 1.5 * smooth_noise(shape, (5.0, 20.0), rng),
     }
     strength, lines = np.zeros(shape), np.zeros(shape)
+    layers = np.zeros(shape, np.uint8)
     for number, (name, level, share) in enumerate(LAYERS):
         rough = height * (0.004 if name == "fat" else 0.02)
         edge = np.full((1, width), share * height * rng.uniform(0.94, 1.06))
@@ -127,10 +133,11 @@ def _tissue(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
             edge = edge + bend + rough * smooth_noise((1, width), (1.0, width / 8), rng)
         below = 1 / (1 + np.exp(-np.clip((rows - edge) / 1.2, -50, 50)))
         strength = strength + below * (level + textures[name] - strength)
+        layers[rows >= edge] = TISSUE_VALUES.get(name, 0)
         if name in ("skin", "muscle", "rib"):  # specular: skin surface, fascia, pleura; bright where level
             slope = np.gradient(edge, axis=1)
             lines += 13.0 * np.exp(-(((rows - edge) / 1.6) ** 2) - (slope / 0.25) ** 2)
-    return strength + lines
+    return strength + lines, layers
 
 
 def _contour(label: str, rng: np.random.Generator) -> np.ndarray:
@@ -232,10 +239,23 @@ def render_case(
 
     It depends on the arguments only, not on how many other cases are made. A normal case has one empty mask.
     """
+    return _render(label, seed, index, width, height)[:2]
+
+
+def render_label_map(label: str, seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Picture (H, W) uint8 of `render_case` and its label map (H, W) uint8 of `TISSUE_VALUES`."""
+    image, masks, layers = _render(label, seed, index)
+    return image, np.where(np.any(masks, axis=0), TISSUE_VALUES["lesion"], layers).astype(np.uint8)
+
+
+def _render(
+    label: str, seed: int, index: int, width: int | None = None, height: int | None = None
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """Picture and masks of `render_case`, and its layers of tissue as `_tissue` gives them."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, LABELS.index(label), index]))
     shape = _size(width, height, rng)
     lesions = _lesions(label, index, shape, rng)
-    strength = _tissue(shape, rng)
+    strength, layers = _tissue(shape, rng)
     # What the time-gain compensation leaves over, dB a row: mostly too little gain in depth, and uneven.
     loss = rng.uniform(2, 10) / shape[0] + 0.03 * smooth_noise((shape[0], 1), (shape[0] / 6, 1.0), rng)
     loss = np.broadcast_to(loss, shape)
@@ -246,7 +266,7 @@ def render_case(
     amplitude = np.sqrt(10 ** ((strength - lost) / 10) + 10 ** (NOISE_FLOOR_DB / 10))
     image = log_compress(speckle_envelope(amplitude, rng), rng.uniform(50, 60), rng.uniform(-25, -18))
     masks = [np.where(lesion.inside, np.uint8(255), np.uint8(0)) for lesion in lesions]
-    return image, masks or [np.zeros(shape, np.uint8)]
+    return image, masks or [np.zeros(shape, np.uint8)], layers
 
 
 def record_again(
@@ -283,19 +303,33 @@ def _write_case(folder: Path, label: str, number: int, image: np.ndarray, masks:
         write_png(stem.with_name(stem.name + ("_mask.png" if rank == 0 else f"_mask_{rank}.png")), mask)
 
 
+def _write_label_map(folder: Path, label: str, number: int, image: np.ndarray, label_map: np.ndarray) -> None:
+    """Write `images/<label>/<label>_<number>.png` and `masks/...` of the same name."""
+    for kind, picture in (("images", image), ("masks", label_map)):
+        write_png(make_folder(folder / kind / label) / f"{label}_{number:03d}.png", picture)
+
+
 def _write_all(folder: Path, config: PhantomConfig) -> None:
     """All cases, then the second recordings under the next free numbers of their classes."""
     counts = dict(zip(LABELS, (config.num_benign, config.num_malignant, config.num_normal), strict=True))
     for label, count in counts.items():
         for index in range(1, count + 1):
-            _write_case(folder, label, index, *render_case(label, config.seed, index))
+            if config.tissue_classes:
+                _write_label_map(folder, label, index, *render_label_map(label, config.seed, index))
+            else:
+                _write_case(folder, label, index, *render_case(label, config.seed, index))
     present = [label for label in LABELS if counts[label]]
-    for number in range(config.duplicates):
-        label, turn = present[number % len(present)], number // len(present)
+    for rank in range(config.duplicates):
+        label, turn = present[rank % len(present)], rank // len(present)
         index = turn % counts[label] + 1
         rng = np.random.default_rng(np.random.SeedSequence([config.seed, LABELS.index(label), index, turn + 1]))
-        again = record_again(*render_case(label, config.seed, index), rng)
-        _write_case(folder, label, counts[label] + turn + 1, *again)
+        number = counts[label] + turn + 1
+        if config.tissue_classes:
+            image, label_map = render_label_map(label, config.seed, index)
+            again, cut = record_again(image, [label_map], rng)
+            _write_label_map(folder, label, number, again, cut[0])
+        else:
+            _write_case(folder, label, number, *record_again(*render_case(label, config.seed, index), rng))
 
 
 def _made_by(note: Path) -> Fingerprint:
@@ -318,7 +352,9 @@ def write_phantom(config: PhantomConfig) -> Path:
     It is built in `<output_dir>.partial` and takes its name in one rename. Raises `UserError` where the folder holds
     something else.
     """
-    fingerprint = {**fingerprint_of(config, "phantom", leave_out=("output_dir",)), "recipe": RECIPE}
+    # What is not asked for is not said, so that phantoms from before it was there stand
+    leave_out = ("output_dir",) if config.tissue_classes else ("output_dir", "tissue_classes")
+    fingerprint = {**fingerprint_of(config, "phantom", leave_out), "recipe": RECIPE}
     output = RunFolder(config.output_dir, PHANTOM, fingerprint)
     if not output.is_finished():
         with output.staged() as folder:

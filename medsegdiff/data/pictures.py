@@ -12,38 +12,61 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.data.records import SPLITS, SampleRecord, SampleSet, class_counts
 from medsegdiff.engine.files import write_bytes
 
 T = TypeVar("T")
 
-OUTLINE = (255, 200, 0)  # RGB
+OUTLINES = ((255, 200, 0), (0, 200, 255), (255, 90, 200), (120, 255, 90), (255, 90, 60))  # RGB, of mask classes in turn
 TITLE_HEIGHT = 14  # pixels
 COLOURS = ("#4477aa", "#cc6677", "#228833", "#ccbb44", "#66ccee")
 
 
-def outlined(image: np.ndarray, mask: np.ndarray | None, size: int) -> np.ndarray:
-    """(size, size, 3) RGB of a (H, W) uint8 image in its own proportions on black, the mask (> 127) outlined."""
-    height, width = image.shape
+def outlined(image: np.ndarray, mask: np.ndarray | None, size: int, spec: ArraySpec) -> np.ndarray:
+    """(size, size, 3) RGB of a uint8 image, (H, W) or (H, W, 3), in its own proportions on black.
+
+    The mask is outlined, each class in a colour of its own; a binary one may be soft, and is cut at half.
+    """
+    height, width = image.shape[:2]
     scale = size / max(height, width)
     shape = (max(1, round(width * scale)), max(1, round(height * scale)))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    small = cv2.cvtColor(cv2.resize(image, shape, interpolation=how), cv2.COLOR_GRAY2RGB)
-    if mask is not None:
-        inside = (cv2.resize(mask, shape, interpolation=cv2.INTER_LINEAR) > 127).astype(np.uint8)
+    small = cv2.resize(image, shape, interpolation=how)
+    if small.ndim == 2:
+        small = cv2.cvtColor(small, cv2.COLOR_GRAY2RGB)
+    for number, layer in enumerate([] if mask is None else _layers(mask, spec)):
+        inside = (cv2.resize(layer, shape, interpolation=cv2.INTER_LINEAR) > 127).astype(np.uint8)
         outlines = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
-        cv2.drawContours(small, outlines, -1, OUTLINE, 1)
+        cv2.drawContours(small, outlines, -1, OUTLINES[number % len(OUTLINES)], 1)
     cell = np.zeros((size, size, 3), np.uint8)
     top, left = (size - shape[1]) // 2, (size - shape[0]) // 2
     cell[top : top + shape[1], left : left + shape[0]] = small
     return cell
 
 
-def draw_outline(axes: Axes, mask: np.ndarray, colour: str, width: float = 1.2) -> None:
+def _layers(mask: np.ndarray, spec: ArraySpec) -> list[np.ndarray]:
+    """(H, W) masks in 0..255, one a class."""
+    values = spec.mask_values or {}
+    if spec.is_binary and values[spec.foreground[0]] == 255:
+        return [mask]
+    return [np.where(mask == values[name], 255, 0).astype(np.uint8) for name in spec.foreground]
+
+
+def draw_outline(
+    axes: Axes, mask: np.ndarray, colour: str | tuple[float, ...], width: float = 1.2, style: str = "solid"
+) -> None:
     """Draw the outline of a (S, S) boolean mask, closed where the lesion reaches the edge of the picture."""
     if mask.any():
         around = np.arange(-1, len(mask) + 1)
-        axes.contour(around, around, np.pad(mask, 1), levels=[0.5], colors=colour, linewidths=width)
+        axes.contour(around, around, np.pad(mask, 1), levels=[0.5], colors=[colour], linewidths=width, linestyles=style)
+
+
+def draw_classes(axes: Axes, index: np.ndarray, style: str = "solid", width: float = 1.2) -> None:
+    """Draw the outlines of an (S, S) map of class numbers, 0 background, each class in the colour of `OUTLINES`."""
+    for number in np.unique(index[index > 0]):
+        colour = tuple(part / 255 for part in OUTLINES[(int(number) - 1) % len(OUTLINES)])
+        draw_outline(axes, index == number, colour, width, style)
 
 
 def contact_sheet(
@@ -52,8 +75,9 @@ def contact_sheet(
     titles: Sequence[str] | None = None,
     columns: int = 8,
     cell: int = 128,
+    spec: ArraySpec | None = None,
 ) -> np.ndarray:
-    """(rows x cell, columns x cell, 3) uint8 RGB sheet of N (H, W) uint8 images with their masks outlined.
+    """(rows x cell, columns x cell, 3) uint8 RGB sheet of N uint8 images with their masks outlined.
 
     Pictures keep their proportions inside cells of `cell` pixels; a title stands above its picture.
     """
@@ -61,7 +85,7 @@ def contact_sheet(
         raise ValueError("a contact sheet of no pictures")
     cells = []
     for index, (image, mask) in enumerate(zip(images, masks, strict=True)):
-        picture = outlined(np.asarray(image), None if mask is None else np.asarray(mask), cell)
+        picture = outlined(np.asarray(image), None if mask is None else np.asarray(mask), cell, spec or ArraySpec())
         if titles is not None:
             band = np.full((TITLE_HEIGHT, cell, 3), 40, np.uint8)
             cv2.putText(band, titles[index], (2, TITLE_HEIGHT - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (255, 255, 255), 1)
@@ -133,26 +157,30 @@ def overview(pairs: SampleSet, examples: int = 40, columns: int = 10) -> Figure:
         sizes.scatter(
             [r.width for r in chosen.records], [r.height for r in chosen.records], 8, colour, alpha=0.5, label=label
         )
-        shares = [100 * float((chosen.read_mask(r) > 127).mean()) for r in chosen.records]
+        masks = (pairs.arrays.lesions(pairs.read_mask(r)) for r in chosen.records if r.mask_file_name)
+        shares = [100 * float((mask > 0).mean()) for mask in masks]
         if any(shares):
             areas.hist(
                 shares, bins=np.linspace(0, 100, 51).tolist(), histtype="step", color=colour, label=label, lw=1.5
             )
     sizes.set(title="picture size", xlabel="width, pixels", ylabel="height, pixels")
-    areas.set(title="lesion area", xlabel="share of the picture, %", ylabel="pairs")
+    what = "lesion area" if pairs.arrays.is_binary else "area of all mask classes"
+    areas.set(title=what, xlabel="share of the picture, %", ylabel="pairs")
     for axes in (sizes, areas):
-        axes.legend(fontsize=8)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
     records = _examples(pairs, examples)
     sheet = contact_sheet(
         [pairs.read_image(r) for r in records],
-        [pairs.read_mask(r) for r in records],
+        [pairs.read_mask(r) if r.mask_file_name else None for r in records],
         [f"{r.id} {r.split}" for r in records],
         columns,
+        spec=pairs.arrays,
     )
     axes = figure.add_subplot(grid[1, :])
     axes.imshow(sheet, interpolation="lanczos")
     axes.set_axis_off()
-    axes.set_title("examples, lesions outlined")
+    axes.set_title("examples, masks outlined")
     return figure
 
 

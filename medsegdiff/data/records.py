@@ -1,17 +1,16 @@
-"""Samples: the one data contract between all phases (images/, masks/, metadata.csv, dataset.json)."""
+"""Samples: the one data contract between all phases (images/, masks/, metadata.csv, dataset.json), schema 2.
+
+Folders of schema 1 (grey images, binary masks, fewer columns) are read for ever; they are written no more.
+"""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
-import io
-import math
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,10 @@ import cv2
 import numpy as np
 
 from medsegdiff import __version__
-from medsegdiff.data.decoding import read_grey
-from medsegdiff.data.hashing import content_hash, perceptual_hash
+from medsegdiff.data.arrays import ArraySpec
+from medsegdiff.data.decoding import read_picture
+from medsegdiff.data.hashing import Frame, content_hash, perceptual_hash
+from medsegdiff.data.schema import ANEW, SCHEMA_VERSION, SPLITS, SampleRecord, format_rows, is_hash, parse_rows
 from medsegdiff.engine.files import (
     DATASET_FILE,
     make_folder,
@@ -32,61 +33,8 @@ from medsegdiff.engine.files import (
 )
 from medsegdiff.errors import UserError
 
-SCHEMA_VERSION = 1
-SPLITS = ("train", "val", "test")
 METADATA_FILE = "metadata.csv"
-SYNTHETIC = "synthetic:"  # how `source` of every generated pair begins
 LEARNT = "learnt"  # in dataset.json of combined sets: perceptual hashes of all real pictures behind their train split
-ANEW = "Make the data set anew."
-
-
-def _is_name(value: str) -> bool:
-    return bool(value) and value.isprintable()
-
-
-def _is_hash(value: str) -> bool:
-    return re.fullmatch(r"[0-9a-f]{64}", value) is not None
-
-
-# Columns whose values are more than of a type: what holds for them, and how it is reported. Ids become file names.
-RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "id": (lambda value: _is_name(value) and not set(value) & {"/", "\\"}, "a name that can be a file name"),
-    "image_file_name": (_is_name, "a file name"),
-    "mask_file_name": (_is_name, "a file name"),
-    "group": (_is_name, "a name"),
-    "fold": (lambda value: value >= -1, "-1 or more"),
-    "pixel_aspect": (lambda value: 0 < value < math.inf, "a number above 0"),
-    "width": (lambda value: value > 0, "a number above 0"),
-    "height": (lambda value: value > 0, "a number above 0"),
-    "image_hash": (_is_hash, "64 hexadecimal digits"),
-    "mask_hash": (_is_hash, "64 hexadecimal digits"),
-    "perceptual_hash": (_is_hash, "64 hexadecimal digits"),
-}
-
-
-@dataclass(frozen=True)
-class SampleRecord:
-    """One row of metadata.csv: an image, its mask, and where they stand."""
-
-    id: str
-    image_file_name: str  # relative to the folder
-    mask_file_name: str
-    label: str  # class name, e.g. "benign"
-    split: str  # train, val or test
-    fold: int  # 0..k-1 for real train and val pairs, -1 for test and synthetic ones
-    group: str  # cluster of (near-)duplicates or patient; never crosses splits or folds
-    source: str  # where it comes from: "busi:benign (3).png", "synthetic:<checkpoint hash>"
-    pixel_aspect: float  # pixel width / pixel height; 1 for native pictures
-    width: int  # pixels
-    height: int  # pixels
-    image_hash: str  # SHA-256 of the decoded grey picture (`content_hash`)
-    mask_hash: str
-    perceptual_hash: str  # 256-bit DCT hash of the image, hexadecimal (`perceptual_hash`)
-
-    @property
-    def is_synthetic(self) -> bool:
-        """Whether the pair was generated."""
-        return self.source.startswith(SYNTHETIC)
 
 
 @dataclass(frozen=True)
@@ -101,6 +49,17 @@ class SampleSet:
     def classes(self) -> list[str]:
         """Class names, in the order in which the data set was prepared."""
         return list(self.info["classes"])
+
+    @property
+    def arrays(self) -> ArraySpec:
+        """Channels of the images and pixel values of the masks."""
+        return ArraySpec.from_json(self.info.get("arrays"))
+
+    @property
+    def frame(self) -> Frame | None:
+        """Where the scan lies, if all images share a border around it, which perceptual hashes leave out."""
+        found = self.info.get("frame")
+        return None if found is None else (found[0], found[1], found[2], found[3])
 
     @property
     def learnt(self) -> list[str]:
@@ -123,18 +82,20 @@ class SampleSet:
         return len(self.records)
 
     def read_image(self, record: SampleRecord) -> np.ndarray:
-        """The (H, W) uint8 grey image of a record. Raises `UserError` where it is not the one that was prepared."""
-        return self._read(record.image_file_name, record.image_hash, record)
+        """The (H, W) uint8 grey or (H, W, 3) RGB image of a record; `UserError` where it is not the one prepared."""
+        return self._read(record.image_file_name, record.image_hash, record, self.arrays.channels)
 
     def read_mask(self, record: SampleRecord) -> np.ndarray:
-        """The (H, W) uint8 mask, 0 or 255. Raises `UserError` where it is not the one that was prepared."""
-        return self._read(record.mask_file_name, record.mask_hash, record)
+        """The (H, W) uint8 mask of pixel values (`arrays`); `UserError` where there is none, or another one."""
+        if not record.mask_file_name:
+            raise UserError(self.root, "no masks", "a data set with masks", "Give one that has them.")
+        return self._read(record.mask_file_name, record.mask_hash, record, 1)
 
-    def _read(self, name: str, known_hash: str, record: SampleRecord) -> np.ndarray:
+    def _read(self, name: str, known_hash: str, record: SampleRecord, channels: int) -> np.ndarray:
         """A picture of the set, which has to be the one that its row describes: hashing costs a tenth of decoding."""
         path, hint = self.root / name, "Restore the file, or make the data set anew."
-        picture = read_grey(path)
-        if picture.shape != (record.height, record.width):
+        picture = read_picture(path, channels)
+        if picture.shape[:2] != (record.height, record.width):
             found, expected = f"{picture.shape[1]} x {picture.shape[0]}", f"{record.width} x {record.height}"
             raise UserError(path, f"{found} pixels", f"{expected}, as {METADATA_FILE} says", hint)
         if content_hash(picture) != known_hash:
@@ -145,36 +106,41 @@ class SampleSet:
 def write_sample(
     root: Path,
     image: np.ndarray,
-    mask: np.ndarray,
+    mask: np.ndarray | None,
     *,
     id: str,
     label: str,
     split: str,
     group: str,
     source: str,
-    fold: int = -1,
     pixel_aspect: float = 1.0,
+    frame: Frame | None = None,
+    **columns: Any,
 ) -> SampleRecord:
-    """Write one (H, W) uint8 image and its {0, 255} mask below `root` and return their record."""
-    names = (f"images/{id}.png", f"masks/{id}.png")
+    """Write a (H, W) or (H, W, 3) uint8 image and its (H, W) mask of pixel values, if it has one, below `root`.
+
+    Returns their record. `columns` are further fields of it; `frame` is left out of the perceptual hash.
+    """
+    names = (f"images/{id}.png", "" if mask is None else f"masks/{id}.png")
     for name, picture in zip(names, (image, mask), strict=True):
-        make_folder((root / name).parent)
-        write_png(root / name, picture)
+        if picture is not None:
+            make_folder((root / name).parent)
+            write_png(root / name, picture)
     return SampleRecord(
         id=id,
         image_file_name=names[0],
         mask_file_name=names[1],
         label=label,
         split=split,
-        fold=fold,
         group=group,
         source=source,
         pixel_aspect=round(float(pixel_aspect), 6),
         width=image.shape[1],
         height=image.shape[0],
         image_hash=content_hash(image),
-        mask_hash=content_hash(mask),
-        perceptual_hash=perceptual_hash(image),
+        mask_hash="" if mask is None else content_hash(mask),
+        perceptual_hash=perceptual_hash(image, frame),
+        **{"fold": -1, **columns},
     )
 
 
@@ -188,23 +154,25 @@ def class_counts(records: Iterable[SampleRecord]) -> dict[str, dict[str, int]]:
 
 
 def write_samples(
-    root: Path, records: Iterable[SampleRecord], *, classes: list[str], fingerprint: dict[str, Any], **info: Any
+    root: Path,
+    records: Iterable[SampleRecord],
+    *,
+    classes: list[str],
+    fingerprint: dict[str, Any],
+    arrays: ArraySpec | None = None,
+    **info: Any,
 ) -> SampleSet:
-    """Write metadata.csv and, last of all, dataset.json; `info` is whatever else the phase has to say."""
+    """Write metadata.csv and, last of all, dataset.json; `info` is whatever else the phase has to say.
+
+    `arrays` are grey images with binary masks unless set.
+    """
     rows = sorted(records, key=lambda r: r.id)
-    text = io.StringIO()
-    values = [value for r in rows for value in dataclasses.astuple(r)]
-    # csv leaves a lone carriage return unquoted, and reads it back as the end of the row
-    unusual = any("\r" in str(value) for value in values)
-    names = [f.name for f in fields(SampleRecord)]
-    writer = csv.DictWriter(text, names, lineterminator="\n", quoting=csv.QUOTE_ALL if unusual else csv.QUOTE_MINIMAL)
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(r) for r in rows)
-    write_bytes(root / METADATA_FILE, text.getvalue().encode())
+    write_bytes(root / METADATA_FILE, format_rows(rows).encode())
     record = {
         "schema_version": SCHEMA_VERSION,
         "made_by": {"medsegdiff": __version__, "opencv": cv2.__version__, "numpy": np.__version__},
         "fingerprint": fingerprint,
+        "arrays": (arrays or ArraySpec()).to_json(),
         "classes": classes,
         "class_counts": class_counts(rows),
         **info,
@@ -230,10 +198,10 @@ def read_samples(root: Path) -> SampleSet:
         hint = "Give the output of prepare (phase 1, for raw pictures), generate or combine."
         raise UserError(root, f"no {DATASET_FILE}", "a sample folder, as the phases write it", hint)
     info = _read_info(root / DATASET_FILE)
-    path = root / METADATA_FILE
-    records = tuple(_parse_row(path, number, row) for number, row in enumerate(_read_rows(path), start=2))
-    _check_records(path, root, records, list(info["classes"]))
-    return SampleSet(root, records, info)
+    path, version = root / METADATA_FILE, info["schema_version"]
+    found = SampleSet(root, parse_rows(path, version), info)
+    _check_records(path, found)
+    return found
 
 
 def _read_info(path: Path) -> dict[str, Any]:
@@ -243,9 +211,10 @@ def _read_info(path: Path) -> dict[str, Any]:
         hint = "Predicted masks are no labels: give what prepare, generate or combine wrote."
         raise UserError(path, str(info["kind"]), "a sample folder", hint)
     version = info.get("schema_version") if isinstance(info, dict) else None
-    if version != SCHEMA_VERSION:
+    if version not in range(1, SCHEMA_VERSION + 1):
         found = "no schema version" if version is None else f"schema version {version}"
-        raise UserError(path, found, f"version {SCHEMA_VERSION}", ANEW)
+        hint = f"Make the data set anew, or update medsegdiff (this is {__version__})."
+        raise UserError(path, found, f"version {SCHEMA_VERSION} or older", hint)
     classes = info.get("classes")
     names = classes if isinstance(classes, list) else []
     if not names or not all(isinstance(c, str) and c for c in names) or len(set(names)) < len(names):
@@ -254,55 +223,25 @@ def _read_info(path: Path) -> dict[str, Any]:
         if not isinstance(info.get(key, default), dict):
             raise UserError(path, f"no mapping under {key!r}", f"{key}: settings and their values", ANEW)
     learnt = info.get(LEARNT, [])
-    if not isinstance(learnt, list) or not all(isinstance(h, str) and _is_hash(h) for h in learnt):
+    if not isinstance(learnt, list) or not all(isinstance(h, str) and is_hash(h) for h in learnt):
         raise UserError(path, f"no list of hashes under {LEARNT!r}", "64 hexadecimal digits each", ANEW)
+    try:
+        ArraySpec.from_json(info.get("arrays"))
+    except ValueError as error:
+        raise UserError(path, "another description of the arrays", f"arrays: {error}", ANEW) from error
+    frame = info.get("frame")
+    if frame is not None and not (isinstance(frame, list) and len(frame) == 4 and all(0 <= f <= 1 for f in frame)):
+        raise UserError(path, f"frame {frame}", "four shares of the sides", ANEW)
     return dict(info)
 
 
-def _read_rows(path: Path) -> list[dict[str | None, str]]:
-    """The rows of metadata.csv by column; under None what is beyond the last one."""
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8"), newline=""), strict=True)
-        columns, rows = reader.fieldnames or [], list(reader)
-    except OSError as error:
-        raise UserError(path, error.strerror or error, "a readable CSV", ANEW) from error
-    except UnicodeDecodeError as error:
-        raise UserError(path, f"text that is not UTF-8 ({error.reason})", "a CSV", ANEW) from error
-    except csv.Error as error:
-        raise UserError(path, f"text that is not CSV ({error})", "a CSV", ANEW) from error
-    missing = [f.name for f in fields(SampleRecord) if f.name not in columns]
-    if missing:
-        found = f"no column {', '.join(missing)}" if columns else "an empty file"
-        raise UserError(path, found, "every column of samples", ANEW)
-    return rows
-
-
-def _parse_row(path: Path, number: int, row: dict[str | None, str]) -> SampleRecord:
-    """One row, every value of its type and in its range."""
-    if None in row or None in row.values():
-        found = "more values than columns" if None in row else "fewer values than columns"
-        raise UserError(f"{path}, line {number}", found, "a value for every column", "Correct the row.")
-    values: dict[str, Any] = {}
-    for field in fields(SampleRecord):
-        text = row[field.name]
-        where = f"{path}, line {number}, column {field.name}"
-        kind = {"str": str, "int": int, "float": float}[str(field.type)]
-        try:
-            value = kind(text)
-        except ValueError as error:
-            raise UserError(where, repr(text), f"a value of type {field.type}", "Correct the row.") from error
-        fits, expected = RANGES.get(field.name, (lambda value: True, ""))
-        if not fits(value):
-            raise UserError(where, repr(text), expected, "Correct the row.")
-        values[field.name] = value
-    return SampleRecord(**values)
-
-
-def _check_records(path: Path, root: Path, records: tuple[SampleRecord, ...], classes: list[str]) -> None:
+def _check_records(path: Path, pairs: SampleSet) -> None:
+    """What rows have to say together: unique ids, groups in one split, known classes, files that are there."""
     seen: set[str] = set()
     split_of: dict[str, str] = {}
-    base = Path(os.path.realpath(root))
-    for number, record in enumerate(records, start=2):
+    base = Path(os.path.realpath(pairs.root))
+    classes, has_masks = pairs.classes, pairs.arrays.mask_values is not None
+    for number, record in enumerate(pairs.records, start=2):
         where = f"{path}, line {number}"
         if record.id in seen:
             raise UserError(where, f"id {record.id!r} a second time", "unique ids", "Remove one of the rows.")
@@ -314,7 +253,11 @@ def _check_records(path: Path, root: Path, records: tuple[SampleRecord, ...], cl
             raise UserError(where, found, "each group in one split", "Prepare the data anew.")
         if record.label not in classes:
             raise UserError(where, f"label {record.label!r}", f"one of {', '.join(classes)}", "Correct the row.")
-        for name in (record.image_file_name, record.mask_file_name):
+        if not (bool(record.mask_file_name) == bool(record.mask_hash) == has_masks):
+            found = "no mask" if has_masks else "a mask"
+            expected = f"{'one for' if has_masks else 'none in'} every row, as {DATASET_FILE} says of the arrays"
+            raise UserError(where, found, expected, "Correct the row.")
+        for name in filter(None, (record.image_file_name, record.mask_file_name)):
             if not Path(os.path.realpath(base / name)).is_relative_to(base):
                 raise UserError(where, f"path {name!r}", "a path inside the folder", "Correct the row.")
             if not (base / name).is_file():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from medsegdiff.errors import UserError
+
+LARGE_GROUP = 0.3  # share of all pictures from which a group is large
 
 
 def spread_groups(
@@ -26,9 +29,7 @@ def spread_groups(
     for label, number in zip(classes, (counts > 0).sum(axis=0), strict=True):
         if number < len(used):
             found = f"{number} groups of near-duplicates"
-            raise UserError(
-                f"class {label}", found, f"at least {len(used)}, one for each {what}", "Add pictures, or ask for fewer."
-            )
+            raise UserError(f"class {label}", found, f"at least {len(used)}, one for each {what}", _advice(groups))
     target = np.array(shares)[used, None] / sum(shares) * counts.sum(axis=0)
     held = np.zeros_like(target)
     order = np.random.default_rng(seed).permutation(len(names))
@@ -40,6 +41,17 @@ def spread_groups(
         held[chosen] += counts[group]
         bins[group] = used[chosen]
     return np.asarray(bins[group_index])
+
+
+def _advice(groups: Sequence[str]) -> str:
+    """What to do about too few groups: where one holds most pictures, they are not near-duplicates but of one kind."""
+    largest = Counter(groups).most_common(1)[0][1]
+    if largest < 10 or largest <= LARGE_GROUP * len(groups):
+        return "Add pictures, or ask for fewer."
+    return (
+        f"One group holds {largest} of {len(groups)} pictures: where they look alike by their kind, lower "
+        "--duplicate_bits (40) and set --duplicate_correlation 1."
+    )
 
 
 def assign_splits(

@@ -67,7 +67,9 @@ SEGMENTATION_LEVELS = {"standard": SEGMENTATION, "strong": STRONG}  # by the nam
 
 
 def augment(images: Tensor, masks: Tensor, config: AugmentConfig, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Augment (B, 1, S, S) images and masks in [0, 1] alike; grey-value changes touch the images only.
+    """Augment images (B, C, S, S) and masks (B, K, S, S) in [0, 1] alike; grey-value changes touch the images only.
+
+    All channels of an image are changed alike, so that colours keep their hue.
 
     Mirroring is left-right only: beams run downwards, so an ultrasound picture has no other symmetry.
     """
@@ -78,8 +80,7 @@ def augment(images: Tensor, masks: Tensor, config: AugmentConfig, random: torch.
 def augment_conditioned(
     images: Tensor, masks: Tensor, config: AugmentConfig, share: float, random: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Augment (B, 1, S, S) images and masks as `config` says, a `share` of them as `CONDITIONED_AUGMENT` does; return
-    how, (B, 6).
+    """Augment images and masks as `augment` does, a `share` of them as `CONDITIONED_AUGMENT` says; return how, (B, 6).
 
     What is returned is in `MOVE_UNITS`, and 0 for pictures that lie as pictures may: a network that learnt with it and
     samples with 0 makes such, and shows no turned or stretched picture (non-leaking augmentation, Karras et al. 2022,
@@ -101,7 +102,8 @@ def _moved(images: Tensor, masks: Tensor, moves: Tensor, interpolation: str) -> 
     grid = affine_grid(theta, list(images.shape), align_corners=False)
     both = torch.cat([images, masks], dim=1)
     moved = grid_sample(both, grid, mode=interpolation, padding_mode="reflection", align_corners=False)
-    return moved[:, :1], moved[:, 1:]
+    channels = images.shape[1]
+    return moved[:, :channels], moved[:, channels:]
 
 
 def _uniform(n: int, low: float, high: float, random: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ from medsegdiff.downstream.checks import check_comparable, check_splits
 from medsegdiff.downstream.config import SegmentConfig
 from medsegdiff.downstream.rows import PER_IMAGE_FILE, read_rows, read_run
 from medsegdiff.downstream.summary import compare, comparison_lines, per_run_means, summarise, summary_lines
-from medsegdiff.downstream.tasks import TASKS, Rows, Task, settle_names
+from medsegdiff.downstream.tasks import Rows, Task, settle_names, task_of
 from medsegdiff.downstream.train_and_test import (
     NOT_IN_FINGERPRINT,
     WEIGHTS_FILE,
@@ -58,7 +58,7 @@ def segment(config: SegmentConfig) -> dict[str, Any]:
     pairs = read_samples(Path(config.data_dir))
     config = dataclasses.replace(config, steps=total_steps(config, len(pairs.select("train"))), epochs=None)
     check_splits(pairs, config.mixing)
-    task = TASKS[config.task]
+    task = task_of(config.task, pairs.arrays)
     parts = _parts(config)
     finished = all((Path(part.output_dir) / SCORES_FILE).is_file() for part in parts)
     # Weights to begin with are no matter any more once a run is finished; the file may be gone
@@ -213,7 +213,7 @@ def _read_external(config: SegmentConfig, pairs: SampleSet) -> list[ExternalSet]
         logger.warning(text + "; combine anew to leave these out", pairs.root)
     sets: list[ExternalSet] = []
     for folder in config.test_data or []:
-        found = read_external(Path(folder), config.img_size, pairs.classes, known, synthetic)
+        found = read_external(Path(folder), config.img_size, pairs.classes, known, synthetic, pairs.arrays)
         if found.name in [other.name for other in sets]:
             raise UserError(f"--test_data {folder}", f"a second set named {found.name}", "each set once", "Rename it.")
         if config.task == "classify" and bool((found.data.labels < 0).any()):

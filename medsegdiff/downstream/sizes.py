@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 
-def output_shapes(model: nn.Module, sizes: Iterable[int]) -> dict[int, tuple[int, ...]]:
-    """Those of `sizes` that the network takes as (1, 1, S, S) pictures, with the shape of what it gives.
+def output_shapes(model: nn.Module, sizes: Iterable[int], channels: int = 1) -> dict[int, tuple[int, ...]]:
+    """Those of `sizes` that the network takes as (1, `channels`, S, S) pictures, with the shape of what it gives.
 
     Asked of a copy on torch's meta device, so that nothing is computed.
     """
@@ -19,7 +19,7 @@ def output_shapes(model: nn.Module, sizes: Iterable[int]) -> dict[int, tuple[int
     for size in sizes:
         try:
             with torch.no_grad():
-                found[size] = tuple(probe(torch.zeros(1, 1, size, size, device="meta")).shape)
+                found[size] = tuple(probe(torch.zeros(1, channels, size, size, device="meta")).shape)
         except (RuntimeError, AssertionError, ValueError):  # of torch, timm, and our own
             continue
     return found

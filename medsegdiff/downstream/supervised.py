@@ -74,7 +74,7 @@ class SupervisedTrainer:
         self.best_score, self.best_step, self.stale = -1.0, 0, 0
 
     def loss(self, images: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a batch: standardised images and masks (B, 1, S, S), labels (B,), all on `self.device`."""
+        """The loss of a batch: standardised images (B, C, S, S), masks (B, K, S, S) and labels, on the device."""
         raise NotImplementedError
 
     def score(self) -> float:
@@ -97,7 +97,7 @@ class SupervisedTrainer:
         return {"mean": self.mean, "std": self.std}
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The augmented, standardised batch of a step, on the device: images, masks (B, 1, S, S) and labels (B,)."""
+        """The augmented, standardised batch of a step, on the device: images, masks and labels."""
         config, labels = self.config, self.train.labels
         first, count = step * config.batch_size, config.batch_size
         if config.mixing == "gradual":

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.downstream.classification import results as class_results
 from medsegdiff.downstream.classification import training as class_training
@@ -19,7 +20,7 @@ from medsegdiff.downstream.classification.models import load_classifier
 from medsegdiff.downstream.classification.scores import MEASURES as CLASS_MEASURES
 from medsegdiff.downstream.config import SegmentConfig
 from medsegdiff.downstream.segmentation.models import DEFAULT_ENCODER, DEFAULT_ENCODERS, DEFAULT_MODEL, load_model
-from medsegdiff.downstream.segmentation.results import MEASURES, ImageScore, subgroups
+from medsegdiff.downstream.segmentation.results import label_map_subgroups, measures, row_type, subgroups
 from medsegdiff.downstream.segmentation.testing import score_pairs
 from medsegdiff.downstream.segmentation.training import SegmentationTrainer, build_network
 from medsegdiff.downstream.supervised import SupervisedTrainer
@@ -44,28 +45,29 @@ class Task:
     subgroups: Callable[[Rows], dict[str, np.ndarray]]  # row numbers of all, of each class, ...
 
 
-TASKS = {
-    "segment": Task(
-        check=lambda config, classes: build_network(config),
+def task_of(name: str, spec: ArraySpec) -> Task:
+    """The task of that name, "segment" or "classify", on samples of these arrays."""
+    if name == "classify":
+        return Task(
+            check=lambda config, classes: class_training.build_network(config, classes, spec.channels),
+            trainer=class_training.ClassificationTrainer,
+            load=load_classifier,
+            score=class_results.score_pairs,
+            picture="roc.png",
+            row=class_results.ClassScore,
+            measures=CLASS_MEASURES,
+            subgroups=class_results.subgroups,
+        )
+    return Task(
+        check=lambda config, classes: build_network(config, spec),
         trainer=SegmentationTrainer,
         load=load_model,
         score=score_pairs,
         picture="overlays.png",
-        row=ImageScore,
-        measures=MEASURES,
-        subgroups=subgroups,
-    ),
-    "classify": Task(
-        check=class_training.build_network,
-        trainer=class_training.ClassificationTrainer,
-        load=load_classifier,
-        score=class_results.score_pairs,
-        picture="roc.png",
-        row=class_results.ClassScore,
-        measures=CLASS_MEASURES,
-        subgroups=class_results.subgroups,
-    ),
-}
+        row=row_type(spec),
+        measures=measures(spec),
+        subgroups=subgroups if spec.is_binary else label_map_subgroups,
+    )
 
 
 def settle_names(config: SegmentConfig) -> SegmentConfig:

@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -63,6 +63,13 @@ class Context:
     def counts(self, label: str | None, which: Sequence[str] = SETS) -> dict[str, int]:
         """Pictures of a class (None: of all) in these of `SETS`, by what the page calls them."""
         return {TITLES[name]: len(getattr(self.sets, name).of(label)) for name in which}
+
+    def unfit(self, *needed: Literal["grey", "binary"]) -> str | None:
+        """Why the arrays do not suit what needs grey pictures or binary masks; None where they do."""
+        spec = self.sets.train.spec
+        if "binary" in needed and not spec.is_binary:
+            return "not for label maps, of which no class is the lesion" if spec.foreground else "needs masks"
+        return "needs grey pictures" if "grey" in needed and spec.channels > 1 else None
 
     def subgroups(self) -> dict[str, str | None]:
         """What is distinguished: {"all": None, "benign": "benign", ...}."""

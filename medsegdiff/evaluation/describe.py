@@ -79,9 +79,11 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
 
 def describe_pairs(pairs: SampleSet, bootstrap: int, seed: int) -> dict[str, Any]:
     """{descriptor: {class: {value, low, high}, "difference": {...}}} of one set, and its counts."""
+    hint = "Use other data: this is not for label maps."
+    require(pairs.arrays.is_binary, str(pairs.root), str(pairs.arrays), "binary masks, of lesions", hint)
     values: dict[str, dict[str, list[tuple[str, float]]]] = {s: {c: [] for c in pairs.classes} for s in SHAPE}
     for record in pairs.records:
-        mask = pairs.read_mask(record)
+        mask = pairs.arrays.lesions(pairs.read_mask(record))
         side = (max(8, round(MASK_HEIGHT * mask.shape[1] / mask.shape[0])), MASK_HEIGHT)
         small = cv2.resize(mask, side, interpolation=cv2.INTER_AREA) > 127
         shape = lesion_shape(small.astype(np.uint8), record.pixel_aspect)

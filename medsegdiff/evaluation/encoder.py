@@ -57,7 +57,7 @@ def pooled(context: Context, pairs: Pairs) -> np.ndarray:
     mean, deviation = float(reference_model.settings["mean"]), float(reference_model.settings["std"])
     parts = []
     for rows in np.array_split(np.arange(len(pairs)), range(BATCH, len(pairs), BATCH)):
-        images = torch.from_numpy(pairs.images[rows][:, None]).to(device).float() / 255
+        images = torch.from_numpy(pairs.channels(rows)).to(device).float() / 255
         x = ((images - mean) / deviation).contiguous(memory_format=torch.channels_last)
         parts.append(reference_model.model.encoder(x)[-1].mean(dim=(2, 3)).double().cpu().numpy())
     return np.concatenate(parts)

@@ -41,6 +41,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     run = RunFolder(output, EVALUATION, files=(TABLE_FILE, PAGE_FILE))
     run.refuse_others()
     real, synthetic = read_samples(Path(config.real_data)), read_samples(Path(config.synthetic_data))
+    if not synthetic.arrays.same_as(real.arrays):
+        expected = f"{real.arrays}, as --real_data"
+        raise UserError(synthetic.root, str(synthetic.arrays), expected, "Generate from that data.")
     metrics = all_metrics()
     for metric in metrics:
         metric.check(config, real)

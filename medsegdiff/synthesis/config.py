@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from medsegdiff.engine.settings import Device, Precision, expand_home
 from medsegdiff.errors import UserError, require, require_positive
-from medsegdiff.generators.base import Mode
+from medsegdiff.generators.base import Task
 
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """Phase 3: checkpoint -> samples of synthetic pairs, or masks of conditioning images."""
+    """Phase 3: checkpoint -> synthetic samples, or masks of conditioning images.
+
+    `sampler` to `sigma_scale` are settings of generators; one that is left out is the generator's default. Those of
+    joint diffusion are told in `SamplingSettings`.
+    """
 
     checkpoint_path: str  # .safetensors file; a .pth name finds the .safetensors beside it
     output_dir: str  # folder to write: a sample folder, or for image_to_mask masks with their doubt
-    mode: Mode | None = None  # default: mask_to_image with --masks, image_to_mask with --images, else joint
+    mode: Task | None = None  # default: mask_to_image with --masks, image_to_mask with --images, else joint
     masks: str | None = None  # mask_to_image: sample images for the masks here (sample folder, class folders, pictures)
     images: str | None = None  # image_to_mask: find masks of the images here (sample folder, class folders, pictures)
     split: Literal["train", "val", "test"] | None = None  # of a sample folder; default: train of masks, all of images
     num_samples_per_input: int | None = None  # Samples of each conditioning mask (default 1) or image (default 8)
     num_samples_per_class: int = 100  # pairs of each class (joint and mask_first)
     classes: list[str] | None = None  # which ones; default: all that the checkpoint knows, or as conditioning masks say
-    sampler: Literal["dpmpp_2m", "heun", "ddim", "ddpm"] = "dpmpp_2m"  # update rule
-    steps: int = 15  # noise levels that a modality goes through; mask_first takes so many twice
+    sampler: str | None = None  # update rule: dpmpp_2m (the default of joint diffusion), heun, ddim, ddpm
+    steps: int | None = None  # noise levels that a modality goes through (15); mask_first takes so many twice
     mask_guidance: float | None = None  # how strongly images follow masks; 1: as learnt; default: 2 where it was learnt
-    guidance: float = 1.0  # guidance weight, away from the network without the class; 1: none
+    guidance: float | None = None  # guidance weight, away from the network without the class; 1: none, the default
     guidance_checkpoint: str | None = None  # ... or away from this one, less trained on the same data (autoguidance)
-    guidance_low: float = 0.3  # guidance acts where the image's noise level is above this ...
-    guidance_high: float = 5.0  # ... and up to this
-    sigma_scale: float = 1.0  # share of the image's noise level below 0.3 that the network is passed; less: finer grain
-    chunk_size: int = 50  # pairs sampled together; decides memory and speed, and pixels only in their last bits
+    guidance_low: float | None = None  # guidance acts where the image's noise level is above this (0.3) ...
+    guidance_high: float | None = None  # ... and up to this (5)
+    sigma_scale: float | None = None  # share of image noise levels below 0.3 passed to the network (1); less: finer
+    chunk_size: int | None = None  # samples computed together; default: 8 on a CPU, 50 on a GPU; decides last bits
     max_redraws: int = 20  # further samples of a pair whose lesion mask is empty or degenerate before giving up
     precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
     device: Device = "auto"  # auto: a GPU where there is one
@@ -39,24 +43,18 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         expand_home(self)
-        require_positive(num_samples_per_class=self.num_samples_per_class, chunk_size=self.chunk_size)
+        require_positive(num_samples_per_class=self.num_samples_per_class)
+        require(self.chunk_size is None or self.chunk_size > 0, "--chunk_size", self.chunk_size, "a number above 0")
         samples = self.num_samples_per_input
         require(samples is None or samples > 0, "--num_samples_per_input", samples, "a number above 0")
-        require(self.steps >= 2, "--steps", self.steps, "2 or more")
-        for name in ("seed", "max_redraws", "guidance"):
+        for name in ("seed", "max_redraws"):
             require(getattr(self, name) >= 0, f"--{name}", getattr(self, name), "0 or more")
         chosen = self.classes or []
         require(len(set(chosen)) == len(chosen), "--classes", " ".join(chosen), "each class once")
-        require(0 < self.sigma_scale <= 1, "--sigma_scale", self.sigma_scale, "above 0, at most 1")
-        weight = 1.0 if self.mask_guidance is None else self.mask_guidance
-        require(weight >= 0, "--mask_guidance", weight, "0 or more")
-        expected = f"less than --guidance_high {self.guidance_high}"
-        require(self.guidance_low < self.guidance_high, "--guidance_low", self.guidance_low, expected)
         self._check_inputs()
-        self._check_guidance_checkpoint()
 
     @property
-    def settled_mode(self) -> Mode:
+    def settled_mode(self) -> Task:
         """The mode that is set, or that the conditioning inputs mean."""
         if self.mode is not None:
             return self.mode
@@ -82,11 +80,20 @@ class GenerateConfig:
             expected = "no class: it is not passed"
             require(self.classes is None, "--classes", f"mode {mode}", expected, "Leave it out.")
 
-    def _check_guidance_checkpoint(self) -> None:
-        """Raise `UserError` where a network to steer away from is given, and nothing is steered."""
-        if self.guidance_checkpoint is None:
-            return
-        where, hint = "--guidance_checkpoint", "Give a weight such as 2, or leave --guidance_checkpoint out."
-        require(self.guidance != 1, where, "--guidance 1, which is none", "another --guidance", hint)
-        mode = self.settled_mode
-        require(mode != "image_to_mask", where, f"mode {mode}", "a mode that samples images", hint)
+    @property
+    def generator_settings(self) -> dict[str, Any]:
+        """The settings of the generator that were set."""
+        values = {name: getattr(self, name) for name in OF_GENERATORS}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+OF_GENERATORS = (
+    "sampler",
+    "steps",
+    "mask_guidance",
+    "guidance",
+    "guidance_checkpoint",
+    "guidance_low",
+    "guidance_high",
+    "sigma_scale",
+)

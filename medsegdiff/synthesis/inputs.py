@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from medsegdiff.data.dataset import resize_anisotropic
+from medsegdiff.data.arrays import GREY_BINARY, ArraySpec, resize_anisotropic
+from medsegdiff.data.dataset import to_channels
+from medsegdiff.data.decoding import read_grey, read_picture
 from medsegdiff.data.hashing import content_hash
-from medsegdiff.data.readers.busi import MASK_NAME, MASK_THRESHOLD, SUFFIXES
-from medsegdiff.data.records import read_grey, read_samples
+from medsegdiff.data.mask_files import read_binary_mask
+from medsegdiff.data.readers.matching import MASK_NAME, SUFFIXES
+from medsegdiff.data.records import read_samples
 from medsegdiff.engine.files import DATASET_FILE, read_json, require_folder
 from medsegdiff.errors import UserError
-from medsegdiff.synthesis.quality_filters import LARGEST_LESION
 
-UNCLEAR = (64, 192)  # grey values between these are neither lesion nor background of a mask
-UNCLEAR_SHARE = 0.05  # largest share of such pixels; soft edges stay below it, ultrasound pictures far above
 GREY_SHARE = 0.05  # least share of an ultrasound picture that is neither black nor white; masks have next to nothing
 
 
@@ -35,7 +35,7 @@ class ConditioningInput:
     height: int  # pixels, native
     pixel_aspect: float  # native pixel width / height
     hash: str  # `content_hash` of the native picture (of a mask: after thresholding)
-    picture: np.ndarray  # (S, S) uint8; a mask is soft: the share of each pixel that the lesion covers, in 255ths
+    picture: np.ndarray  # image (C, S, S) uint8, or mask (K, S, S): the share that a class covers, in 255ths
 
     @property
     def number(self) -> int:
@@ -43,7 +43,9 @@ class ConditioningInput:
         return int(hashlib.sha256(f"{self.id} {self.hash}".encode()).hexdigest()[:15], 16)
 
 
-def read_inputs(folder: Path, kind: str, size: int, split: str | None, classes: list[str]) -> list[ConditioningInput]:
+def read_inputs(
+    folder: Path, kind: str, size: int, split: str | None, classes: list[str], spec: ArraySpec = GREY_BINARY
+) -> list[ConditioningInput]:
     """The "masks" or "images" (`kind`) in a sample folder (of `split`, or all), or in a folder of pictures.
 
     A folder of pictures may hold sub-folders named after `classes`, which give the class. Raises `UserError` where
@@ -51,7 +53,7 @@ def read_inputs(folder: Path, kind: str, size: int, split: str | None, classes: 
     """
     require_folder(folder, kind)
     if (folder / DATASET_FILE).is_file():
-        return _from_pairs(folder, kind, size, split)
+        return _from_pairs(folder, kind, size, split, spec)
     if (folder.resolve().parent / DATASET_FILE).is_file():  # its split and groups would be lost, and leaks unnoticed
         hint = f"Give {folder.resolve().parent.name}/ itself, so that splits and groups are known."
         if "kind" in read_json(folder.resolve().parent / DATASET_FILE):
@@ -64,7 +66,7 @@ def read_inputs(folder: Path, kind: str, size: int, split: str | None, classes: 
     found: dict[str, ConditioningInput] = {}
     for label, stem, paths in tqdm(_picture_files(folder, kind, classes), f"reading {kind}", unit="file", leave=False):
         path = paths[0]
-        picture = _union(paths) if kind == "masks" else _as_image(path)
+        picture = _mask(paths, spec) if kind == "masks" else _as_image(path, spec.channels)
         name = re.sub(r"[^\w.-]+", "-", stem).strip("-.")
         if not name:
             raise UserError(path, "a name without letters or digits", "one that can be an id", "Rename the file.")
@@ -75,15 +77,23 @@ def read_inputs(folder: Path, kind: str, size: int, split: str | None, classes: 
             raise UserError(
                 path, f"the same name {name!r} as {found[name].file}", "unlike names", "Rename one of them."
             )
-        height, width = picture.shape
+        height, width = picture.shape[:2]
         found[name] = ConditioningInput(
-            name, relative, label, f"m{digest[:12]}", width, height, 1.0, digest, resize_anisotropic(picture, size)
+            name, relative, label, f"m{digest[:12]}", width, height, 1.0, digest, _resized(picture, kind, size, spec)
         )
     return [found[name] for name in sorted(found)]
 
 
-def _from_pairs(folder: Path, kind: str, size: int, split: str | None) -> list[ConditioningInput]:
+def _resized(picture: np.ndarray, kind: str, size: int, spec: ArraySpec) -> np.ndarray:
+    """The channels of a native mask or image at the size of the network."""
+    return spec.coverage(picture, size) if kind == "masks" else to_channels(resize_anisotropic(picture, size))
+
+
+def _from_pairs(folder: Path, kind: str, size: int, split: str | None, spec: ArraySpec) -> list[ConditioningInput]:
     pairs = read_samples(folder).select(split)
+    ours, theirs = (a.mask_values if kind == "masks" else a.channels for a in (spec, pairs.arrays))
+    if ours != theirs:
+        raise UserError(folder, f"{pairs.arrays}", f"{kind} as the checkpoint has them ({spec})", "Give others.")
     if not len(pairs):
         raise UserError(folder, f"no pair in the {split} split", "at least one", "Choose another --split.")
     result = []
@@ -101,7 +111,7 @@ def _from_pairs(folder: Path, kind: str, size: int, split: str | None) -> list[C
                 r.height,
                 r.pixel_aspect,
                 digest,
-                resize_anisotropic(picture, size),
+                _resized(picture, kind, size, spec),
             )
         )
     return result
@@ -133,38 +143,34 @@ def _picture_files(folder: Path, kind: str, classes: list[str]) -> list[tuple[st
     return result
 
 
+def _mask(paths: list[Path], spec: ArraySpec) -> np.ndarray:
+    """The mask of one picture in pixel values: the union of binary ones, or a label map."""
+    if spec.is_binary:
+        return spec.values_of((_union(paths) > 0).astype(np.uint8))
+    found = read_grey(paths[0])
+    unknown = sorted(set(np.unique(found).tolist()) - set((spec.mask_values or {}).values()))
+    if len(paths) > 1 or unknown:
+        what = "several masks of one picture" if len(paths) > 1 else f"pixel values {', '.join(map(str, unknown[:8]))}"
+        raise UserError(paths[0], what, f"one label map ({spec})", "Give masks as the checkpoint learnt them.")
+    return found
+
+
 def _union(paths: list[Path]) -> np.ndarray:
     """The masks of one picture as one, as `prepare` merges them."""
-    merged = _as_mask(paths[0], read_grey(paths[0]))
+    merged = read_binary_mask(paths[0])
     for path in paths[1:]:
-        mask = _as_mask(path, read_grey(path))
+        mask = read_binary_mask(path)
         if mask.shape != merged.shape:
             raise UserError(path, f"size {mask.shape}", f"{merged.shape}, as {paths[0].name}", "Restore the file.")
         merged = np.maximum(merged, mask)
     return merged
 
 
-def _as_image(path: Path) -> np.ndarray:
+def _as_image(path: Path, channels: int) -> np.ndarray:
     """The picture; `UserError` where it is black and white like a mask."""
-    picture = read_grey(path)
+    picture = read_picture(path, channels)
     grey = float(((picture > 8) & (picture < 247)).mean())
     if grey < GREY_SHARE:
         found = f"a black and white picture (grey in {grey:.1%} of it)"
         raise UserError(path, found, "an ultrasound picture, no mask", "Give a folder of images alone.")
     return picture
-
-
-def _as_mask(path: Path, picture: np.ndarray) -> np.ndarray:
-    """The picture thresholded to {0, 255}; `UserError` where it is no mask."""
-    unclear = float(((picture > UNCLEAR[0]) & (picture < UNCLEAR[1])).mean())
-    if unclear > UNCLEAR_SHARE:
-        found = f"a picture of which {unclear:.0%} is neither black nor white"
-        raise UserError(path, found, "a mask, white lesion on black", "Give a folder of masks alone.")
-    if 0 < picture.max() <= MASK_THRESHOLD:
-        found = f"a picture whose brightest pixel is {picture.max()}"
-        raise UserError(path, found, f"a mask, lesion above {MASK_THRESHOLD}", "Scale it to 0 and 255.")
-    share = float((picture > MASK_THRESHOLD).mean())
-    if share > LARGEST_LESION:
-        hint = "Is it inverted? Lesions are white."
-        raise UserError(path, f"a lesion on {share:.0%} of the picture", f"at most {LARGEST_LESION:.0%}", hint)
-    return np.where(picture > MASK_THRESHOLD, 255, 0).astype(np.uint8)

@@ -5,22 +5,20 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from torch import Tensor
 
+from medsegdiff.data.arrays import ArraySpec
+from medsegdiff.data.dataset import from_channels
+from medsegdiff.data.decoding import read_grey
 from medsegdiff.data.pictures import contact_sheet, spread
-from medsegdiff.data.records import read_grey
-from medsegdiff.engine.device import autocast
 from medsegdiff.engine.files import DATASET_FILE, make_folder, read_json, write_bytes, write_json, write_png
-from medsegdiff.generators.joint_diffusion.sampling import Noise, expected_masks, sample_masks
+from medsegdiff.generators.base import Generator, GeneratorCard
 from medsegdiff.synthesis.inputs import ConditioningInput
-from medsegdiff.synthesis.plan import Chunk, Item, batched, record_file
-from medsegdiff.synthesis.source import Source, padded
+from medsegdiff.synthesis.plan import Chunk, batched, record_file
 
 KIND = "masks of images"  # in dataset.json, where samples have their classes
 TABLE_FILE = "masks.csv"
@@ -28,55 +26,35 @@ FOLDERS = ("masks", "samples", "mean", "uncertainty", "one_call")
 SHEET_IMAGES, SHEET_SAMPLES = 12, 3
 
 
-def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
+def run_chunk(generator: Generator, task: Chunk, folder: Path) -> None:
     """Sample the masks of a chunk's images, write all pictures and then, as the sign that it is finished, its
     record."""
     for name in FOLDERS:
         make_folder(folder / name)
-    images = list(
-        {
-            id(i.conditioning_input): i.conditioning_input for i in task.items if i.conditioning_input is not None
-        }.values()
-    )
+    images = inputs_of([task])
     samples = len(task.items) // len(images)
-    sampled, expected = sample_all(source, task)
+    sampled = generator.sample(task.requests, 0)
     rows = []
-    for number, image in enumerate(images):
-        part = slice(number * samples, (number + 1) * samples)
-        rows.append(_write(folder, image, sampled[part], expected[number]))
+    spec = generator.card.arrays
+    for image, some in zip(images, batched(sampled, samples), strict=True):
+        index = np.stack([spec.index_map(arrays["mask"]) for arrays in some])
+        masks = np.stack([index == k for k in range(1, len(spec.foreground) + 1)], axis=1)
+        rows.append(_write(folder, image, masks, some[0]["expected_mask"], spec))
     write_json(record_file(task, folder), {"rows": rows})
-
-
-def sample_all(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray]:
-    """(n, S, S) boolean masks of a chunk, and (images, S, S) expected masks in [0, 1], in batches of `chunk_size`."""
-    denoiser, codec, sigmas = source.denoiser, source.card.codec, source.sigmas
-    masks, expected = [], []
-    for some, known, noise in _batches(source, task.items):
-        with autocast(source.device, source.config.precision):
-            sampled = sample_masks(denoiser, codec, known, sigmas, noise, sampler=source.config.sampler)
-        masks.append(sampled[:some, 0].numpy())
-    firsts = {item.conditioning_input.id: item for item in reversed(task.items) if item.conditioning_input is not None}
-    for some, known, noise in _batches(source, tuple(reversed(firsts.values()))):
-        with autocast(source.device, source.config.precision):
-            mean = expected_masks(denoiser, codec, known, sigmas, noise)
-        expected.append(mean[:some, 0].numpy())
-    return np.concatenate(masks), np.concatenate(expected)
-
-
-def _batches(source: Source, items: tuple[Item, ...]) -> Iterator[tuple[int, Tensor, Noise]]:
-    """Number of items, conditioning channels and noise of each batch, padded to `chunk_size`."""
-    size = source.config.chunk_size
-    for some in batched(items, size):
-        batch = padded(some, size)
-        known = source.known(batch)
-        assert known is not None
-        yield len(some), known, source.noise(batch, [0] * size)
 
 
 def entropy(probability: np.ndarray) -> np.ndarray:
     """Entropy in bits of a yes-or-no answer with this probability, 0 (sure) to 1 (even)."""
     p = np.clip(probability.astype(np.float64), 1e-12, 1 - 1e-12)
     return np.where((probability <= 0) | (probability >= 1), 0.0, -(p * np.log2(p) + (1 - p) * np.log2(1 - p)))
+
+
+def class_entropy(probability: np.ndarray) -> np.ndarray:
+    """(H, W) entropy, 0 (sure) to 1 (even), of (K, H, W) probabilities of classes; the background has the rest."""
+    if len(probability) == 1:
+        return entropy(probability[0])
+    p = np.concatenate([np.clip(1 - probability.sum(axis=0, keepdims=True), 0, 1), probability]).astype(np.float64)
+    return np.asarray(-(p * np.log2(np.maximum(p, 1e-12))).sum(axis=0) / np.log2(len(p)))
 
 
 def agreement(masks: np.ndarray) -> float:
@@ -88,34 +66,46 @@ def agreement(masks: np.ndarray) -> float:
     return float(dice[np.triu_indices(len(masks), k=1)].mean())
 
 
-def _write(folder: Path, image: ConditioningInput, sampled: np.ndarray, expected: np.ndarray) -> dict[str, Any]:
-    """Write the pictures of one image at its native size; returns its row of the table."""
+def _index(shares: np.ndarray) -> np.ndarray:
+    """(H, W) numbers of the classes that have more than half of a pixel, of (K, H, W) shares; else 0, background."""
+    return np.where(shares.max(axis=0) > 0.5, shares.argmax(axis=0) + 1, 0)
+
+
+def _write(
+    folder: Path, image: ConditioningInput, sampled: np.ndarray, expected: np.ndarray, spec: ArraySpec
+) -> dict[str, Any]:
+    """Write the pictures of one image at its native size; returns its row of the table.
+
+    Means and one-call estimates of label maps are one picture a class.
+    """
     size = (image.width, image.height)
 
-    def native(share: np.ndarray) -> np.ndarray:
-        return np.clip(cv2.resize(share.astype(np.float32), size, interpolation=cv2.INTER_LINEAR), 0, 1)
+    def native(shares: np.ndarray) -> np.ndarray:
+        layers = [cv2.resize(part, size, interpolation=cv2.INTER_LINEAR) for part in shares.astype(np.float32)]
+        return np.clip(np.stack(layers), 0, 1)
+
+    def write(name: str, values: np.ndarray, more: str = "") -> None:
+        write_png(folder / name / f"{image.id}{more}.png", values.round().astype(np.uint8))
 
     samples = np.stack([native(mask) > 0.5 for mask in sampled])
     mean = samples.mean(axis=0)
-    consensus = mean > 0.5
-    pictures = {
-        "masks": consensus * 255.0,
-        "mean": mean * 255,
-        "uncertainty": entropy(mean) * 255,
-        "one_call": native(expected) * 255,
-    }
-    for name, picture in pictures.items():
-        write_png(folder / name / f"{image.id}.png", picture.round().astype(np.uint8))
+    consensus, doubt = _index(mean), class_entropy(mean)
+    write("masks", spec.values_of(consensus))
+    write("uncertainty", doubt * 255)
+    for name, shares in (("mean", mean), ("one_call", native(expected))):
+        for label, share in zip(spec.foreground, shares, strict=True):
+            write(name, share * 255, "" if spec.is_binary else f"_{label}")
     for number, mask in enumerate(samples):
-        write_png(folder / "samples" / f"{image.id}_{number:03d}.png", (mask * 255).astype(np.uint8))
-    areas = samples.mean(axis=(1, 2))
+        write("samples", spec.values_of(_index(mask)), f"_{number:03d}")
+    areas = samples.any(axis=1).mean(axis=(1, 2))
+    agreed = [agreement(layer) for layer in samples.transpose(1, 0, 2, 3)] if len(samples) > 1 else []
     values = {
-        "agreement": agreement(samples) if len(samples) > 1 else None,
+        "agreement": float(np.mean(agreed)) if agreed else None,
         "area": float(areas.mean()),
         "area_std": float(areas.std()),
-        "area_consensus": float(consensus.mean()),
-        "area_one_call": float(expected.mean()),
-        "uncertainty": float(entropy(mean).mean()),
+        "area_consensus": float((consensus > 0).mean()),
+        "area_one_call": float(expected.sum(axis=0).mean()),
+        "uncertainty": float(doubt.mean()),
     }
     return {
         "id": image.id, "image_file_name": image.file, "width": image.width, "height": image.height,
@@ -123,12 +113,18 @@ def _write(folder: Path, image: ConditioningInput, sampled: np.ndarray, expected
     }  # fmt: skip
 
 
+def inputs_of(tasks: list[Chunk]) -> list[ConditioningInput]:
+    """The conditioning images of these chunks, each once."""
+    every = [item.conditioning_input for task in tasks for item in task.items]
+    return list({image.id: image for image in every if image is not None}.values())
+
+
 def read_rows(tasks: list[Chunk], folder: Path) -> list[dict[str, Any]]:
     """The rows of all finished chunks, one an image."""
     return [row for t in tasks for row in read_json(record_file(t, folder))["rows"]]
 
 
-def gather(source: Source, tasks: list[Chunk], folder: Path, fingerprint: dict[str, Any]) -> list[dict[str, Any]]:
+def gather(card: GeneratorCard, tasks: list[Chunk], folder: Path, fingerprint: dict[str, Any]) -> list[dict[str, Any]]:
     """Write masks.csv, contact_sheet.png and, last of all, dataset.json; returns the rows of the table."""
     rows = read_rows(tasks, folder)
     text = io.StringIO()
@@ -136,27 +132,23 @@ def gather(source: Source, tasks: list[Chunk], folder: Path, fingerprint: dict[s
     writer.writeheader()
     writer.writerows(rows)
     write_bytes(folder / TABLE_FILE, text.getvalue().encode())
-    inputs = list(
-        {
-            i.conditioning_input.id: i.conditioning_input
-            for t in tasks
-            for i in t.items
-            if i.conditioning_input is not None
-        }.values()
-    )
-    write_png(folder / "contact_sheet.png", _sheet(folder, inputs, rows[0]["samples"]))
-    write_json(folder / DATASET_FILE, {"kind": KIND, "fingerprint": fingerprint, "checkpoint": source.provenance})
+    write_png(folder / "contact_sheet.png", _sheet(folder, inputs_of(tasks), rows[0]["samples"], card.arrays))
+    write_json(folder / DATASET_FILE, {"kind": KIND, "fingerprint": fingerprint, "checkpoint": card.provenance})
     return rows
 
 
-def _sheet(folder: Path, inputs: list[ConditioningInput], samples: int) -> np.ndarray:
-    """A row for each of some images, spread over all: image, some samples, mean, uncertainty, consensus, one call."""
+def _sheet(folder: Path, inputs: list[ConditioningInput], samples: int, spec: ArraySpec) -> np.ndarray:
+    """A row for each of some images, spread over all: image, some samples, mean, uncertainty, consensus, one call.
+
+    Mean and one call have a picture each in a row where masks are binary only.
+    """
     images: list[np.ndarray] = []
     masks: list[np.ndarray | None] = []
     titles: list[str] = []
     shown = min(SHEET_SAMPLES, samples)
     for image in spread(inputs, SHEET_IMAGES):
-        picture = cv2.resize(image.picture, (image.width, image.height), interpolation=cv2.INTER_LINEAR)
+        size = (image.width, image.height)
+        picture = cv2.resize(from_channels(image.picture), size, interpolation=cv2.INTER_LINEAR)
 
         def read(name: str, image: ConditioningInput = image) -> np.ndarray:
             return read_grey(folder / name)
@@ -164,10 +156,8 @@ def _sheet(folder: Path, inputs: list[ConditioningInput], samples: int) -> np.nd
         images += [picture] * (1 + shown)
         masks += [None, *[read(f"samples/{image.id}_{n:03d}.png") for n in range(shown)]]
         titles += [image.id, *[f"sample {n}" for n in range(shown)]]
-        images += [read(f"mean/{image.id}.png"), read(f"uncertainty/{image.id}.png"), picture]
-        masks += [None, None, read(f"masks/{image.id}.png")]
-        titles += ["mean", "uncertainty", "consensus"]
-        images.append(read(f"one_call/{image.id}.png"))
-        masks.append(None)
-        titles.append("one call")
-    return contact_sheet(images, masks, titles, columns=shown + 5)
+        names = ["mean", "uncertainty", "consensus", "one_call"] if spec.is_binary else ["uncertainty", "consensus"]
+        images += [picture if n == "consensus" else read(f"{n}/{image.id}.png") for n in names]
+        masks += [read(f"masks/{image.id}.png") if n == "consensus" else None for n in names]
+        titles += [n.replace("_", " ") for n in names]
+    return contact_sheet(images, masks, titles, columns=1 + shown + len(names), spec=spec)

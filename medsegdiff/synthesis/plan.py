@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from medsegdiff.generators.joint_diffusion.noise import MODES
+from medsegdiff.generators.base import TASKS, Request, Task
 from medsegdiff.synthesis.inputs import ConditioningInput
 
 T = TypeVar("T")
@@ -21,12 +21,15 @@ CHUNKS = "chunks"  # folder of the records of finished chunks
 
 @dataclass(frozen=True)
 class Item:
-    """One sample. All its chance comes from `key` and the seed, whatever else is sampled, and with what."""
+    """One sample, and the picture that it is made for."""
 
-    name: str  # id of the pair
-    label: str  # class; "" where none is known
-    key: tuple[int, ...]  # counters of its random streams
+    request: Request
     conditioning_input: ConditioningInput | None = None
+
+    @property
+    def label(self) -> str:
+        """Class; "" where none is asked for."""
+        return str(self.request.conditions.get("label", ""))
 
 
 @dataclass(frozen=True)
@@ -36,40 +39,55 @@ class Chunk:
     name: str  # of its record, without ending
     items: tuple[Item, ...]
 
+    @property
+    def requests(self) -> list[Request]:
+        """What the generator is asked for."""
+        return [item.request for item in self.items]
 
-def plan_pairs(mode: str, classes: list[str], known: list[str], per_class: int, chunk_size: int) -> list[Chunk]:
-    """`per_class` new pairs of each of `classes`; `known` are the classes in the order of the network."""
+
+def plan_pairs(
+    task: Task, classes: list[str], known: list[str], per_class: int, chunk_size: int, seed: int
+) -> list[Chunk]:
+    """`per_class` new pairs of each of `classes`; `known` are the classes in the order of the generator."""
     chunks = []
     for label in classes:
-        key = (MODES.index(mode), known.index(label))
-        items = [Item(f"syn_{label}_{number:06d}", label, (*key, number)) for number in range(per_class)]
+        key = (seed, TASKS.index(task), known.index(label))
+        items = [
+            Item(Request(f"syn_{label}_{number:06d}", task, (*key, number), {"label": label}, {}))
+            for number in range(per_class)
+        ]
         chunks += [Chunk(f"{label}_{n:05d}", some) for n, some in enumerate(batched(items, chunk_size))]
     return chunks
 
 
 def plan_images(
-    inputs: list[ConditioningInput], classes: list[str], known: list[str], samples: int, chunk_size: int
+    inputs: list[ConditioningInput], classes: list[str], known: list[str], samples: int, chunk_size: int, seed: int
 ) -> list[Chunk]:
     """`samples` images of each conditioning mask, in its class, or where the folder says none in each of `classes`."""
     items = []
-    mode = MODES.index("mask_to_image")
+    task: Task = "mask_to_image"
     for mask in inputs:
         for label in [mask.label] if mask.label is not None else classes:
             stem = f"syn_{mask.id}" if mask.label is not None or len(classes) == 1 else f"syn_{mask.id}_{label}"
-            key = (mode, known.index(label), mask.number)
-            items += [Item(f"{stem}_{sample:03d}", label, (*key, sample), mask) for sample in range(samples)]
+            key = (seed, TASKS.index(task), known.index(label), mask.number)
+            for sample in range(samples):
+                conditions, given = {"label": label}, {"mask": mask.picture}
+                items.append(Item(Request(f"{stem}_{sample:03d}", task, (*key, sample), conditions, given), mask))
     return [Chunk(f"images_{n:05d}", some) for n, some in enumerate(batched(items, chunk_size))]
 
 
-def plan_masks(inputs: list[ConditioningInput], samples: int, chunk_size: int) -> list[Chunk]:
+def plan_masks(inputs: list[ConditioningInput], samples: int, chunk_size: int, seed: int) -> list[Chunk]:
     """`samples` masks of each conditioning image; all of an image stand in one chunk."""
-    mode = MODES.index("image_to_mask")
+    task: Task = "image_to_mask"
+    key = (seed, TASKS.index(task))
     together = batched(inputs, max(1, chunk_size // samples))
     return [
         Chunk(
             f"masks_{n:05d}",
             tuple(
-                Item(image.id, "", (mode, image.number, sample), image) for image in images for sample in range(samples)
+                Item(Request(image.id, task, (*key, image.number, sample), {}, {"image": image.picture}), image)
+                for image in images
+                for sample in range(samples)
             ),
         )
         for n, images in enumerate(together)

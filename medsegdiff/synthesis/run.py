@@ -22,21 +22,17 @@ from medsegdiff.engine.files import DATASET_FILE
 from medsegdiff.engine.run_folder import DATA_SET, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
 from medsegdiff.errors import UserError, require
-from medsegdiff.generators.joint_diffusion.checkpoint import ModelCard, load_checkpoint
-from medsegdiff.generators.joint_diffusion.guidance_defaults import default_mask_guidance, learnt_alone
-from medsegdiff.synthesis import masks
-from medsegdiff.synthesis import samples as pairs
-from medsegdiff.synthesis.config import GenerateConfig
+from medsegdiff.generators.base import TASKS, Generator, GeneratorCard, load_generator
+from medsegdiff.synthesis import masks, samples
+from medsegdiff.synthesis.config import OF_GENERATORS, GenerateConfig
 from medsegdiff.synthesis.inputs import ConditioningInput, read_inputs
-from medsegdiff.synthesis.plan import plan_images, plan_masks, plan_pairs, run_pending
-from medsegdiff.synthesis.source import Source
+from medsegdiff.synthesis.plan import Chunk, plan_images, plan_masks, plan_pairs, run_pending
 
 logger = logging.getLogger(__name__)
 
 # What does not decide what is sampled: where things lie (what was given counts by its content), and when to give up.
 NOT_IN_FINGERPRINT = (
     "checkpoint_path",
-    "guidance_checkpoint",
     "output_dir",
     "masks",
     "images",
@@ -44,62 +40,69 @@ NOT_IN_FINGERPRINT = (
     "device",
     "max_redraws",
 )
+CHUNK_SIZES = {"cpu": 8}  # by device; 50 elsewhere. Batches are padded: large ones are dear where few are asked for
 # Settings that a mode makes no use of.
 UNUSED = {
     "joint": ("num_samples_per_input",),
     "mask_first": ("num_samples_per_input",),
     "mask_to_image": ("num_samples_per_class",),
-    "image_to_mask": (
-        "num_samples_per_class",
-        "classes",
-        "mask_guidance",
-        "guidance",
-        "guidance_low",
-        "guidance_high",
-        "sigma_scale",
-    ),
+    "image_to_mask": ("num_samples_per_class", "classes"),
 }
 
 
 def generate(config: GenerateConfig) -> SampleSet | list[dict[str, Any]]:
-    """What `generate_pairs` or, in mode image_to_mask, `generate_masks` returns."""
-    config = settle_mode(config)
-    return generate_masks(config) if config.mode == "image_to_mask" else generate_pairs(config)
+    """Sample what the settings ask for into a new folder.
 
-
-def generate_pairs(config: GenerateConfig) -> SampleSet:
-    """Sample pairs into a new sample folder: `num_samples_per_class` of each class, or `samples` for each conditioning
-    mask.
-
-    Also writes class_balance.json and contact_sheet.png there. Raises `UserError` for settings that do not fit the
-    checkpoint, for masks that cannot be used, and where a lesion class keeps giving degenerate masks.
+    A sample folder, with class_balance.json and contact_sheet.png; or, in mode image_to_mask, masks of each image with
+    their mean, consensus, doubt and the one-call estimate, of which the rows of masks.csv are returned. Raises
+    `UserError` for settings that do not fit the checkpoint, for masks or images that cannot be used, and where a lesion
+    class keeps giving degenerate masks.
     """
-    config = settle_mode(config)
-    require(config.mode != "image_to_mask", "--mode", config.mode, "a mode that samples images", "Call generate_masks.")
-    source = _load(config)
-    card, classes = source.card, config.classes or source.card.classes
+    config = settle(config)
+    assert config.mode is not None and config.chunk_size is not None  # noqa: PT018
+    generator = load_generator(
+        Path(config.checkpoint_path), config.generator_settings, device=choose_device(config.device),
+        precision=config.precision, batch_size=config.chunk_size,
+    )  # fmt: skip
+    serves = [task for task in TASKS if task in generator.tasks]
+    kind = f"{config.mode}, which a generator of kind {generator.card.kind!r} does not serve"
+    require(config.mode in serves, "--mode", kind, f"one of {', '.join(serves)}")
+    classes, tasks, inputs = plan(config, generator.card)
+    fingerprint = _fingerprint(config, generator, classes, inputs)
+    return (_masks if config.mode == "image_to_mask" else _samples)(config, generator, classes, tasks, fingerprint)
+
+
+def plan(config: GenerateConfig, card: GeneratorCard) -> tuple[list[str], list[Chunk], list[ConditioningInput] | None]:
+    """Classes, chunks, and the pictures that are given where any are."""
+    assert config.mode is not None and config.chunk_size is not None  # noqa: PT018
+    if config.mode == "image_to_mask":
+        inputs = read_inputs(Path(str(config.images)), "images", card.img_size, config.split, card.classes, card.arrays)
+        return [], plan_masks(inputs, config.num_samples_per_input or 1, config.chunk_size, config.seed), inputs
+    classes = config.classes or card.classes
     unknown = [c for c in classes if c not in card.classes]
     known = f"classes of the checkpoint, with blanks between them: {' '.join(card.classes)}"
     require(not unknown, "--classes", " ".join(map(repr, unknown)), known)
-    fingerprint = _fingerprint(source)
-    if config.mode == "mask_to_image":
-        inputs = _masks_to_use(config, card)
-        sampled = {g.label for g in inputs}
-        classes = classes if None in sampled else [c for c in card.classes if c in sampled]
-        tasks = plan_images(inputs, classes, card.classes, config.num_samples_per_input or 1, config.chunk_size)
-        fingerprint |= {"classes": classes, "inputs": _digest(inputs)}
-    else:
-        assert config.mode is not None
-        tasks = plan_pairs(config.mode, classes, card.classes, config.num_samples_per_class, config.chunk_size)
-        fingerprint |= {"classes": classes}
+    size, seed = config.chunk_size, config.seed
+    if config.mode != "mask_to_image":
+        counts = config.num_samples_per_class, size, seed
+        return classes, plan_pairs(config.mode, classes, card.classes, *counts), None
+    inputs = _masks_to_use(config, card)
+    sampled = {g.label for g in inputs}
+    classes = classes if None in sampled else [c for c in card.classes if c in sampled]
+    return classes, plan_images(inputs, classes, card.classes, config.num_samples_per_input or 1, size, seed), inputs
+
+
+def _samples(
+    config: GenerateConfig, generator: Generator, classes: list[str], tasks: list[Chunk], fingerprint: dict[str, Any]
+) -> SampleSet:
     output = Path(config.output_dir)
     run = RunFolder(output, DATA_SET, fingerprint)
     if run.is_finished():
         logger.info("%s holds these pairs, finished", output)
         return read_samples(output)
     with run.staged(keep_partial=True) as folder:
-        run_pending(tasks, folder, lambda task: pairs.run_chunk(source, task, folder), "pair")
-        result = pairs.gather(source, tasks, folder, classes, fingerprint)
+        run_pending(tasks, folder, lambda task: samples.run_chunk(generator, task, folder, config.max_redraws), "pair")
+        result = samples.gather(generator.card, tasks, folder, classes, fingerprint)
     logger.info("%s", balance_table(class_counts(result.records)))
     for label, counts in result.info["masks_redrawn"].items():
         if counts:
@@ -108,24 +111,17 @@ def generate_pairs(config: GenerateConfig) -> SampleSet:
     return dataclasses.replace(result, root=output)
 
 
-def generate_masks(config: GenerateConfig) -> list[dict[str, Any]]:
-    """Sample `samples` masks of each image in `images`; writes their mean, consensus, doubt, and the one-call estimate.
-
-    Returns the rows of masks.csv. Raises `UserError` for settings that do not fit and images that cannot be read.
-    """
-    config = settle_mode(config)
-    source = _load(config)
-    inputs = read_inputs(Path(str(config.images)), "images", source.card.img_size, config.split, source.card.classes)
-    fingerprint = _fingerprint(source) | {"inputs": _digest(inputs)}
+def _masks(
+    config: GenerateConfig, generator: Generator, classes: list[str], tasks: list[Chunk], fingerprint: dict[str, Any]
+) -> list[dict[str, Any]]:
     output = Path(config.output_dir)
     run = RunFolder(output, DATA_SET, fingerprint)
-    tasks = plan_masks(inputs, config.num_samples_per_input or 1, config.chunk_size)
     if run.is_finished():
         logger.info("%s holds these masks, finished", output)
         return masks.read_rows(tasks, output)
     with run.staged(keep_partial=True) as folder:
-        run_pending(tasks, folder, lambda task: masks.run_chunk(source, task, folder), "mask")
-        rows = masks.gather(source, tasks, folder, fingerprint)
+        run_pending(tasks, folder, lambda task: masks.run_chunk(generator, task, folder), "mask")
+        rows = masks.gather(generator.card, tasks, folder, fingerprint)
     logger.info("images: %d; samples of each: %d", len(rows), rows[0]["samples"])
     if rows[0]["samples"] > 1:
         logger.info("Dice between samples of one image: %.3f", float(np.mean([row["agreement"] for row in rows])))
@@ -133,61 +129,26 @@ def generate_masks(config: GenerateConfig) -> list[dict[str, Any]]:
     return rows
 
 
-def settle_mode(config: GenerateConfig) -> GenerateConfig:
-    """`config` with mode, samples and precision settled."""
-    mode, samples = config.settled_mode, config.num_samples_per_input
+def settle(config: GenerateConfig) -> GenerateConfig:
+    """`config` with what depends on the rest settled: mode, number of samples, chunk size, precision."""
+    mode, samples, chunk = config.settled_mode, config.num_samples_per_input, config.chunk_size
     if samples is None:
         samples = {"image_to_mask": 8, "mask_to_image": 1}.get(mode)
-    return settle_precision(dataclasses.replace(config, mode=mode, num_samples_per_input=samples))
+    if chunk is None:
+        chunk = CHUNK_SIZES.get(choose_device(config.device).type, 50)
+    return settle_precision(dataclasses.replace(config, mode=mode, num_samples_per_input=samples, chunk_size=chunk))
 
 
-def _load(config: GenerateConfig) -> Source:
-    denoiser, card, digest = load_checkpoint(Path(config.checkpoint_path))
-    device = choose_device(config.device)
-    source = Source(settle_mask_guidance(config, card), denoiser.to(device), card, digest)
-    if config.guidance_checkpoint is None or config.guidance == 1:
-        return source
-    guidance_model, other, other_digest = load_checkpoint(Path(config.guidance_checkpoint))
-    for what in ("img_size", "classes", "codec", "train_hashes"):
-        require(
-            getattr(other, what) == getattr(card, what),
-            "--guidance_checkpoint",
-            f"{config.guidance_checkpoint}, whose {what} is not that of {config.checkpoint_path}",
-            "an earlier or smaller model of the same data",
-            "Train it on the same folder, at the same size.",
-        )
-    found = f"{config.guidance_checkpoint}, which sees pictures at other sizes where noise is high"
-    expected = f"one like that of {config.checkpoint_path}: guidance would steer away from coarse pictures"
-    require(
-        guidance_model.low_res == denoiser.low_res,
-        "--guidance_checkpoint",
-        found,
-        expected,
-        "Give an earlier checkpoint of the same run.",
-    )
-    return dataclasses.replace(source, guidance_model=guidance_model.to(device), guidance_digest=other_digest)
-
-
-def settle_mask_guidance(config: GenerateConfig, card: ModelCard) -> GenerateConfig:
-    """`config` with the weight of the mask settled: nothing steers away from an image alone that was never learnt."""
-    if config.mode == "image_to_mask":
-        return config
-    knows = learnt_alone(card.diffusion)
-    weight = config.mask_guidance
-    if weight is None:
-        weight = default_mask_guidance(card.diffusion)
-    found = f"{weight} with a checkpoint that was trained with --diffusion.share_marginal 0"
-    hint = "Leave it out, or train with a share above 0."
-    require(knows or weight == 1, "--mask_guidance", found, "1: it knows no image without its mask", hint)
-    return dataclasses.replace(config, mask_guidance=weight)
-
-
-def _fingerprint(source: Source) -> dict[str, Any]:
-    unused = UNUSED[str(source.config.mode)]
-    digests = {"checkpoint_sha256": source.digest}
-    if source.guidance_digest is not None:
-        digests |= {"guidance_sha256": source.guidance_digest}
-    return fingerprint_of(source.config, "generate", NOT_IN_FINGERPRINT + unused) | digests
+def _fingerprint(
+    config: GenerateConfig, generator: Generator, classes: list[str], inputs: list[ConditioningInput] | None
+) -> dict[str, Any]:
+    """What decides the content of the folder."""
+    task = config.mode
+    assert task is not None
+    left_out = (*NOT_IN_FINGERPRINT, *OF_GENERATORS, *UNUSED.get(task, ()))
+    found = fingerprint_of(config, "generate", left_out) | generator.settings(task)
+    found |= {"checkpoint_sha256": generator.card.digest}
+    return found | ({"classes": classes} if classes else {}) | ({} if inputs is None else {"inputs": _digest(inputs)})
 
 
 def _digest(inputs: list[ConditioningInput]) -> str:
@@ -196,7 +157,7 @@ def _digest(inputs: list[ConditioningInput]) -> str:
     return hashlib.sha256("".join(rows).encode()).hexdigest()[:16]
 
 
-def _masks_to_use(config: GenerateConfig, card: ModelCard) -> list[ConditioningInput]:
+def _masks_to_use(config: GenerateConfig, card: GeneratorCard) -> list[ConditioningInput]:
     """The conditioning masks; of a sample folder those of the train split unless set, since images of held-out masks
     leak."""
     folder = Path(str(config.masks))
@@ -205,7 +166,7 @@ def _masks_to_use(config: GenerateConfig, card: ModelCard) -> list[ConditioningI
         split = "train"
     if split in ("val", "test"):
         logger.warning("images for masks of %s: to look at and to measure; combine will refuse them", split)
-    inputs = read_inputs(folder, "masks", card.img_size, split, card.classes)
+    inputs = read_inputs(folder, "masks", card.img_size, split, card.classes, card.arrays)
     if config.classes is not None:
         inputs = [g for g in inputs if g.label is None or g.label in config.classes]
         require(bool(inputs), "--classes", f"no mask of {', '.join(config.classes)} in {folder}", "masks of that class")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,15 @@ import numpy as np
 import torch
 
 from medsegdiff.data.pictures import contact_sheet, spread
-from medsegdiff.data.records import SYNTHETIC, SampleRecord, SampleSet, class_counts, write_sample, write_samples
-from medsegdiff.engine.device import autocast
+from medsegdiff.data.records import SampleRecord, SampleSet, class_counts, write_sample, write_samples
 from medsegdiff.engine.files import read_json, write_json, write_png
-from medsegdiff.engine.rng import generator
+from medsegdiff.engine.rng import generator as random_stream
 from medsegdiff.errors import UserError
-from medsegdiff.generators.joint_diffusion.sampling import sample_pairs
+from medsegdiff.generators.base import Arrays, Generator, GeneratorCard
 from medsegdiff.synthesis.plan import Chunk, Item, record_file
-from medsegdiff.synthesis.quality_filters import mask_fault
-from medsegdiff.synthesis.source import ASPECT, Source, padded
+from medsegdiff.synthesis.quality_filters import label_map_fault, mask_fault
 
-REDRAWN = 8  # redraws go in batches of the chunk size by this: few masks are refused, and a whole chunk costs minutes
+ASPECT = 22  # purpose number of the random streams
 SHEET_PER_CLASS = 32
 SHEET_MASKS, SHEET_SAMPLES, SHEET_COLUMNS = (
     12,
@@ -32,102 +29,76 @@ SHEET_MASKS, SHEET_SAMPLES, SHEET_COLUMNS = (
 )  # conditioning masks on a sheet, images beside each, pictures a row
 
 
-def run_chunk(source: Source, task: Chunk, folder: Path) -> None:
+def run_chunk(generator: Generator, task: Chunk, folder: Path, max_redraws: int) -> None:
     """Sample a chunk, write its pairs and then, as the sign that it is finished, its record."""
-    images, masks, faults = sample_chunk(source, task)
+    sampled, faults = sample_chunk(generator, task, max_redraws)
     records = []
-    for item, image, mask in zip(task.items, images, masks, strict=True):
+    for item, arrays in zip(task.items, sampled, strict=True):
         records.append(
             write_sample(
-                folder, image, mask, id=item.name, label=item.label, split="train",
-                group=item.name if item.conditioning_input is None else item.conditioning_input.group,
-                source=f"{SYNTHETIC}{source.digest}", pixel_aspect=_aspect(source, item),
+                folder, arrays["image"], arrays["mask"], id=item.request.id, label=item.label, split="train",
+                group=item.request.id if item.conditioning_input is None else item.conditioning_input.group,
+                source=f"synthetic:{generator.card.digest}", pixel_aspect=_aspect(generator.card, item),
+                generator=generator.card.digest,
+                derived_from="" if item.conditioning_input is None else item.conditioning_input.id,
             )
         )  # fmt: skip
     value = {"records": [dataclasses.asdict(r) for r in records], "faults": {k: dict(v) for k, v in faults.items()}}
     write_json(record_file(task, folder), value)
 
 
-def _aspect(source: Source, item: Item) -> float:
+def _aspect(card: GeneratorCard, item: Item) -> float:
     """True width / height: that of the conditioning mask, else that of a train picture of the class."""
     if item.conditioning_input is not None:
         return item.conditioning_input.width * item.conditioning_input.pixel_aspect / item.conditioning_input.height
-    aspects = source.card.aspects[item.label]
-    choice = torch.randint(len(aspects), (1,), generator=generator(source.config.seed, *item.key, ASPECT))
-    return aspects[int(choice)]
+    aspects = card.aspects[item.label]
+    return aspects[int(torch.randint(len(aspects), (1,), generator=random_stream(*item.request.seed, ASPECT)))]
 
 
-def sample_chunk(source: Source, task: Chunk) -> tuple[np.ndarray, np.ndarray, dict[str, Counter[str]]]:
-    """(n, S, S) images and masks of a chunk, and by class how many masks were refused, by reason.
+def _fault(card: GeneratorCard, label: str, mask: np.ndarray) -> str | None:
+    """Why a sampled (S, S) mask of pixel values is refused, or None."""
+    index = card.arrays.index_map(mask)
+    if card.arrays.is_binary:
+        return mask_fault(index, label in card.lesion_classes)
+    shares = {name: float((index == k).mean()) for k, name in enumerate(card.arrays.foreground, start=1)}
+    return label_map_fault(shares, card.always_shown.get(label, {}))
+
+
+def sample_chunk(generator: Generator, task: Chunk, max_redraws: int) -> tuple[list[Arrays], dict[str, Counter[str]]]:
+    """Arrays of each item of a chunk, and by class how many masks were refused, by reason.
 
     An item keeps the first of its attempts 0, 1, ... whose mask passes, so what it becomes does not depend on the chunk
     that it stands in. Conditioning masks are not evaluated. Raises `UserError` where `max_redraws` further ones do not
     do.
     """
-    config, size = source.config, source.card.img_size
-    images = np.zeros((len(task.items), size, size), np.uint8)
-    masks = np.zeros_like(images)
+    found: dict[int, Arrays] = {}
     faults: dict[str, Counter[str]] = {item.label: Counter() for item in task.items}
-    gaps = list(range(len(task.items)))
-    tries, batch = [(gap, 0) for gap in gaps], config.chunk_size
-    tried = [1] * len(gaps)  # attempts that each item has had
-    while tries:
-        sampled = sample_batch(source, [task.items[g] for g, _ in tries], [a for _, a in tries], batch)
-        for (gap, _), image, mask in zip(tries, *sampled, strict=True):
-            if gap not in gaps:  # an earlier attempt has passed
-                continue
+    for attempt in range(max_redraws + 1):
+        gaps = [number for number in range(len(task.items)) if number not in found]
+        if not gaps:
+            break
+        sampled = generator.sample([task.items[gap].request for gap in gaps], attempt)
+        for gap, arrays in zip(gaps, sampled, strict=True):
             item = task.items[gap]
-            fault = None if item.conditioning_input else mask_fault(mask, item.label in source.card.lesion_classes)
+            fault = None if item.conditioning_input else _fault(generator.card, item.label, arrays["mask"])
             if fault is None:
-                images[gap], masks[gap] = image, mask
-                gaps.remove(gap)
+                found[gap] = arrays
             else:
                 faults[item.label][fault] += 1
-        batch = max(1, config.chunk_size // REDRAWN)
-        tries = _next_tries(gaps, tried, batch, config.max_redraws)
-    if gaps:
+    if len(found) < len(task.items):
         counts = ", ".join(f"{label}: {n} {fault}" for label, c in faults.items() for fault, n in c.items())
         raise UserError(
             f"chunk {task.name}",
-            f"{len(gaps)} of {len(task.items)} masks degenerate after {config.max_redraws} redraws ({counts})",
+            f"{len(task.items) - len(found)} of {len(task.items)} masks degenerate after {max_redraws} redraws "
+            f"({counts})",
             "lesion masks",
             "Raise --max_redraws, train longer, or lower --guidance.",
         )
-    return images, masks, faults
-
-
-def _next_tries(gaps: list[int], tried: list[int], count: int, max_redraws: int) -> list[tuple[int, int]]:
-    """Up to `count` (item, attempt), the items in turn, which `tried` then holds; none where all have had theirs."""
-    tries: list[tuple[int, int]] = []
-    for gap in itertools.chain.from_iterable(itertools.repeat(gaps, count)):
-        if len(tries) < count and tried[gap] <= max_redraws:
-            tries.append((gap, tried[gap]))
-            tried[gap] += 1
-    return tries
-
-
-def sample_batch(source: Source, items: list[Item], attempts: list[int], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, S, S) uint8 images and masks of the given attempts, sampled in a batch that is padded to `size`."""
-    config, card = source.config, source.card
-    batch = padded(items, size)
-    numbers = [*attempts, *[attempts[-1]] * (size - len(items))]
-    with autocast(source.device, config.precision):
-        images, masks = sample_pairs(
-            source.denoiser,
-            card.codec,
-            torch.tensor([card.classes.index(i.label) for i in batch]),
-            source.sigmas,
-            source.noise(batch, numbers),
-            sampler=config.sampler,
-            guidance=source.guidance,
-            sigma_scale=config.sigma_scale,
-            known=source.known(batch),
-        )
-    return images[: len(items), 0].numpy(), masks[: len(items), 0].numpy()
+    return [found[number] for number in range(len(task.items))], faults
 
 
 def gather(
-    source: Source, tasks: list[Chunk], folder: Path, classes: list[str], fingerprint: dict[str, Any]
+    card: GeneratorCard, tasks: list[Chunk], folder: Path, classes: list[str], fingerprint: dict[str, Any]
 ) -> SampleSet:
     """Turn the records of all chunks into metadata; also writes class_balance.json and contact_sheet.png."""
     chunks = [read_json(record_file(t, folder)) for t in tasks]
@@ -137,14 +108,16 @@ def gather(
         for label, counts in chunk["faults"].items():
             redrawn[label].update(counts)
     hashes = sorted({item.conditioning_input.hash for task in tasks for item in task.items if item.conditioning_input})
+    info: dict[str, Any] = {"conditioning_masks": hashes} if hashes else {}
     pairs = write_samples(
         folder,
         records,
         classes=classes,
         fingerprint=fingerprint,
-        checkpoint=source.provenance,
+        arrays=card.arrays,
+        checkpoint=card.provenance,
         masks_redrawn={label: dict(counts) for label, counts in redrawn.items()},
-        **({"conditioning_masks": hashes} if hashes else {}),
+        **info,
     )
     balance = {"generated": class_counts(records)["train"], "masks_redrawn": redrawn}
     write_json(folder / "class_balance.json", balance)
@@ -156,14 +129,15 @@ def _sheet(pairs: SampleSet) -> np.ndarray:
     """The first pairs of each class."""
     chosen = [r for label in pairs.classes for r in pairs.select(label=label).records[:SHEET_PER_CLASS]]
     images, masks = zip(*[_in_proportion(pairs, r) for r in chosen], strict=True)
-    return contact_sheet(images, masks, [r.label for r in chosen])
+    return contact_sheet(images, masks, [r.label for r in chosen], spec=pairs.arrays)
 
 
 def _in_proportion(pairs: SampleSet, record: SampleRecord) -> tuple[np.ndarray, np.ndarray]:
     """Image and mask of a pair in their true proportions: resized to a square, a wide lesion looks tall."""
     size = (max(1, round(record.width * record.pixel_aspect)), record.height)
     image = cv2.resize(pairs.read_image(record), size, interpolation=cv2.INTER_LINEAR)
-    return image, cv2.resize(pairs.read_mask(record), size, interpolation=cv2.INTER_LINEAR)
+    how = cv2.INTER_LINEAR if pairs.arrays.is_binary else cv2.INTER_NEAREST  # numbers of classes do not mix
+    return image, cv2.resize(pairs.read_mask(record), size, interpolation=how)
 
 
 def _input_sheet(tasks: list[Chunk], pairs: SampleSet) -> np.ndarray:
@@ -172,7 +146,7 @@ def _input_sheet(tasks: list[Chunk], pairs: SampleSet) -> np.ndarray:
     for task in tasks:
         for item in task.items:
             assert item.conditioning_input is not None
-            names.setdefault(f"{item.conditioning_input.id} {item.label}", []).append(item.name)
+            names.setdefault(f"{item.conditioning_input.id} {item.label}", []).append(item.request.id)
     rows = spread(list(names.items()), SHEET_MASKS)
     by_id = {r.id: r for r in pairs.records}
     width = min(SHEET_SAMPLES, max(len(sampled) for _, sampled in rows))
@@ -182,8 +156,10 @@ def _input_sheet(tasks: list[Chunk], pairs: SampleSet) -> np.ndarray:
     for title, sampled in rows:
         records = [by_id[name] for name in sampled[:width]]
         shown = [_in_proportion(pairs, r) for r in records]
-        images += [np.maximum(shown[0][1], 48), *[image for image, _ in shown]]  # its edge shows on black
-        masks += [None, *[mask for _, mask in shown]]
+        # The mask alone: that of a lesion, whose edge shows on black, or the outlines of all classes on grey
+        first = np.maximum(shown[0][1], 48) if pairs.arrays.is_binary else np.full(shown[0][1].shape, 96, np.uint8)
+        images += [first, *[image for image, _ in shown]]
+        masks += [None if pairs.arrays.is_binary else shown[0][1], *[mask for _, mask in shown]]
         titles += [title, *[f"sample {n}" for n in range(len(records))]]
     masks_a_row = max(1, SHEET_COLUMNS // (width + 1))
-    return contact_sheet(images, masks, titles, columns=masks_a_row * (width + 1))
+    return contact_sheet(images, masks, titles, columns=masks_a_row * (width + 1), spec=pairs.arrays)

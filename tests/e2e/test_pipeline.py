@@ -1,10 +1,12 @@
-"""The five scripts, as a user runs them, on a small phantom: each in a process of its own, in the user's folder."""
+"""The five scripts, with the flags that a user types, on a small phantom, in the user's folder."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
-import os
+import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -48,12 +50,17 @@ SEGMENT = (
 )
 
 
-def script(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run `python <script> <flags>` in a folder that is not the repository."""
+def script(line: str, folder: Path) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of `python <script> <flags>` in a folder that is not the repository."""
     name, *flags = line.split()
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    command = [sys.executable, str(REPOSITORY / name), *flags]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    out, err = io.StringIO(), io.StringIO()
+    redirected = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder), redirected[0], redirected[1]:
+        patch.setattr(sys, "argv", [name, *flags])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(REPOSITORY / name), run_name="__main__")
+    assert isinstance(stop.value.code, int)
+    return stop.value.code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +70,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_phantom(PhantomConfig(str(folder / "busi"), num_benign=16, num_malignant=12, duplicates=1))
     (folder / "settings.yaml").write_text(SETTINGS)
     for line in (PREPARE, TRAIN, GENERATE, COMBINE, SEGMENT):
-        done = script(line, folder)
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-        (folder / f"{line.split()[0]}.log").write_text(done.stdout)
+        status, out, err = script(line, folder)
+        assert status == 0, f"{line}\n{out}\n{err}"
+        (folder / f"{line.split()[0]}.log").write_text(out)
     return folder
+
+
+def test_a_script_needs_nothing_but_its_folder(folder: Path) -> None:
+    """Damage: a script that finds the package only where PYTHONPATH or the current folder leads to it."""
+    command = [sys.executable, str(REPOSITORY / PREPARE.split()[0]), *PREPARE.split()[1:]]
+    done = subprocess.run(command, cwd=folder, env={}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_prepared_pairs(folder: Path) -> None:
@@ -98,7 +112,7 @@ def test_generated_pairs(folder: Path) -> None:
 def test_combined_pairs(folder: Path) -> None:
     """Damage: synthetic pairs in val or test; real test pairs left out; a class balance that is not reported."""
     real, combined = (read_samples(folder / "data" / name) for name in ("busi_processed", "busi_combined"))
-    synthetic = [r for r in combined.records if r.source.startswith("synthetic:")]
+    synthetic = [r for r in combined.records if r.is_synthetic]
     assert synthetic
     assert {r.split for r in synthetic} == {"train"}
     for split in ("val", "test"):
@@ -128,8 +142,8 @@ def test_the_same_training_command_again(folder: Path) -> None:
     best = folder / "checkpoints" / "best_model.safetensors"
     before = best.read_bytes(), best.stat().st_mtime_ns
     seconds = json.loads((folder / "checkpoints" / "summary.json").read_text())["seconds"]
-    done = script(TRAIN, folder)
-    assert done.returncode == 0, done.stderr
+    status, _, err = script(TRAIN, folder)
+    assert status == 0, err
     assert (best.read_bytes(), best.stat().st_mtime_ns) == before
     assert json.loads((folder / "checkpoints" / "summary.json").read_text())["seconds"] == seconds
 
@@ -147,9 +161,9 @@ def test_the_same_training_command_again(folder: Path) -> None:
 )
 def test_bad_input_is_one_line_and_status_2(line: str, text: str, tmp_path: Path) -> None:
     """Damage: a script that drops the status of `main`, or a traceback for bad input."""
-    done = script(line, tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert text in done.stderr
+    status, _, err = script(line, tmp_path)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert text in err
     assert list(tmp_path.iterdir()) == []

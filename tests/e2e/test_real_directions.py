@@ -22,7 +22,9 @@ from medsegdiff.downstream.segmentation.models import load_model
 from medsegdiff.downstream.segmentation.scores import overlaps
 from medsegdiff.downstream.segmentation.training import predict_masks, true_masks
 from medsegdiff.synthesis.config import GenerateConfig
-from medsegdiff.synthesis.run import generate_pairs
+from medsegdiff.synthesis.run import generate
+
+pytestmark = pytest.mark.slow
 
 REQUIRED_DROP = 0.3  # Dice
 
@@ -37,7 +39,7 @@ def test_shuffled_masks_cost_agreement(tmp_path: Path) -> None:
         str(run / "checkpoints" / "best_model.safetensors"), str(tmp_path / "sampled"), masks=str(run / "real"),
         split="val", steps=12, chunk_size=24,
     )  # fmt: skip
-    sampled = generate_pairs(config)
+    sampled = generate(config)
     model, settings = load_model(run / "segmentation_real" / "seed_0" / "best_model.safetensors")
     data = load_tensors(sampled, int(settings["config"]["img_size"]), what="sampled pairs")
     reference_model = SegmentConfig("", precision="fp32", tta_flip=False)

@@ -7,12 +7,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
-from sklearn.metrics import roc_curve as sklearn_curve
+from sklearn.metrics import roc_curve
 from torchmetrics.functional.classification import binary_auroc, binary_sensitivity_at_specificity, multiclass_auroc
 
 from medsegdiff.downstream.classification.scores import MEASURES, SPECIFICITY, operating_threshold
-from medsegdiff.statistics.roc import macro_auc, rank_auc, roc_curve
 
 CASES = range(100)
 
@@ -40,58 +38,52 @@ def columns(probabilities: np.ndarray, labels: np.ndarray, positive: int) -> dic
     }
 
 
-@pytest.mark.parametrize("start", [0, 50])
-def test_auc_of_two_classes(start: int) -> None:
-    """Fails if ties count as whole wins or as none."""
-    for seed in CASES[start : start + 50]:
+def test_auc_of_two_classes() -> None:
+    """Damage: ties that count as whole wins or as none."""
+    for seed in CASES[:30]:
         values, labels = binary_case(seed)
-        found = rank_auc(values, labels)
-        assert found == pytest.approx(roc_auc_score(labels, values), abs=1e-12)
-        reference = binary_auroc(torch.tensor(values), torch.tensor(labels).long())
-        assert found == pytest.approx(float(reference), abs=1e-6)
         table = columns(np.stack([1 - values, values], axis=1), labels.astype(int), positive=1)
-        assert MEASURES["auc"](table, np.arange(len(labels))) == found
+        expected = binary_auroc(torch.tensor(values), torch.tensor(labels).long())
+        assert MEASURES["auc"](table, np.arange(len(labels))) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_auc_of_three_classes() -> None:
-    """Macro, one against the rest. Fails if classes are weighted by how frequent they are."""
+    """Macro, one against the rest. Damage: classes weighted by how frequent they are; the rows of a resample unused."""
     for seed in CASES[:30]:
         random = np.random.default_rng(seed)
         labels = np.concatenate([[0, 1, 2], random.choice(3, size=40, p=[0.6, 0.3, 0.1])])
         raw = random.integers(1, 6, size=(len(labels), 3)) + 3.0 * np.eye(3)[labels]
         probabilities = raw / raw.sum(axis=1, keepdims=True)
-        found = macro_auc(probabilities, labels)
-        assert found == pytest.approx(roc_auc_score(labels, probabilities, multi_class="ovr"), abs=1e-12)
-        reference = multiclass_auroc(torch.tensor(probabilities), torch.tensor(labels), num_classes=3)
-        assert found == pytest.approx(float(reference), abs=1e-6)
-        rows = random.integers(0, len(labels), size=len(labels))
-        if len(np.unique(labels[rows])) == 3:
-            expected = roc_auc_score(labels[rows], probabilities[rows], multi_class="ovr")
-            assert MEASURES["auc"](columns(probabilities, labels, 1), rows) == pytest.approx(expected, abs=1e-12)
+        rows = np.concatenate([[0, 1, 2], random.integers(0, len(labels), size=len(labels))])
+        expected = multiclass_auroc(torch.tensor(probabilities[rows]), torch.tensor(labels[rows]), num_classes=3)
+        found = MEASURES["auc"](columns(probabilities, labels, 1), rows)
+        assert found == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_balanced_accuracy() -> None:
-    """Fails if the classes are weighted by how frequent they are."""
-    for seed in CASES:
+    """Damage: classes weighted by how frequent they are."""
+    for seed in CASES[:30]:
         random = np.random.default_rng(seed)
         labels = np.concatenate([[0, 1, 2], random.choice(3, size=30, p=[0.7, 0.2, 0.1])])
         probabilities = random.dirichlet(np.ones(3), size=len(labels))
         found = MEASURES["balanced_accuracy"](columns(probabilities, labels, 2), np.arange(len(labels)))
-        assert found == pytest.approx(balanced_accuracy_score(labels, probabilities.argmax(axis=1)), abs=1e-12)
+        assert found == pytest.approx(
+            np.mean([(probabilities[labels == k].argmax(axis=1) == k).mean() for k in range(3)])
+        )
 
 
 def test_sensitivity_at_specificity() -> None:
-    """The best point of the ROC curve left of 1 - 0.9. Fails if ties with the threshold count as positive."""
+    """The best point of the ROC curve left of 1 - 0.9. Damage: ties with the threshold that count as positive."""
     for seed in CASES:
         values, labels = binary_case(seed)
         table = columns(np.stack([1 - values, values], axis=1), labels.astype(int), positive=1)
         found = MEASURES["sensitivity_at_90"](table, np.arange(len(labels)))
-        wrong, right, _ = sklearn_curve(labels, values, drop_intermediate=False)
+        wrong, right, _ = roc_curve(labels, values, drop_intermediate=False)
         assert found == pytest.approx(right[wrong <= 1 - SPECIFICITY + 1e-9].max(), abs=1e-12)
 
 
 def test_sensitivity_at_specificity_as_torchmetrics_has_it() -> None:
-    """Values without ties, 20 negatives. Fails if of 20 negatives only one may be wrong."""
+    """Values without ties, 20 negatives. Damage: of 20 negatives only one may be wrong."""
     for seed in CASES[:30]:
         random = np.random.default_rng(seed)
         values = random.permutation(45) / 50
@@ -105,20 +97,10 @@ def test_sensitivity_at_specificity_as_torchmetrics_has_it() -> None:
 
 
 def test_threshold_has_the_specificity_and_no_lower_one_does() -> None:
-    """Fails if the threshold is that of another negative than the first that must not be wrong."""
+    """Damage: the threshold of another negative than the first that must not be wrong."""
     for seed in CASES:
         values, labels = binary_case(seed)
         threshold = operating_threshold(values, labels)
         assert (values[~labels] <= threshold).mean() >= SPECIFICITY - 1e-9
         lower = np.unique(values)[np.unique(values) < threshold]
         assert all((values[~labels] <= t).mean() < SPECIFICITY - 1e-9 for t in lower)
-
-
-def test_curve() -> None:
-    """Fails if equal values are steps of their own, or the point (0, 0) is missing."""
-    for seed in CASES[:30]:
-        values, labels = binary_case(seed)
-        wrong, right, _ = sklearn_curve(labels, values, drop_intermediate=False)
-        found = roc_curve(values, labels)
-        assert found[0] == pytest.approx(wrong)
-        assert found[1] == pytest.approx(right)

@@ -16,7 +16,7 @@ from medsegdiff.generators.joint_diffusion.noise import ddpm_abar, ddpm_sigmas, 
 from medsegdiff.generators.joint_diffusion.samplers import ddim, dpmpp_2m
 
 if TYPE_CHECKING:
-    from conftest import Gaussian
+    from gaussians import Gaussian
 
 schedulers = pytest.importorskip("diffusers.schedulers")
 

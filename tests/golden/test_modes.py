@@ -19,7 +19,7 @@ from medsegdiff.generators.joint_diffusion.samplers import SAMPLERS
 from medsegdiff.generators.joint_diffusion.sampling import sample_channels
 
 if TYPE_CHECKING:
-    from conftest import Gaussian
+    from gaussians import Gaussian
 
 CODEC = PairCodec((0.5, 0.5), (0.5, 0.5))
 LEVELS = DiffusionConfig(sigma_min=0.002)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medsegdiff.conditioning.condition import Condition
+from medsegdiff.conditioning.base import Conditions
 from medsegdiff.generators.joint_diffusion.config import DiffusionConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser, expand_levels
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
@@ -24,7 +24,7 @@ class Recorder(nn.Module):
         self.gain = nn.Parameter(torch.tensor(gain))
         self.x, self.c_noise = torch.empty(0), torch.empty(0)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Conditions) -> Tensor:
         self.x, self.c_noise = x, c_noise
         return self.gain * x
 
@@ -61,7 +61,7 @@ def test_network_sees_and_predicts_unit_variance(sigma: float) -> None:
     x0 = clean(0)
     x = x0 + sigma * torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
     levels = torch.full((4, 2), sigma)
-    denoiser(x, levels, Condition())
+    denoiser(x, levels, {})
     assert recorder.x.var().item() == pytest.approx(1, rel=0.03)
     c_skip, c_out, _, _ = denoiser.coefficients(torch.tensor(sigma))
     target = (x0 - c_skip * x) / c_out
@@ -74,7 +74,7 @@ def test_loss_of_a_network_that_says_nothing_is_one(sigma: float) -> None:
     x0 = clean(2)
     noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(3))
     levels = torch.full((4, 2), sigma)
-    loss = denoising_loss(Denoiser(Recorder(), PAIR), x0, Condition(), levels, noise, DiffusionConfig())
+    loss = denoising_loss(Denoiser(Recorder(), PAIR), x0, {}, levels, noise, DiffusionConfig())
     assert loss.shape == (4, 2)
     assert loss.mean(dim=0).tolist() == pytest.approx([1, 1], rel=0.05)
 
@@ -82,7 +82,7 @@ def test_loss_of_a_network_that_says_nothing_is_one(sigma: float) -> None:
 def test_nothing_changes_at_sigma_zero() -> None:
     """Damage: flooring sigma in c_skip and c_out as it is floored in c_noise."""
     x = clean(4, (3, 2, 8, 8))
-    assert torch.equal(Denoiser(Recorder(7.0), PAIR)(x, torch.zeros(3, 2), Condition()), x)
+    assert torch.equal(Denoiser(Recorder(7.0), PAIR)(x, torch.zeros(3, 2), {}), x)
 
 
 @pytest.mark.parametrize("column", [0, 1])
@@ -91,7 +91,7 @@ def test_a_clean_modality_comes_back_beside_a_noisy_one(column: int) -> None:
     x = clean(5, (3, 2, 8, 8))
     sigma = torch.full((3, 2), 1.5)
     sigma[:, column] = 0
-    out = Denoiser(Recorder(7.0), PAIR)(x, sigma, Condition())
+    out = Denoiser(Recorder(7.0), PAIR)(x, sigma, {})
     assert torch.equal(out[:, column], x[:, column])
     assert not torch.equal(out[:, 1 - column], x[:, 1 - column])
 
@@ -104,7 +104,7 @@ def test_levels_reach_the_channels_of_their_modality() -> None:
     recorder = Recorder()
     denoiser = Denoiser(recorder, modality)
     x = torch.ones(2, 3, 4, 4)
-    out = denoiser(x, sigma, Condition())
+    out = denoiser(x, sigma, {})
     for row in range(2):
         for channel, s in enumerate(sigma[row, modality].tolist()):
             assert recorder.x[row, channel, 0, 0].item() == pytest.approx((s**2 + 0.25) ** -0.5)
@@ -116,7 +116,7 @@ def test_any_rank_of_picture() -> None:
     """Damage: view(B, C, 1, 1), which ties the core to two dimensions."""
     for shape in [(2, 2, 5), (2, 2, 3, 4, 5)]:
         x = torch.randn(shape)
-        assert Denoiser(Recorder(), PAIR)(x, torch.ones(2, 2), Condition()).shape == shape
+        assert Denoiser(Recorder(), PAIR)(x, torch.ones(2, 2), {}).shape == shape
 
 
 def test_edm_weight_undoes_c_out() -> None:
@@ -140,7 +140,7 @@ def test_a_clean_modality_costs_nothing(process: str) -> None:
     sigma = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]], requires_grad=True)
     config = DiffusionConfig(process=process)
     x0 = clean(6, (3, 2, 8, 8))
-    loss = denoising_loss(Denoiser(recorder, PAIR), x0, Condition(), sigma, torch.randn_like(x0), config)
+    loss = denoising_loss(Denoiser(recorder, PAIR), x0, {}, sigma, torch.randn_like(x0), config)
     assert (loss == 0).tolist() == [[True, False], [False, True], [True, True]]
     loss.sum().backward()
     assert recorder.gain.grad is not None
@@ -155,5 +155,5 @@ def test_loss_is_the_mean_over_the_channels_of_a_modality() -> None:
     x0 = torch.zeros(1, 4, 2, 2)
     noise = torch.tensor([1.0, 2.0, 3.0, 5.0]).view(1, 4, 1, 1).expand(1, 4, 2, 2)
     config = DiffusionConfig(process="ddpm", min_snr=1e9)
-    loss = denoising_loss(Denoiser(Recorder(), modality), x0, Condition(), torch.ones(1, 2), noise, config)
+    loss = denoising_loss(Denoiser(Recorder(), modality), x0, {}, torch.ones(1, 2), noise, config)
     assert loss[0].tolist() == pytest.approx([(0.2**2) * (1 + 4 + 9) / 3, 0.2**2 * 25])  # c_skip = 0.2 at sigma = 1

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import recorder
 
-SPEC = importlib.util.spec_from_file_location("recorder", Path(__file__).parent / "record" / "recorder.py")
-assert SPEC is not None
-assert SPEC.loader is not None
-recorder = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(recorder)
+pytestmark = pytest.mark.slow
 
 CLOSE = 3  # grey values
 

@@ -19,7 +19,7 @@ from medsegdiff.generators.joint_diffusion.noise import sampling_sigmas
 from medsegdiff.generators.joint_diffusion.samplers import SAMPLERS
 
 if TYPE_CHECKING:
-    from conftest import Gaussian
+    from gaussians import Gaussian
 
 PAIR = torch.tensor([0, 1])
 TOP = 80.0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medsegdiff.cli import COMMANDS, load, parse, settings
+from medsegdiff.cli import parse
 from medsegdiff.generators.joint_diffusion.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -136,19 +136,3 @@ def test_every_yaml_loads(path: Path) -> None:
 def test_there_are_yaml_files() -> None:
     """Fails if configs/ is moved, so that the test above finds nothing to load."""
     assert {"quickstart", "busi_128", "busi_256"} <= {path.stem for path in (ROOT / "configs").glob("*.yaml")}
-
-
-@pytest.mark.parametrize("command", list(SCRIPTS.values()))
-def test_readme_names_every_flag(command: str) -> None:
-    """Fails if a field is added to a configuration, or renamed there, without its line in the README."""
-    section = (ROOT / "README.md").read_text().split("\n## Phase ")[list(SCRIPTS.values()).index(command) + 1]
-    keys = [s.key for s in settings(load(COMMANDS[command].config)) if "." not in s.key]
-    assert [key for key in keys if f"| `--{key}`" not in section] == []
-
-
-@pytest.mark.parametrize(("command", "heading"), [("evaluate", "## Flags"), ("describe", "## Describe")])
-def test_the_page_on_evaluation_names_every_flag(command: str, heading: str) -> None:
-    """Fails if a field is added to the configuration of a command, or renamed there, without its line in the docs."""
-    section = (ROOT / "docs" / "evaluate.md").read_text().split(f"\n{heading}")[1].split("\n## ")[0]
-    keys = [s.key for s in settings(load(COMMANDS[command].config))]
-    assert [key for key in keys if f"| `--{key}`" not in section] == []

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TWO_SIZES, random_checkpoint
+from tiny_networks import TWO_SIZES, random_checkpoint
 
-from medsegdiff.conditioning.condition import Condition
 from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint
 from medsegdiff.generators.joint_diffusion.export import ExportConfig, export
 
@@ -28,7 +27,7 @@ def test_exported_checkpoint_is_half_as_large_and_denoises_alike(factor: int, le
         assert torch.equal(a, b), name
     assert any(not torch.equal(a, b) for a, b in zip(whole.parameters(), small.parameters(), strict=True))
     x = torch.randn(2, len(whole.modality), card.img_size, card.img_size, generator=torch.Generator().manual_seed(0))
-    given = Condition(torch.tensor([0, 1]), torch.tensor([True, True]))
+    given = {"label": torch.tensor([0, 1])}
     a, b = (network(x, torch.full((2, 2), level), given) for network in (whole, small))
     assert torch.allclose(a, b, atol=0.02)
     assert next(small.parameters()).dtype == torch.float32

@@ -74,6 +74,8 @@ def records(draw: st.DrawFn) -> list[SampleRecord]:
             image_hash=HASHES,
             mask_hash=HASHES,
             perceptual_hash=HASHES,
+            **dict.fromkeys(("text", "modality", "subject", "generator", "derived_from"), NAMES | st.just("")),
+            attributes=st.dictionaries(NAMES, st.floats(allow_nan=False, allow_infinity=False), max_size=2),
         )
         rows.append(draw(row))
     return rows
@@ -255,7 +257,7 @@ TRAIN_CONFIGS = st.builds(
     output_dir=TEXTS,
     img_size=st.integers(1, 128).map(lambda side: 32 * side),
     lr=POSITIVE,
-    label_dropout=st.floats(0, 1),
+    condition_dropout=st.floats(0, 1),
     augment=st.booleans(),
     precision=st.sampled_from(get_args(Precision)),
     seed=st.integers(0, 2**63 - 1),

@@ -6,12 +6,11 @@ patients, benign and malignant.
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
-from medsegdiff.data.readers import RawSample
-from medsegdiff.data.readers.matching import find_root, match, pictures, read_pair, subfolder
+from medsegdiff.data.readers.matching import find_roots, match, pictures, read_pair, subfolder
+from medsegdiff.data.readers.raw import RawSample, ReadOptions
+from medsegdiff.data.readers.table import read_csv
 from medsegdiff.errors import UserError
 
 TABLE = "bus_data.csv"
@@ -21,12 +20,12 @@ CLASSES = ("benign", "malignant")
 LAYOUT = "BUS-BRA: Images/bus_0001-l.png, Masks/mask_0001-l.png, bus_data.csv"
 
 
-def find(folder: Path) -> Path | None:
-    """The folder that holds the table, at `folder` or below; None where this is another data set."""
-    return find_root(folder, lambda f: (f / TABLE).is_file() and subfolder(f, "Images") is not None)
+def find(folder: Path, _: ReadOptions) -> list[Path]:
+    """The folders that hold the table, each one at `folder` or below."""
+    return find_roots(folder, lambda f: (f / TABLE).is_file() and subfolder(f, "Images") is not None)
 
 
-def read(root: Path) -> list[RawSample]:
+def read(root: Path, _: ReadOptions) -> list[RawSample]:
     """All pairs, with class and patient. Raises `UserError` where a file, a row or a column is missing or broken."""
     rows = _table(root / TABLE)
     images, masks = subfolder(root, "Images"), subfolder(root, "Masks")
@@ -46,17 +45,9 @@ def read(root: Path) -> list[RawSample]:
 
 def _table(path: Path) -> dict[str, tuple[str, str]]:
     """Class and patient by picture."""
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""))
-        columns, rows = reader.fieldnames or [], list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(path, f"a file that is no table ({error})", "a CSV in UTF-8", RESTORE) from error
-    missing = [name for name in COLUMNS if name not in columns]
-    if missing:
-        raise UserError(path, f"no column {missing[0]}", f"the columns {', '.join(COLUMNS)}", RESTORE)
     found: dict[str, tuple[str, str]] = {}
-    for row in rows:
-        name, patient, label = (row[column] or "" for column in COLUMNS)  # None where a row is cut off
+    for row in read_csv(path, COLUMNS, RESTORE):
+        name, patient, label = (row[column] for column in COLUMNS)
         where = f"{path}, row {name or '(without ID)'}"
         if name in found:
             raise UserError(where, "a second row of that picture", "one", RESTORE)

@@ -11,23 +11,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from medsegdiff.data.decoding import read_grey
-from medsegdiff.data.readers import RawSample
-from medsegdiff.data.readers.matching import MASK_THRESHOLD, find_root, match, pictures, subfolder
+from medsegdiff.data.decoding import decode, read_grey
+from medsegdiff.data.mask_files import MASK_THRESHOLD
+from medsegdiff.data.readers.matching import check_size, find_roots, match, pictures, subfolder
+from medsegdiff.data.readers.raw import RawSample, ReadOptions
 from medsegdiff.errors import UserError
 
 LAYOUT = "BUS-UCLM: images/ALWI_000.png, masks/ALWI_000.png (coloured), INFO.csv"
 
 
-def find(folder: Path) -> Path | None:
-    """The folder that holds images and masks, at `folder` or below; None where this is another data set."""
-    return find_root(folder, lambda f: (f / "INFO.csv").is_file() and subfolder(f, "images") is not None)
+def find(folder: Path, _: ReadOptions) -> list[Path]:
+    """The folders that hold images and masks, each one at `folder` or below."""
+    return find_roots(folder, lambda f: (f / "INFO.csv").is_file() and subfolder(f, "images") is not None)
 
 
-def read(root: Path) -> list[RawSample]:
+def read(root: Path, _: ReadOptions) -> list[RawSample]:
     """All pairs with a lesion, with class and patient. Raises `UserError` where a file is missing or broken."""
     images, masks = subfolder(root, "images"), subfolder(root, "masks")
     if images is None or masks is None:
@@ -37,9 +37,7 @@ def read(root: Path) -> list[RawSample]:
         label, lesion = _read_mask(mask)
         if label:
             picture = read_grey(image)
-            if lesion.shape != picture.shape:
-                sizes = (f"{a.shape[1]} x {a.shape[0]} pixels" for a in (lesion, picture))
-                raise UserError(mask, next(sizes), f"{next(sizes)}, as its picture", "Restore the published file.")
+            check_size(mask, lesion, picture)
             patient = image.stem.rsplit("_", 1)[0]
             found.append(RawSample(image.stem, label, f"images/{image.name}", picture, lesion, patient))
     return found
@@ -47,14 +45,11 @@ def read(root: Path) -> list[RawSample]:
 
 def _read_mask(path: Path) -> tuple[str, np.ndarray]:
     """The class of a coloured mask, "" for an empty one, and its lesions of all kinds as (H, W) in {0, 255}."""
-    grey = read_grey(path)  # whose checks refuse a broken file
-    colours = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if colours is None:
-        raise UserError(path, "a file that cannot be decoded", "a whole picture", "Restore the file.")
-    blue, green, red = (colours[..., channel] > MASK_THRESHOLD for channel in range(3))
+    file = decode(path)
+    red, green, blue = (file.colours[..., channel] > MASK_THRESHOLD for channel in range(3))
     if (green & red).any():
         raise UserError(path, "a mask that is not coloured", "green and red on black", "Restore the published file.")
     lesion = np.where(green | red, 255, 0).astype(np.uint8)
-    if blue.any() or (grey.any() and not lesion.any()):
+    if blue.any() or (file.grey.any() and not lesion.any()):
         raise UserError(path, "other colours", "green and red on black", "Restore the published file.")
     return "malignant" if red.any() else "benign" if green.any() else "", lesion

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medsegdiff.data.readers import RawSample
-from medsegdiff.data.readers.matching import find_root, match, pictures, read_pair
+from medsegdiff.data.readers.matching import find_roots, match, pictures, read_pair
+from medsegdiff.data.readers.raw import RawSample, ReadOptions
 
 IMAGE, MASK = "test_image_", "mask_"  # how names begin, in small letters
 LAYOUT = "STU-Hospital: Hospital/Test_Image_1.png and mask_1.png"
 
 
-def find(folder: Path) -> Path | None:
-    """The folder that holds the pictures, at `folder` or below; None where this is another data set."""
-    return find_root(folder, lambda f: any(p.stem.lower().startswith(IMAGE) for p in pictures(f)))
+def find(folder: Path, _: ReadOptions) -> list[Path]:
+    """The folders that hold the pictures, each one at `folder` or below."""
+    return find_roots(folder, lambda f: any(p.stem.lower().startswith(IMAGE) for p in pictures(f)))
 
 
-def read(root: Path) -> list[RawSample]:
+def read(root: Path, _: ReadOptions) -> list[RawSample]:
     """All pairs, in the order of their numbers. Raises `UserError` where a file is missing or broken."""
     files = pictures(root)
     images = [p for p in files if p.stem.lower().startswith(IMAGE)]

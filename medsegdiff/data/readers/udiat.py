@@ -11,20 +11,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medsegdiff.data.readers import RawSample
-from medsegdiff.data.readers.matching import find_root, match, pictures, read_pair, subfolder
+from medsegdiff.data.readers.matching import find_roots, match, pictures, read_pair, subfolder
+from medsegdiff.data.readers.raw import RawSample, ReadOptions
 from medsegdiff.errors import UserError
 
 CLASSES = ("benign", "malignant")
 LAYOUT = "UDIAT: original/000001.png, GT/000001.png"
 
 
-def find(folder: Path) -> Path | None:
-    """The folder that holds original and GT, at `folder` or below; None where this is another data set."""
-    return find_root(folder, lambda f: all(subfolder(f, name) is not None for name in ("original", "GT")))
+def find(folder: Path, _: ReadOptions) -> list[Path]:
+    """The folders that hold original and GT, each one at `folder` or below."""
+    return find_roots(folder, lambda f: all(subfolder(f, name) is not None for name in ("original", "GT")))
 
 
-def read(root: Path) -> list[RawSample]:
+def read(root: Path, _: ReadOptions) -> list[RawSample]:
     """All pairs. Raises `UserError` where a file is missing or broken."""
     folders = {name: subfolder(root, name) for name in ("original", "GT", *CLASSES)}
     labels: dict[str, str] = {}

@@ -18,13 +18,16 @@ from medsegdiff.features.perceptual.weights import read_weights
 DEFAULT_MODEL = "resnet18"
 
 
-def build_classifier(name: str, weights: str | None, classes: int, dropout: float, img_size: int) -> nn.Module:
-    """A network of timm from (B, 1, S, S) standardised images to (B, K) logits, S = `img_size`, K = `classes`.
+def build_classifier(
+    name: str, weights: str | None, classes: int, dropout: float, img_size: int, channels: int = 1
+) -> nn.Module:
+    """A network of timm from (B, C, S, S) standardised images to (B, K) logits, S = `img_size`, K = `classes`,
+    C = `channels`.
 
-    `weights`: None starts from scratch; "imagenet" downloads; else the path of a file (`read_weights`). Its stem for
-    colour pictures is summed to one channel, and its head left out. `dropout`: the share of features dropped before
-    the last layer. Raises `UserError` for an unknown name, a size that the network does not take, weights that do not
-    fit it, and where a download fails.
+    `weights`: None starts from scratch; "imagenet" downloads; else the path of a file (`read_weights`). For grey
+    pictures its stem for colours is summed to one channel; its head is left out. `dropout`: the share of features
+    dropped before the last layer. Raises `UserError` for an unknown name, a size that the network does not take,
+    weights that do not fit it, and where a download fails.
     """
     downloads = weights == IMAGENET
     check_timm_name(name, weights if downloads else None, "--model", f"{DEFAULT_MODEL}, efficientnet_b0, convnext_tiny")
@@ -34,7 +37,7 @@ def build_classifier(name: str, weights: str | None, classes: int, dropout: floa
         model: nn.Module = timm.create_model(
             name,
             pretrained=downloads,
-            in_chans=1,
+            in_chans=channels,
             num_classes=classes,
             drop_rate=dropout,
             img_size=img_size if fixed else None,
@@ -43,7 +46,7 @@ def build_classifier(name: str, weights: str | None, classes: int, dropout: floa
         raise _wrong_size(name, img_size) from error
     except OSError as error:
         raise failed_download(IMAGENET, name, error) from error
-    if not output_shapes(model, [img_size]):
+    if not output_shapes(model, [img_size], channels):
         raise _wrong_size(name, img_size)
     if weights is not None and not downloads:
         path = Path(weights)
@@ -59,7 +62,8 @@ def load_classifier(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     weights, settings = load_weights(path)
     config = settings["config"]
-    model = build_classifier(config["model"], None, len(settings["classes"]), config["dropout"], config["img_size"])
+    shape = len(settings["classes"]), config["dropout"], config["img_size"], settings.get("channels", 1)
+    model = build_classifier(config["model"], None, *shape)
     model.load_state_dict(weights)
     return model.eval(), settings
 

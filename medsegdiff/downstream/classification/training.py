@@ -25,7 +25,7 @@ PREDICT_BATCH = 32  # pictures predicted together, whatever they were trained in
 TIE_BREAK = 1e-6
 
 
-def build_network(config: SegmentConfig, classes: list[str]) -> nn.Module:
+def build_network(config: SegmentConfig, classes: list[str], channels: int = 1) -> nn.Module:
     """The network of the settings, on the CPU.
 
     Raises `UserError` where there is one class only, and for names, weights and sizes that cannot be.
@@ -34,7 +34,7 @@ def build_network(config: SegmentConfig, classes: list[str]) -> nn.Module:
         hint = "Prepare the data with both, or use --task segment."
         raise UserError("--task classify", f"one class ({', '.join(classes)})", "two or more to distinguish", hint)
     name = config.model or DEFAULT_MODEL
-    return build_classifier(name, config.encoder_weights, len(classes), config.dropout, config.img_size)
+    return build_classifier(name, config.encoder_weights, len(classes), config.dropout, config.img_size, channels)
 
 
 class ClassificationTrainer(SupervisedTrainer):
@@ -49,9 +49,9 @@ class ClassificationTrainer(SupervisedTrainer):
         self, config: SegmentConfig, classes: list[str], train: SampleTensors, val: SampleTensors, steps: int
     ) -> None:
         torch.manual_seed(config.seed)
-        super().__init__(config, build_network(config, classes), train, val, steps)
+        super().__init__(config, build_network(config, classes, train.spec.channels), train, val, steps)
         self.classes = classes
-        self.sizes = list(output_shapes(self.model, self.sizes))  # some networks take one only
+        self.sizes = list(output_shapes(self.model, self.sizes, train.spec.channels))  # some networks take one only
 
     def loss(self, images: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy with smoothed labels (Szegedy et al. 2016, section 7); the masks play no part."""
@@ -76,7 +76,12 @@ class ClassificationTrainer(SupervisedTrainer):
         positive = self.classes.index(positive_class(self.classes))
         values = self._predict_val(model)[:, positive]
         threshold = operating_threshold(values, (self.val.labels == positive).numpy())
-        return {**super().model_settings(), "classes": self.classes, "threshold": threshold}
+        return {
+            **super().model_settings(),
+            "channels": self.train.spec.channels,
+            "classes": self.classes,
+            "threshold": threshold,
+        }
 
     def _predict_val(self, model: nn.Module) -> np.ndarray:
         return predict_probabilities(model, self.val, self.mean, self.std, self.config, self.device)

@@ -77,20 +77,23 @@ class EnsembleHead(nn.Module):
 
 
 class MADGNet(nn.Module):
-    """(B, 1, S, S) standardised grey pictures -> (B, 1, S, S) float32 logits of the lesion; S = 64, 96, 128, ...
+    """(B, C, S, S) standardised pictures -> (B, 1, S, S) float32 logits of the lesion; S = 64, 96, 128, ...
 
     `encoder`: a timm network whose five features have 1/2 ... 1/32 of the side of the picture; `encoder_weights`: None
-    starts from scratch, "imagenet" downloads them. Their stem for colours is summed to one channel, which is the same
-    as showing it the grey picture in all three. `dropout`: share of channels dropped before the last layers.
+    starts from scratch, "imagenet" downloads them. For grey pictures their stem for colours is summed
+    to one channel, which is the same as showing it the grey picture in all three. `dropout`: share of channels dropped
+    before the last layers.
     Raises `UserError` for encoders and weights that there are not or that do not fit.
 
     Pictures may change their size from batch to batch. Encoders that normalise pooled features (ResNeSt) cannot be
     trained with batches of one picture.
     """
 
-    def __init__(self, encoder: str, encoder_weights: str | None = None, dropout: float = 0.0) -> None:
+    def __init__(
+        self, encoder: str, encoder_weights: str | None = None, dropout: float = 0.0, channels: int = 1
+    ) -> None:
         super().__init__()
-        self.encoder = build_encoder(encoder, encoder_weights)
+        self.encoder = build_encoder(encoder, encoder_weights, channels)
         info: Any = self.encoder.feature_info
         *skips, bottom = info.channels()
         inputs = (bottom, *DECODER_CHANNELS)
@@ -124,15 +127,17 @@ class MADGNet(nn.Module):
         return len(self.heads) * (mean + binary_cross_entropy_with_logits(boundary, targets[1]))
 
 
-def build_encoder(name: str, weights: str | None = None) -> nn.Module:
-    """A timm network for one grey channel that returns its five features.
+def build_encoder(name: str, weights: str | None = None, channels: int = 1) -> nn.Module:
+    """A timm network for pictures of that many channels that returns its five features.
 
     Raises `UserError` where timm has no such network or weights, its features have other sizes, or a download fails.
     """
     check_timm_name(name, weights, "--encoder", FITTING)
     expected = f"an encoder with features at 1/{', 1/'.join(map(str, REDUCTIONS))} of the side"
     try:
-        encoder: nn.Module = timm.create_model(name, pretrained=weights == IMAGENET, features_only=True, in_chans=1)
+        encoder: nn.Module = timm.create_model(
+            name, pretrained=weights == IMAGENET, features_only=True, in_chans=channels
+        )
     except OSError as error:
         raise failed_download(IMAGENET, name, error) from error
     except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:

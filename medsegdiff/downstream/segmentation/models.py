@@ -9,12 +9,13 @@ from typing import Any
 import segmentation_models_pytorch as smp
 from torch import nn
 
+from medsegdiff.data.arrays import GREY_BINARY, ArraySpec
 from medsegdiff.downstream.names import check_timm_name, near_names
 from medsegdiff.downstream.pretrained import failed_download, load_encoder
 from medsegdiff.downstream.segmentation.madgnet import MADGNet
 from medsegdiff.downstream.sizes import output_shapes
 from medsegdiff.downstream.weights import load_weights
-from medsegdiff.errors import UserError
+from medsegdiff.errors import UserError, require
 from medsegdiff.features.perceptual.weights import read_weights
 
 MADGNET = "madgnet"
@@ -25,8 +26,15 @@ TIMM_PREFIX = "tu-"  # smp's mark of an encoder that comes from timm
 PROBED_SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)  # sides that a message may offer, pixels
 
 
-def build_model(name: str, encoder: str, weights: str | None = None, dropout: float = 0.0) -> nn.Module:
-    """A network from (B, 1, S, S) standardised images to (B, 1, S, S) logits; S a multiple of 32.
+def outputs_of(spec: ArraySpec) -> int:
+    """Logits of a pixel: one of a binary mask (lesion or not), else one each of the background and all classes."""
+    return 1 if spec.is_binary else 1 + len(spec.foreground)
+
+
+def build_model(
+    name: str, encoder: str, weights: str | None = None, dropout: float = 0.0, spec: ArraySpec = GREY_BINARY
+) -> nn.Module:
+    """A network from (B, C, S, S) standardised images to (B, L, S, S) logits (`outputs_of`); S a multiple of 32.
 
     `weights`: None starts from scratch, "imagenet" (or whatever else smp has for that encoder) is downloaded, the path
     of a file fills the encoder. `dropout`: share of channels dropped before the last layer.
@@ -38,10 +46,13 @@ def build_model(name: str, encoder: str, weights: str | None = None, dropout: fl
         raise UserError("--model", repr(name), f"one of {', '.join(ARCHITECTURES)}", hint)
     local = weights is not None and is_file_name(weights)
     if name == MADGNET:
-        model: nn.Module = MADGNet(encoder.removeprefix(TIMM_PREFIX), None if local else weights, dropout)
+        require(spec.is_binary, f"--model {MADGNET}", "label maps", "binary masks", "Choose a network of smp.")
+        model: nn.Module = MADGNet(
+            encoder.removeprefix(TIMM_PREFIX), None if local else weights, dropout, spec.channels
+        )
     else:
         _check_encoder(encoder, None if local else weights)
-        model = _smp_model(name, encoder, None if local else weights)
+        model = _smp_model(name, encoder, None if local else weights, spec)
         if dropout:
             head: Any = model.segmentation_head
             model.segmentation_head = nn.Sequential(nn.Dropout2d(dropout), head)
@@ -56,16 +67,16 @@ def is_file_name(weights: str) -> bool:
     return Path(weights).suffix in (".safetensors", ".pth", ".pt", ".bin") or "/" in weights or Path(weights).is_file()
 
 
-def sizes_taken(model: nn.Module, sizes: Iterable[int]) -> list[int]:
+def sizes_taken(model: nn.Module, sizes: Iterable[int], channels: int = 1) -> list[int]:
     """Those of `sizes` for which the network maps S x S pictures to S x S masks."""
-    return [size for size, shape in output_shapes(model, sizes).items() if shape == (1, 1, size, size)]
+    return [size for size, shape in output_shapes(model, sizes, channels).items() if shape[2:] == (size, size)]
 
 
-def check_size(model: nn.Module, size: int, where: str) -> None:
+def check_size(model: nn.Module, size: int, where: str, channels: int = 1) -> None:
     """Raise `UserError`, naming sizes that do, where the network of `where` does not take `size` x `size` pixels."""
-    if sizes_taken(model, [size]):
+    if sizes_taken(model, [size], channels):
         return
-    sizes = sizes_taken(model, PROBED_SIZES)
+    sizes = sizes_taken(model, PROBED_SIZES, channels)
     if len(sizes) > 1 and tuple(sizes) == PROBED_SIZES[-len(sizes) :]:
         expected = f"a multiple of 32, {sizes[0]} or more"
     else:
@@ -73,10 +84,12 @@ def check_size(model: nn.Module, size: int, where: str) -> None:
     raise UserError(f"--img_size, for {where}", size, expected, "Change --img_size, --model or --encoder.")
 
 
-def _smp_model(name: str, encoder: str, weights: str | None) -> nn.Module:
-    options = {"dynamic_img_size": True} if name == "dpt" else {}  # its encoders are made for 224 pixels else
+def _smp_model(name: str, encoder: str, weights: str | None, spec: ArraySpec) -> nn.Module:
+    options: dict[str, Any] = {"in_channels": spec.channels, "classes": outputs_of(spec)}
+    if name == "dpt":  # its encoders are made for 224 pixels else
+        options["dynamic_img_size"] = True
     try:
-        model: nn.Module = smp.create_model(name, encoder, weights, in_channels=1, classes=1, **options)
+        model: nn.Module = smp.create_model(name, encoder, weights, **options)
     except (ValueError, NotImplementedError, TypeError, KeyError) as error:
         where = f"--model {name} --encoder {encoder}"
         found = f"a pair that smp refuses ({str(error).splitlines()[0]})"
@@ -106,6 +119,7 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a weights file, in evaluation mode on the CPU, and its settings; `UserError` for a broken file."""
     weights, settings = load_weights(path)
     config = settings["config"]
-    model = build_model(config["model"], config["encoder"], dropout=config.get("dropout", 0.0))
+    spec = ArraySpec.from_json(settings.get("arrays"))
+    model = build_model(config["model"], config["encoder"], dropout=config.get("dropout", 0.0), spec=spec)
     model.load_state_dict(weights)
     return model.eval(), settings

@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from medsegdiff.data.dataset import SampleTensors, pixel_size
+from medsegdiff.data.dataset import SampleTensors, from_channels, pixel_size
 from medsegdiff.downstream.config import SegmentConfig
-from medsegdiff.downstream.segmentation.results import ImageScore, draw_overlays
-from medsegdiff.downstream.segmentation.scores import score_image
+from medsegdiff.downstream.segmentation.results import ImageScore, draw_overlays, row_type, score_classes
 from medsegdiff.downstream.segmentation.training import predict_masks, true_masks
 
 
@@ -21,19 +20,20 @@ def score_pairs(
 
     `model` in evaluation mode on its device, and the `settings` of its file ("mean" and "std" of grey values).
     """
+    spec, row = data.spec, row_type(data.spec)
     device = next(model.parameters()).device
     found = predict_masks(model, data, settings["mean"], settings["std"], config, device)
     true = true_masks(data)
     pixels = [pixel_size(record, config.img_size) for record in data.records]
     rows = [
-        ImageScore(
+        row(
             record.id,
             record.group,
             record.label,
-            area=float(true[i].mean()),
-            **score_image(found[i], true[i], pixels[i]),
+            area=float((true[i] > 0).mean()),
+            **score_classes(found[i], true[i], pixels[i], spec),
         )
         for i, record in enumerate(data.records)
     ]
-    draw_overlays(picture, data.images[:, 0].numpy(), true, found, rows, pixels)
+    draw_overlays(picture, [from_channels(image) for image in data.images.numpy()], true, found, rows, pixels)
     return rows

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
+from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from medsegdiff.data.arrays import GREY_BINARY, ArraySpec
 from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.downstream.config import SegmentConfig
 from medsegdiff.downstream.segmentation.madgnet import MADGNet
@@ -23,6 +26,7 @@ from medsegdiff.downstream.segmentation.models import (
 from medsegdiff.downstream.segmentation.scores import overlaps
 from medsegdiff.downstream.supervised import SupervisedTrainer, training_sizes
 from medsegdiff.engine.device import autocast
+from medsegdiff.errors import require
 
 PREDICT_BATCH = 32  # pictures predicted together, whatever they were trained in
 
@@ -36,8 +40,8 @@ class SegmentationTrainer(SupervisedTrainer):
         self, config: SegmentConfig, classes: list[str], train: SampleTensors, val: SampleTensors, steps: int
     ) -> None:
         torch.manual_seed(config.seed)
-        model = build_network(config)
-        sizes = sizes_taken(model, training_sizes(config.img_size))  # some take one only
+        model = build_network(config, train.spec)
+        sizes = sizes_taken(model, training_sizes(config.img_size), train.spec.channels)  # some take one only
         super().__init__(config, model, train, val, steps)
         self.sizes = sizes
 
@@ -48,21 +52,28 @@ class SegmentationTrainer(SupervisedTrainer):
             if isinstance(self.model, MADGNet):
                 return self.model.training_loss(images, masks, smoothing)
             logits = self.model(images)
-        return segmentation_loss(logits.float(), masks, smoothing)
+        if self.train.spec.is_binary:
+            return segmentation_loss(logits.float(), masks, smoothing)
+        return label_map_loss(logits.float(), masks, smoothing)
 
     def score(self) -> float:
-        """Mean Dice over val, picture by picture; without mirror images, for speed."""
+        """Mean Dice over val, picture by picture and class by class; without mirror images, for speed."""
         config = dataclasses.replace(self.config, tta_flip=False)
         found = predict_masks(self.ema.model, self.val, self.mean, self.std, config, self.device)
-        return float(np.mean([overlaps(p, t)["dice"] for p, t in zip(found, true_masks(self.val), strict=True)]))
+        return float(mean_dice(found, true_masks(self.val), self.val.spec).mean())
+
+    def model_settings(self) -> dict[str, Any]:
+        """What the arrays are, beside the grey values."""
+        return super().model_settings() | {"arrays": self.train.spec.to_json()}
 
 
-def build_network(config: SegmentConfig) -> nn.Module:
+def build_network(config: SegmentConfig, spec: ArraySpec = GREY_BINARY) -> nn.Module:
     """The network of the settings, on the CPU. Raises `UserError` for names, weights and sizes that cannot be."""
     name = config.model or DEFAULT_MODEL
     encoder = config.encoder or DEFAULT_ENCODERS.get(name, DEFAULT_ENCODER)
-    model = build_model(name, encoder, config.encoder_weights, config.dropout)
-    check_size(model, config.img_size, f"{name} with {encoder}")
+    require(spec.mask_values is not None, "--task segment", "samples without masks", "samples with masks")
+    model = build_model(name, encoder, config.encoder_weights, config.dropout, spec)
+    check_size(model, config.img_size, f"{name} with {encoder}", spec.channels)
     return model
 
 
@@ -79,8 +90,20 @@ def segmentation_loss(logits: Tensor, masks: Tensor, smoothing: float = 0.0) -> 
     return binary_cross_entropy_with_logits(logits, targets) + 1 - dice.mean()
 
 
+def label_map_loss(logits: Tensor, masks: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy + soft Dice loss of smp, the mean over the classes that the batch shows.
+
+    `logits` (B, 1 + K, S, S), the background first, and `masks` (B, K, S, S), soft in [0, 1]; `smoothing` of the labels
+    concerns the cross-entropy.
+    """
+    shares = torch.cat([(1 - masks.sum(dim=1, keepdim=True)).clamp(min=0), masks], dim=1)
+    entropy = cross_entropy(logits, shares / shares.sum(dim=1, keepdim=True), label_smoothing=smoothing)
+    dice: Tensor = DiceLoss("multiclass", smooth=1.0)(logits, shares.argmax(dim=1))
+    return entropy + dice
+
+
 def predict(model: nn.Module, images: Tensor, mean: float, std: float, precision: str, flip: bool) -> Tensor:
-    """float32 logits (B, 1, S, S) of images in [0, 1], of the same shape, on the device of the model.
+    """float32 logits (B, L, S, S) of images (B, C, S, S) in [0, 1], on the device of the model.
 
     `flip`: the mean of the logits of the pictures and of their mirror images.
     """
@@ -96,15 +119,27 @@ def predict(model: nn.Module, images: Tensor, mean: float, std: float, precision
 def predict_masks(
     model: nn.Module, data: SampleTensors, mean: float, std: float, config: SegmentConfig, device: torch.device
 ) -> np.ndarray:
-    """(N, S, S) boolean masks of all pairs: probability above one half."""
+    """(N, S, S) masks of all pairs.
+
+    Of binary masks booleans: probability above one half. Of label maps uint8 numbers of the most probable classes, 0
+    background.
+    """
     parts: list[Tensor] = []
     for rows in torch.arange(len(data)).split(PREDICT_BATCH):
         images, _, _ = data.batch(rows)
         logits = predict(model, images.to(device), mean, std, config.precision, config.tta_flip)
-        parts.append(logits[:, 0].cpu() > 0)
+        parts.append((logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(dim=1).byte()).cpu())
     return torch.cat(parts).numpy()
 
 
 def true_masks(data: SampleTensors) -> np.ndarray:
-    """(N, S, S) boolean true masks: pixels of which the lesion covers at least half."""
-    return (data.masks[:, 0] >= 128).numpy()
+    """(N, S, S) true masks, as `predict_masks` gives them: what covers most of a pixel."""
+    index = data.spec.index_of(data.masks.numpy())
+    return index > 0 if data.spec.is_binary else index
+
+
+def mean_dice(found: np.ndarray, true: np.ndarray, spec: ArraySpec) -> np.ndarray:
+    """(N,) Dice of (N, S, S) masks as `predict_masks` gives them, the mean over the classes."""
+    classes = range(1, 1 + len(spec.foreground))
+    both = zip(found, true, strict=True)
+    return np.array([np.mean([overlaps(p == k, t == k)["dice"] for k in classes]) for p, t in both])

@@ -15,7 +15,7 @@ import numpy as np
 from medsegdiff.data.records import SampleSet, content_digest
 from medsegdiff.downstream.checks import check_splits
 from medsegdiff.downstream.config import SegmentConfig
-from medsegdiff.downstream.tasks import TASKS, settle_names
+from medsegdiff.downstream.tasks import settle_names, task_of
 from medsegdiff.downstream.train_and_test import (
     NOT_IN_FINGERPRINT,
     WEIGHTS_FILE,
@@ -111,7 +111,7 @@ def _fit_network(
     )
     folder = reference_model_folder(config, name, fingerprint_of(recipe, "segment", NOT_IN_FINGERPRINT) | fingerprint)
     recipe = dataclasses.replace(recipe, output_dir=str(folder))
-    task = TASKS[recipe.task]
+    task = task_of(recipe.task, real.arrays)
     task.check(recipe, real.classes)
     # Looked for before anything is written or locked: others may be using it, or may have made it for all to read
     run = run_folder(recipe, real)

@@ -9,22 +9,21 @@ from torch import nn
 
 from medsegdiff.downstream.classification.training import predict_probabilities
 from medsegdiff.downstream.config import SegmentConfig
-from medsegdiff.downstream.segmentation.scores import overlaps
-from medsegdiff.downstream.segmentation.training import predict_masks
+from medsegdiff.downstream.segmentation.training import mean_dice, predict_masks
 from medsegdiff.engine.device import choose_device
 from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.sets import Pairs
 
 
 def found_masks(model: nn.Module, settings: dict[str, Any], pairs: Pairs, config: EvaluateConfig) -> np.ndarray:
-    """(N, S, S) boolean masks that the segmenter draws on the images."""
+    """(N, S, S) masks that the segmenter draws on the images, as `predict_masks` gives them."""
     recipe, device = _recipe(pairs, config), choose_device(config.device)
     return predict_masks(model, pairs.tensors(sorted(set(pairs.labels))), *_grey(settings), recipe, device)
 
 
 def mask_agreement(found: np.ndarray, pairs: Pairs) -> np.ndarray:
-    """(N,) Dice of found masks (N, S, S) with those of the pairs; 1 where both are empty."""
-    return np.array([overlaps(a, b)["dice"] for a, b in zip(found, pairs.masks, strict=True)])
+    """(N,) Dice of found masks (N, S, S) with those of the pairs, the mean over classes; 1 where both are empty."""
+    return mean_dice(found, pairs.index, pairs.spec)
 
 
 def class_probabilities(model: nn.Module, settings: dict[str, Any], pairs: Pairs, config: EvaluateConfig) -> np.ndarray:

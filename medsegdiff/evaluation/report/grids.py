@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure as Plot
 
-from medsegdiff.data.pictures import draw_outline
-from medsegdiff.evaluation.drawing import png
+from medsegdiff.evaluation.drawing import outline, png
 from medsegdiff.evaluation.section import Figure
 from medsegdiff.evaluation.sets import Pairs, Sets
 
@@ -42,9 +41,9 @@ def _draw(shown: list[tuple[Pairs, int, bool]], *, solved: bool) -> bytes:
     for cell in cells:
         cell.set_axis_off()
     for cell, (pairs, i, synthetic) in zip(cells, shown, strict=False):
-        cell.imshow(pairs.images[i], cmap="gray", vmin=0, vmax=255, aspect="auto")
+        cell.imshow(pairs.pictures[i], cmap="gray", vmin=0, vmax=255, aspect="auto")
         if solved:
             colour = "orange" if synthetic else "white"
-            draw_outline(cell, pairs.masks[i], "lime", 0.9)
+            outline(cell, pairs, i, 0.9)
             cell.set_title("synthetic" if synthetic else "real", fontsize=8, color=colour)
     return png(plot, dpi=90)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure as Plot
 
-from medsegdiff.data.pictures import draw_outline
+from medsegdiff.data.pictures import draw_classes, draw_outline
 from medsegdiff.evaluation.context import Context, Metric
-from medsegdiff.evaluation.drawing import png, show
+from medsegdiff.evaluation.drawing import outline, png, show
 from medsegdiff.evaluation.reference_models.predictions import class_probabilities, found_masks, mask_agreement
 from medsegdiff.evaluation.section import Cell, Figure, Section, Table, Verdict
 from medsegdiff.evaluation.sets import Pairs
@@ -57,8 +57,9 @@ def _masks(context: Context, section: Section) -> None:
         reported["difference"] = difference_of_means(samples[0], samples[1], **context.resampling)
         rows.append([subgroup, len(parts["synthetic"]), *reported.values()])
         values[subgroup] = {name: interval.to_json() for name, interval in reported.items()}
+    what = "the lesion" if sets.synthetic.spec.is_binary else "every class of the masks (Dice is the mean over them)"
     section.text.append(
-        "A network trained on real pairs alone outlined the lesion in every synthetic image. Where its outline differs "
+        f"A network trained on real pairs alone outlined {what} in every synthetic image. Where its outline differs "
         "from the synthetic mask, either the image does not show what the mask says, or it shows something unlike "
         "what the network learnt. Its agreement with radiologists on real images it has not seen stands beside."
     )
@@ -153,11 +154,16 @@ def _least(pairs: Pairs, found: np.ndarray, dice: np.ndarray) -> Figure:
     order = np.argsort(dice, kind="stable")[:SHOWN]
     plot = Plot(figsize=(2.2 * len(order), 2.6), layout="constrained")
     for cell, i in zip(plot.subplots(1, len(order), squeeze=False)[0], order, strict=True):
-        show(cell, pairs.images[i], pairs.pixels[i])
-        draw_outline(cell, pairs.masks[i], "lime")
-        draw_outline(cell, found[i], "red")
+        show(cell, pairs.pictures[i], pairs.pixels[i])
+        outline(cell, pairs, i)
+        if pairs.spec.is_binary:
+            draw_outline(cell, found[i], "red")
+        else:
+            draw_classes(cell, found[i], "dotted")
         cell.set_title(f"{pairs.records[i].id}\nDice {dice[i]:.2f}", fontsize=7)
     what = "their mask in green, the network's outline in red"
+    if not pairs.spec.is_binary:
+        what = "outlines of their classes solid, those that the network found dotted"
     return Figure(png(plot), f"The {len(order)} synthetic pairs of the least agreement: {what}.")
 
 

@@ -82,7 +82,9 @@ def run(context: Context) -> Section:
     if "all" in found["radiomics"]:
         section.verdict = _verdict(found["radiomics"]["all"]["frechet"])
     _farthest(context, section)
-    for which in SETS:
+    if why := context.unfit("binary"):
+        section.skipped.append(f"Radiomic features of the lesion: {why}; the same value stands for all of them.")
+    for which in SETS if why is None else ():
         if lacking := without_lesion((pairs := getattr(context.sets, which)).masks):
             section.skipped.append(
                 f"Radiomic features of the lesion in {lacking} of {len(pairs)} {TITLES[which]} pictures, whose mask is "

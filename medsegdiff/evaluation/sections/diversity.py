@@ -174,7 +174,7 @@ def _most_alike(context: Context, label: str, found: dict[str, Similarity]) -> F
     plot = Plot(figsize=(2.2 * len(order), 4.2), layout="constrained")
     for column, i in zip(plot.subplots(2, len(order), squeeze=False).T, order, strict=True):
         for axes, row in zip(column, similarity.pairs[i], strict=True):
-            show(axes, pairs.images[row], pairs.pixels[row])
+            show(axes, pairs.pictures[row], pairs.pixels[row])
             axes.set_title(pairs.records[row].id, fontsize=7)
         column[0].set_title(
             f"MS-SSIM {similarity.values[i]:.2f}\n{pairs.records[similarity.pairs[i][0]].id}", fontsize=7

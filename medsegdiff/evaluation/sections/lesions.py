@@ -47,6 +47,9 @@ class _Line:
 def run(context: Context) -> Section:
     """Every characteristic per class beside its baseline, and the differences between classes."""
     section = Section("Lesion characteristics")
+    if why := context.unfit("binary"):
+        section.skipped.append(f"Lesion characteristics: {why}.")
+        return section
     section.text.append(
         "Each lesion was measured in image and mask in the terms of the BI-RADS lexicon, in true geometry. Distances "
         "between synthetic and real lesions of a class are in standard deviations of real ones, beside the distance "

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure as Plot
 
-from medsegdiff.data.pictures import draw_outline
 from medsegdiff.data.records import SampleRecord, SampleSet
 from medsegdiff.engine.device import choose_device
 from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.context import Context, Metric
-from medsegdiff.evaluation.drawing import png, show
+from medsegdiff.evaluation.drawing import outline, png, show
 from medsegdiff.evaluation.metrics.similarity import psnr, rmse, ssim
 from medsegdiff.evaluation.section import Cell, Figure, Section, Table
 from medsegdiff.evaluation.sets import Pairs, load_pairs
@@ -187,8 +186,8 @@ def _nearest(matched: Matched, ssim: np.ndarray) -> Figure:
     plot = Plot(figsize=(2.2 * len(order), 4.2), layout="constrained")
     for column, i in zip(plot.subplots(2, len(order), squeeze=False).T, order, strict=True):
         for axes, pairs in zip(column, (matched.synthetic, matched.real), strict=True):
-            show(axes, pairs.images[i], pairs.pixels[i])
-            draw_outline(axes, pairs.masks[i], "lime", 0.8)
+            show(axes, pairs.pictures[i], pairs.pixels[i])
+            outline(axes, pairs, i, 0.8)
         name = matched.synthetic.records[i].id
         column[0].set_title(f"{name}\nSSIM {ssim[i]:.2f}", fontsize=7)
     what = "above the synthetic image, below the real one of its mask (green)"

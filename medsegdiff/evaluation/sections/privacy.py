@@ -218,7 +218,7 @@ def _nearest_pairs(context: Context, name: str, found: Audit) -> Figure:
         cell.set_anchor("N")
     for (left, right, _), k in zip(cells, order, strict=False):
         for cell, pairs, i in ((left, context.sets.synthetic, k), (right, context.sets.train, found.nearest[k])):
-            show(cell, pairs.images[i], pairs.pixels[i])
+            show(cell, pairs.pictures[i], pairs.pixels[i])
             cell.set_title(pairs.records[i].id, fontsize=6)
         place = left.get_position(original=True)
         plot.text(place.x1, place.y0 - 0.01, number(float(found.similarity[k])), fontsize=9, ha="center", va="top")

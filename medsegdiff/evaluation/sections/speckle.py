@@ -33,6 +33,9 @@ SEEN = 1.0  # dB: a smaller difference of the finest third is not reported in wo
 def run(context: Context) -> Section:
     """Envelope, grain size and spectrum, each beside its baseline, overall and per class."""
     section = Section("Speckle")
+    if why := context.unfit("grey", "binary"):
+        section.skipped.append(f"Speckle: {why}.")
+        return section
     section.text.append(
         "Speckle, the grain of an ultrasound picture, was measured in tissue outside of the lesion. Distances are in "
         "standard deviations of real train pictures, beside the distance that real pictures not used for training "

@@ -5,31 +5,32 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from medsegdiff import __version__
+from medsegdiff.conditioning.base import Condition
+from medsegdiff.conditioning.registry import read_condition
+from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.engine.files import write_bytes
 from medsegdiff.engine.legacy import renamed
 from medsegdiff.errors import UserError
+from medsegdiff.generators.base import find_checkpoint, kind_of, opened
 from medsegdiff.generators.joint_diffusion.backbones import Inputs, build_backbone, settings_of, settle_settings
 from medsegdiff.generators.joint_diffusion.backbones.config import NetworkConfig
 from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA, PairCodec
 from medsegdiff.generators.joint_diffusion.config import DiffusionConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser, LowRes
-from medsegdiff.generators.joint_diffusion.legacy import migrated, renamed_weights
+from medsegdiff.generators.joint_diffusion.legacy import migrated, renamed_weights, with_conditions
 
 KIND = "medsegdiff.generative"
 VERSION = 3  # 2: other names (`legacy`). 1: other groups of channels, so that the same weights mean something else
 READ = ("2", "3")
-PICKLES = {".pth", ".pt", ".ckpt", ".pkl", ".pickle"}
-BEST_FILE = "best_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class ModelCard:
     img_size: int  # pixels
     classes: list[str]
     lesion_classes: list[str]  # classes whose masks are never empty
+    conditions: list[Condition]  # that the network takes, with their ranges
     model: NetworkConfig  # settings of the backbone
     diffusion: DiffusionConfig
     codec: PairCodec
@@ -47,7 +49,9 @@ class ModelCard:
     step: int  # optimiser steps that the weights have seen
     scores: dict[str, float]  # of the evaluation at that step
     backbone: str = "patch_unet"  # checkpoints that do not say hold this one
-    augment_conditioning: bool = False  # whether the network was told how pictures were augmented
+    arrays: ArraySpec = field(default_factory=ArraySpec)  # of the samples that it learnt and makes
+    # Of each class, the mask classes that every train picture shows, with the least share of a picture they cover
+    always_shown: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", settle_settings(self.backbone, self.model))
@@ -56,7 +60,7 @@ class ModelCard:
 def build_denoiser(card: ModelCard) -> Denoiser:
     """A fresh network of the size that the card says."""
     modality = card.codec.modality
-    inputs = Inputs(card.img_size, tuple(modality.tolist()), len(card.classes), card.augment_conditioning)
+    inputs = Inputs(card.img_size, tuple(modality.tolist()), tuple(card.conditions))
     backbone = build_backbone(card.backbone, inputs, card.model)
     factor, sigma = card.model.low_res_factor, card.model.low_res_sigma
     low_res = LowRes(factor, sigma) if factor > 1 else None
@@ -70,31 +74,12 @@ def save_checkpoint(path: Path, weights: dict[str, Tensor], card: ModelCard) -> 
         "kind": KIND,
         "version": str(VERSION),
         "medsegdiff": __version__,
-        "card": json.dumps(dataclasses.asdict(card)),
+        "card": json.dumps(
+            dataclasses.asdict(card)
+            | {"arrays": card.arrays.to_json(), "conditions": [c.describe() for c in card.conditions]}
+        ),
     }
     write_bytes(path, save({k: v.detach().contiguous().cpu() for k, v in weights.items()}, metadata))
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The safetensors file that `path` means: itself, or the one beside a .pth name.
-
-    Raises `UserError` where there is none. A .pth or .pt file itself is never opened, since a pickle runs code.
-    """
-    hint = "Train one (phase 2), or correct the path."
-    if path.is_dir():
-        inside = path / BEST_FILE
-        hint = f"Give {inside}." if inside.is_file() else hint
-        raise UserError(path, "a folder", f"a checkpoint file, such as {BEST_FILE}", hint)
-    beside = path.with_suffix(".safetensors")
-    is_pickle = path.suffix.lower() in PICKLES
-    if is_pickle and beside.is_file():
-        return beside
-    if path.is_file() and path.suffix == ".safetensors":
-        return path
-    found = "no such file"
-    if path.is_file():
-        found = "a pickle, which is never opened since it can run code" if is_pickle else "a file of another kind"
-    raise UserError(path, found, f"a checkpoint, {beside.name}", hint)
 
 
 def load_checkpoint(path: Path) -> tuple[Denoiser, ModelCard, str]:
@@ -103,20 +88,16 @@ def load_checkpoint(path: Path) -> tuple[Denoiser, ModelCard, str]:
     Raises `UserError` for a file that is missing, damaged, of another kind or version.
     """
     path = find_checkpoint(Path(path))
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(path, f"a damaged file ({error})", "a safetensors checkpoint", "Train it anew.") from error
-    if metadata.get("kind") != KIND or metadata.get("version") not in READ:
-        found = f"kind {metadata.get('kind')!r}, version {metadata.get('version')!r}"
-        if "kind" not in metadata and "settings" in metadata:
-            found = "a segmentation model"
-        hint = "Train it anew with this version." if metadata.get("kind") == KIND else "Use a checkpoint of phase 2."
+    kind = kind_of(path)
+    with opened(path) as file:
+        metadata = file.metadata()
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    if kind != KIND or metadata.get("version") not in READ:
+        found = f"kind {kind!r}, version {metadata.get('version')!r}"
+        hint = "Train it anew with this version." if kind == KIND else "Use a checkpoint of joint diffusion."
         raise UserError(path, found, f"kind {KIND!r}, version '{VERSION}'", hint)
     try:
-        card = _card(migrated(renamed(json.loads(metadata["card"]))))
+        card = _card(migrated(with_conditions(renamed(json.loads(metadata["card"])))))
         denoiser = build_denoiser(card)
         denoiser.load_state_dict(renamed_weights(weights))
     except (KeyError, TypeError, ValueError, RuntimeError, UserError) as error:
@@ -145,7 +126,9 @@ def _card(values: dict[str, Any]) -> ModelCard:
         **values
         | {
             "model": settings_of(values.get("backbone", "patch_unet"))(**values["model"]),
+            "conditions": [read_condition(described) for described in values["conditions"]],
             "diffusion": DiffusionConfig(**values["diffusion"]),
+            "arrays": ArraySpec.from_json(values.get("arrays")),
             "codec": PairCodec(**codec | {name: tuple(codec[name]) for name in ("mean", "std")}),
         }
     )

@@ -23,7 +23,7 @@ def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.devic
 
 
 def encode_sdf(masks: Tensor, radius: float) -> Tensor:
-    """uint8 masks (N, 1, *S) as distances to the lesion's edge, cut at `radius` pixels; as they are where it is 0.
+    """uint8 masks (N, K, *S) as distances to the edge of each class, cut at `radius` pixels; as they are where it is 0.
 
     The edge has 127.5, so that one threshold reads either code; inside runs up to 255, outside down to 0. Without an
     edge, all is outside (or inside). A signed distance speaks of the edge far from it, and a speck has little of it.
@@ -31,7 +31,8 @@ def encode_sdf(masks: Tensor, radius: float) -> Tensor:
     if not radius:
         return masks
     coded = np.empty(masks.shape, np.uint8)
-    for place, mask in zip(coded, masks.numpy() > 127, strict=True):
+    layers = (part.reshape(-1, *masks.shape[2:]) for part in (coded, masks.numpy() > 127))
+    for place, mask in zip(*layers, strict=True):
         inside, outside = (distance_transform_edt(part) if not part.all() else np.inf for part in (mask, ~mask))
         # A pixel beside the edge is one pixel from the other side and half a pixel from the edge
         distance = np.where(mask, inside - 0.5, 0.5 - outside)
@@ -55,7 +56,7 @@ class PairCodec:
 
     @classmethod
     def fit(cls, images: Tensor, masks: Tensor, sdf_truncation: float = 0.0) -> PairCodec:
-        """Statistics of (N, C, *S) images and (N, 1, *S) coded masks in [0, 1] (or uint8 in 0..255)."""
+        """Statistics of (N, C, *S) images and (N, K, *S) coded masks in [0, 1] (or uint8 in 0..255)."""
         mean: list[float] = []
         std: list[float] = []
         for stack in (images, masks):
@@ -77,16 +78,16 @@ class PairCodec:
         return mean.view(shape), std.view(shape)
 
     def encode(self, image: Tensor, mask: Tensor) -> Tensor:
-        """(B, C, *S) channels of float images (B, C-1, *S) and coded masks (B, 1, *S) in [0, 1]."""
+        """(B, C + K, *S) channels of float images (B, C, *S) and coded masks (B, K, *S) in [0, 1]."""
         x = torch.cat([image, mask], dim=1)
         mean, std = self._statistics(x)
         return (x - mean) / std * SIGMA_DATA
 
     def pixels(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and masks in pixels, 0 to 1 and somewhat beyond, of channels (B, C, *S).
+        """Images and masks in pixels, 0 to 1 and somewhat beyond, of channels (B, C + K, *S).
 
-        Of a denoised estimate the mask is the expected mask: in each pixel the probability of lesion, or where masks
-        are coded as distances the expected code, whose middle is the edge.
+        Of a denoised estimate the mask is the expected mask: in each pixel the probability of each class, or where
+        masks are coded as distances the expected code, whose middle is the edge.
         """
         mean, std = self._statistics(x)
         both = x / SIGMA_DATA * std + mean
@@ -100,7 +101,10 @@ class PairCodec:
         return (distance + 0.5).clamp(0, 1)
 
     def decode(self, x: Tensor, known: bool = False) -> tuple[Tensor, Tensor]:
-        """Images in [0, 1] and boolean masks of channels (B, C, *S); `known` masks come back as they were coded.
+        """Images in [0, 1] and boolean masks of channels (B, C + K, *S); `known` masks come back as they were coded.
+
+        Of several classes a pixel has the one of the largest value, and none (background) where no value is above the
+        threshold.
 
         The mask is thresholded half-way between the codes of background and lesion (0.5 in pixels), not at code 0,
         which is the mean of the mask and lies close to background. Distances are averaged over 3 x 3 pixels before:
@@ -110,4 +114,7 @@ class PairCodec:
         image, mask = self.pixels(x)
         if self.sdf_truncation and not known:
             mask = _MEANS[mask.ndim](mask, 3, stride=1, padding=1, count_include_pad=False)
-        return image.clamp(0, 1), mask > 0.5
+        above = mask > 0.5
+        if mask.shape[1] > 1:
+            above &= torch.zeros_like(above).scatter_(1, mask.argmax(dim=1, keepdim=True), True)
+        return image.clamp(0, 1), above

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from medsegdiff.conditioning.augmentation import Augmentation
+from medsegdiff.conditioning.registry import condition_class
 from medsegdiff.engine.settings import Device, Precision, expand_home
 from medsegdiff.errors import require, require_fraction, require_positive
 from medsegdiff.generators.joint_diffusion.backbones import settings_of, settle_settings
@@ -73,7 +75,8 @@ class TrainConfig:
     grad_clip: float = 1.0  # largest norm of the gradient
     # Of what is averaged the middle length is looked at during training, and the best one on val saved at its end
     ema_lengths: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2])  # of averaged weights, share of training
-    label_dropout: float = 0.1  # share of pairs whose class is hidden, for classifier-free guidance
+    conditions: list[str] = field(default_factory=lambda: ["label"])  # what samples can be asked by
+    condition_dropout: float = 0.1  # share of samples of which a condition is hidden, for classifier-free guidance
     augment: bool = True  # joint augmentation: mirroring, zoom, gain
     augment_prob: float = 0.0  # share of pairs turned, moved and stretched further, and the network conditioned on it
     balance_classes: bool = True  # sample every class equally often
@@ -99,7 +102,11 @@ class TrainConfig:
         require(self.eval_steps >= 2, "--eval_steps", self.eval_steps, "2 or more")
         require(self.seed >= 0, "--seed", self.seed, "0 or more")
         require(self.weight_decay >= 0, "--weight_decay", self.weight_decay, "0 or more")
-        require_fraction("label_dropout", self.label_dropout)
+        require_fraction("condition_dropout", self.condition_dropout)
+        for name in self.conditions:
+            condition_class(name)
+        hint = "--augment_prob, which adds it"
+        require(Augmentation.name not in self.conditions, "--conditions", Augmentation.name, hint, "Leave it out.")
         for name in ("augment_prob", "progressive_resizing"):
             value = getattr(self, name)
             require(0 <= value < 1, f"--{name}", value, "0 or more, and below 1")

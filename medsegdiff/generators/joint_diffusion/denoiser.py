@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the field's usual name)
 
-from medsegdiff.conditioning.condition import Condition
+from medsegdiff.conditioning.base import Conditions, rows_of
 
 LOG_FLOOR = 1e-3  # levels below this are given to the network as this one, since log 0 is -inf
 
@@ -55,7 +55,7 @@ class LowRes:
 class Denoiser(nn.Module):
     """D(x, sigma, cond) = c_skip x + c_out F(c_in x, c_noise, cond): the expected clean channels.
 
-    `backbone` maps (B, C, *S), (B, M), `Condition` to (B, C, *S); `modality` (C,) says which modality a channel
+    `backbone` maps (B, C, *S), (B, M), `Conditions` to (B, C, *S); `modality` (C,) says which modality a channel
     belongs to. A clean channel (sigma = 0) comes back unchanged, to the bit. Pairs that `low_res` serves are
     seen smaller than they are.
     """
@@ -88,7 +88,7 @@ class Denoiser(nn.Module):
         c_noise = sigma.clamp(min=LOG_FLOOR).log() / 4
         return c_skip, c_out, c_in, c_noise
 
-    def forward(self, x: Tensor, sigma: Tensor, cond: Condition, high: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, cond: Conditions, high: int | None = None) -> Tensor:
         """(B, C, *S) denoised estimate of noisy channels x at levels sigma (B, M).
 
         `high`: how many pairs `low_res` serves, where they are known to come first (`by_size`); a GPU need not be asked
@@ -97,14 +97,14 @@ class Denoiser(nn.Module):
         if self.low_res is None or high == 0:
             return self._estimate(x, sigma, cond)
         if high is not None:
-            parts = [self._at_low_res(self.low_res, x[:high], sigma[:high], cond.rows(slice(high)))]
+            parts = [self._at_low_res(self.low_res, x[:high], sigma[:high], rows_of(cond, slice(high)))]
             if high < len(x):
-                parts.append(self._estimate(x[high:], sigma[high:], cond.rows(slice(high, None))))
+                parts.append(self._estimate(x[high:], sigma[high:], rows_of(cond, slice(high, None))))
             return torch.cat(parts)
         order, high = self.by_size(sigma)
         if high in (0, len(x)):
             return self.forward(x, sigma, cond, high)
-        return self.forward(x[order], sigma[order], cond.rows(order), high)[order.argsort()]
+        return self.forward(x[order], sigma[order], rows_of(cond, order), high)[order.argsort()]
 
     def by_size(self, sigma: Tensor) -> tuple[Tensor, int]:
         """Of levels (B, M), the order (B,) that brings first what `low_res` serves, and how many pairs these are."""
@@ -113,7 +113,7 @@ class Denoiser(nn.Module):
         served = self.low_res.serves(sigma)
         return served.int().argsort(descending=True, stable=True), int(served.sum())
 
-    def _estimate(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
+    def _estimate(self, x: Tensor, sigma: Tensor, cond: Conditions) -> Tensor:
         levels = expand_levels(sigma, self.modality, x.ndim)
         c_skip, c_out, c_in, _ = self.coefficients(levels)
         c_noise = self.coefficients(sigma)[3]
@@ -123,6 +123,6 @@ class Denoiser(nn.Module):
         output: Tensor = self.backbone(scaled, c_noise, cond)
         return c_skip * x + c_out * output.to(x.dtype)
 
-    def _at_low_res(self, low_res: LowRes, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
+    def _at_low_res(self, low_res: LowRes, x: Tensor, sigma: Tensor, cond: Conditions) -> Tensor:
         small = self._estimate(low_res.reduced(x), sigma / low_res.factor, cond)
         return torch.where(expand_levels(sigma, self.modality, x.ndim) > 0, low_res.enlarged(small), x)

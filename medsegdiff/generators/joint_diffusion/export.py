@@ -11,7 +11,8 @@ import torch
 from medsegdiff.engine.files import make_folder
 from medsegdiff.engine.settings import expand_home
 from medsegdiff.errors import require
-from medsegdiff.generators.joint_diffusion.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from medsegdiff.generators.base import find_checkpoint
+from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint, save_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
-"""Denoising with a class, guided within an interval of noise levels, or without a class.
+"""Denoising under conditions, guided within an interval of noise levels, or without any condition.
 
-Guidance steers away from what a worse network says: the network without the class (classifier-free guidance, Ho and
+Guidance steers away from what a worse network says: the network without a condition (classifier-free guidance, Ho and
 Salimans 2022), a less trained network with it (autoguidance, Karras et al. 2024, "Guiding a diffusion model with a
 bad version of itself", which keeps variety better), or, of the image, the network that does not see the mask. The last
 one is the same idea between the two modalities of one network (Bao et al. 2023, UniDiffuser, section 3.3, where a text
@@ -10,12 +10,13 @@ takes the mask's place): what a network that underfits shows too faintly, the le
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from medsegdiff.conditioning.condition import Condition
+from medsegdiff.conditioning.base import Conditions, hide
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK
 from medsegdiff.generators.joint_diffusion.samplers import Denoise
@@ -25,20 +26,30 @@ from medsegdiff.generators.joint_diffusion.samplers import Denoise
 class Guidance:
     """What guides, and how far; a weight of 1 does not guide and costs no network call."""
 
-    weight: float = 1.0  # of the class: D_worse + weight (D - D_worse), D_worse without it, or as `guidance_model` says
-    guidance_model: Denoiser | None = None  # a less trained network, in place of the one without the class
+    weights: Mapping[str, float] = field(default_factory=dict)  # by condition: D_without + weight (D - D_without)
+    guidance_model: Denoiser | None = None  # a less trained network ...
+    model_weight: float = 1.0  # ... and its weight: D_worse + weight (D - D_worse)
     mask_weight: float = 1.0  # of the mask, likewise, for the image alone; D_worse does not see the mask
     interval: tuple[float, float] = (0.0, math.inf)  # of the image's noise level, without the lower end
 
+    @property
+    def guided(self) -> dict[str, float]:
+        """The conditions that guide, with their weights."""
+        return {name: weight for name, weight in self.weights.items() if weight != 1}
+
+    @property
+    def extra_calls(self) -> int:
+        """Network calls a pair beside the plain one, where guidance acts."""
+        return len(self.guided) + (self.model_weight != 1) + (self.mask_weight != 1)
+
     def calls(self, sigmas: Tensor) -> int:
         """Network calls a pair at the rows of `sigmas` (T + 1, M) but the last, one a row where nothing guides."""
-        guided = sum(self.acts_at(row) for row in sigmas[:-1])
-        return len(sigmas) - 1 + guided * ((self.weight != 1) + (self.mask_weight != 1))
+        return len(sigmas) - 1 + sum(self.acts_at(row) for row in sigmas[:-1]) * self.extra_calls
 
     def acts_at(self, sigma: Tensor) -> bool:
         """Whether anything guides at levels (M,)."""
         low, high = self.interval
-        return (self.weight != 1 or self.mask_weight != 1) and low < float(sigma[IMAGE]) <= high
+        return self.extra_calls > 0 and low < float(sigma[IMAGE]) <= high
 
 
 NONE = Guidance()
@@ -47,12 +58,13 @@ FINE = 0.3  # image levels below this decide the grain of the picture, hardly it
 
 def guided_denoise(
     denoiser: Denoiser,
-    label: Tensor,
+    cond: Conditions,
+    n: int,
     guidance: Guidance = NONE,
     hidden: tuple[Tensor, float] | None = None,
     sigma_scale: float = 1.0,
 ) -> Denoise:
-    """denoise(x, sigma (M,)) for classes `label` (B,), guided as `guidance` says, with levels as `scaled_levels`.
+    """denoise(x, sigma (M,)) for n pairs under `cond`, guided as `guidance` says, with levels as `scaled_levels`.
 
     Outside the interval of the image's levels nothing guides, which saves network calls (Kynkaanniemi et al. 2024:
     guidance at very high levels narrows the variety, at very low ones it does nothing). `hidden`, which a mask weight
@@ -60,40 +72,35 @@ def guided_denoise(
     """
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        levels = scaled_levels(sigma.to(x), sigma_scale).expand(len(label), -1)
-        acts = guidance.acts_at(sigma)
-        if not acts or guidance.weight == 1:
-            better: Tensor = denoiser(x, levels, Condition(label))
-            guided = better
-        else:
-            better, guided = _guided_by_class(denoiser, x, levels, label, guidance)
-        if acts and guidance.mask_weight != 1:
+        levels = scaled_levels(sigma.to(x), sigma_scale).expand(n, -1)
+        if not guidance.acts_at(sigma):
+            plain: Tensor = denoiser(x, levels, cond)
+            return plain
+        better, *without = _with_and_without(denoiser, x, levels, cond, list(guidance.guided))
+        worse = list(zip(guidance.guided.values(), without, strict=True))
+        if guidance.guidance_model is not None and guidance.model_weight != 1:
+            worse.append((guidance.model_weight, guidance.guidance_model(x, levels, cond)))
+        guided = better
+        for number, (weight, estimate) in enumerate(worse):
+            step = better - estimate
+            guided = guided + (weight - 1) * step if number else estimate + weight * step
+        if guidance.mask_weight != 1:
             assert hidden is not None
-            step = better - _without_mask(denoiser, x, levels, label, hidden)
+            step = better - _without_mask(denoiser, x, levels, cond, hidden)
             guided = guided + (guidance.mask_weight - 1) * step * (1 - _of_mask(denoiser, x))
         return guided
 
     return denoise
 
 
-def _guided_by_class(
-    denoiser: Denoiser, x: Tensor, levels: Tensor, label: Tensor, guidance: Guidance
-) -> tuple[Tensor, Tensor]:
-    """What the network says of the class, and the same steered away from what its guidance model says, or it without
-    the class."""
-    if guidance.guidance_model is None:
-        better, worse = _with_and_without(denoiser, x, levels, label)
-    else:
-        better, worse = denoiser(x, levels, Condition(label)), guidance.guidance_model(x, levels, Condition(label))
-    return better, worse + guidance.weight * (better - worse)
-
-
-def _without_mask(denoiser: Denoiser, x: Tensor, levels: Tensor, label: Tensor, hidden: tuple[Tensor, float]) -> Tensor:
+def _without_mask(
+    denoiser: Denoiser, x: Tensor, levels: Tensor, cond: Conditions, hidden: tuple[Tensor, float]
+) -> Tensor:
     """What the network says where noise stands in the mask's place."""
     noise, level = hidden
     unseen = levels.clone()
     unseen[:, MASK] = level
-    result: Tensor = denoiser(torch.where(_of_mask(denoiser, x) > 0, level * noise, x), unseen, Condition(label))
+    result: Tensor = denoiser(torch.where(_of_mask(denoiser, x) > 0, level * noise, x), unseen, cond)
     return result
 
 
@@ -115,24 +122,26 @@ def scaled_levels(sigma: Tensor, share: float) -> Tensor:
     return scaled
 
 
-def _with_and_without(denoiser: Denoiser, x: Tensor, levels: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """What the network says with the class and without it, in one call."""
-    keep = torch.arange(2 * len(label), device=label.device) < len(label)
-    both = Condition(label=label.repeat(2), keep_label=keep)
-    better, worse = denoiser(torch.cat([x, x]), torch.cat([levels, levels]), both).chunk(2)
-    return better, worse
+def _with_and_without(
+    denoiser: Denoiser, x: Tensor, levels: Tensor, cond: Conditions, names: Sequence[str]
+) -> list[Tensor]:
+    """What the network says under all conditions, and then without each of `names`, in one call."""
+    if not names:
+        return [denoiser(x, levels, cond)]
+    copies, several = 1 + len(names), {}
+    for name, values in cond.items():
+        keep = torch.ones(copies, len(values), dtype=torch.bool, device=values.device)
+        if name in names:
+            keep[1 + names.index(name)] = False
+        several[name] = hide(values.repeat(copies, *[1] * (values.ndim - 1)), keep.flatten())
+    return list(denoiser(torch.cat([x] * copies), torch.cat([levels] * copies), several).chunk(copies))
 
 
-def classless_denoise(denoiser: Denoiser, n: int) -> Denoise:
-    """denoise(x, sigma (M,)) for n pairs whose class is not given (the null embedding)."""
-    device = denoiser.modality.device
-    hidden = Condition(
-        label=torch.zeros(n, dtype=torch.long, device=device),
-        keep_label=torch.zeros(n, dtype=torch.bool, device=device),
-    )
+def unconditional_denoise(denoiser: Denoiser, n: int) -> Denoise:
+    """denoise(x, sigma (M,)) for n pairs of which no condition is given."""
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        result: Tensor = denoiser(x, sigma.to(x).expand(n, -1), hidden)
+        result: Tensor = denoiser(x, sigma.to(x).expand(n, -1), {})
         return result
 
     return denoise

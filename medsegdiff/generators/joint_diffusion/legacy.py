@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from medsegdiff.data.transforms import MOVE_UNITS
+
 T = TypeVar("T")
 
-PREFIXES = {"backbone.seam.": "backbone.refiner."}  # of weights
+PREFIXES = {  # of weights
+    "backbone.seam.": "backbone.refiner.",
+    "backbone.label.": "backbone.conditions.label.table.",
+    "backbone.moves.": "backbone.conditions.augmentation.linear.",
+}
+LABEL_DROPOUT = 0.1  # what cards that do not say conditions were trained with, unless set otherwise
 
 
 DEAD = {  # settings that had one legal value, or were set from elsewhere
@@ -23,9 +30,21 @@ def migrated(values: dict[str, Any]) -> dict[str, Any]:
         return values
     dead = DEAD if values.get("backbone") == "medsegdiff_v2" else DEAD | {"model": (*DEAD["model"], *STREAMS)}
     kept = {part: {k: v for k, v in values[part].items() if k not in dead[part]} for part in DEAD if part in values}
-    if "classes" in values and "augment_conditioning" in model:  # a card
-        kept["augment_conditioning"] = model["augment_conditioning"]
     return {**values, **kept}
+
+
+def with_conditions(card: dict[str, Any]) -> dict[str, Any]:
+    """A card that says its conditions: one that does not is of a network that knows the class and, where its settings
+    say so, how pictures were augmented."""
+    model = dict(card["model"])
+    if "conditions" in card:
+        return card
+    model.pop("num_classes", None)
+    augmented = model.pop("augment_conditioning", False)
+    conditions: list[dict[str, Any]] = [{"name": "label", "drop_rate": LABEL_DROPOUT, "classes": card["classes"]}]
+    if augmented:
+        conditions.append({"name": "augmentation", "units": list(MOVE_UNITS)})
+    return card | {"model": model, "conditions": conditions}
 
 
 def renamed_weights(weights: dict[str, T]) -> dict[str, T]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medsegdiff.conditioning.condition import Condition
+from medsegdiff.conditioning.base import Conditions
 from medsegdiff.generators.joint_diffusion.config import DiffusionConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser, expand_levels
 from medsegdiff.generators.joint_diffusion.noise import loss_weight
@@ -14,7 +14,7 @@ from medsegdiff.generators.joint_diffusion.noise import loss_weight
 def denoising_loss(
     denoiser: Denoiser,
     x0: Tensor,
-    cond: Condition,
+    cond: Conditions,
     sigma: Tensor,
     noise: Tensor,
     config: DiffusionConfig,

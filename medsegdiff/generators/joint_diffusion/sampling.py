@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from medsegdiff.conditioning.base import Conditions
 from medsegdiff.generators.joint_diffusion.codec import PairCodec
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
-from medsegdiff.generators.joint_diffusion.guidance import NONE, Guidance, classless_denoise, guided_denoise
+from medsegdiff.generators.joint_diffusion.guidance import NONE, Guidance, guided_denoise, unconditional_denoise
 from medsegdiff.generators.joint_diffusion.noise import MASK
 from medsegdiff.generators.joint_diffusion.samplers import SAMPLERS, Denoise
 
@@ -42,7 +43,7 @@ def _start(codec: PairCodec, sigmas: Tensor, noise: Noise, known: Tensor | None)
 def sample_pairs(
     denoiser: Denoiser,
     codec: PairCodec,
-    labels: Tensor,
+    cond: Conditions,
     sigmas: Tensor,
     noise: Noise,
     *,
@@ -51,15 +52,17 @@ def sample_pairs(
     sigma_scale: float = 1.0,
     known: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Images (B, 1, S, S) uint8 and masks (B, 1, S, S) uint8 {0, 255} of classes `labels` (B,).
+    """Images (B, C, S, S) uint8 and masks (B, K, S, S) uint8 {0, 255} under `cond`.
 
     `sigmas`, `noise` and `known` as in `sample_channels`. Where `guidance` hides the mask, it does so with the noise
     that the walk starts from. `sigma_scale`: share of the image's lowest levels that the network is passed
     (`scaled_levels`).
     """
     device = denoiser.modality.device
-    hidden = (noise(0).to(device), float(sigmas.max())) if guidance.mask_weight != 1 else None
-    denoise = guided_denoise(denoiser, labels.to(device), guidance, hidden, sigma_scale)
+    start = noise(0)
+    hidden = (start.to(device), float(sigmas.max())) if guidance.mask_weight != 1 else None
+    cond = {name: values.to(device) for name, values in cond.items()}
+    denoise = guided_denoise(denoiser, cond, len(start), guidance, hidden, sigma_scale)
     x = sample_channels(denoise, codec, sigmas.to(device), noise, sampler=sampler, known=known)
     image, mask = codec.decode(x.float().cpu(), known=bool(sigmas[0, MASK] == 0))
     return (image * 255).round().to(torch.uint8), mask.to(torch.uint8) * 255
@@ -67,24 +70,22 @@ def sample_pairs(
 
 def sample_masks(
     denoiser: Denoiser, codec: PairCodec, known: Tensor, sigmas: Tensor, noise: Noise, *, sampler: str = "dpmpp_2m"
-) -> Tensor:
-    """(B, 1, S, S) boolean masks of the images in `known` (B, C, S, S), sampled from p(mask | image), no class
-    given."""
-    denoise = classless_denoise(denoiser, len(known))
-    device = denoiser.modality.device
-    x = sample_channels(denoise, codec, sigmas.to(device), noise, sampler=sampler, known=known)
-    return codec.decode(x.float().cpu())[1]
+) -> tuple[Tensor, Tensor]:
+    """(B, K, S, S) boolean masks of the images in `known` (B, C + K, S, S), sampled from p(mask | image) under no
+    condition, and expected masks in [0, 1].
 
-
-def expected_masks(denoiser: Denoiser, codec: PairCodec, known: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
-    """(B, 1, S, S) expected masks in [0, 1] of the images in `known`, from one network call.
-
-    The denoised estimate is E[mask | image, noisy mask]; at the highest level of the table the noisy mask says
-    nothing, which leaves E[mask | image], the probability of lesion in each pixel (where masks are coded as distances:
-    the mask whose edge has the expected distance).
+    The latter come from the first network call. The denoised estimate is E[mask | image, noisy mask]; at the highest
+    level of the table the noisy mask says nothing, which leaves E[mask | image], the probability of each class in
+    each pixel (where masks are coded as distances: the mask whose edge has the expected distance).
     """
-    device = denoiser.modality.device
-    x = _start(codec, sigmas, noise, known)
-    with torch.inference_mode():
-        estimate = classless_denoise(denoiser, len(known))(x.to(device), sigmas[0].to(device))
-    return codec.covered(codec.pixels(estimate.float().cpu())[1])
+    plain = unconditional_denoise(denoiser, len(known))
+    estimates: list[Tensor] = []
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        estimate = plain(x, sigma)
+        if not estimates:
+            estimates.append(estimate)
+        return estimate
+
+    x = sample_channels(denoise, codec, sigmas.to(denoiser.modality.device), noise, sampler=sampler, known=known)
+    return codec.decode(x.float().cpu())[1], codec.covered(codec.pixels(estimates[0].float().cpu())[1])

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from medsegdiff.conditioning.condition import Condition
+from medsegdiff.conditioning.augmentation import Augmentation
+from medsegdiff.conditioning.base import Condition, Conditions, encode, hide
+from medsegdiff.conditioning.registry import CONDITIONS, condition_class
 from medsegdiff.data.dataset import SampleTensors, load_tensors
 from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.data.sampling import sample_indices
@@ -38,7 +40,8 @@ from medsegdiff.engine.rng import generator
 from medsegdiff.engine.run_folder import TRAINING, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
 from medsegdiff.errors import UserError, require
-from medsegdiff.generators.joint_diffusion.checkpoint import BEST_FILE, ModelCard, build_denoiser, save_checkpoint
+from medsegdiff.generators.base import BEST_FILE
+from medsegdiff.generators.joint_diffusion.checkpoint import ModelCard, build_denoiser, save_checkpoint
 from medsegdiff.generators.joint_diffusion.codec import PairCodec, encode_sdf
 from medsegdiff.generators.joint_diffusion.config import DiffusionConfig, TrainConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
@@ -76,6 +79,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             "real pairs only, since a checkpoint says by their hashes what it saw",
             "Give the folder that prepare wrote.",
         )
+    require(pairs.arrays.mask_values is not None, str(pairs.root), "samples without masks", "images with masks")
     with contextlib.ExitStack() as stack:
         config, found, summary = processes.run_on_main(lambda: _enter(config, pairs, stack))
         if found:
@@ -199,7 +203,7 @@ class Objective(nn.Module):
         super().__init__()
         self.denoiser, self.config = denoiser, config
 
-    def forward(self, x0: Tensor, cond: Condition, sigma: Tensor, noise: Tensor, high: int | None = None) -> Tensor:
+    def forward(self, x0: Tensor, cond: Conditions, sigma: Tensor, noise: Tensor, high: int | None = None) -> Tensor:
         """(M,) mean loss of each modality; arguments as of `denoising_loss`."""
         return denoising_loss(self.denoiser, x0, cond, sigma, noise, self.config, high).mean(dim=0)
 
@@ -223,6 +227,11 @@ class DiffusionTrainer:
                 "Prepare the data anew.",
             )
         self.val_set = load_tensors(pairs.select("val"), config.img_size, what="val split")
+        names = [*config.conditions, *([Augmentation.name] if config.augment_prob else [])]
+        self.conditions: list[Condition] = [
+            condition_class(name).fit(pairs, config.condition_dropout) for name in CONDITIONS if name in names
+        ]
+        self.known = encode(self.conditions, [vars(r) for r in self.train_set.records])
         radius = config.diffusion.sdf_truncation
         self.codec = PairCodec.fit(self.train_set.images, encode_sdf(self.train_set.masks, radius), radius)
         torch.manual_seed(int(generator(config.seed, WEIGHTS).initial_seed()))
@@ -234,7 +243,7 @@ class DiffusionTrainer:
         self.optimisation = Optimisation(
             self.denoiser, self.optimiser, self.ema, precision=config.precision, grad_clip=config.grad_clip
         )
-        self.validator = Validator(config, self.codec, self.train_set, self.val_set, pairs.classes)
+        self.validator = Validator(config, self.codec, self.train_set, self.val_set, self.conditions, pairs.classes)
         # Moving a picture takes its finest detail, which networks would learn to leave out: it is moved where that is
         # finer than what they see
         self.finer = FINER if config.augment else 1
@@ -299,6 +308,7 @@ class DiffusionTrainer:
             img_size=self.config.img_size,
             classes=self.pairs.classes,
             lesion_classes=lesions,
+            conditions=self.conditions,
             model=self.config.model,
             diffusion=self.config.diffusion,
             codec=self.codec,
@@ -307,8 +317,15 @@ class DiffusionTrainer:
             step=step,
             scores=scores or {},
             backbone=self.config.backbone,
-            augment_conditioning=self.config.augment_prob > 0,
+            arrays=self.train_set.spec,
+            always_shown={c: self._always_shown(i) for i, c in enumerate(self.pairs.classes)},
         )
+
+    def _always_shown(self, label: int) -> dict[str, float]:
+        """Mask classes that every train picture of the class of this number shows, and the least share of it."""
+        shares = (self.train_set.masks[self.train_set.labels == label] > 127).flatten(2).double().mean(dim=2)
+        least = zip(self.train_set.spec.foreground, shares.amin(dim=0).tolist(), strict=True)
+        return {name: round(share, 6) for name, share in least if share > 0}
 
     def sample_ids(self, step: int) -> list[str]:
         """Ids of the pairs that `step` sees."""
@@ -317,8 +334,8 @@ class DiffusionTrainer:
         rows = sample_indices(labels, step * count, count, config.seed, config.balance_classes)
         return [self.train_set.records[row].id for row in rows.tolist()]
 
-    def _batch(self, sample: int, seed_step: int) -> tuple[Tensor, Condition, Tensor, Tensor, int]:
-        """x0, condition, sigma, noise and `high` of this process's share of the batch of samples sample, sample + 1,
+    def _batch(self, sample: int, seed_step: int) -> tuple[Tensor, Conditions, Tensor, Tensor, int]:
+        """x0, conditions, sigma, noise and `high` of this process's share of the batch of samples sample, sample + 1,
         ...
 
         Random numbers are sampled for the whole batch, so that it is the same one for any number of processes. Pictures
@@ -328,10 +345,13 @@ class DiffusionTrainer:
         rows = sample_indices(self.train_set.labels, sample, config.batch_size, config.seed, config.balance_classes)
         small = seed_step < self.small_steps * config.accumulate
         size = self.finer * (config.first_size if small else config.img_size)
-        images, masks, labels = self.resident[size].batch(send(rows, self.device))
-        conditioning, chance = None, generator(config.seed, seed_step, AUGMENT)
+        images, masks, _ = self.resident[size].batch(send(rows, self.device))
+        cond = {name: values[rows] for name, values in self.known.items()}
+        chance = generator(config.seed, seed_step, AUGMENT)
         if config.augment_prob:
-            images, masks, conditioning = augment_conditioned(images, masks, GENERATIVE, config.augment_prob, chance)
+            images, masks, cond[Augmentation.name] = augment_conditioned(
+                images, masks, GENERATIVE, config.augment_prob, chance
+            )
         elif config.augment:
             images, masks = augment(images, masks, GENERATIVE, chance)
         images, masks = avg_pool2d(images, self.finer), avg_pool2d(masks, self.finer)
@@ -339,15 +359,16 @@ class DiffusionTrainer:
         x0 = self.codec.encode(images, masks)
         sigma = sample_sigma(len(x0), config.diffusion, random)
         noise = torch.randn(x0.shape, generator=random)
-        keep = torch.rand(len(x0), generator=random) >= config.label_dropout
+        for c in self.conditions:
+            keep = torch.rand(len(x0), generator=random) >= c.drop_rate
+            cond[c.name] = hide(cond[c.name], keep)
         own, high = torch.arange(len(x0))[self.processes.share(len(x0))], 0
         if not small:
             order, high = self.denoiser.by_size(sigma[own])
             own = own[order]
-        sigma, noise, keep = (send(part[own], self.device) for part in (sigma, noise, keep))
-        moves = None if conditioning is None else send(conditioning[own], self.device)
-        own = send(own, self.device)
-        return x0[own], Condition(labels[own], keep, moves), sigma, noise, high
+        sigma, noise = (send(part[own], self.device) for part in (sigma, noise))
+        cond = {name: send(values[own], self.device) for name, values in cond.items()}
+        return x0[send(own, self.device)], cond, sigma, noise, high
 
     def _loss(self, sample: int, seed_step: int) -> Tensor:
         """(M,) mean loss of each modality over this process's share of the batch of samples sample, sample + 1, ..."""
@@ -360,11 +381,10 @@ class DiffusionTrainer:
 
     def _trial_loss(self, pairs: int, config: TrainConfig) -> Tensor:
         """The loss of so many blank full-size pairs at a level where none is seen smaller."""
-        x0 = torch.zeros(pairs, 2, config.img_size, config.img_size, device=self.device)
-        label, keep = torch.zeros(2, pairs, dtype=torch.long, device=self.device)
+        x0 = torch.zeros(pairs, len(self.denoiser.modality), config.img_size, config.img_size, device=self.device)
         with autocast(self.device, config.precision):
             sigma = torch.ones(pairs, 2, device=self.device)
-            loss: Tensor = self.objective(x0, Condition(label, keep.bool()), sigma, torch.ones_like(x0), 0)
+            loss: Tensor = self.objective(x0, {}, sigma, torch.ones_like(x0), 0)
         return loss.sum()
 
     def train_step(self, step: int) -> Scalars:

@@ -26,8 +26,8 @@ from medsegdiff.data.prepare import prepare
 from medsegdiff.data.records import write_sample, write_samples
 from medsegdiff.engine.files import write_png
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # also where no pytest has done so
-from conftest import random_checkpoint
+sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))  # also where no pytest has done so
+from tiny_networks import random_checkpoint
 
 CLASSES = ["benign", "malignant"]
 SHAPE = (40, 48)
@@ -107,7 +107,7 @@ def build_base(base: Path) -> Path:
     records = [
         write_sample(
             base / "synthetic", scene(500 + n), disc(), id=f"syn_{label}_{n}", label=label, split="train",
-            group=f"syn_{label}_{n}", source="synthetic:0123456789ab",
+            group=f"syn_{label}_{n}", source="synthetic:0123456789ab", generator="0123456789ab",
         )
         for n, label in enumerate(CLASSES * 2)
     ]  # fmt: skip

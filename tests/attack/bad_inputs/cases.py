@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from bad_base import EXPLODED, SHAPE, Case, another_job, disc, edit, first, scene, without_permission
+from bad_base import EXPLODED, SHAPE, Case, another_job, disc, edit, first, scene, without_permission, write_raw
 from direction_cases import DIRECTIONS
 from evaluate_cases import EVALUATION, without_val
 from safetensors import safe_open
@@ -170,7 +170,7 @@ RAW = [
          put("raw.zip", "")),
     Case(
         "a folder that is not BUSI", "prepare --input_dir photos --output_dir out",
-        ("photos: found holiday/; expected the class folders benign, malignant",),
+        ("photos: found holiday/; expected one of these layouts: BUSI: ",),
         lambda folder: (folder / "photos" / "holiday").mkdir(parents=True),
     ),
     Case("class folder missing", f"{PREPARE} --classes benign cyst", ("found benign/, malignant/", "benign, cyst")),
@@ -218,6 +218,32 @@ RAW = [
     Case("every picture in both classes", PREPARE, ("found no picture of class benign that does not stand",),
          same_in_both),
     Case(
+        "folders of several splits", "prepare --input_dir own --output_dir out",
+        ("own: found folders of several splits (test, train)", "--keep_splits"),
+        both(lambda folder: (folder / "own/train/a").mkdir(parents=True), lambda folder: (folder / "own/test/a").mkdir(
+            parents=True), put("own/train/a/1.png", ""), put("own/test/a/1.png", "")),
+    ),
+    Case(
+        "a second copy beside the data set", "prepare --input_dir both --output_dir out",
+        ("several data sets: a (busi), b (busi); expected one",),
+        lambda folder: [write_raw(folder / "both" / name) for name in "ab"],
+    ),
+    Case("unknown layout", f"{PREPARE} --layout coco", ("--layout: found coco; expected one of auto, busi",)),
+    Case(
+        "inverted masks", PREPARE, (f"{MASK}: found a lesion on", "Is it inverted?"),
+        lambda folder: write_png(folder / MASK, 255 - disc()),
+    ),
+    Case(
+        "label maps without names", PREPARE, (f"{MASK}: found a label map (pixel values 0, 90, 255)", "--mask_classes"),
+        lambda folder: write_png(folder / MASK, np.where(disc() > 0, 255, 0).astype(np.uint8) + np.uint8(90) * (
+            np.arange(SHAPE[1])[None] < 9)),
+    ),
+    Case("pattern that is none", f"{PREPARE} --subject_pattern (", ("--subject_pattern: found ( (",)),
+    Case("pattern that finds no patient", f"{PREPARE} --subject_pattern P(\\d+)", ("found no patient in benign/",)),
+    Case("mask classes without background", f"{PREPARE} --mask_classes a=1", ("--mask_classes: found a=1; expected",)),
+    Case("mask classes for BUSI", f"{PREPARE} --mask_classes background=0 a=1", ("a data set in the layout busi",)),
+    Case("a prepared data set as raw one", "prepare --input_dir real --output_dir out", ("prepared already",)),
+    Case(
         "two files that would get one id", PREPARE, ("found the same id 'benign_0002' as",),
         both(rename(IMAGE, "raw/benign/benign 02.png"), rename(MASK, "raw/benign/benign 02_mask.png")),
     ),
@@ -234,7 +260,7 @@ PAIRS = [
     Case("dataset.json is broken", DESCRIBE, ("real/dataset.json: found text that is not JSON",),
          cut("real/dataset.json", 0.5)),
     Case("dataset.json is a list", DESCRIBE, ("real/dataset.json",), put("real/dataset.json", "[]")),
-    Case("dataset.json of another version", DESCRIBE, ("schema version 99; expected version 1",),
+    Case("dataset.json of another version", DESCRIBE, ("schema version 99; expected version 2 or older",),
          info(schema_version=99)),
     Case("dataset.json without classes", DESCRIBE, ("found no list of classes",), info(classes=None)),
     Case("dataset.json without settings", DESCRIBE, ("no mapping under 'fingerprint'",), info(fingerprint=3)),
@@ -262,6 +288,9 @@ PAIRS = [
         "group in two splits", DESCRIBE, ("expected each group in one split",),
         lambda folder: edit(folder / "real", group=first(folder / "real", "test")["group"], split="val"),
     ),
+    Case("row without a mask", DESCRIBE, ("found no mask; expected one for every row",),
+         row(mask_file_name="", mask_hash="")),
+    Case("arrays of another kind", DESCRIBE, ("found another description of the arrays",), info(arrays={"image": 1})),
     Case("missing file", DESCRIBE, ("found no file images/benign_0001.png",), remove("real/images/benign_0001.png")),
     Case(
         "path that leaves the folder", DESCRIBE, ("found path '../raw.png'; expected a path inside the folder",),
@@ -384,8 +413,8 @@ SETTINGS = [
     Case("wrong type in YAML", "train --config tiny.yaml --data_dir real",
          ("tiny.yaml, lr: found fast; expected float",), put("tiny.yaml", "lr: fast\n")),
     Case("value out of range in YAML", "train --config tiny.yaml --data_dir real",
-         ("tiny.yaml, label_dropout: found 2.0; expected a number from 0 to 1",),
-         put("tiny.yaml", "label_dropout: 2\n")),
+         ("tiny.yaml, condition_dropout: found 2.0; expected a number from 0 to 1",),
+         put("tiny.yaml", "condition_dropout: 2\n")),
     Case("backbone in YAML that there is not", "train --config tiny.yaml --data_dir real",
          ("tiny.yaml, backbone: found unet; expected one of medsegdiff_v2, patch_unet",),
          put("tiny.yaml", "backbone: unet\n")),

@@ -96,7 +96,7 @@ SEGMENTATION = [
     Case("test without a class", SEGMENT, ("found no test image of class 'malignant'",), without_class("test")),
     Case("external set that is missing", f"{SEGMENT} --test_data nowhere", ("nowhere: found nothing",)),
     Case("external set in an unknown layout", f"{SEGMENT} --test_data photos",
-         ("--test_data photos: found a.png; expected a sample folder, or one of these layouts: STU-Hospital",), photos),
+         ("--test_data photos: found grey images without masks; expected grey images, masks of",), photos),
     Case("external picture without its mask", f"{SEGMENT} --test_data stu", ("found no mask",), stu_without_mask),
     Case("external set of training pictures", f"{SEGMENT} --test_data stu", ("pictures of train and val only",),
          stu_of_train),

@@ -14,6 +14,8 @@ from write_table import DOCUMENT, document
 
 from medsegdiff.cli import main
 
+pytestmark = pytest.mark.attack
+
 BY_NAME = {case.wrong: case for cases in CASES.values() for case in cases}
 TRAIN = "train --config {base}/tiny.yaml --data_dir {base}/real --output_dir disk/out"
 ReferenceModel = Callable[[Case], Outcome]
@@ -62,7 +64,7 @@ def test_bad_input(name: str, reference_model: ReferenceModel, capfd: pytest.Cap
 
 
 def test_the_document_shows_what_is_printed_now(reference_model: ReferenceModel) -> None:
-    """Damage: a message changed without `python tests/bad_inputs/write_table.py`."""
+    """Damage: a message changed without `python tests/attack/bad_inputs/write_table.py`."""
     assert DOCUMENT.read_text() == document(reference_model)
 
 

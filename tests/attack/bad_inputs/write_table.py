@@ -1,4 +1,4 @@
-"""Write docs/errors.md: `python tests/bad_inputs/write_table.py` runs every case and notes what it prints."""
+"""Write docs/errors.md: `python tests/attack/bad_inputs/write_table.py` runs every case and notes what it prints."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ inside their folder, and ids that become file names hold no slashes. A picture o
 hash in metadata.csv whenever it is read. Pictures above 10,000 pixels a side are refused by their headers, before they
 are decoded. Text for the terminal is escaped.
 
-The rest of this page is written by `python tests/bad_inputs/write_table.py`, which runs every command on files that are
-really broken in that way; a test holds the page to what is printed now.
+The rest of this page is written by `python tests/attack/bad_inputs/write_table.py`, which runs every command on files
+that are really broken in that way; a test holds the page to what is printed now.
 """
 
 

@@ -29,8 +29,8 @@ def make_inputs(folder: Path, jobs: Iterable[str]) -> int:
     from medsegdiff.cli import run
     from medsegdiff.data.phantom import PhantomConfig, write_phantom
 
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from conftest import ellipse_pairs
+    sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
+    from sample_sets import ellipse_pairs
 
     ellipse_pairs(folder / "real", {"train": 6, "val": 2, "test": 2})
     checkpoint = folder / "checkpoint" / "best_model.safetensors"
@@ -44,7 +44,7 @@ def make_inputs(folder: Path, jobs: Iterable[str]) -> int:
 
 def write_checkpoint(real: Path, path: Path) -> None:
     """A network with random weights. Its masks are noise of which half is lesion: one large connected part."""
-    from conftest import random_checkpoint
+    from tiny_networks import random_checkpoint
 
     from medsegdiff.data.records import read_samples
 

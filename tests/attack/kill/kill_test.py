@@ -1,7 +1,7 @@
 """Kill a job at every place where it writes, start it again each time, and see that it ends as if nothing had happened.
 
-    python tests/kill/kill_test.py --job train --kills 24 --report kills.md
-    python tests/kill/kill_test.py --job train --data data/busi_processed --config configs/busi_128.yaml --num_epochs 2
+    python tests/attack/kill/kill_test.py --job train --kills 24 --report kills.md
+    python tests/attack/kill/kill_test.py --job train --data data/busi_processed --config configs/busi_128.yaml
 
 An undisturbed run is recorded first. Its writes are the kill points: at least one for every distinct place, the rest
 spread over the job, in the order of the job. Each started run has to get to its kill point without doing finished work

@@ -17,7 +17,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 KILLS = {"train": 22, "generate": 8, "combine": 8, "segment": 6}
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="names open files by /proc, as Linux has it")
+pytestmark = [
+    pytest.mark.attack,
+    pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="names open files by /proc, as Linux has it"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -42,30 +42,6 @@ def test_ablation_is_at_equal_parameters(benchmark: Any) -> None:
     assert abs(yardstick / counts["medsegdiff_v2"] - 1) < 0.02
 
 
-def row(arm: str, seed: int, loss: float) -> dict[str, Any]:
-    return {
-        "arm": arm, "seed": seed, "epochs": 3, "cost": 1.0, "parameters": 1_000_000, "val_loss": loss,
-        "val_image": loss, "val_mask": loss, "seconds": 7.4,
-    }  # fmt: skip
-
-
-def test_tables_show_every_seed_and_what_it_is_beside_the_base(benchmark: Any, tmp_path: Path) -> None:
-    """Damage: a mean that hides a seed; the ratio to the base of another seed."""
-    found = [row("base", 0, 0.5), row("base", 1, 0.6), row("q: a", 1, 0.3), row("q: a", 0, 0.4), row("part", 0, 0.55)]
-    found[0]["averages"], found[1]["averages"] = {"0.05": 0.5, "0.1": 0.7}, {"0.05": 0.65, "0.1": 0.6}
-    (tmp_path / "recipe_notes.md").write_text("In words.\n")
-    benchmark("recipe_table").write_tables(
-        tmp_path, found, {"q": {"a": {}}, "empty": {"b": {}}}, ["part"], ("base", "base")
-    )
-    text = (tmp_path / "recipe.md").read_text()
-    assert "In words." in text
-    assert "## Empty" not in text
-    assert "| q: a | 1.0 | 1.00 | 3 | 7, 7 | 0.400, 0.300 |" in text
-    assert "0.800, 0.500 |" in text
-    assert "| 0.1 | 0.7000, 0.6000 |" in text
-    assert "1.100 |" in (tmp_path / "ablation.md").read_text()
-
-
 def test_ours_among_the_peers_samples_within_the_calls(benchmark: Any, tmp_path: Path, ellipses: SampleSet) -> None:
     """Damage: more calls than the peers have; a warm-up of fewer calls than the default has refused."""
     arms = benchmark("peer_arms")

@@ -15,12 +15,13 @@ import pytest
 from medsegdiff.data import combine as module
 from medsegdiff.data.combine import combine, plan_counts
 from medsegdiff.data.config import CombineConfig
-from medsegdiff.data.hashing import content_hash
+from medsegdiff.data.hashing import content_hash, perceptual_hash
 from medsegdiff.data.records import SampleRecord, SampleSet, class_counts, read_samples, write_sample, write_samples
 from medsegdiff.engine.files import write_png
 from medsegdiff.errors import UserError
 
 CLASSES = ["benign", "malignant"]
+FIXTURES = Path(__file__).parents[2] / "golden" / "record" / "fixtures"
 REAL = {"train": (8, 4), "val": (2, 2), "test": (3, 2)}
 
 
@@ -31,11 +32,15 @@ def scene(seed: int) -> np.ndarray:
     return np.asarray(np.interp(noise, (noise.min(), noise.max()), (0, 255)).astype(np.uint8))
 
 
-def add(root: Path, image: np.ndarray, label: str, number: int, split: str, source: str) -> SampleRecord:
+def add(
+    root: Path, image: np.ndarray, label: str, number: int, split: str, source: str, **columns: str
+) -> SampleRecord:
     """Write one pair."""
     mask = np.asarray(cv2.circle(np.zeros_like(image), (25, 20), 8, 255, -1))
     name = f"{label}_{number:04d}"
-    return write_sample(root, image, mask, id=name, label=label, split=split, group=f"g_{name}", source=source)
+    return write_sample(
+        root, image, mask, id=name, label=label, split=split, group=f"g_{name}", source=source, **columns
+    )
 
 
 def write_real(root: Path) -> SampleSet:
@@ -59,7 +64,7 @@ def write_synthetic(
         images += [(scene(1000 + len(images) + i), label) for i in range(count)]
     images += [(image, "benign") for image in extra or []]
     for number, (image, label) in enumerate(images):
-        records.append(add(root, image, label, number, "train", "synthetic:abc"))
+        records.append(add(root, image, label, number, "train", "abc", generator="abc"))
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in real.select("train").records]
     info = {"checkpoint": {"train_hashes": hashes}, **info}
     return write_samples(root, records, classes=CLASSES, fingerprint={"phase": "generate"}, **info)
@@ -93,7 +98,7 @@ def test_balances_train_and_leaves_the_rest(config: CombineConfig, real: SampleS
     assert counts["train"] == {"benign": 13, "malignant": 13}  # 4 + 9 malignant are all there are
     for split in ("val", "test"):
         assert result.select(split).records == real.select(split).records
-    added = [r for r in result.records if r.source.startswith("synthetic:")]
+    added = [r for r in result.records if r.is_synthetic]
     assert {(r.split, r.fold) for r in added} == {("train", -1)}
     assert read_samples(result.root).records == result.records
 
@@ -113,7 +118,7 @@ def test_report_say_before_and_after(config: CombineConfig, caplog: pytest.LogCa
 def test_ids_and_groups_stay_unique(config: CombineConfig, real: SampleSet) -> None:
     """Damage: keeping ids that both sets have, so that a synthetic file takes the place of a real one."""
     result = combine(config)
-    added = [r for r in result.records if r.source.startswith("synthetic:")]
+    added = [r for r in result.records if r.is_synthetic]
     assert all(r.id.startswith("syn_") and r.group.startswith("syn_") for r in added)
     assert len({r.id for r in result.records}) == len(result)
     first = next(r for r in result.records if r.id == "benign_0000")
@@ -276,7 +281,7 @@ def write_given(root: Path, real: SampleSet, split: str, groups: bool = True) ->
     """Images sampled for the masks of a split, each in the group of its mask (or, damaged, in one of its own)."""
     records = []
     for number, r in enumerate(real.select(split).records):
-        sampled = add(root, scene(3000 + number), r.label, 100 + number, "train", "synthetic:abc")
+        sampled = add(root, scene(3000 + number), r.label, 100 + number, "train", "abc", generator="abc")
         records.append(dataclasses.replace(sampled, group=r.group if groups else sampled.group))
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in real.select("train").records]
     given = sorted({r.mask_hash for r in real.select(split).records})
@@ -335,11 +340,56 @@ def test_a_held_out_mask_at_another_size_is_recognised(mirrored: bool, real: Sam
         records.append(
             write_sample(
                 tmp_path / "synthetic", image, np.ascontiguousarray(picture), id=name, label="benign", split="train",
-                group=f"m{number}", source="synthetic:abc",
+                group=f"m{number}", source="abc", generator="abc",
             )
         )  # fmt: skip
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in real.select("train").records]
     info: dict[str, Any] = {"checkpoint": {"train_hashes": hashes}, "conditioning_masks": ["0" * 64]}
     synthetic = write_samples(tmp_path / "synthetic", records, classes=CLASSES, fingerprint={}, **info)
     with pytest.raises(UserError, match=r"found syn_1, whose mask is that of \w+ \(overlap"):
+        combine(CombineConfig(str(real.root), str(synthetic.root), str(tmp_path / "out"), balance=False))
+
+
+def test_other_arrays_are_refused(config: CombineConfig, tmp_path: Path) -> None:
+    """Damage: grey and coloured images, or masks of other classes, in one train split."""
+    info = json.loads((tmp_path / "synthetic" / "dataset.json").read_text())
+    info["arrays"]["mask"]["values"] = {"background": 0, "tumour": 255}
+    (tmp_path / "synthetic" / "dataset.json").write_text(json.dumps(info))
+    assert "background 0, tumour 255; expected grey images, masks of background 0, lesion 255" in message(config)
+
+
+def test_provenance_stays(real: SampleSet, tmp_path: Path) -> None:
+    """Damage: columns of the synthetic rows lost, so that nobody can know what made them and from what."""
+    synthetic = write_synthetic(tmp_path / "other", real)
+    reported = [
+        dataclasses.replace(r, derived_from="x", subject="", attributes={"area": 0.5}) for r in synthetic.records
+    ]
+    write_samples(synthetic.root, reported, classes=CLASSES, fingerprint={}, checkpoint=synthetic.info["checkpoint"])
+    out = combine(CombineConfig(str(real.root), str(synthetic.root), str(tmp_path / "out"), balance=False))
+    made = [r for r in out.records if r.is_synthetic]
+    assert len(made) == 15
+    assert {(r.generator, r.derived_from, r.attributes["area"]) for r in made} == {("abc", "x", 0.5)}
+    assert out.info["schema_version"] == 2
+
+
+def test_schema_1_is_combined(tmp_path: Path) -> None:
+    """Damage: sets of before schema 2 no longer fit together, or are not reported from synthetic ones."""
+    real, synthetic = (str(FIXTURES / f"{name}_v1") for name in ("pairs", "synthetic"))
+    out = combine(CombineConfig(real, synthetic, str(tmp_path / "out")))
+    before = read_samples(FIXTURES / "combined_v1")
+    kept = ("id", "label", "split", "fold", "group", "image_hash", "mask_hash", "generator")
+    rows, expected = ([[getattr(r, k) for k in kept] for r in pairs.records] for pairs in (out, before))
+    assert rows == expected
+
+
+def test_borders_are_left_out_of_synthetic_images_too(real: SampleSet, tmp_path: Path) -> None:
+    """Real screenshots are hashed within their border. Damage: synthetic ones hashed whole: a copy is missed."""
+    frame = (0.25, 0.25, 0.75, 0.75)
+    records = [dataclasses.replace(r, perceptual_hash=perceptual_hash(real.read_image(r), frame)) for r in real.records]
+    framed = write_samples(real.root, records, classes=CLASSES, fingerprint={"phase": "prepare"}, frame=list(frame))
+    held_out = framed.select("test").records[0]
+    copy = np.random.default_rng(0).integers(0, 256, (48, 56), dtype=np.uint8)
+    copy[12:36, 14:42] = framed.read_image(held_out)[12:36, 14:42]
+    synthetic = write_synthetic(tmp_path / "copied", framed, extra=[copy])
+    with pytest.raises(UserError, match=f"copies of 1 val or test pictures, the first of {held_out.id}"):
         combine(CombineConfig(str(real.root), str(synthetic.root), str(tmp_path / "out"), balance=False))

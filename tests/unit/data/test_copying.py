@@ -14,7 +14,7 @@ from medsegdiff.evaluation.privacy import copying
 from medsegdiff.evaluation.privacy.copying import copying_test, nearest_share, similarity
 
 if TYPE_CHECKING:
-    from conftest import WriteSamples
+    from sample_sets import WriteSamples
 
 
 def textures(count: int, seed: int) -> list[np.ndarray]:

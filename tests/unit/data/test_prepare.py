@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.data.config import PrepareConfig
 from medsegdiff.data.hashing import hash_distances
 from medsegdiff.data.pictures import balance_table, contact_sheet
@@ -165,6 +166,19 @@ def test_contact_sheet_outlines_the_mask() -> None:
     assert sheet.shape == (2 * 96, 2 * 82, 3)
     assert (sheet == (255, 200, 0)).all(axis=-1).any()
     assert image.max() == 90
+
+
+def test_contact_sheet_of_colours_and_classes() -> None:
+    """Damage: RGB shown as BGR or refused; classes of a label map outlined as one, or in one colour."""
+    image, mask = np.full((40, 80, 3), (200, 10, 20), np.uint8), np.zeros((40, 80), np.uint8)
+    mask[5:35, 10:35], mask[5:35, 45:70] = 1, 3
+    spec = ArraySpec(3, {"background": 0, "rv": 1, "lv": 3})
+    sheet = contact_sheet([image], [mask], columns=1, cell=80, spec=spec)
+    left, right = sheet[:, :41], sheet[:, 41:]
+    assert (left == (255, 200, 0)).all(axis=-1).any()
+    assert (right == (0, 200, 255)).all(axis=-1).any()
+    assert not (right == (255, 200, 0)).all(axis=-1).any()
+    assert (sheet == (200, 10, 20)).all(axis=-1).any()
 
 
 def test_balance_table() -> None:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from medsegdiff.data.readers.busi import read_busi
+from medsegdiff.data.readers import RawSample, ReadOptions, read_raw
 from medsegdiff.engine.files import write_png
 from medsegdiff.errors import UserError
 
@@ -37,6 +37,11 @@ def folder(tmp_path: Path) -> Path:
             write_png(stem.with_name(stem.name + ".png"), scene(number))
             write_png(stem.with_name(stem.name + "_mask.png"), disc(20, 20))
     return tmp_path
+
+
+def read_busi(folder: Path, classes: list[str]) -> list[RawSample]:
+    """The pairs of a folder in the layout of BUSI."""
+    return read_raw(folder, "busi", ReadOptions(tuple(classes))).samples
 
 
 def message(folder: Path, classes: list[str] | None = None) -> str:
@@ -107,14 +112,14 @@ def test_normal_pictures_have_empty_masks(folder: Path) -> None:
 
 def test_missing_folder(tmp_path: Path) -> None:
     """Damage: letting iterdir raise FileNotFoundError ends in a traceback."""
-    assert "found nothing; expected a folder with the class folders benign, malignant" in message(tmp_path / "none")
+    assert "found nothing; expected a folder with a data set" in message(tmp_path / "none")
 
 
 def test_other_layout(tmp_path: Path) -> None:
     """Damage: returning an empty list for a folder without classes."""
     (tmp_path / "train").mkdir()
     text = message(tmp_path)
-    assert "found train/; expected the class folders benign, malignant, there or one level below" in text
+    assert "found train/; expected one of these layouts: BUSI: class folders benign and malignant" in text
 
 
 def test_missing_class(folder: Path) -> None:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from medsegdiff.data.readers import RawSample, bus_bra, bus_uclm, stu_hospital, udiat
+from medsegdiff.data.readers import READERS, RawSample, ReadOptions, read_raw
 from medsegdiff.errors import UserError
 
 HEIGHT, WIDTH = 48, 64
@@ -65,11 +65,11 @@ def make_udiat(root: Path) -> None:
             save(root / folder / f"00000{number}.png", pixels)
 
 
-MAKERS: dict[str, tuple[Callable[[Path], None], Callable[[Path], Path | None], Callable[[Path], list[RawSample]]]] = {
-    "stu_hospital": (make_stu, stu_hospital.find, stu_hospital.read),
-    "bus_bra": (make_bus_bra, bus_bra.find, bus_bra.read),
-    "bus_uclm": (make_bus_uclm, bus_uclm.find, bus_uclm.read),
-    "udiat": (make_udiat, udiat.find, udiat.read),
+MAKERS: dict[str, Callable[[Path], None]] = {
+    "stu_hospital": make_stu,
+    "bus_bra": make_bus_bra,
+    "bus_uclm": make_bus_uclm,
+    "udiat": make_udiat,
 }
 FACTS = {  # id, class, file, patient, seed of the picture
     "stu_hospital": [("stu_0002", "", "Test_Image_2.png", "", 2), ("stu_0010", "", "Test_Image_10.png", "", 10)],
@@ -88,13 +88,24 @@ FACTS = {  # id, class, file, patient, seed of the picture
 }
 
 
+def find(name: str, folder: Path) -> list[Path]:
+    """The data sets of that layout."""
+    return READERS[name].find(folder, ReadOptions())
+
+
+def read(name: str, root: Path) -> list[RawSample]:
+    """The pairs of one of them."""
+    found = READERS[name].read(root, ReadOptions())
+    assert isinstance(found, list)
+    return found
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_facts_and_pixels(name: str, tmp_path: Path) -> None:
     """Fails if 10 comes before 2, a class or patient is read from elsewhere, or a picture and its mask are swapped."""
-    make, _, read = MAKERS[name]
-    make(tmp_path)
-    pairs = read(tmp_path)
-    assert [(p.name, p.label, p.source, p.patient) for p in pairs] == [fact[:4] for fact in FACTS[name]]
+    MAKERS[name](tmp_path)
+    pairs = read(name, tmp_path)
+    assert [(p.name, p.label, p.source, p.subject) for p in pairs] == [fact[:4] for fact in FACTS[name]]
     for pair, fact in zip(pairs, FACTS[name], strict=True):
         assert np.array_equal(pair.image, scene(fact[4]))
         assert np.array_equal(pair.mask, box())
@@ -103,27 +114,26 @@ def test_facts_and_pixels(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", MAKERS)
 def test_found_up_to_two_levels_below(name: str, tmp_path: Path) -> None:
     """Fails if a level is left out or added, or the folder that was given comes back instead of the data set's."""
-    make, find, _ = MAKERS[name]
+    make = MAKERS[name]
     for depth in ("", "a", "a/b"):
         root = tmp_path / f"depth_{len(depth)}" / depth
         make(root)
-        assert find(tmp_path / f"depth_{len(depth)}") == root
+        assert find(name, tmp_path / f"depth_{len(depth)}") == [root]
     make(tmp_path / "deep" / "a" / "b" / "c")
-    assert find(tmp_path / "deep") is None
+    assert find(name, tmp_path / "deep") == []
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_leftovers_of_other_systems(name: str, tmp_path: Path) -> None:
     """What macOS leaves behind, and a hidden copy. Fails if `._*` counts as a picture, or `.trash` as the data set."""
-    make, find, read = MAKERS[name]
+    make = MAKERS[name]
     make(tmp_path / "data")
     folders = [tmp_path / "data", *(p for p in (tmp_path / "data").iterdir() if p.is_dir())]
     for path in [p for folder in folders for p in folder.iterdir() if p.suffix == ".png"]:
         path.with_name("._" + path.name).write_bytes(b"\0\5\x16\7")
     make(tmp_path / ".trash")
-    root = find(tmp_path)
-    assert root == tmp_path / "data"
-    assert len(read(root)) == 2
+    assert find(name, tmp_path) == [tmp_path / "data"]
+    assert len(read(name, tmp_path / "data")) == 2
 
 
 @pytest.mark.parametrize(
@@ -137,12 +147,11 @@ def test_leftovers_of_other_systems(name: str, tmp_path: Path) -> None:
 )
 def test_letter_case(name: str, renamed: dict[str, str], tmp_path: Path) -> None:
     """Fails if names are compared letter by letter."""
-    make, find, read = MAKERS[name]
-    make(tmp_path)
+    MAKERS[name](tmp_path)
     for old, new in renamed.items():
         (tmp_path / old).rename(tmp_path / new)
-    assert find(tmp_path) == tmp_path
-    assert [pair.name for pair in read(tmp_path)] == [fact[0] for fact in FACTS[name]]
+    assert find(name, tmp_path) == [tmp_path]
+    assert [pair.name for pair in read(name, tmp_path)] == [fact[0] for fact in FACTS[name]]
 
 
 def test_masks_in_another_format(tmp_path: Path) -> None:
@@ -150,7 +159,7 @@ def test_masks_in_another_format(tmp_path: Path) -> None:
     make_udiat(tmp_path)
     (tmp_path / "GT" / "000001.png").unlink()
     save(tmp_path / "GT" / "000001.bmp", box(left=3))
-    assert np.array_equal(udiat.read(tmp_path)[0].mask, box(left=3))
+    assert np.array_equal(read("udiat", tmp_path)[0].mask, box(left=3))
 
 
 def test_larger_masks_of_stu_hospital(tmp_path: Path) -> None:
@@ -162,7 +171,7 @@ def test_larger_masks_of_stu_hospital(tmp_path: Path) -> None:
     save(tmp_path / "mask_2.png", large)
     expected = box()
     expected[0, 0] = expected[2, 1] = 255
-    pair = stu_hospital.read(tmp_path)[0]
+    pair = read("stu_hospital", tmp_path)[0]
     assert pair.image.shape == pair.mask.shape
     assert np.array_equal(pair.mask, expected)
 
@@ -171,18 +180,21 @@ def test_lesions_of_both_kinds(tmp_path: Path) -> None:
     """Fails if the masks of one colour alone are taken, or benign wins."""
     make_bus_uclm(tmp_path)
     save(tmp_path / "masks" / "ALWI_000.png", np.maximum(box(GREEN), box(RED, left=40)))
-    pair = bus_uclm.read(tmp_path)[0]
+    pair = read("bus_uclm", tmp_path)[0]
     assert pair.label == "malignant"
     assert np.array_equal(pair.mask, np.maximum(box(), box(left=40)))
 
 
 def test_one_layout_in_several_folders(tmp_path: Path) -> None:
     """Fails if the first is scored and the other left out without a word."""
-    for part in ("test", "train"):
+    for part in ("a", "b"):
         make_udiat(tmp_path / "data" / part)
-    with pytest.raises(UserError, match=r"found one layout in several folders \(data/test, data/train\); expected one"):
-        udiat.find(tmp_path)
-    assert udiat.find(tmp_path / "data" / "test") == tmp_path / "data" / "test"
+    make_udiat(tmp_path / "more")
+    with pytest.raises(
+        UserError, match=r"several data sets: more \(udiat\), data/a \(udiat\), data/b \(udiat\); expected"
+    ):
+        read_raw(tmp_path)
+    assert find("udiat", tmp_path / "data" / "a") == [tmp_path / "data" / "a"]
 
 
 @pytest.mark.parametrize(
@@ -196,18 +208,17 @@ def test_one_layout_in_several_folders(tmp_path: Path) -> None:
         ("bus_uclm", "masks/ALWI_000.png", box(GREEN) + box(BLUE, left=40), "found other colours"),
         ("bus_uclm", "masks/ALWI_000.png", box(), "found a mask that is not coloured; expected green and red"),
         ("bus_uclm", "masks/ALWI_009.png", box(GREEN), r"ALWI_009\.png: found a mask without its picture"),
-        ("stu_hospital", "mask_2.png", box(127), "found an empty mask"),
-        ("udiat", "GT/000001.png", box(100), "found an empty mask; expected the outline of a lesion"),
+        ("stu_hospital", "mask_2.png", box(127), "found a picture of which 8% is neither black nor white"),
+        ("udiat", "GT/000001.png", box(50), "found a picture whose brightest pixel is 50; expected a mask"),
         ("udiat", "original/000009.png", scene(9), r"000009\.png: found no mask; expected a mask named '000009'"),
     ],
 )
 def test_refused_pictures(name: str, file: str, pixels: np.ndarray, message: str, tmp_path: Path) -> None:
     """Fails if the check of that fault is taken out of its reader."""
-    make, _, read = MAKERS[name]
-    make(tmp_path)
+    MAKERS[name](tmp_path)
     save(tmp_path / file, pixels)
     with pytest.raises(UserError, match=message) as caught:
-        read(tmp_path)
+        read(name, tmp_path)
     assert file.split("/")[-1].split(".")[0] in caught.value.where
 
 
@@ -223,21 +234,18 @@ def test_refused_pictures(name: str, file: str, pixels: np.ndarray, message: str
 )
 def test_cut_off_files(name: str, file: str, tmp_path: Path) -> None:
     """Fails if OpenCV alone decodes a file: what is missing of a cut-off one comes out black."""
-    make, _, read = MAKERS[name]
-    make(tmp_path)
+    MAKERS[name](tmp_path)
     (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:-20])
     with pytest.raises(UserError, match="found a damaged or cut-off file") as caught:
-        read(tmp_path)
+        read(name, tmp_path)
     assert caught.value.where == str(tmp_path / file)
 
 
 @pytest.mark.parametrize(("name", "folder"), [("bus_bra", "Masks"), ("bus_uclm", "masks")])
 def test_no_folder_of_masks(name: str, folder: str, tmp_path: Path) -> None:
     """Fails if the missing folder ends in a traceback, or the set counts as another layout."""
-    make, find, read = MAKERS[name]
-    make(tmp_path)
+    MAKERS[name](tmp_path)
     (tmp_path / folder).rename(tmp_path / "elsewhere")
-    root = find(tmp_path)
-    assert root == tmp_path
+    assert find(name, tmp_path) == [tmp_path]
     with pytest.raises(UserError, match=f"found no folder {folder}"):
-        read(root)
+        read(name, tmp_path)

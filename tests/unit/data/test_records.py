@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
+from medsegdiff.data.arrays import ArraySpec
+from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.decoding import read_grey
 from medsegdiff.data.records import (
     METADATA_FILE,
@@ -124,7 +126,7 @@ def test_other_schema(root: Path) -> None:
     """Damage: reading a folder of a later version as if it were this one."""
     info = json.loads((root / "dataset.json").read_text())
     (root / "dataset.json").write_text(json.dumps({**info, "schema_version": 99}))
-    with pytest.raises(UserError, match="found schema version 99; expected version 1"):
+    with pytest.raises(UserError, match="found schema version 99; expected version 2 or older"):
         read_samples(root)
 
 
@@ -154,3 +156,104 @@ def test_read_grey_refuses(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "deep.png"), np.full((4, 4), 60_000, np.uint16))
     with pytest.raises(UserError, match="found 16-bit pixels; expected 8-bit pixels"):
         read_grey(tmp_path / "deep.png")
+
+
+FIXTURES = Path(__file__).parents[2] / "golden" / "record" / "fixtures"
+
+
+def test_schema_1_is_read_for_ever() -> None:
+    """Folders of before schema 2. Damage: new columns asked for; noise not scaled synthetic, or all; no mask
+    classes."""
+    real, synthetic, combined = (read_samples(FIXTURES / f"{name}_v1") for name in ("pairs", "synthetic", "combined"))
+    assert (len(real), len(synthetic), len(combined)) == (13, 6, 19)
+    assert {r.generator for r in synthetic.records} == {"bb3d1894f2be"}
+    assert [r.is_synthetic for r in combined.records].count(True) == 6
+    assert not any(r.is_synthetic or r.subject or r.text or r.attributes for r in real.records)
+    assert real.arrays == ArraySpec()
+    for pairs in (real, synthetic, combined):
+        assert all(set(np.unique(pairs.read_mask(r))) <= {0, 255} for r in pairs.records)
+        assert all(pairs.read_image(r).ndim == 2 for r in pairs.records)
+
+
+def test_columns_of_schema_2(tmp_path: Path) -> None:
+    """Damage: a fact lost between writing and reading; attributes of one row given to another; RGB hashed as grey."""
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    mask = np.zeros((20, 30), np.uint8)
+    mask[:10, :15], mask[10:, :15] = 1, 3
+    place = {"label": "a", "split": "train", "source": "own"}
+    reported = {
+        "text": "a, b",
+        "modality": "fundus",
+        "subject": "P 7",
+        "derived_from": "y",
+        "attributes": {"area": 0.25},
+    }
+    records = [
+        write_sample(tmp_path, image, mask, id="x", group="g", generator="abc", **place, **reported),
+        write_sample(tmp_path, image[::-1], mask, id="y", group="h", attributes={"width": 2.0}, **place),
+    ]
+    spec = ArraySpec(3, {"background": 0, "rv": 1, "lv": 3})
+    write_samples(tmp_path, records, classes=["a"], fingerprint={}, arrays=spec)
+    found = read_samples(tmp_path)
+    assert list(found.records) == records
+    assert found.arrays.same_as(spec)
+    assert [r.is_synthetic for r in found.records] == [True, False]
+    assert np.array_equal(found.read_image(records[0]), image)
+    header = (tmp_path / METADATA_FILE).read_text().splitlines()[0]
+    assert header == (
+        "id,image_file_name,mask_file_name,label,text,modality,split,fold,subject,group,width,height,pixel_aspect,"
+        "source,generator,derived_from,image_hash,mask_hash,perceptual_hash,attribute:area,attribute:width"
+    )
+    tensors = load_tensors(found, 10, what="set")
+    assert (tensors.images.shape, tensors.masks.shape) == ((2, 3, 10, 10), (2, 2, 10, 10))
+    assert tensors.masks[0].float().mean(dim=(1, 2)).tolist() == [63.75, 63.75]
+    assert tensors.spec.foreground == ("rv", "lv")
+    assert tensors.images[0, 0].float().mean() == pytest.approx(image[..., 0].mean(), abs=1)
+
+
+def test_a_data_set_without_masks(tmp_path: Path) -> None:
+    """Damage: a mask asked for where there is none; a row with one let through."""
+    image = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+    record = write_sample(tmp_path, image, None, id="x", label="a", split="train", group="g", source="own")
+    write_samples(tmp_path, [record], classes=["a"], fingerprint={}, arrays=ArraySpec(1, None))
+    found = read_samples(tmp_path)
+    assert load_tensors(found, 10, what="set").masks.shape == (1, 0, 10, 10)
+    with pytest.raises(UserError, match="found no masks"):
+        found.read_mask(record)
+    write_samples(tmp_path, [record], classes=["a"], fingerprint={})
+    with pytest.raises(UserError, match=r"line 2: found no mask; expected one for every row"):
+        read_samples(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        [],
+        {"image": {"channels": 2}},
+        {"image": {"channels": 1}, "mask": {"values": {"lesion": 255}}},
+        {"image": {"channels": 1}, "mask": {"values": {"background": 0, "lesion": 0}}},
+        {"image": {"channels": 1}, "mask": {"values": {"background": 0, "lesion": 300}}},
+    ],
+)
+def test_arrays_that_are_none(arrays: object, root: Path) -> None:
+    """Damage: taking out the check of that fault, which ends in a traceback or in empty masks later."""
+    info = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps({**info, "arrays": arrays}))
+    with pytest.raises(UserError, match=r"dataset\.json: found another description of the arrays; expected arrays: "):
+        read_samples(root)
+
+
+def test_a_mark_of_its_encoding(root: Path) -> None:
+    """As spreadsheets save it. Damage: the first column is not found under its name."""
+    path = root / METADATA_FILE
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read_samples(root)) == 3
+
+
+def test_an_attribute_that_is_no_number(root: Path) -> None:
+    """Damage: NaN or text as attribute."""
+    path = root / METADATA_FILE
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([f"{lines[0]},attribute:area", *(f"{line},nan" for line in lines[1:])]))
+    with pytest.raises(UserError, match=r"line 2, column attribute:area: found 'nan'; expected a finite number"):
+        read_samples(root)

@@ -106,3 +106,12 @@ def test_too_few_groups() -> None:
         assign_splits(labels, groups, 0.2, 0.2, 0)
     with pytest.raises(UserError, match="expected at least 5, one for each fold"):
         spread_groups(labels, groups, [1.0] * 5, 0, "fold (--folds)")
+
+
+def test_pictures_that_look_alike_by_their_kind() -> None:
+    """Damage: "add pictures" as the advice where thresholds made for ultrasound tie nearly all pictures together."""
+    groups = ["one"] * 30 + ["two", "three"]
+    with pytest.raises(UserError, match=r"One group holds 30 of 32 pictures: .*lower --duplicate_bits"):
+        assign_splits(["a"] * 31 + ["b"], groups, 0.2, 0.2, 0)
+    with pytest.raises(UserError, match=r"Add pictures, or ask for fewer"):
+        assign_splits(["a", "b"], ["one", "two"], 0.2, 0.2, 0)

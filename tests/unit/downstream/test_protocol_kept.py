@@ -120,7 +120,7 @@ def test_arms_are_scored_on_the_same_external_pictures(
     known, copied = (record.perceptual_hash for record in first[:2])
     train = [dataclasses.replace(r, perceptual_hash=known) for r in ellipses.select("train").records]
     held = [r for r in ellipses.records if r.split != "train"]
-    made = [dataclasses.replace(r, source="synthetic:abc", perceptual_hash=copied) for r in train]
+    made = [dataclasses.replace(r, generator="abc", perceptual_hash=copied) for r in train]
     arms = {}
     for name, records, learnt in (("real", train, {}), ("alone", made, {LEARNT: [known]}), ("older", made, {})):
         shutil.copytree(ellipses.root, tmp_path / name)

@@ -220,8 +220,8 @@ def test_class_without_test_image(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         (",test,", ",val,", "no pair in the test split"),
-        ("test,-1,test_benign_0,test", "test,-1,test_benign_0,synthetic:abc", "a synthetic pair in test"),
-        ("test,-1,test_benign_0,", "test,-1,train_benign_0,", "group train_benign_0 in train as well as in test"),
+        ("test_benign_0,40,40,1.0,test,,", "test_benign_0,40,40,1.0,test,abc,", "a synthetic pair in test"),
+        ("test,-1,,test_benign_0,", "test,-1,,train_benign_0,", "group train_benign_0 in train as well as in test"),
     ],
 )
 def test_splits_that_leak(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -41,7 +41,12 @@ from medsegdiff.statistics.comparisons import Comparison, Sample
 from medsegdiff.statistics.interval import Interval
 
 Report = Callable[..., tuple[Section, dict[str, Any]]]  # of what the fixture `reported` returns
-RANDOM = np.random.default_rng(7)
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    """Random numbers of each test's own."""
+    return np.random.default_rng(7)
 
 
 class Encoder(nn.Module):
@@ -77,25 +82,25 @@ def whitened(n: int, size: int, random: np.random.Generator) -> np.ndarray:
     return np.asarray(u @ vt * np.sqrt(n - 1))
 
 
-def test_frechet_distance_of_two_gaussians_is_the_closed_form() -> None:
+def test_frechet_distance_of_two_gaussians_is_the_closed_form(random: np.random.Generator) -> None:
     """Fails if the root of the product of covariances, or n - 1, is wrong.
 
     Covariances U diag(a) U^T and U diag(b) U^T: |m|^2 + sum (sqrt a - sqrt b)^2.
     """
     turn, a, b = ortho_group.rvs(5, random_state=1), np.arange(1.0, 6), np.array([4.0, 0.5, 3, 9, 1])
     shift = np.array([1.0, 0, -2, 0, 0.5])
-    first = whitened(40, 5, RANDOM) * np.sqrt(a) @ turn.T
-    second = whitened(60, 5, RANDOM) * np.sqrt(b) @ turn.T + shift
+    first = whitened(40, 5, random) * np.sqrt(a) @ turn.T
+    second = whitened(60, 5, random) * np.sqrt(b) @ turn.T + shift
     expected = (shift**2).sum() + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
     assert frechet_distance(first, second) == pytest.approx(expected)
 
 
-def test_frechet_distance_of_covariances_that_do_not_commute() -> None:
+def test_frechet_distance_of_covariances_that_do_not_commute(random: np.random.Generator) -> None:
     """Fails if roots are taken of each covariance alone, which is right only where both have the same axes.
 
     The trace of (A B)^(1/2) is the sum of the roots of the eigenvalues of A B.
     """
-    first, second = RANDOM.normal(size=(50, 4)) @ RANDOM.normal(size=(4, 4)), RANDOM.normal(size=(30, 4))
+    first, second = random.normal(size=(50, 4)) @ random.normal(size=(4, 4)), random.normal(size=(30, 4))
     a, b = np.cov(first.T), np.cov(second.T)
     root = np.sqrt(np.linalg.eigvals(a @ b).real).sum()
     difference = first.mean(axis=0) - second.mean(axis=0)
@@ -103,18 +108,18 @@ def test_frechet_distance_of_covariances_that_do_not_commute() -> None:
     assert frechet_distance(first, second) == pytest.approx(expected)
 
 
-def test_frechet_distance_with_fewer_pictures_than_features() -> None:
+def test_frechet_distance_with_fewer_pictures_than_features(random: np.random.Generator) -> None:
     """Fails if a singular covariance gives NaN, or padding with features that are always 0 changes the distance."""
-    first, second = RANDOM.normal(size=(12, 5)), RANDOM.normal(1, 2, size=(10, 5))
+    first, second = random.normal(size=(12, 5)), random.normal(1, 2, size=(10, 5))
     wide = [np.pad(x, ((0, 0), (0, 100))) for x in (first, second)]
     assert frechet_distance(*wide) == pytest.approx(frechet_distance(first, second))
     assert frechet_distance(wide[0], wide[0]) == pytest.approx(0, abs=1e-9)
     assert frechet_distance(np.ones((6, 9)), np.zeros((6, 9))) == pytest.approx(9)
 
 
-def test_kernel_distance_is_its_direct_double_sum() -> None:
+def test_kernel_distance_is_its_direct_double_sum(random: np.random.Generator) -> None:
     """Fails if the diagonal is counted, or the kernel has another degree or scale."""
-    x, y = RANDOM.normal(size=(7, 3)), RANDOM.normal(0.5, 1, size=(5, 3))
+    x, y = random.normal(size=(7, 3)), random.normal(0.5, 1, size=(5, 3))
 
     def kernel(a: np.ndarray, b: np.ndarray) -> float:
         return float((a @ b / 3 + 1) ** 3)
@@ -128,11 +133,11 @@ def test_kernel_distance_is_its_direct_double_sum() -> None:
     assert found == pytest.approx(direct)
 
 
-def test_neighbours_are_those_of_the_package() -> None:
+def test_neighbours_are_those_of_the_package(random: np.random.Generator) -> None:
     """Fails if precision and recall are exchanged, or the point itself counts as its neighbour."""
     from prdc import compute_prdc
 
-    real, other = RANDOM.normal(size=(40, 3)), RANDOM.normal(0.8, 0.6, size=(30, 3))
+    real, other = random.normal(size=(40, 3)), random.normal(0.8, 0.6, size=(30, 3))
     with contextlib.redirect_stdout(io.StringIO()):
         theirs = compute_prdc(real, other, nearest_k=5)
     ours = between_rows(np.concatenate([real, other]))(np.arange(40), np.arange(40, 70))
@@ -166,9 +171,9 @@ def sample(features: np.ndarray) -> Sample:
     return Sample(features, np.arange(len(features)))
 
 
-def test_identical_sets_are_at_zero_and_one() -> None:
+def test_identical_sets_are_at_zero_and_one(random: np.random.Generator) -> None:
     """Fails if synthetic rows are looked up in another set, or equal sets keep a distance."""
-    train, held_out = RANDOM.normal(size=(60, 4)), RANDOM.normal(size=(60, 4))
+    train, held_out = random.normal(size=(60, 4)), random.normal(size=(60, 4))
     found = compared([sample(train), sample(held_out), sample(train)], resamples=30, seed=0)
     assert found["frechet"].synthetic.value == pytest.approx(0, abs=1e-9)
     assert found["frechet"].synthetic.low == 0
@@ -177,13 +182,13 @@ def test_identical_sets_are_at_zero_and_one() -> None:
     assert found["frechet"].baseline.value > 0.05
 
 
-def test_sets_of_one_kind_are_at_their_floor_and_others_beyond() -> None:
+def test_sets_of_one_kind_are_at_their_floor_and_others_beyond(random: np.random.Generator) -> None:
     """Fails if baseline and figure are computed of unlike numbers, or a shift of one deviation is not seen."""
 
     def overlap(c: Comparison) -> bool:
         return c.synthetic.low <= c.baseline.high and c.baseline.low <= c.synthetic.high
 
-    train, held_out, alike = (sample(RANDOM.normal(size=(n, 4))) for n in (120, 60, 200))
+    train, held_out, alike = (sample(random.normal(size=(n, 4))) for n in (120, 60, 200))
     same = compared([train, held_out, alike], resamples=40, seed=0)
     assert all(overlap(c) for c in same.values())
     assert same["kid"].synthetic.low <= 0 <= same["kid"].synthetic.high

@@ -9,11 +9,10 @@ import threading
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from evaluation_sets import sampled
+from texture_sets import PIXELS, textures
 from torch import Tensor, nn
 
 from medsegdiff.downstream.weights import save_weights
@@ -41,29 +40,8 @@ from medsegdiff.evaluation.privacy.embedding import (
     similarities,
     spread_loss,
 )
-from medsegdiff.evaluation.sets import Pairs
 
 CPU = torch.device("cpu")
-
-
-def textures(count: int, seed: int, prefix: str) -> Pairs:
-    """`count` pictures of smooth noise, none like another."""
-    random = np.random.default_rng(seed)
-    smooth = np.stack([cv2.GaussianBlur(random.normal(size=(SIDE, SIDE)), (0, 0), 3) for _ in range(count)])
-    grey = 120 + 40 * smooth / smooth.std(axis=(1, 2), keepdims=True)
-    return dataclasses.replace(sampled(count, seed, prefix), images=grey.clip(0, 255).astype(np.uint8))
-
-
-class Pixels(nn.Module):
-    """An embedding that needs no training: the evened picture itself, at a quarter of the size."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, F) vectors of length 1."""
-        coarse = nn.functional.avg_pool2d(x, 4).flatten(1)
-        return nn.functional.normalize(coarse - coarse.mean(dim=1, keepdim=True), dim=1)
-
-
-PIXELS = CrossEmbedding([Pixels() for _ in range(PARTS * REPEATS)])
 
 
 @pytest.fixture(autouse=True)

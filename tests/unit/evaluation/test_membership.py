@@ -1,4 +1,4 @@
-"""Membership inference from the denoising loss."""
+"""Membership inference from what a generator says of a sample."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TWO_SIZES, WriteSamples, random_checkpoint
 from evaluation_sets import context, sampled, three_sets
+from sample_sets import WriteSamples
+from tiny_networks import TWO_SIZES, random_checkpoint
 
 from medsegdiff.data.dataset import load_tensors
-from medsegdiff.data.records import SYNTHETIC, SampleSet
+from medsegdiff.data.records import SampleSet
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.privacy.membership import (
-    LEVELS,
     Membership,
     check_checkpoint,
-    denoising_losses,
     inferred,
-    levels_of,
     membership,
 )
 from medsegdiff.evaluation.sections.privacy import run
+from medsegdiff.generators.base import load_generator
 from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint
+from medsegdiff.generators.joint_diffusion.generator import LEVELS, JointDiffusion, levels_of
 from medsegdiff.statistics.roc import rank_auc
 
 COUNTS = {"train": 12, "val": 6, "test": 6}  # of each class
@@ -59,11 +59,11 @@ def test_low_losses_mean_learnt_and_levels_count_alike() -> None:
     """Fails if high losses count as learnt, or the level with the largest losses outweighs the others."""
     learnt = np.array([True] * 10 + [False] * 10)
     order = np.arange(20.0)
-    reported = inferred(np.stack([order] * len(LEVELS), axis=1), LEVELS, learnt, order.astype(str), settings())
+    reported = inferred({str(level): -order for level in LEVELS}, learnt, order.astype(str), settings())
     assert reported.auc.value == reported.auc.low == reported.auc.high == 1.0
     assert (reported.train, reported.held_out) == (10, 10)
-    mixed = np.stack([1000 * np.random.default_rng(0).permutation(order), order], axis=1)
-    both = inferred(mixed, LEVELS, learnt, order.astype(str), settings())
+    mixed = (-1000 * np.random.default_rng(0).permutation(order), -order)
+    both = inferred(dict(zip(map(str, LEVELS), mixed, strict=True)), learnt, order.astype(str), settings())
     assert both.auc.value > 0.8
     assert both.by_level[str(LEVELS[0])] < 0.7
     assert both.by_level[str(LEVELS[1])] == 1.0
@@ -73,9 +73,9 @@ def test_near_duplicates_widen_the_interval() -> None:
     """Fails if the bootstrap samples pictures instead of groups."""
     random = np.random.default_rng(0)
     learnt = np.arange(60) < 30
-    scores = np.repeat(random.normal(size=(12, 1)), 5, axis=0) - 0.5 * learnt[:, None]
-    losses = np.repeat(scores, len(LEVELS), axis=1)
-    single, grouped = (inferred(losses, LEVELS, learnt, g, settings()).auc for g in (np.arange(60), np.arange(60) // 5))
+    score = np.repeat(random.normal(size=12), 5) + 0.5 * learnt
+    scores = {str(level): score for level in LEVELS}
+    single, grouped = (inferred(scores, learnt, g, settings()).auc for g in (np.arange(60), np.arange(60) // 5))
     assert grouped.high - grouped.low > 1.4 * (single.high - single.low)
 
 
@@ -89,25 +89,29 @@ def test_an_untrained_network_remembers_nobody(pairs: SampleSet, tmp_path: Path)
 
 def test_every_picture_gets_the_same_noise(pairs: SampleSet, tmp_path: Path) -> None:
     """Fails if the noise depends on the place in the batch, or the levels all use one."""
-    denoiser, card, _ = load_checkpoint(checkpoint_of(pairs, tmp_path / "c.safetensors"))
+    generator = load_generator(checkpoint_of(pairs, tmp_path / "c.safetensors"))
+    assert isinstance(generator, JointDiffusion)
     same = dataclasses.replace(pairs, records=pairs.records[:1] * 18)
     data = load_tensors(same, 16, what="copies")
-    losses = denoising_losses(denoiser, card, data, torch.zeros(18, dtype=torch.int64), settings())
-    assert losses.shape == (18, len(LEVELS))
-    assert np.ptp(losses, axis=0) == pytest.approx(0, abs=1e-5)
-    assert len(set(losses[0].round(6))) == len(LEVELS)
+    scores = np.stack(list(generator.likelihood_score(data, 0).values()))
+    assert scores.shape == (len(LEVELS), 18)
+    assert np.ptp(scores, axis=1) == pytest.approx(0, abs=1e-5)
+    assert len(set(scores[:, 0].round(6))) == len(LEVELS)
 
 
 def test_smaller_pictures_are_asked_of_too(pairs: SampleSet, tmp_path: Path) -> None:
     """Fails if all levels are those of full-size pictures: what is remembered of smaller ones would not be seen."""
     path = random_checkpoint(tmp_path / "two.safetensors", model=TWO_SIZES)
-    denoiser, card, _ = load_checkpoint(path)
+    generator = load_generator(path)
+    assert isinstance(generator, JointDiffusion)
+    card, low_res = generator.model_card, generator.denoiser.low_res
     levels = torch.tensor(levels_of(card)) * card.diffusion.sigma_data
-    assert denoiser.low_res is not None
-    served = denoiser.low_res.serves(levels[:, None].expand(-1, 2))
+    assert low_res is not None
+    served = low_res.serves(levels[:, None].expand(-1, 2))
     assert served.tolist() == [False, False, True]
     data = load_tensors(pairs, 16, what="pictures")
-    assert denoising_losses(denoiser, card, data, data.labels, settings()).shape == (len(data), 3)
+    scores = generator.likelihood_score(data, 0)
+    assert [score.shape for score in scores.values()] == [(len(data),)] * 3
 
 
 def test_a_model_of_other_pictures_is_refused(pairs: SampleSet, tmp_path: Path) -> None:
@@ -145,8 +149,7 @@ NOTE = "Take care: membership was inferred for another checkpoint than the one t
 def reported_of(path: Path, pairs: SampleSet, makers: list[str | None]) -> list[str]:
     """What the section says of the checkpoint where the pairs name these as theirs."""
     synthetic = sampled(len(makers), 3, "synthetic")
-    sources = ["a folder" if maker is None else f"{SYNTHETIC}{maker}" for maker in makers]
-    records = [dataclasses.replace(r, source=s) for r, s in zip(synthetic.records, sources, strict=True)]
+    records = [dataclasses.replace(r, generator=m or "") for r, m in zip(synthetic.records, makers, strict=True)]
     sets = three_sets(dataclasses.replace(synthetic, records=tuple(records)))
     asked = dataclasses.replace(context(sets), real=pairs, config=settings(path))
     text = run(asked).text

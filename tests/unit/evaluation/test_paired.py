@@ -11,7 +11,7 @@ import pytest
 import torch
 from evaluation_sets import CLASSES, SIZE, context, sampled
 
-from medsegdiff.data.records import SYNTHETIC, SampleSet, write_sample, write_samples
+from medsegdiff.data.records import SampleSet, write_sample, write_samples
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.context import Context
 from medsegdiff.evaluation.section import Section
@@ -44,7 +44,8 @@ def sampled_for(real: SampleSet, images: np.ndarray, names: str = "syn_{}_000", 
             r,
             id=names.format(r.id),
             group=groups.format(r.id),
-            source=f"{SYNTHETIC}test",
+            source="test",
+            generator="test",
             mask_hash="0" * 64,
             split="train",
         )

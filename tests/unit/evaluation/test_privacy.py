@@ -8,8 +8,8 @@ import json
 import cv2
 import numpy as np
 import pytest
-from evaluation_sets import context, reference_model, three_sets
-from test_embedding import PIXELS, textures
+from evaluation_sets import context, reference_model
+from texture_sets import HOW, PIXELS, texture_sets, textures
 
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS
 from medsegdiff.evaluation.config import EvaluateConfig
@@ -23,10 +23,8 @@ from medsegdiff.evaluation.privacy.planted import KINDS, altered
 from medsegdiff.evaluation.reference_models.reference_model import ReferenceModels
 from medsegdiff.evaluation.sections import privacy
 from medsegdiff.evaluation.sections.privacy import fine_detail, run
-from medsegdiff.evaluation.sets import Pairs, Sets
+from medsegdiff.evaluation.sets import Pairs
 from medsegdiff.statistics.interval import Interval
-
-HOW = {"resamples": 100, "seed": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -40,12 +38,6 @@ def alike(to_train: np.ndarray, to_held_out: np.ndarray, baseline: np.ndarray) -
     held_out, train = baseline.shape
     within, groups = np.zeros((held_out, held_out)), (np.arange(n) for n in (train, held_out, len(to_train)))
     return Alike(to_train, to_held_out, baseline, within, *groups)
-
-
-def texture_sets(synthetic: Pairs | None = None, train: int = 60, held_out: int = 30) -> Sets:
-    """Pictures of noise, none like another."""
-    own = textures(40, 3, "synthetic") if synthetic is None else synthetic
-    return dataclasses.replace(three_sets(own), train=textures(train, 1, "t"), held_out=textures(held_out, 2, "h"))
 
 
 def copies(kind: str, count: int) -> Pairs:

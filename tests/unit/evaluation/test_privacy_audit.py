@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation_sets import context
-from test_privacy import HOW, texture_sets
+from texture_sets import HOW, texture_sets
 
 from medsegdiff.data.records import SampleSet
 from medsegdiff.evaluation.privacy.audit import Audit, Found, alarm, audit

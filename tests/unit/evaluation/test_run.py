@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import WriteSamples
+from sample_sets import WriteSamples
 
-from medsegdiff.data.records import SYNTHETIC, SampleSet, read_samples, write_sample, write_samples
+from medsegdiff.data.records import SampleSet, read_samples, write_sample, write_samples
 from medsegdiff.downstream import train_and_test as once
 from medsegdiff.engine import locks
 from medsegdiff.engine.files import REPORT_FILE, SCORES_FILE
@@ -36,8 +36,8 @@ def copy_as_synthetic(source: SampleSet, folder: Path) -> SampleSet:
     records = []
     for r in source.records:
         image, mask = source.read_image(r), source.read_mask(r)
-        new = {"id": f"s_{r.id}", "label": r.label, "split": "train", "group": r.group, "source": f"{SYNTHETIC}test"}
-        records.append(write_sample(folder, image, mask, **new))
+        new = {"id": f"s_{r.id}", "label": r.label, "split": "train", "group": r.group, "source": "test"}
+        records.append(write_sample(folder, image, mask, **new, generator="test"))
     return write_samples(folder, records, classes=source.classes, fingerprint={"phase": "test"})
 
 
@@ -206,7 +206,8 @@ def test_black_pictures_and_empty_masks_get_a_report(folders: Path, tmp_path: Pa
             label=r.label,
             split="train",
             group=r.id,
-            source=f"{SYNTHETIC}test",
+            source="test",
+            generator="test",
         )
         for number, r in enumerate(synthetic.records)
     ]

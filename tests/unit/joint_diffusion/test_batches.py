@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from conftest import TWO_SIZES
+from tiny_networks import TWO_SIZES
 from torch.nn.functional import avg_pool2d
 from trainer_runs import PLAIN, STEPS, assert_same_run, fail_at, settings, trainer, write_data
 
@@ -26,7 +26,7 @@ from medsegdiff.generators.joint_diffusion.denoiser import LowRes
 from medsegdiff.generators.joint_diffusion.trainer import train
 
 if TYPE_CHECKING:
-    from conftest import WriteSamples
+    from sample_sets import WriteSamples
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +75,9 @@ def test_batches_of_two_sizes_hold_the_same_pairs(data: Path, tmp_path: Path, mo
         mixed += 0 < high < len(x0)
         for found, sampled in ((x0, plain[0]), (sigma, plain[2]), (noise, plain[3])):
             assert torch.equal(found, sampled[order])
-        for name in ("label", "keep_label", "moves"):
-            assert torch.equal(getattr(cond, name), getattr(plain[1], name)[order]), name
+        assert cond.keys() == plain[1].keys()
+        for name, values in cond.items():
+            assert torch.equal(values, plain[1][name][order]), name
     assert mixed
     small = trainer(data, tmp_path / "small", model=TWO_SIZES, progressive_resizing=0.9)
     small.total_steps = 10
@@ -111,15 +112,14 @@ def test_reported_augmentation_reaches_the_network(data: Path, tmp_path: Path) -
     images, masks, conditioning = augment_conditioned(
         images, masks, train_module.GENERATIVE, 0.5, generator(0, 0, train_module.AUGMENT)
     )
-    assert cond.moves is not None
-    assert torch.equal(cond.moves, conditioning)
+    assert torch.equal(cond["augmentation"], conditioning)
     assert torch.equal(x0, one.codec.encode(avg_pool2d(images, 2), avg_pool2d(masks, 2)))
-    assert cond.label is not None
-    assert torch.equal(cond.label, labels)
-    before = one.denoiser.backbone.moves.weight.clone()
+    assert bool(((cond["label"] == labels) | (cond["label"] == -1)).all())
+    embedder = one.denoiser.backbone.conditions["augmentation"]
+    before = embedder.linear.weight.clone()
     one.train_step(0)
-    assert not torch.equal(one.denoiser.backbone.moves.weight, before)
+    assert not torch.equal(embedder.linear.weight, before)
     train(settings(data, tmp_path / "run", augment_prob=0.5))
     model, card, _ = load_checkpoint(tmp_path / "run" / "last_model.safetensors")
-    assert card.augment_conditioning
-    assert "backbone.moves.weight" in model.state_dict()
+    assert [c.name for c in card.conditions] == ["label", "augmentation"]
+    assert "backbone.conditions.augmentation.linear.weight" in model.state_dict()

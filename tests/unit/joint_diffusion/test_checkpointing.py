@@ -8,18 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from medsegdiff.conditioning.condition import Condition
+from medsegdiff.conditioning.label import Label
 from medsegdiff.engine.checkpointing import checkpoint_blocks
 from medsegdiff.generators.joint_diffusion.backbones import Inputs, build_backbone
 from medsegdiff.generators.joint_diffusion.config import ModelConfig
 
+CONDITIONS = [Label(classes=["a", "b"], drop_rate=0.1)]
 SETTINGS = ModelConfig(model_channels=16, channel_mult=[1, 2], transformer_depth=2, num_heads=2, dropout=0.5)
 
 
 def gradients(backbone: str, switched_on: bool) -> tuple[dict[str, Tensor], int]:
     """Gradients of all weights, and how many bytes forward kept for them."""
     torch.manual_seed(0)
-    network = build_backbone(backbone, Inputs(32, (0, 1)), SETTINGS).train()
+    network = build_backbone(backbone, Inputs(32, (0, 1), tuple(CONDITIONS)), SETTINGS).train()
     with torch.no_grad():
         for weight in network.parameters():
             weight.add_(0.05 * torch.randn(weight.shape))  # closed gates hide what is behind them
@@ -31,7 +32,7 @@ def gradients(backbone: str, switched_on: bool) -> tuple[dict[str, Tensor], int]
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    cond = Condition(torch.tensor([0, 1, 0]), torch.tensor([True, False, True]))
+    cond = {"label": torch.tensor([0, -1, 0])}
     torch.manual_seed(1)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = network(torch.randn(3, 2, 32, 32), torch.zeros(3, 2), cond).square().mean()
@@ -55,7 +56,7 @@ def test_gradients_are_the_same_and_memory_is_less(backbone: str) -> None:
 
 def test_weights_keep_their_names() -> None:
     """Damage: putting blocks into a module of another name, which older checkpoints would not fit."""
-    network: Any = build_backbone("patch_unet", Inputs(32, (0, 1)), SETTINGS)
+    network: Any = build_backbone("patch_unet", Inputs(32, (0, 1), tuple(CONDITIONS)), SETTINGS)
     names = list(network.state_dict())
     checkpoint_blocks(network)
     assert list(network.state_dict()) == names

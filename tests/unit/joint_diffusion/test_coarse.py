@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medsegdiff.conditioning.condition import Condition
+from medsegdiff.conditioning.base import Conditions, hide, rows_of
+from medsegdiff.conditioning.label import Label
 from medsegdiff.generators.joint_diffusion.backbones import Inputs, build_backbone
 from medsegdiff.generators.joint_diffusion.codec import PairCodec
 from medsegdiff.generators.joint_diffusion.config import DiffusionConfig, ModelConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser, LowRes
-from medsegdiff.generators.joint_diffusion.guidance import classless_denoise
+from medsegdiff.generators.joint_diffusion.guidance import unconditional_denoise
 from medsegdiff.generators.joint_diffusion.noise import MODES, sigma_table
 from medsegdiff.generators.joint_diffusion.sampling import sample_channels
 
@@ -25,17 +26,17 @@ def denoiser() -> Denoiser:
     """A small network whose output is not 0."""
     torch.manual_seed(0)
     sizes = ModelConfig(patch_size=2, model_channels=8, channel_mult=[1, 2], transformer_depth=1, dropout=0.0)
-    network = build_backbone("patch_unet", Inputs(32, (0, 1)), sizes)
+    network = build_backbone("patch_unet", Inputs(32, (0, 1), (Label(classes=["a", "b"], drop_rate=0.1),)), sizes)
     for weights in network.parameters():
         nn.init.normal_(weights, std=0.2)
     return Denoiser(network, MODALITY, low_res=LowRes(4, 3.0)).eval()
 
 
 @pytest.fixture
-def batch() -> tuple[Tensor, Condition]:
+def batch() -> tuple[Tensor, Conditions]:
     random = torch.Generator().manual_seed(3)
     x = torch.randn(len(LEVELS), 2, 32, 32, generator=random)
-    return x, Condition(torch.tensor([0, 1, 0, 1, 0, 1]), torch.tensor([1, 1, 0, 1, 0, 1]).bool())
+    return x, {"label": hide(torch.tensor([0, 1, 0, 1, 0, 1]), torch.tensor([1, 1, 0, 1, 0, 1]).bool())}
 
 
 def test_high_levels_alone_are_served() -> None:
@@ -54,30 +55,30 @@ def test_enlarged_is_undone_by_averaging() -> None:
     assert step < 0.7  # smooth: no jump as large as that between the small pixels
 
 
-def test_it_sees_less_noise(denoiser: Denoiser, batch: tuple[Tensor, Condition]) -> None:
+def test_it_sees_less_noise(denoiser: Denoiser, batch: tuple[Tensor, Conditions]) -> None:
     """Damage: reporting the level of the large picture, which is `factor` times what averaging leaves."""
     x, cond = batch
     rows, level = slice(0, 1), LEVELS[:1]
     plain = Denoiser(denoiser.backbone, MODALITY)
-    small = plain(nn.functional.avg_pool2d(x[rows], 4), level / 4, cond.rows(rows))
+    small = plain(nn.functional.avg_pool2d(x[rows], 4), level / 4, rows_of(cond, rows))
     torch.testing.assert_close(denoiser(x, LEVELS, cond)[rows], LowRes(4, 3.0).enlarged(small))
 
 
-def test_each_pair_gets_its_own(denoiser: Denoiser, batch: tuple[Tensor, Condition]) -> None:
+def test_each_pair_gets_its_own(denoiser: Denoiser, batch: tuple[Tensor, Conditions]) -> None:
     """Damage: results not put back in order; conditions of other pairs; a clean channel that is blurred."""
     x, cond = batch
     together = denoiser(x, LEVELS, cond)
     for row in range(len(x)):
         only = slice(row, row + 1)
-        torch.testing.assert_close(denoiser(x[only], LEVELS[only], cond.rows(only)), together[only])
+        torch.testing.assert_close(denoiser(x[only], LEVELS[only], rows_of(cond, only)), together[only])
     clean = (LEVELS == 0)[:, MODALITY]
     assert torch.equal(together[clean], x[clean])
     order, high = denoiser.by_size(LEVELS)
     assert [SERVED[k] for k in order.tolist()] == [True] * high + [False] * (len(x) - high)
-    torch.testing.assert_close(denoiser(x[order], LEVELS[order], cond.rows(order), high), together[order])
+    torch.testing.assert_close(denoiser(x[order], LEVELS[order], rows_of(cond, order), high), together[order])
 
 
-def test_small_pictures_are_not_made_smaller(denoiser: Denoiser, batch: tuple[Tensor, Condition]) -> None:
+def test_small_pictures_are_not_made_smaller(denoiser: Denoiser, batch: tuple[Tensor, Conditions]) -> None:
     """Damage: `high` not heeded: training on small pictures would see them smaller still at high noise."""
     x, cond = batch
     plain = Denoiser(denoiser.backbone, MODALITY)
@@ -96,7 +97,7 @@ def test_every_direction_goes_through_both_sizes(mode: str, denoiser: Denoiser) 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         levels = sigma.expand(len(x), -1)
         seen.append(denoiser.by_size(levels)[1])
-        return classless_denoise(denoiser, len(x))(x, sigma)
+        return unconditional_denoise(denoiser, len(x))(x, sigma)
 
     noise = [torch.randn(2, 2, 32, 32, generator=random) for _ in range(len(table) + 1)]
     sampled = sample_channels(denoise, codec, table, noise.__getitem__, sampler="dpmpp_2m", known=known)

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from medsegdiff.conditioning.condition import Condition
+from medsegdiff.conditioning.base import Conditions
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.guidance import Guidance, guided_denoise
 
 NULL = -1.0
 LABELS = torch.tensor([2, 0, 1])
+COND = {"label": LABELS}
 
 
 class Spy:
@@ -25,12 +26,10 @@ class Spy:
         self.sigmas: list[Tensor] = []
         self.seen: list[Tensor] = []
 
-    def __call__(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Conditions) -> Tensor:
         self.sigmas.append(sigma)
         self.seen.append(x)
-        assert cond.label is not None
-        keep = torch.ones_like(cond.label, dtype=torch.bool) if cond.keep_label is None else cond.keep_label
-        value = torch.where(keep, 10.0 * cond.label, NULL)
+        value = torch.where(cond["label"] >= 0, 10.0 * cond["label"], NULL)
         return value.view(-1, 1, 1, 1) + x
 
     @property
@@ -39,7 +38,7 @@ class Spy:
 
 
 def guided(spy: Spy, weight: float, sigma: list[float], x: Tensor) -> Tensor:
-    denoise = guided_denoise(cast(Denoiser, spy), LABELS, Guidance(weight, interval=(0.3, 5.0)))
+    denoise = guided_denoise(cast(Denoiser, spy), COND, 3, Guidance({"label": weight}, interval=(0.3, 5.0)))
     return denoise(x, torch.tensor(sigma))
 
 
@@ -65,10 +64,12 @@ def test_autoguidance_steers_away_from_the_guidance_model(weight: float, x: Tens
     spy, guidance_model = Spy(), Spy()
     shift = 7.0
 
-    def worse(x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
+    def worse(x: Tensor, sigma: Tensor, cond: Conditions) -> Tensor:
         return guidance_model(x, sigma, cond) - shift
 
-    denoise = guided_denoise(cast(Denoiser, spy), LABELS, Guidance(weight, cast(Denoiser, worse), interval=(0.3, 5.0)))
+    denoise = guided_denoise(
+        cast(Denoiser, spy), COND, 3, Guidance({}, cast(Denoiser, worse), weight, interval=(0.3, 5.0))
+    )
     expected = class_estimate(x) - shift + weight * shift
     assert torch.allclose(denoise(x, torch.tensor([1.0, 1.0])), expected)
     assert (spy.rows, guidance_model.rows) == ([3], [3])
@@ -105,7 +106,7 @@ def test_interval_looks_at_the_image(levels: list[float], acts: bool, x: Tensor)
 def test_levels_are_those_of_the_row(x: Tensor) -> None:
     """Damage: one level for both modalities, or float64 levels for a float32 network."""
     spy = Spy()
-    denoise = guided_denoise(cast(Denoiser, spy), LABELS, Guidance(3.0, interval=(0.3, 5.0)))
+    denoise = guided_denoise(cast(Denoiser, spy), COND, 3, Guidance({"label": 3.0}, interval=(0.3, 5.0)))
     denoise(x, torch.tensor([1.0, 0.25], dtype=torch.float64))
     assert spy.sigmas[0].tolist() == [[1.0, 0.25]] * 6
     assert spy.sigmas[0].dtype == x.dtype
@@ -114,7 +115,7 @@ def test_levels_are_those_of_the_row(x: Tensor) -> None:
 class MaskSpy(Spy):
     """Answers as Spy does, and for the image, where the mask's level is below 40, with the mask added."""
 
-    def __call__(self, x: Tensor, sigma: Tensor, cond: Condition) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Conditions) -> Tensor:
         answer = super().__call__(x, sigma, cond)
         sees = (sigma[:, 1] < 40).view(-1, 1, 1)
         answer[:, 0] += torch.where(sees, x[:, 1], 0.0)
@@ -126,7 +127,7 @@ def test_images_are_led_towards_their_masks(weight: float, x: Tensor) -> None:
     """Damage: the mask guided as well, the mask not hidden (its level or its channel), the wrong sign."""
     spy, noise = MaskSpy(), torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     guidance = Guidance(mask_weight=weight, interval=(0.3, 5.0))
-    out = guided_denoise(cast(Denoiser, spy), LABELS, guidance, (noise, 80.0))(x, torch.tensor([1.0, 0.5]))
+    out = guided_denoise(cast(Denoiser, spy), COND, 3, guidance, (noise, 80.0))(x, torch.tensor([1.0, 0.5]))
     expected = class_estimate(x)
     expected[:, 0] += weight * x[:, 1]
     assert torch.allclose(out, expected, atol=1e-5)
@@ -139,7 +140,7 @@ def test_images_are_led_towards_their_masks(weight: float, x: Tensor) -> None:
 def test_the_mask_leads_within_the_interval_only(x: Tensor) -> None:
     """Damage: a second call at every level."""
     spy = MaskSpy()
-    denoise = guided_denoise(cast(Denoiser, spy), LABELS, Guidance(mask_weight=2.0, interval=(0.3, 5.0)), (x, 80.0))
+    denoise = guided_denoise(cast(Denoiser, spy), COND, 3, Guidance(mask_weight=2.0, interval=(0.3, 5.0)), (x, 80.0))
     for level in (0.29, 5.1, 80.0):
         denoise(x, torch.tensor([level, level]))
     assert spy.rows == [3, 3, 3]
@@ -148,8 +149,8 @@ def test_the_mask_leads_within_the_interval_only(x: Tensor) -> None:
 def test_mask_and_class_guide_together(x: Tensor) -> None:
     """Damage: one weight taken for both, or the mask's lead added to the wrong estimate."""
     spy = MaskSpy()
-    guidance = Guidance(3.0, mask_weight=2.0, interval=(0.3, 5.0))
-    out = guided_denoise(cast(Denoiser, spy), LABELS, guidance, (x, 80.0))(x, torch.tensor([1.0, 0.5]))
+    guidance = Guidance({"label": 3.0}, mask_weight=2.0, interval=(0.3, 5.0))
+    out = guided_denoise(cast(Denoiser, spy), COND, 3, guidance, (x, 80.0))(x, torch.tensor([1.0, 0.5]))
     expected = (x + NULL) + 3.0 * (class_estimate(x) - (x + NULL))
     expected[:, 0] += 2 * x[:, 1]
     assert torch.allclose(out, expected, atol=1e-4)
@@ -159,7 +160,7 @@ def test_mask_and_class_guide_together(x: Tensor) -> None:
 def test_little_noise_is_reported_as_less(x: Tensor) -> None:
     """Damage: the mask's level changed, every level changed, or the levels of the caller's table written over."""
     spy = Spy()
-    denoise = guided_denoise(cast(Denoiser, spy), LABELS, sigma_scale=0.5)
+    denoise = guided_denoise(cast(Denoiser, spy), COND, 3, sigma_scale=0.5)
     table = torch.tensor([[0.25, 0.25], [0.5, 0.25], [0.125, 4.0], [0.0, 0.25]])
     for row in table:
         denoise(x, row)
@@ -170,6 +171,8 @@ def test_little_noise_is_reported_as_less(x: Tensor) -> None:
 def test_what_is_reported_does_not_move_the_interval(x: Tensor) -> None:
     """Damage: the interval asked of the level that is reported."""
     spy = Spy()
-    denoise = guided_denoise(cast(Denoiser, spy), LABELS, Guidance(3.0, interval=(0.2, 5.0)), sigma_scale=0.5)
+    denoise = guided_denoise(
+        cast(Denoiser, spy), COND, 3, Guidance({"label": 3.0}, interval=(0.2, 5.0)), sigma_scale=0.5
+    )
     denoise(x, torch.tensor([0.25, 0.25]))
     assert spy.rows == [6]

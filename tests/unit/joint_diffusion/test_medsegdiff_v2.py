@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medsegdiff.cli import parse
-from medsegdiff.conditioning.condition import Condition
+from medsegdiff.conditioning.label import Label
 from medsegdiff.errors import UserError
 from medsegdiff.generators.joint_diffusion.backbones import Inputs, backbones, build_backbone
 from medsegdiff.generators.joint_diffusion.backbones.medsegdiff_v2 import (
@@ -24,7 +24,8 @@ from medsegdiff.generators.joint_diffusion.config import ModelConfig, TrainConfi
 
 SIDE, TOKENS = 32, 4  # pixels of a picture; tokens along a side of the bottleneck
 SMALL: dict[str, Any] = {"model_channels": 16, "channel_mult": (1, 2), "transformer_depth": 2, "num_heads": 2}
-LABELS = Condition(torch.tensor([0, 1, 0, 1]))
+CONDITIONS = [Label(classes=["a", "b"], drop_rate=0.1)]
+LABELS = {"label": torch.tensor([0, 1, 0, 1])}
 
 
 def perturbed(module: Any, amount: float = 0.1) -> Any:
@@ -38,7 +39,7 @@ def perturbed(module: Any, amount: float = 0.1) -> Any:
 
 def network(**changes: Any) -> MedSegDiffV2:
     torch.manual_seed(0)
-    return perturbed(MedSegDiffV2(**{"img_size": SIDE, **SMALL, **changes}))
+    return perturbed(MedSegDiffV2(**{"img_size": SIDE, "conditions": CONDITIONS, **SMALL, **changes}))
 
 
 def inputs(channels: int = 2) -> tuple[Tensor, Tensor]:
@@ -170,7 +171,7 @@ def test_shape_and_every_weight_learns(changes: dict[str, Any]) -> None:
     """Damage: a module that is built but not called; skips of one stream given to the other."""
     x, c_noise = inputs(changes.get("in_channels", 1) + 1)
     model = network(**changes)
-    out = model(x, c_noise, Condition(LABELS.label, torch.tensor([True, True, True, False])))
+    out = model(x, c_noise, {"label": torch.tensor([0, 1, 0, -1])})
     assert out.shape == x.shape
     out.square().sum().backward()
     unused = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
@@ -208,8 +209,7 @@ def test_each_way_alone_say_the_mask_stream_of_the_image(part: str) -> None:
 def test_batch_equals_one_by_one() -> None:
     """Damage: a transform over the batch axis."""
     model, (x, c_noise) = network(), inputs()
-    assert LABELS.label is not None
-    single = [model(x[i : i + 1], c_noise[i : i + 1], Condition(LABELS.label[i : i + 1])) for i in range(4)]
+    single = [model(x[i : i + 1], c_noise[i : i + 1], {"label": LABELS["label"][i : i + 1]}) for i in range(4)]
     assert torch.allclose(model(x, c_noise, LABELS), torch.cat(single), atol=1e-4)
 
 
@@ -219,9 +219,12 @@ def test_backbones_are_found_by_name(name: str) -> None:
     """Damage: a backbone that ignores the settings, or is not found."""
     small = ModelConfig(model_channels=16, channel_mult=[1, 2], transformer_depth=1, num_heads=2)
     x, c_noise = inputs()
-    assert build_backbone(name, Inputs(SIDE, (0, 1)), small)(x, c_noise, LABELS).shape == x.shape
+    assert build_backbone(name, Inputs(SIDE, (0, 1), tuple(CONDITIONS)), small)(x, c_noise, LABELS).shape == x.shape
     wide = ModelConfig(model_channels=32, channel_mult=[1, 2], transformer_depth=1, num_heads=2)
-    counts = [sum(p.numel() for p in build_backbone(name, Inputs(SIDE, (0, 1)), m).parameters()) for m in (small, wide)]
+    counts = [
+        sum(p.numel() for p in build_backbone(name, Inputs(SIDE, (0, 1), tuple(CONDITIONS)), m).parameters())
+        for m in (small, wide)
+    ]
     assert counts[1] > 2 * counts[0]
 
 
@@ -250,6 +253,8 @@ def test_backbones_are_found_by_name(name: str) -> None:
         ("--progressive_resizing 1.0", "--progressive_resizing: found 1.0; expected 0 or more, and below 1"),
         ("--diffusion.sdf_truncation -1", "--diffusion.sdf_truncation: found -1"),
         ("--diffusion.sigma_data 0.5", r"unknown setting --diffusion\.sigma_data"),
+        ("--conditions augmentation", "--conditions: found augmentation; expected --augment_prob, which adds it"),
+        ("--conditions colour", "--conditions: found colour; expected some of label, augmentation"),
     ],
 )
 def test_backbones_that_do_not_fit(flags: str, message: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TWO_SIZES
+from tiny_networks import TWO_SIZES
 
 from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.engine.loop import Scalars

@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, scaled_dot_product_attention
 
 from medsegdiff.cli import parse
-from medsegdiff.conditioning.condition import Condition
+from medsegdiff.conditioning.augmentation import Augmentation
+from medsegdiff.conditioning.base import hide
+from medsegdiff.conditioning.label import Label
 from medsegdiff.errors import UserError
 from medsegdiff.generators.joint_diffusion.backbones import Inputs, backbones, build_backbone
 from medsegdiff.generators.joint_diffusion.backbones.blocks import attend, group_norm, positions_at
@@ -29,7 +31,7 @@ SMALL: dict[str, Any] = {
 def network(perturb: bool = True, **changes: Any) -> PatchUNet:
     """A small network in evaluation mode; `perturb` moves every weight off its start."""
     torch.manual_seed(0)
-    model = PatchUNet(**{"img_size": SIDE, **SMALL, **changes}).eval()
+    model = PatchUNet(**{"img_size": SIDE, "conditions": CONDITIONS, **SMALL, **changes}).eval()
     if perturb:
         with torch.no_grad():
             for weight in model.parameters():
@@ -43,7 +45,8 @@ def inputs(n: int = 4, modality: Sequence[int] = (0, 1)) -> tuple[Tensor, Tensor
     return x, torch.randn(n, max(modality) + 1, generator=random) / 4
 
 
-LABELS = Condition(torch.tensor([0, 1, 0, 1]))
+CONDITIONS = [Label(classes=["a", "b"], drop_rate=0.1)]
+LABELS = {"label": torch.tensor([0, 1, 0, 1])}
 
 
 @pytest.mark.parametrize(
@@ -72,7 +75,7 @@ def test_smaller_pictures(name: str) -> None:
     """Damage: positions cut off or repeated instead of averaged; a side of the bottleneck that is fixed."""
     torch.manual_seed(0)
     settings = ModelConfig(model_channels=16, channel_mult=[1, 2], transformer_depth=1, num_heads=2)
-    model = build_backbone(name, Inputs(4 * SIDE, (0, 1)), settings).eval()
+    model = build_backbone(name, Inputs(4 * SIDE, (0, 1), tuple(CONDITIONS)), settings).eval()
     for weight in model.parameters():
         weight.add_(0.1 * torch.randn_like(weight))
     x, c_noise = inputs()
@@ -115,7 +118,7 @@ def test_output_stage_sees_detail_in_units_of_the_noise(sigmas: tuple[float, flo
     sigma = torch.tensor([sigmas])
     level = sigma[:, modality].view(1, 3, 1, 1)
     noise = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
-    model(level * noise / (level**2 + 0.25).sqrt(), sigma.log() / 4, Condition(torch.tensor([0])))
+    model(level * noise / (level**2 + 0.25).sqrt(), sigma.log() / 4, {"label": torch.tensor([0])})
     excess = seen[0][0, -3:]
     assert torch.allclose(excess, torch.tanh((noise - avg_pool2d(noise, 3, 1, 1, count_include_pad=False)) / 2)[0])
 
@@ -125,8 +128,7 @@ def test_batch_equals_one_by_one() -> None:
     """Damage: batch normalisation, or a flatten that mixes rows."""
     model, (x, c_noise) = network(), inputs()
     together = model(x, c_noise, LABELS)
-    assert LABELS.label is not None
-    single = [model(x[i : i + 1], c_noise[i : i + 1], Condition(LABELS.label[i : i + 1])) for i in range(4)]
+    single = [model(x[i : i + 1], c_noise[i : i + 1], {"label": LABELS["label"][i : i + 1]}) for i in range(4)]
     assert torch.allclose(together, torch.cat(single), atol=1e-5)
 
 
@@ -135,7 +137,7 @@ def test_class_and_levels_matter() -> None:
     """Damage: the embedding not handed to the blocks; only the first modality's level read."""
     model, (x, c_noise) = network(), inputs()
     out = model(x, c_noise, LABELS)
-    other = model(x, c_noise, Condition(torch.tensor([1, 1, 0, 0])))
+    other = model(x, c_noise, {"label": torch.tensor([1, 1, 0, 0])})
     assert [bool(torch.allclose(out[i], other[i], atol=1e-6)) for i in range(4)] == [False, True, True, False]
     for column in range(2):
         changed = c_noise.clone()
@@ -152,27 +154,27 @@ def test_reported_moves_matter_and_none_are_zero(name: str) -> None:
     unmoved one."""
     torch.manual_seed(0)
     settings = ModelConfig(model_channels=16, channel_mult=[1, 2], transformer_depth=1, num_heads=2)
-    model = build_backbone(name, Inputs(SIDE, (0, 1), augment_conditioning=True), settings).eval()
+    conditions = [*CONDITIONS, Augmentation(units=[1.0] * 6)]
+    model = build_backbone(name, Inputs(SIDE, (0, 1), tuple(conditions)), settings).eval()
     for weight in model.parameters():
         weight.add_(0.1 * torch.randn_like(weight))
     x, c_noise = inputs()
     moves = torch.zeros(4, 6)
     plain = model(x, c_noise, LABELS)
-    assert torch.equal(model(x, c_noise, Condition(LABELS.label, moves=moves)), plain)
+    assert torch.equal(model(x, c_noise, LABELS | {"augmentation": moves}), plain)
     moves[1, 3] = 1
-    changed = (model(x, c_noise, Condition(LABELS.label, moves=moves)) - plain).abs().amax(dim=(1, 2, 3)) > 1e-4
+    changed = (model(x, c_noise, LABELS | {"augmentation": moves}) - plain).abs().amax(dim=(1, 2, 3)) > 1e-4
     assert changed.tolist() == [False, True, False, False]
 
 
 @torch.no_grad()
 def test_hidden_classes_use_the_null_embedding() -> None:
-    """Damage: keep_label ignored, or inverted; class 0 taken for the null class."""
+    """Damage: what is hidden ignored, or inverted; class 0 taken for the null class."""
     model, (x, c_noise) = network(), inputs()
-    unknown = model(x, c_noise, Condition())
+    unknown = model(x, c_noise, {})
     kept = model(x, c_noise, LABELS)
-    assert LABELS.label is not None
-    mixed = model(x, c_noise, Condition(LABELS.label, torch.tensor([True, False, False, True])))
-    hidden = model(x, c_noise, Condition(LABELS.label, torch.zeros(4, dtype=torch.bool)))
+    mixed = model(x, c_noise, {"label": hide(LABELS["label"], torch.tensor([True, False, False, True]))})
+    hidden = model(x, c_noise, {"label": hide(LABELS["label"], torch.zeros(4, dtype=torch.bool))})
     assert torch.equal(hidden, unknown)
     assert torch.allclose(mixed[[0, 3]], kept[[0, 3]], atol=1e-6)
     assert torch.allclose(mixed[[1, 2]], unknown[[1, 2]], atol=1e-6)
@@ -186,7 +188,7 @@ def test_transformer_sees_the_whole_picture() -> None:
     x, c_noise = inputs(1)
     changed = x.clone()
     changed[..., :2, :2] += 1
-    cond = Condition(torch.tensor([0]))
+    cond = {"label": torch.tensor([0])}
     for use, reaches in ((True, True), (False, False)):
         model = network(use_transformer=use, img_size=128)
         wide, moved = (torch.nn.functional.pad(t, (0, 112, 0, 112)) for t in (x, changed))
@@ -201,7 +203,7 @@ def test_transformer_sees_the_whole_picture() -> None:
 def test_every_weight_learns() -> None:
     """Damage: a module that is built but not called."""
     model, (x, c_noise) = network(), inputs()
-    model(x, c_noise, Condition(LABELS.label, torch.tensor([True, True, True, False]))).square().sum().backward()
+    model(x, c_noise, {"label": torch.tensor([0, 1, 0, -1])}).square().sum().backward()
     unused = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert unused == []
 

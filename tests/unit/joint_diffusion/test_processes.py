@@ -23,7 +23,7 @@ from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint
 from medsegdiff.generators.joint_diffusion.config import TrainConfig
 
 if TYPE_CHECKING:
-    from conftest import WriteSamples
+    from sample_sets import WriteSamples
 
 ROOT = Path(__file__).parents[3]
 FLAGS = (

@@ -22,7 +22,7 @@ from medsegdiff.generators.joint_diffusion.trainer import train
         ("--seed -1", "--seed: found -1"),
         ("--lr 0", "--lr: found 0.0; expected a number above 0"),
         ("--batch_size 0", "--batch_size: found 0"),
-        ("--label_dropout 1.5", "--label_dropout: found 1.5; expected a number from 0 to 1"),
+        ("--condition_dropout 1.5", "--condition_dropout: found 1.5; expected a number from 0 to 1"),
         ("--ema_lengths 0.1 0.5", r"--ema_lengths: found \[0.1, 0.5\]; expected numbers above 0 and up to 0.28"),
         ("--model.num_heads 0", "--model.num_heads: found 0"),
         ("--model.num_heads 5", "--model.num_heads: found 5; expected a divisor of 288 channels"),
@@ -42,7 +42,7 @@ def test_synthetic_pairs_are_not_learnt(ellipses: SampleSet, tmp_path: Path) -> 
     """Damage: train on a combined data set, whose real origins the checkpoint would forget."""
     root = tmp_path / "pairs"
     shutil.copytree(ellipses.root, root)
-    text = (ellipses.root / METADATA_FILE).read_text().replace(",test,1.0,", ",synthetic:abc,1.0,", 1)
+    text = (ellipses.root / METADATA_FILE).read_text().replace(",1.0,test,,", ",1.0,test,abc,", 1)
     (root / METADATA_FILE).write_text(text)
     with pytest.raises(UserError, match="found 1 synthetic pairs"):
         train(TrainConfig(str(root), str(tmp_path / "out"), img_size=32))
@@ -53,6 +53,6 @@ def test_a_group_in_two_splits_is_refused(ellipses: SampleSet, tmp_path: Path) -
     root = tmp_path / "pairs"
     shutil.copytree(ellipses.root, root)
     text = (ellipses.root / METADATA_FILE).read_text()
-    (root / METADATA_FILE).write_text(text.replace(",val_benign_0,test,", ",train_benign_0,test,"))
+    (root / METADATA_FILE).write_text(text.replace("val,-1,,val_benign_0,", "val,-1,,train_benign_0,"))
     with pytest.raises(UserError, match=r"group train_benign_0 in (val|train) as well as in (val|train)"):
         read_samples(root)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from conftest import TWO_SIZES
+from tiny_networks import TWO_SIZES
 
 from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.data.transforms import AugmentConfig
@@ -18,7 +18,7 @@ from medsegdiff.generators.joint_diffusion.config import TrainConfig
 from medsegdiff.generators.joint_diffusion.trainer import DiffusionTrainer
 
 if TYPE_CHECKING:
-    from conftest import WriteSamples
+    from sample_sets import WriteSamples
 
 SIDE = 32
 

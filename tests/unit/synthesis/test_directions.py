@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import pytest
-from conftest import random_checkpoint
+from tiny_networks import random_checkpoint
 
 from medsegdiff.data.dataset import resize_anisotropic
 from medsegdiff.data.records import SampleSet, read_samples
@@ -23,10 +23,10 @@ from medsegdiff.synthesis.config import GenerateConfig
 from medsegdiff.synthesis.inputs import ConditioningInput, read_inputs
 from medsegdiff.synthesis.masks import agreement, entropy
 from medsegdiff.synthesis.plan import plan_images, plan_masks
-from medsegdiff.synthesis.run import generate, generate_masks, generate_pairs
+from medsegdiff.synthesis.run import generate
 
 if TYPE_CHECKING:
-    from conftest import WriteSamples
+    from sample_sets import WriteSamples
 
 SIDE = 16
 CLASSES = ["benign", "malignant"]
@@ -65,7 +65,7 @@ def test_images_for_conditioning_masks(radius: float, real: SampleSet, tmp_path:
     group, by which a test picture's mask could enter train."""
     codec = PairCodec((0.4, 0.2), (0.2, 0.4), 1, radius)
     checkpoint = random_checkpoint(tmp_path / "best_model.safetensors", 0.05, codec=codec)
-    sampled = generate_pairs(settings(checkpoint, tmp_path / "pairs", masks=str(real.root), num_samples_per_input=3))
+    sampled = generate(settings(checkpoint, tmp_path / "pairs", masks=str(real.root), num_samples_per_input=3))
     assert read_samples(sampled.root).records == sampled.records
     inputs = {r.id: r for r in real.select("train").records}
     assert len(sampled) == 3 * len(inputs) == 12
@@ -85,26 +85,22 @@ def test_the_mask_matters_to_the_image(
 ) -> None:
     """Damage: the image of the noise alone, the conditioning mask laid over it afterwards."""
     monkeypatch.setattr(ConditioningInput, "number", 7)  # the same noise for all masks
-    sampled = generate_pairs(
+    sampled = generate(
         settings(checkpoint, tmp_path / "pairs", masks=str(real.root), classes=["benign"], num_samples_per_input=2)
     )
     hashes = {r.id: r.image_hash for r in sampled.records}
     assert len(hashes) == 4
     assert hashes["syn_train_benign_0_000"] != hashes["syn_train_benign_1_000"]
-    again = generate_pairs(settings(checkpoint, tmp_path / "again", masks=str(real.root), classes=["benign"]))
+    again = generate(settings(checkpoint, tmp_path / "again", masks=str(real.root), classes=["benign"]))
     assert {r.id: r.image_hash for r in again.records} == {k: v for k, v in hashes.items() if k.endswith("_000")}
 
 
 def test_samples_do_not_depend_on_the_other_files(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: noise by the place in the folder."""
     folder = pictures(tmp_path / "masks", real, "masks")
-    every = generate_pairs(
-        settings(checkpoint, tmp_path / "all", masks=str(folder), num_samples_per_input=2, chunk_size=2)
-    )
+    every = generate(settings(checkpoint, tmp_path / "all", masks=str(folder), num_samples_per_input=2, chunk_size=2))
     min((folder / "benign").iterdir()).unlink()
-    fewer = generate_pairs(
-        settings(checkpoint, tmp_path / "fewer", masks=str(folder), num_samples_per_input=2, chunk_size=2)
-    )
+    fewer = generate(settings(checkpoint, tmp_path / "fewer", masks=str(folder), num_samples_per_input=2, chunk_size=2))
     hashes = {r.id: r.image_hash for r in every.records}
     assert len(fewer) == 6
     assert {r.id: r.image_hash for r in fewer.records} == {r.id: hashes[r.id] for r in fewer.records}
@@ -113,9 +109,9 @@ def test_samples_do_not_depend_on_the_other_files(real: SampleSet, checkpoint: P
 def test_one_class_for_masks_without_one(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: --classes that is not handed on; the first class for all."""
     folder = pictures(tmp_path / "masks", real, "masks") / "benign"
-    sampled = generate_pairs(settings(checkpoint, tmp_path / "a", masks=str(folder), classes=["malignant"]))
+    sampled = generate(settings(checkpoint, tmp_path / "a", masks=str(folder), classes=["malignant"]))
     assert {r.label for r in sampled.records} == {"malignant"}
-    both = generate_pairs(settings(checkpoint, tmp_path / "b", masks=str(folder), classes=CLASSES))
+    both = generate(settings(checkpoint, tmp_path / "b", masks=str(folder), classes=CLASSES))
     assert sorted(r.label for r in both.records) == ["benign"] * 2 + ["malignant"] * 2
     assert all(r.id.startswith("syn_train_benign_") and r.label in r.id for r in both.records)
     assert sampled.records[0].group == both.records[0].group
@@ -124,7 +120,7 @@ def test_one_class_for_masks_without_one(real: SampleSet, checkpoint: Path, tmp_
 def test_masks_of_images(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: the mean of one sample; maps of the network's size; the class  given to the network."""
     config = settings(checkpoint, tmp_path / "out", images=str(real.root), split="test", num_samples_per_input=5)
-    rows = generate_masks(config)
+    rows = generate(config)
     with (tmp_path / "out" / "masks.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["id"] for row in table] == [row["id"] for row in rows] == [r.id for r in real.select("test").records]
@@ -149,10 +145,8 @@ def test_masks_of_images(real: SampleSet, checkpoint: Path, tmp_path: Path) -> N
 
 def test_more_samples_than_a_chunk(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: one chunk one batch, whatever its size; noise that the batch decides."""
-    few = generate_masks(
-        settings(checkpoint, tmp_path / "few", images=str(real.root), split="val", num_samples_per_input=6)
-    )
-    many = generate_masks(
+    few = generate(settings(checkpoint, tmp_path / "few", images=str(real.root), split="val", num_samples_per_input=6))
+    many = generate(
         settings(
             checkpoint, tmp_path / "many", images=str(real.root), split="val", num_samples_per_input=6, chunk_size=20
         )
@@ -166,7 +160,7 @@ def test_mask_first_and_joint_differ(checkpoint: Path, tmp_path: Path, monkeypat
     """Damage: a mode that is parsed and not handed on."""
     monkeypatch.setattr("medsegdiff.synthesis.samples.mask_fault", lambda *_: None)
     sets = [
-        generate_pairs(settings(checkpoint, tmp_path / mode, mode=mode, num_samples_per_class=2))
+        generate(settings(checkpoint, tmp_path / mode, mode=mode, num_samples_per_class=2))
         for mode in ("joint", "mask_first")
     ]
     assert [len(s) for s in sets] == [4, 4]
@@ -178,10 +172,10 @@ def test_plans_have_a_key_for_every_draw(real: SampleSet) -> None:
     """Damage: equal masks (as the empty ones of `normal` are) that get equal noise."""
     inputs = read_inputs(real.root, "masks", SIDE, None, CLASSES)
     inputs = [dataclasses.replace(g, hash="0" * 64) for g in inputs]
-    for tasks in (plan_images(inputs, CLASSES, CLASSES, 3, 4), plan_masks(inputs, 3, 4)):
-        keys = [item.key for task in tasks for item in task.items]
+    for tasks in (plan_images(inputs, CLASSES, CLASSES, 3, 4, 0), plan_masks(inputs, 3, 4, 0)):
+        keys = [item.request.seed for task in tasks for item in task.items]
         assert len(keys) == len(set(keys)) == 24
-    assert {len(t.items) for t in plan_masks(inputs, 9, 4)} == {9}
+    assert {len(t.items) for t in plan_masks(inputs, 9, 4, 0)} == {9}
 
 
 def test_file_names_say_masks_from_images(real: SampleSet, tmp_path: Path) -> None:
@@ -215,7 +209,7 @@ def test_folders_of_images_need_not_be_classes(real: SampleSet, tmp_path: Path) 
 def test_one_sample_has_no_doubt(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:
     """Damage: entropy of an interpolated mask, which finds doubt along every outline."""
     config = settings(checkpoint, tmp_path / "out", images=str(real.root), split="test", num_samples_per_input=1)
-    for row in generate_masks(config):
+    for row in generate(config):
         found = cv2.imread(str(tmp_path / "out" / "uncertainty" / f"{row['id']}.png"), cv2.IMREAD_UNCHANGED)
         assert found.max() == 0
         assert (row["agreement"], row["uncertainty"], row["area_std"]) == (None, 0, 0)
@@ -227,7 +221,7 @@ def test_a_class_without_lesions_takes_no_lesion(real: SampleSet, checkpoint: Pa
     other = tmp_path / "other.safetensors"
     save_checkpoint(other, denoiser.state_dict(), dataclasses.replace(card, lesion_classes=["benign"]))
     with pytest.raises(UserError, match="found a lesion in class malignant; expected an empty mask"):
-        generate_pairs(settings(other, tmp_path / "out", masks=str(real.root)))
+        generate(settings(other, tmp_path / "out", masks=str(real.root)))
 
 
 def test_a_part_of_a_data_set_is_refused(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TWO_SIZES, random_checkpoint, refuse_to_sample
+from tiny_networks import TWO_SIZES, random_checkpoint, refuse_to_sample
 
 from medsegdiff.data.records import SampleSet, class_counts, read_samples
 from medsegdiff.errors import UserError
+from medsegdiff.generators.joint_diffusion import generator as joint
 from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint, save_checkpoint
 from medsegdiff.generators.joint_diffusion.config import DiffusionConfig
 from medsegdiff.generators.joint_diffusion.guidance import Guidance
@@ -22,7 +23,7 @@ from medsegdiff.synthesis import samples as drawing
 from medsegdiff.synthesis.config import GenerateConfig
 from medsegdiff.synthesis.plan import plan_pairs
 from medsegdiff.synthesis.quality_filters import mask_fault
-from medsegdiff.synthesis.run import generate_pairs as generate
+from medsegdiff.synthesis.run import generate
 
 SIDE = 16
 CLASSES = ["benign", "malignant"]
@@ -61,13 +62,13 @@ def pictures(pairs: SampleSet) -> dict[str, tuple[bytes, bytes, float]]:
 def count_samples(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Record every call of `sample_pairs`."""
     calls: list[dict[str, Any]] = []
-    original = drawing.sample_pairs
+    original = joint.sample_pairs
 
-    def spy(denoiser: Any, codec: Any, labels: Any, sigmas: Any, noise: Any, **options: Any) -> Any:
-        calls.append({"labels": labels.tolist(), "sigmas": sigmas, **options})
-        return original(denoiser, codec, labels, sigmas, noise, **options)
+    def spy(denoiser: Any, codec: Any, cond: Any, sigmas: Any, noise: Any, **options: Any) -> Any:
+        calls.append({"labels": cond["label"].tolist(), "sigmas": sigmas, **options})
+        return original(denoiser, codec, cond, sigmas, noise, **options)
 
-    monkeypatch.setattr(drawing, "sample_pairs", spy)
+    monkeypatch.setattr(joint, "sample_pairs", spy)
     return calls
 
 
@@ -82,7 +83,7 @@ def test_counts_and_records(straight: SampleSet, checkpoint: Path) -> None:
     assert class_counts(pairs.records) == {"train": {"benign": 6, "malignant": 6}}
     digest = load_checkpoint(checkpoint)[2]
     for r in pairs.records:
-        assert (r.width, r.height, r.fold, r.source) == (SIDE, SIDE, -1, f"synthetic:{digest}")
+        assert (r.width, r.height, r.fold, r.generator) == (SIDE, SIDE, -1, digest)
         assert r.pixel_aspect in {"benign": (1.25, 1.5), "malignant": (0.75,)}[r.label]
         assert set(np.unique(pairs.read_mask(r))) <= {0, 255}
     assert len({r.group for r in pairs.records}) == len({r.image_hash for r in pairs.records}) == 12
@@ -269,7 +270,7 @@ def test_the_network_is_reported_the_class_and_the_options(
     assert [c["labels"] for c in calls] == [[0] * 4, [0] * 4, [1] * 4, [1] * 4]
     for c in calls:
         assert (c["sampler"], c["sigma_scale"]) == ("ddim", 0.6)
-        assert c["guidance"] == Guidance(2.0, None, 1.5, (0.4, 3.0))
+        assert c["guidance"] == Guidance({"label": 2.0}, mask_weight=1.5, interval=(0.4, 3.0))
         assert c["sigmas"].shape == (3, 2)
 
 
@@ -279,14 +280,14 @@ def test_refused_masks_are_drawn_again_and_counted(
     """Damage: keeping a refused mask; the image of one sample with the mask of another; no count."""
     monkeypatch.setattr(drawing, "mask_fault", corner)
     sampled: dict[bytes, bytes] = {}
-    original = drawing.sample_batch
+    original = joint.JointDiffusion.sample
 
-    def remember(*args: Any) -> tuple[np.ndarray, np.ndarray]:
-        images, masks = original(*args)
-        sampled.update({m.tobytes(): i.tobytes() for i, m in zip(images, masks, strict=True)})
-        return images, masks
+    def remember(*args: Any) -> Any:
+        found = original(*args)
+        sampled.update({arrays["mask"].tobytes(): arrays["image"].tobytes() for arrays in found})
+        return found
 
-    monkeypatch.setattr(drawing, "sample_batch", remember)
+    monkeypatch.setattr(joint.JointDiffusion, "sample", remember)
     pairs = generate(settings(checkpoint, tmp_path / "pairs", num_samples_per_class=12))
     assert class_counts(pairs.records)["train"] == {"benign": 12, "malignant": 12}
     for r in pairs.records:
@@ -312,12 +313,12 @@ def test_gives_up_after_max_redraws(checkpoint: Path, tmp_path: Path, monkeypatc
 
 def test_plan() -> None:
     """Damage: a last chunk of 0 pairs where the count is a multiple of the chunk; one key for two items."""
-    tasks = plan_pairs("joint", ["a", "b"], ["b", "a"], 5, 4)
+    tasks = plan_pairs("joint", ["a", "b"], ["b", "a"], 5, 4, 7)
     assert [(t.name, len(t.items)) for t in tasks] == [("a_00000", 4), ("a_00001", 1), ("b_00000", 4), ("b_00001", 1)]
     items = [item for task in tasks for item in task.items]
-    assert len({i.key for i in items}) == len({i.name for i in items}) == 10
-    assert items[0].key == (0, 1, 0)
-    assert [len(t.items) for t in plan_pairs("joint", ["a"], ["a"], 8, 4)] == [4, 4]
+    assert len({i.request.seed for i in items}) == len({i.request.id for i in items}) == 10
+    assert items[0].request.seed == (7, 0, 1, 0)
+    assert [len(t.items) for t in plan_pairs("joint", ["a"], ["a"], 8, 4, 0)] == [4, 4]
 
 
 @pytest.mark.parametrize("gate", [None, corner])

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from medsegdiff.conditioning.base import Condition
 from medsegdiff.errors import require
 from medsegdiff.generators.joint_diffusion.backbones.config import NetworkConfig
 
@@ -21,8 +22,7 @@ class Inputs:
 
     img_size: int  # side of the pictures, pixels
     modality: tuple[int, ...]  # (C,) which of the M noise levels is that of each channel
-    num_classes: int = 2  # classes of the condition
-    augment_conditioning: bool = False  # whether it is told how pictures were augmented
+    conditions: tuple[Condition, ...] = ()  # that it takes
 
 
 def backbones() -> dict[str, ModuleType]:
@@ -55,6 +55,6 @@ def settle_settings(name: str, settings: NetworkConfig) -> NetworkConfig:
 
 
 def build_backbone(name: str, inputs: Inputs, settings: NetworkConfig) -> nn.Module:
-    """A fresh network (B, C, S, S), (B, M), Condition -> (B, C, S, S)."""
+    """A fresh network (B, C, S, S), (B, M), Conditions -> (B, C, S, S)."""
     network: nn.Module = backbones()[name].build(inputs, settle_settings(name, settings))
     return network

@@ -11,9 +11,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the field's usual name)
 
-from medsegdiff.conditioning.condition import Condition
+from medsegdiff.conditioning.base import Condition, Conditions, Embedder
 
-MOVES = 6  # numbers that say how a picture was moved
 REFINER_WIDTH = 8  # channels of the full-resolution output stage
 
 
@@ -158,32 +157,24 @@ class OutputRefiner(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """A backbone's embedding of noise levels, class and, where `augment_conditioning`, of how a picture was
-    augmented."""
+    """A backbone's embedding of noise levels and conditions."""
 
-    def __init__(self, modalities: int, num_classes: int, embedding: int, augment_conditioning: bool = False) -> None:
+    def __init__(self, modalities: int, conditions: Sequence[Condition], embedding: int) -> None:
         super().__init__()
         bands = 32
         self.levels = LevelEmbedding(bands)
         self.embed = nn.Sequential(
             nn.Linear(2 * bands * modalities, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
-        self.label = nn.Embedding(num_classes + 1, embedding)  # the last row is the null class
-        self.moves = nn.Linear(MOVES, embedding, bias=False) if augment_conditioning else None  # of 0: nothing
+        self.conditions = nn.ModuleDict({c.name: c.embedder(embedding) for c in conditions})
 
-    def embedding(self, c_noise: Tensor, cond: Condition) -> Tensor:
+    def embedding(self, c_noise: Tensor, cond: Conditions) -> Tensor:
         """(B, E) of levels (B, M) and conditions."""
         e: Tensor = self.embed(self.levels(c_noise))
-        null = self.label.num_embeddings - 1
-        if cond.label is None:
-            index = torch.full((len(c_noise),), null, device=c_noise.device)
-        elif cond.keep_label is None:
-            index = cond.label
-        else:
-            index = torch.where(cond.keep_label, cond.label, null)
-        if self.moves is not None and cond.moves is not None:
-            e = e + self.moves(cond.moves)
-        return F.silu(e + self.label(index))
+        for name in reversed(list(self.conditions)):  # the class last, as older weights were trained
+            embedder = cast(Embedder, self.conditions[name])
+            e = e + (embedder(cond[name]) if name in cond else embedder.null())
+        return F.silu(e)
 
 
 def encoder_stages(widths: list[int], blocks: int, embedding: int, dropout: float) -> nn.ModuleList:

@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the field's usual name)
 
-from medsegdiff.conditioning.condition import Condition
+from medsegdiff.conditioning.base import Condition, Conditions
 from medsegdiff.errors import require
 from medsegdiff.generators.joint_diffusion.backbones import Inputs
 from medsegdiff.generators.joint_diffusion.backbones.blocks import (
@@ -68,8 +68,7 @@ def build(inputs: Inputs, settings: Settings) -> MedSegDiffV2:
         img_size=inputs.img_size,
         in_channels=list(inputs.modality).count(0),
         out_channels=list(inputs.modality).count(1),
-        num_classes=inputs.num_classes,
-        augment_conditioning=inputs.augment_conditioning,
+        conditions=inputs.conditions,
         model_channels=settings.model_channels,
         transformer_depth=settings.transformer_depth,
         num_heads=settings.num_heads,
@@ -293,7 +292,7 @@ class MedSegDiffV2(ConditionEmbedding):
         img_size: int,
         in_channels: int = 1,
         out_channels: int = 1,
-        num_classes: int = 2,
+        conditions: Sequence[Condition] = (),
         model_channels: int = 96,
         transformer_depth: int = 4,
         num_heads: int = 4,
@@ -307,10 +306,9 @@ class MedSegDiffV2(ConditionEmbedding):
         use_anchor: bool = True,
         use_spectrum: bool = True,
         use_band_pass: bool = True,
-        augment_conditioning: bool = False,
     ) -> None:
         embedding = 4 * model_channels
-        super().__init__(STREAMS, num_classes, embedding, augment_conditioning)
+        super().__init__(STREAMS, conditions, embedding)
         self.channels = (in_channels, out_channels)
         bases = (model_channels, max(8, round(model_channels * mask_share / 8) * 8))
         widths = [[base * m for m in channel_mult] for base in bases]
@@ -335,7 +333,7 @@ class MedSegDiffV2(ConditionEmbedding):
         modality = [0] * in_channels + [1] * out_channels
         self.refiner = OutputRefiner(sum(REFINER_FEATURES), modality, embedding)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Conditions) -> Tensor:
         embedding = self.embedding(c_noise, cond)
         parts = x.split(self.channels, dim=1)
         image, mask = self.image.start(parts[0]), self.mask.start(parts[1])

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the field's usual name)
 
-from medsegdiff.conditioning.condition import Condition
+from medsegdiff.conditioning.base import Condition, Conditions
 from medsegdiff.generators.joint_diffusion.backbones import Inputs
 from medsegdiff.generators.joint_diffusion.backbones.blocks import (
     ConditionEmbedding,
@@ -39,8 +39,7 @@ def build(inputs: Inputs, settings: ModelConfig) -> PatchUNet:
     return PatchUNet(
         img_size=inputs.img_size,
         modality=inputs.modality,
-        num_classes=inputs.num_classes,
-        augment_conditioning=inputs.augment_conditioning,
+        conditions=inputs.conditions,
         patch_size=settings.patch_size,
         model_channels=settings.model_channels,
         channel_mult=settings.channel_mult,
@@ -78,7 +77,7 @@ class PatchUNet(ConditionEmbedding):
         self,
         img_size: int,
         modality: Sequence[int] = (0, 1),
-        num_classes: int = 2,
+        conditions: Sequence[Condition] = (),
         patch_size: int = 4,
         model_channels: int = 96,
         channel_mult: Sequence[int] = (1, 2, 3),
@@ -87,10 +86,9 @@ class PatchUNet(ConditionEmbedding):
         transformer_depth: int = 4,
         num_heads: int = 4,
         dropout: float = 0.1,
-        augment_conditioning: bool = False,
     ) -> None:
         embedding = 4 * model_channels
-        super().__init__(max(modality) + 1, num_classes, embedding, augment_conditioning)
+        super().__init__(max(modality) + 1, conditions, embedding)
         widths = [model_channels * m for m in channel_mult]
         self.patch_size = patch_size
         self.stem = nn.Conv2d(len(modality) * patch_size**2, widths[0], 3, padding=1)
@@ -103,7 +101,7 @@ class PatchUNet(ConditionEmbedding):
         self.out = nn.Conv2d(widths[0], REFINER_FEATURES * patch_size**2, 3, padding=1)
         self.refiner = OutputRefiner(REFINER_FEATURES, modality, embedding)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Conditions) -> Tensor:
         embedding = self.embedding(c_noise, cond)
         h = self.stem(F.pixel_unshuffle(x, self.patch_size).contiguous(memory_format=torch.channels_last))
         skips = []

@@ -16,7 +16,7 @@ from medsegdiff.generators.joint_diffusion.config import ModelConfig, TrainConfi
 from medsegdiff.generators.joint_diffusion.trainer import DiffusionTrainer
 
 if TYPE_CHECKING:
-    from conftest import WriteSamples
+    from sample_sets import WriteSamples
 
 STEPS = 6
 PLAIN = ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2)

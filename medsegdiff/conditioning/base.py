@@ -1,0 +1,77 @@
+"""What a condition is: values of samples as numbers, their range on the card, and a network that embeds them.
+
+Networks take a mapping of names to tensors (`Conditions`). A name that is missing is not given for any sample; a value
+that is -1 among whole numbers, or NaN among others, is not given for that one. Either way the condition's own null
+stands in its place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from medsegdiff.data.records import SampleSet
+
+Conditions = Mapping[str, Tensor]  # name -> (B, ...) values
+Sample = Mapping[str, Any]  # what is known of a sample: a row of metadata.csv, or what a request asks for
+
+
+class Embedder(nn.Module, ABC):
+    """The part of a network that learns what a condition means."""
+
+    @abstractmethod
+    def null(self) -> Tensor:
+        """(E,) what stands in the place of values that are not given."""
+
+    @abstractmethod
+    def forward(self, values: Tensor) -> Tensor:
+        """(B, E) of values (B, ...), those that are not given included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition(ABC):
+    """A condition as a checkpoint's card has it; fields of sub-classes are its classes or ranges."""
+
+    name: ClassVar[str]  # its key wherever conditions are a mapping
+    kind: ClassVar[str]  # what its values are: "class", "numbers", "text"
+    drop_rate: float  # share of training samples that it is hidden of
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, pairs: SampleSet, drop_rate: float) -> Self:
+        """The condition as these samples have it. Raises `UserError` where they do not."""
+
+    @abstractmethod
+    def encode(self, samples: Sequence[Sample]) -> Tensor:
+        """(B, ...) values of samples; not given where a sample says nothing. `UserError` for one out of range."""
+
+    @abstractmethod
+    def embedder(self, width: int) -> Embedder:
+        """A fresh embedder into `width` numbers."""
+
+    def describe(self) -> dict[str, Any]:
+        """As it stands on the card."""
+        return {"name": self.name, "kind": self.kind, **dataclasses.asdict(self)}
+
+
+def hide(values: Tensor, keep: Tensor) -> Tensor:
+    """Values (B, ...), not given where `keep` (B,) is False."""
+    nothing = math.nan if values.is_floating_point() else -1
+    return torch.where(keep.view(-1, *[1] * (values.ndim - 1)), values, nothing)
+
+
+def rows_of(conditions: Conditions, index: Tensor | slice) -> Conditions:
+    """The conditions of the samples that `index` names."""
+    return {name: values[index] for name, values in conditions.items()}
+
+
+def encode(known: Sequence[Condition], samples: Sequence[Sample]) -> Conditions:
+    """Values of those of the `known` conditions that any of the samples has."""
+    return {c.name: c.encode(samples) for c in known if any(s.get(c.name) not in (None, "") for s in samples)}
