@@ -14,13 +14,16 @@ from evaluation_sets import context
 from texture_sets import HOW, texture_sets
 
 from medsegdiff.data.records import SampleSet
+from medsegdiff.evaluation.privacy import rules
 from medsegdiff.evaluation.privacy.audit import Audit, Found, alarm, audit
+from medsegdiff.evaluation.privacy.decision import decide, missed_kinds
 from medsegdiff.evaluation.privacy.leaks import find_leaks
 from medsegdiff.evaluation.privacy.learnt import Learnt, compare_learnt
 from medsegdiff.evaluation.privacy.planted import KINDS
+from medsegdiff.evaluation.privacy.rules import CURRENT, AuditRules
 from medsegdiff.evaluation.section import Verdict
 from medsegdiff.evaluation.sections import privacy
-from medsegdiff.evaluation.sections.privacy import missed_kinds, run
+from medsegdiff.evaluation.sections.privacy import run
 from medsegdiff.evaluation.sets import Pairs, Sets
 from medsegdiff.statistics.interval import Interval
 
@@ -50,7 +53,7 @@ def blind_to(found: Audit, *kinds: str, detected: float = 0.5) -> Audit:
 def verdict(learnt: Learnt | None = None, **audits: Audit) -> Verdict:
     """What is said of pictures of which none is a real one, after these audits."""
     sets = texture_sets()
-    return privacy._verdict(context(sets), find_leaks(sets, []), audits, learnt)
+    return decide(CURRENT, len(sets.synthetic), find_leaks(sets, []), audits, learnt)
 
 
 def of_chance(images: np.ndarray, real: Pairs) -> np.ndarray:
@@ -110,8 +113,8 @@ def test_what_one_measure_misses_another_may_find(quiet: Audit) -> None:
     """Fails if every measure has to find every kind, or one that is not usable counts."""
     first, second = blind_to(quiet, "flipped"), blind_to(quiet, "cropped")
     assert verdict(embedding=first, detail=second).outcome == "pass"
-    assert missed_kinds([first, second]) == []
-    assert missed_kinds([first, blind_to(second, "flipped")]) == ["flipped"]
+    assert missed_kinds(CURRENT, [first, second]) == []
+    assert missed_kinds(CURRENT, [first, blind_to(second, "flipped")]) == ["flipped"]
     assert verdict(embedding=first, detail=blind_to(quiet, "exact")).outcome == "too few pictures to decide"
 
 
@@ -173,7 +176,7 @@ def test_held_out_pictures_that_are_like_train_are_no_pass(quiet: Audit) -> None
     assert any(
         "3 of 30 held-out images show nearly what a train image" in sentence for sentence in run(context(mixed)).text
     )
-    reported = privacy._verdict(context(mixed), leaks, {"detail": quiet}, None)
+    reported = decide(CURRENT, len(mixed.synthetic), leaks, {"detail": quiet}, None)
     assert reported.outcome == "too few pictures to decide"
     assert "held-out images show what train images show" in reported.sentence
 
@@ -197,3 +200,42 @@ def test_few_groups_are_not_asked(side: str) -> None:
     assert any(reported in sentence for sentence in section.skipped)
     assert section.verdict is not None
     assert section.verdict.outcome == "too few pictures to decide"
+
+
+def test_the_rules_of_a_version_do_not_change() -> None:
+    """Damage: a threshold that is changed, or added, without a new version."""
+    first = AuditRules(1)
+    assert rules.VERSIONS[0] == first
+    assert [v.version for v in rules.VERSIONS] == list(range(1, len(rules.VERSIONS) + 1))
+    assert tuple(dataclasses.astuple(first)) == (
+        1,
+        2,
+        0.9,
+        95,
+        60,
+        25,
+        0.2,
+        0.05,
+        10,
+        20,
+        5,
+        10,
+        0.9,
+        0.8,
+        0.5,
+        0.05,
+        0.6,
+    )
+
+
+def test_a_new_version_shows_both_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: an earlier version's verdict that is dropped, or decided by the rules of the last one."""
+    strict = dataclasses.replace(CURRENT, version=2, fewest_real=10_000)
+    monkeypatch.setattr(privacy, "VERSIONS", (CURRENT, strict))
+    monkeypatch.setattr(privacy, "CURRENT", strict)
+    section = run(context(texture_sets()))
+    assert section.verdict is not None
+    assert section.verdict.outcome == section.values["verdicts"]["2"] == "too few pictures to decide"
+    assert section.values["audit_version"] == 2
+    assert set(section.values["verdicts"]) == {"1", "2"}
+    assert "version 1 of the audit" in " ".join(section.text)
