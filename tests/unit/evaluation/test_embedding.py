@@ -184,7 +184,7 @@ def test_one_group_alone_leaves_a_network_unlearnt(tmp_path: Path) -> None:
     train = dataclasses.replace(one, groups=np.array(["video"] * 6))
     trainer = EmbeddingTrainer(train, textures(5, 2, "held"), 2, 0, CPU)
     assert [len(learnt) for learnt in trainer.learnt] == [0, 6] * REPEATS
-    config = EvaluateConfig(real_data="", synthetic_data="", embedding_steps=2, bootstrap=10, device="cpu")
+    config = EvaluateConfig(real_data="", synthetic_data="", embedding_steps=2, bootstrap=20, device="cpu")
     assert 0 <= fit_embedding(config, train, textures(5, 2, "held"), tmp_path, {}).quality.value <= 1
 
 
@@ -209,7 +209,7 @@ def test_a_copy_is_found_where_it_is_more_alike_than_strangers_are() -> None:
 
 def test_fitted_once_and_found_again(tmp_path: Path) -> None:
     """Fails if weights of the same fingerprint are trained again, or those of another one are taken for them."""
-    config = EvaluateConfig(real_data="", synthetic_data="", embedding_steps=2, bootstrap=10, device="cpu")
+    config = EvaluateConfig(real_data="", synthetic_data="", embedding_steps=2, bootstrap=20, device="cpu")
     train, held_out = textures(6, 1, "train"), textures(5, 2, "held")
     reference_model = fit_embedding(config, train, held_out, tmp_path, {"data": "one"})
     written = (tmp_path / WEIGHTS_FILE).stat().st_mtime_ns
@@ -234,7 +234,7 @@ def test_another_process_that_fits_it_is_waited_for(
     """Fails if the second of two evaluations is refused, or trains again what the first one has trained meanwhile."""
     monkeypatch.setattr(locks, "POLL", 0.02)
     caplog.set_level("INFO", "medsegdiff.engine.locks")
-    config = EvaluateConfig(real_data="", synthetic_data="", embedding_steps=2, bootstrap=10, device="cpu")
+    config = EvaluateConfig(real_data="", synthetic_data="", embedding_steps=2, bootstrap=20, device="cpu")
     train, held_out = textures(6, 1, "train"), textures(5, 2, "held")
     first, folder, holds = tmp_path / "first", make_folder(tmp_path / "second"), threading.Event()
     reference_model = fit_embedding(config, train, held_out, first, {"data": "one"})
@@ -259,7 +259,7 @@ def test_another_process_that_fits_it_is_waited_for(
 
 def test_what_a_kill_leaves_beside_it_goes(tmp_path: Path) -> None:
     """Fails if the state of a finished training stays for good, or is taken from a process that is at it."""
-    config = EvaluateConfig(real_data="", synthetic_data="", embedding_steps=2, bootstrap=10, device="cpu")
+    config = EvaluateConfig(real_data="", synthetic_data="", embedding_steps=2, bootstrap=20, device="cpu")
     sets = textures(6, 1, "train"), textures(5, 2, "held")
     fit_embedding(config, *sets, tmp_path, {"data": "one"})
     (tmp_path / STATE_FOLDER).mkdir()
