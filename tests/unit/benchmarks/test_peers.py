@@ -63,6 +63,7 @@ def small(modules: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Cal
     return build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_a_peer_trains_and_draws(small: Callable[[str], Any], name: str) -> None:
     """Damage: leave `* 2 - 1` out of what `PhilPeer.sample` returns, or `clip_sample` out of MONAI's scheduler."""

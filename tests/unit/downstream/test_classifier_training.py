@@ -78,12 +78,14 @@ def unseen_auc(trainer: ClassificationTrainer, shuffled: bool) -> float:
     return rank_auc(found[:, 1], data.labels.numpy() == 1)
 
 
+@pytest.mark.slow
 def test_what_can_be_learnt_is_learnt(learnt: ClassificationTrainer) -> None:
     """Damage: labels and pictures are shuffled against each other, or pictures are not standardised in predicting."""
     assert unseen_auc(learnt, shuffled=False) > 0.95
     assert learnt.best_score > 0.95
 
 
+@pytest.mark.slow
 def test_what_cannot_be_learnt_is_not() -> None:
     """Labels without a meaning. Damage: what is scored has the label in it, such as a mask that is shown."""
     assert 0.25 < unseen_auc(trained(shuffled=True), shuffled=True) < 0.75

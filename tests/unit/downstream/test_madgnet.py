@@ -322,6 +322,7 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.equal(network(x), network(x))
 
 
+@pytest.mark.slow
 def test_it_learns_a_small_batch() -> None:
     """Dice on discs within 20 steps. Damage: the sign of a loss, or of the logits, is wrong."""
     torch.manual_seed(0)

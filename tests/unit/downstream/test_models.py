@@ -91,6 +91,7 @@ def test_file_gives_the_same_network_back(tmp_path: Path) -> None:
         load_model(tmp_path / "broken.safetensors")
 
 
+@pytest.mark.slow
 def test_every_architecture_gives_a_mask() -> None:
     """Damage: a name of the list cannot be built with its default encoder, or wants pictures of another size."""
     assert {"unet", "unetplusplus", "deeplabv3plus", "segformer", "dpt", "madgnet"} <= set(ARCHITECTURES)
@@ -100,6 +101,7 @@ def test_every_architecture_gives_a_mask() -> None:
         assert sizes_taken(model, [160]) == [160], name
 
 
+@pytest.mark.slow
 def test_sizes_that_an_architecture_takes_are_named() -> None:
     """PAN pools deep down, Swin is made for one size. Damage: torch's error comes through, or no size is offered."""
     pan = build_model("pan", "mobilenet_v2")

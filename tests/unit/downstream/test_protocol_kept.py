@@ -21,6 +21,8 @@ from medsegdiff.downstream.train_and_test import WEIGHTS_FILE
 from medsegdiff.engine.files import write_json
 from medsegdiff.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(ellipses: SampleSet, tmp_path_factory: pytest.TempPathFactory) -> SegmentConfig:

@@ -24,6 +24,8 @@ from medsegdiff.downstream.supervised import training_sizes
 from medsegdiff.downstream.train_and_test import total_steps
 from medsegdiff.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ["benign", "malignant"]
 
 

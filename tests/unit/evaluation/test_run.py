@@ -28,6 +28,8 @@ from medsegdiff.evaluation.reference_models.fit import fit_reference_models
 from medsegdiff.evaluation.report.write import PAGE_FILE, TABLE_FILE
 from medsegdiff.evaluation.run import _choose, _load, _size, evaluate
 
+pytestmark = pytest.mark.slow
+
 SIDE = 64
 
 

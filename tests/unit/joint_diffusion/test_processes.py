@@ -25,6 +25,8 @@ from medsegdiff.generators.joint_diffusion.config import TrainConfig
 if TYPE_CHECKING:
     from sample_sets import WriteSamples
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 FLAGS = (
     "--img_size 16 --batch_size 4 --accumulate 2 --num_epochs 4 --lr 3e-3 --warmup_steps 2 --ema_lengths 0.05 0.1 "
