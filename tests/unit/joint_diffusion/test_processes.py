@@ -25,8 +25,6 @@ from medsegdiff.generators.joint_diffusion.config import TrainConfig
 if TYPE_CHECKING:
     from sample_sets import WriteSamples
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[3]
 FLAGS = (
     "--img_size 16 --batch_size 4 --accumulate 2 --num_epochs 4 --lr 3e-3 --warmup_steps 2 --ema_lengths 0.05 0.1 "
@@ -49,6 +47,7 @@ def train(data: Path, output: Path, *launcher: str) -> subprocess.CompletedProce
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
 
 
+@pytest.mark.slow
 def test_two_processes_follow_the_curve_of_one(tmp_path: Path, write_ellipses: WriteSamples) -> None:
     """Damage: gradients not averaged, or added up; each process drawing a batch of its own; both taking one half."""
     write_ellipses(tmp_path / "pairs", {"train": 6, "val": 3})
@@ -132,6 +131,7 @@ def test_a_found_batch_that_cannot_be_shared(
         train_module.train(config)
 
 
+@pytest.mark.slow
 def test_other_phases_do_not_wait_for_accelerate() -> None:
     """Damage: importing accelerate at the top of a module that every phase uses."""
     modules = "medsegdiff.engine.loop, medsegdiff.downstream.supervised, medsegdiff.engine.device, medsegdiff.cli"
