@@ -116,6 +116,8 @@ class RunFolder:
             found = f"{self.kind.holds} that {known['phase']} made"
             raise UserError(self.path, found, "a folder of this command's own", "Choose another output folder.")
         self._refuse(self.differences(apart))
+        if self.kind.staged and known is None and self.path.is_dir():
+            _try_to_replace(self.path)
 
     def is_finished(self, apart: Sequence[str] = ()) -> bool:
         """Whether the folder holds this run, finished; then what a kill left after its last file is cleared."""
@@ -140,7 +142,6 @@ class RunFolder:
             if self.sign.is_file():  # another run was quicker, between `is_finished` and the lock
                 hint = "Start the same command again: it takes what is there."
                 raise UserError(self.path, f"a finished {self.kind.holds[2:]}", "an empty folder or none", hint)
-            _try_to_replace(self.path)
             staging = self.path.with_name(self.path.name + ".partial")
             _open_staging(staging, self.fingerprint, keep_partial)
             yield staging
@@ -214,8 +215,6 @@ class RunFolder:
 
 def _try_to_replace(output: Path) -> None:
     """Put an empty folder in the place of an empty `output`: where that cannot be done, it is said before the work."""
-    if not output.is_dir():
-        return
     probe = output.with_name(f".{output.name}.empty")
     probe.mkdir(exist_ok=True)
     try:

@@ -20,6 +20,8 @@ from medsegdiff.data.decoding import read_picture
 from medsegdiff.data.phantom import TISSUE_VALUES
 from medsegdiff.data.records import read_samples
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = """
 img_size: 32
 batch_size: 8

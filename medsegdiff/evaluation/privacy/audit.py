@@ -10,15 +10,9 @@ import numpy as np
 
 from medsegdiff.evaluation.privacy.neighbours import Alike, Statistics, statistics
 from medsegdiff.evaluation.privacy.planted import KINDS, altered
+from medsegdiff.evaluation.privacy.rules import CURRENT, AuditRules
 from medsegdiff.evaluation.sets import Pairs, Sets
 
-PLANTED = 60  # train pictures of which copies of every kind are planted
-WORKS = 0.9  # share of exact copies that a measure has to find to be usable
-ALARM_PERCENTILE = (
-    25  # percentile of the similarity of altered copies to train, beyond which one picture alone is an alarm
-)
-TAIL = 0.2  # share of held-out similarities that says how strangers' similarity falls off
-FALSE_ALARM = 0.05  # share of sets without copies in which some picture is taken for one
 CLOSEST = 1e-6  # distance 1 - s that counts for equal pictures
 CHOICE = 3  # purpose of random numbers
 
@@ -49,11 +43,6 @@ class Audit:
     )
 
     @property
-    def works(self) -> bool:
-        """Whether its controls were found: one that misses exact copies is blind."""
-        return self.planted["exact"].detected >= WORKS
-
-    @property
     def unmistakable(self) -> int | None:
         """Synthetic pictures that are as alike to a train picture as planted copies are, which the shares may miss.
 
@@ -62,8 +51,8 @@ class Audit:
         return None if math.isinf(self.alarm_threshold) else int((self.similarity > self.alarm_threshold).sum())
 
 
-def audit(sets: Sets, similarity: Similarity, *, resamples: int, seed: int) -> Audit:
-    """Statistics and controls by one measure. None of the three sets may be empty."""
+def audit(sets: Sets, similarity: Similarity, *, resamples: int, seed: int, rules: AuditRules = CURRENT) -> Audit:
+    """Statistics and controls by one measure, as a version of the audit has them. None of the sets may be empty."""
     train, held_out = sets.train, sets.held_out
     alike = Alike(
         to_train=similarity(sets.synthetic.images, train),
@@ -73,9 +62,10 @@ def audit(sets: Sets, similarity: Similarity, *, resamples: int, seed: int) -> A
         train_groups=train.groups,
         held_out_groups=held_out.groups,
         synthetic_groups=sets.synthetic.groups,
+        percentile=rules.limit_percentile,
     )
     limit, baseline = alike.limit, alike.baseline.max(axis=1)
-    rows = np.random.default_rng([seed, CHOICE]).permutation(len(train))[:PLANTED]
+    rows = np.random.default_rng([seed, CHOICE]).permutation(len(train))[: rules.planted]
     copies = np.concatenate([altered(train.images[rows], kind, seed) for kind in KINDS])
     planted = similarity(copies, train)
     changed = planted.max(axis=1)[len(rows) :]  # all but the exact ones, which come first
@@ -85,11 +75,11 @@ def audit(sets: Sets, similarity: Similarity, *, resamples: int, seed: int) -> A
         alike.to_train.argmax(axis=1),
         alike.to_train.max(axis=1),
         baseline,
-        alarm(changed, baseline, len(alike.to_train)),
+        alarm(changed, baseline, len(alike.to_train), rules),
     )
 
 
-def alarm(changed: np.ndarray, baseline: np.ndarray, count: int) -> float:
+def alarm(changed: np.ndarray, baseline: np.ndarray, count: int, rules: AuditRules = CURRENT) -> float:
     """Similarity to train beyond which one of `count` pictures alone is an alarm.
 
     As alike as most altered copies `changed` are, and more than the most alike of as many strangers would be but for
@@ -98,10 +88,12 @@ def alarm(changed: np.ndarray, baseline: np.ndarray, count: int) -> float:
     left.
     """
     near, copies = (-np.log(np.maximum(1 - values, CLOSEST)) for values in (baseline, changed))
-    start = float(np.percentile(near, 100 * (1 - TAIL)))
+    start = float(np.percentile(near, 100 * (1 - rules.tail)))
     beyond = near[near > start] - start
-    strangers = start + (float(beyond.mean()) * math.log(max(1.0, TAIL * count / FALSE_ALARM)) if len(beyond) else 0.0)
-    low, high = np.percentile(copies, [ALARM_PERCENTILE, 100 - ALARM_PERCENTILE])
+    strangers = start + (
+        float(beyond.mean()) * math.log(max(1.0, rules.tail * count / rules.false_alarm)) if len(beyond) else 0.0
+    )
+    low, high = np.percentile(copies, [rules.alarm_percentile, 100 - rules.alarm_percentile])
     alarm_threshold = max(float(low), strangers)
     return 1 - math.exp(-alarm_threshold) if near.max() < alarm_threshold < high else math.inf
 

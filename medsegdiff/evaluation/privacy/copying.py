@@ -16,12 +16,12 @@ from medsegdiff.data.config import PrepareConfig
 from medsegdiff.data.duplicates import MAX_SHIFT, detail, detail_windows
 from medsegdiff.data.records import SampleSet
 from medsegdiff.errors import require
+from medsegdiff.evaluation.privacy.rules import CURRENT
 from medsegdiff.statistics.bootstrap import centred_interval, equal_subsets, resample_choices
 from medsegdiff.statistics.interval import Interval
 
 SUBSETS = 20  # random choices of as many train pictures as there are held-out ones
 SAME_SCENE = PrepareConfig.duplicate_correlation  # similarity from which `prepare` takes two pictures for one scene
-COPYING, ALLOWED = 0.5, 0.6  # share nearest to train: surely above the first is copying, surely below the second is not
 Groups = tuple[np.ndarray, np.ndarray, np.ndarray]  # of synthetic, train and held-out pictures; alike ones share one
 
 
@@ -79,7 +79,13 @@ def copying_test(
 
 def verdict_of(share: Interval) -> str:
     """What the interval of `nearest_share` says."""
-    return "fail" if share.low > COPYING else "pass" if share.high <= ALLOWED else "too few pictures to decide"
+    return (
+        "fail"
+        if share.low > CURRENT.copying
+        else "pass"
+        if share.high <= CURRENT.allowed
+        else "too few pictures to decide"
+    )
 
 
 def nearest_share(

@@ -38,6 +38,7 @@ from medsegdiff.errors import UserError
 from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.privacy.neighbours import limit_of
 from medsegdiff.evaluation.privacy.planted import KINDS, altered
+from medsegdiff.evaluation.privacy.rules import CURRENT
 from medsegdiff.evaluation.reference_models.reference_model import ReferenceModel
 from medsegdiff.evaluation.sets import Pairs
 from medsegdiff.statistics.bootstrap import mean_interval
@@ -45,8 +46,7 @@ from medsegdiff.statistics.bootstrap import mean_interval
 logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "best_model.safetensors"
-MINIMUM_FOUND = 0.9  # share of altered copies of held-out pictures that have to be found
-RECIPE = 2  # raise it when anything below that decides the weights changes: kept embeddings are of one recipe
+RECIPE = CURRENT.embedding_recipe  # of what decides the weights below: kept embeddings are of one recipe
 PARTS = 2  # of the train pictures; the network that scores one has learnt the others
 REPEATS = 4  # deals of the pictures to parts, each with networks of its own
 SIDE = 64  # of the pictures that the network sees, pixels
@@ -311,4 +311,6 @@ def fit_embedding(
     model, settings = load_embedding(run.sign)
     found = copies_found(model.to(device), held_out, train, config.seed, device)
     quality = mean_interval(found, held_out.groups, config.bootstrap, config.seed)
-    return ReferenceModel("embedding", model, settings, "share of altered copies found", quality, MINIMUM_FOUND)
+    return ReferenceModel(
+        "embedding", model, settings, "share of altered copies found", quality, CURRENT.embedding_finds
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
 from typing import Any, cast
 
 import numpy as np
@@ -12,23 +11,20 @@ from matplotlib.figure import Figure as Plot
 from medsegdiff.engine.device import choose_device
 from medsegdiff.evaluation.context import Context, Metric
 from medsegdiff.evaluation.drawing import png, show
-from medsegdiff.evaluation.privacy.audit import PLANTED, Audit, Similarity, audit
+from medsegdiff.evaluation.privacy.audit import Audit, Similarity, audit
 from medsegdiff.evaluation.privacy.copying import similarity
+from medsegdiff.evaluation.privacy.decision import decide, is_usable, missed_kinds, outcome
 from medsegdiff.evaluation.privacy.embedding import CrossEmbedding, similarities
 from medsegdiff.evaluation.privacy.leaks import Leaks, find_leaks
 from medsegdiff.evaluation.privacy.learnt import Learnt, compare_learnt
 from medsegdiff.evaluation.privacy.membership import check_checkpoint, made_by_another, membership
-from medsegdiff.evaluation.privacy.neighbours import ALLOWED, COPYING, EXPECTED
 from medsegdiff.evaluation.privacy.planted import KINDS
+from medsegdiff.evaluation.privacy.rules import CURRENT, VERSIONS, AuditRules
 from medsegdiff.evaluation.section import Cell, Figure, Section, Table, Verdict
 from medsegdiff.evaluation.sets import Pairs
 from medsegdiff.statistics.interval import Interval, json_fields, number
 
-FEWEST_SYNTHETIC, FEWEST_REAL = 10, 20  # pictures below which nothing is reported of neighbours
-FINER = 10  # times as many resamples as elsewhere: ends of 200 wander by 0.01, and a verdict hangs on them
-FEWEST_GROUPS = 5  # an interval over few of them (all samples for one mask are one) says nothing
 SHOWN = 10  # nearest pairs in the figure
-MISSED = 0.8  # share of planted copies of a kind below which they may go unnoticed
 EMBEDDING, DETAIL = "embedding", "fine detail"
 
 
@@ -43,27 +39,27 @@ def run(context: Context) -> Section:
     learnt = compare_learnt(context.synthetic.info, context.sets.train.records)
     _report_leaks(section, context, leaks)
     _report_sides(section, context, leaks, learnt)
-    audits = _audits(section, context)
+    audits = _audits(section, context, CURRENT)
     if audits:
         _report_statistics(section, audits)
         _report_controls(section, audits)
         _report_pairs(section, context, audits)
-    section.verdict = _verdict(context, leaks, audits, learnt)
+    section.verdict = _decide(section, context, leaks, audits, learnt)
     if context.checkpoint is not None:
         _report_membership(section, context)
     return section
 
 
-def _audits(section: Section, context: Context) -> dict[str, Audit]:
-    """What each measure that is usable says, by name."""
+def _audits(section: Section, context: Context, rules: AuditRules) -> dict[str, Audit]:
+    """What each measure that is usable says, by name, in one version of the audit."""
     sets = context.sets
     needed = {
-        "synthetic": (sets.synthetic, FEWEST_SYNTHETIC),
-        "train": (sets.train, FEWEST_REAL),
-        "held-out": (sets.held_out, FEWEST_REAL),
+        "synthetic": (sets.synthetic, rules.fewest_synthetic),
+        "train": (sets.train, rules.fewest_real),
+        "held-out": (sets.held_out, rules.fewest_real),
     }
     counts = [(len(pairs), name, fewest) for name, (pairs, fewest) in needed.items()]
-    counts += [(len(np.unique(p.groups)), f"groups of {name}", FEWEST_GROUPS) for name, (p, _) in needed.items()]
+    counts += [(len(np.unique(p.groups)), f"groups of {name}", rules.fewest_groups) for name, (p, _) in needed.items()]
     short = [f"{count} {name} pictures, at least {fewest} needed" for count, name, fewest in counts if count < fewest]
     if short:
         section.skipped.append(f"Nearest real pictures: {'; '.join(short)}")
@@ -78,9 +74,10 @@ def _audits(section: Section, context: Context) -> dict[str, Audit]:
         model, device = cast(CrossEmbedding, reference_model.model), choose_device(context.config.device)
         measures[EMBEDDING] = lambda images, real: similarities(model, images, real, device)
     measures[DETAIL] = fine_detail
-    section.values["resamples"] = resamples = FINER * context.config.bootstrap
+    section.values["resamples"] = resamples = rules.finer * context.config.bootstrap
     return {
-        name: audit(sets, measure, resamples=resamples, seed=context.config.seed) for name, measure in measures.items()
+        name: audit(sets, measure, resamples=resamples, seed=context.config.seed, rules=rules)
+        for name, measure in measures.items()
     }
 
 
@@ -139,9 +136,9 @@ def _report_statistics(section: Section, audits: dict[str, Audit]) -> None:
         f"Intervals of these shares are of {section.values['resamples']} resamples, since their ends decide."
     )  # fmt: skip
     rows: list[list[Cell | Interval]] = [
-        ["nearest real image is a train image", *(s.nearest_to_train for s in reported.values()), COPYING],
-        ["the same for held-out real images", *(s.baseline for s in reported.values()), COPYING],
-        ["beyond the limit towards train", *(s.beyond_95 for s in reported.values()), EXPECTED],
+        ["nearest real image is a train image", *(s.nearest_to_train for s in reported.values()), CURRENT.copying],
+        ["the same for held-out real images", *(s.baseline for s in reported.values()), CURRENT.copying],
+        ["beyond the limit towards train", *(s.beyond_95 for s in reported.values()), CURRENT.expected_beyond],
         ["that minus beyond it towards held-out", *(s.excess for s in reported.values()), 0.0],
         ["train images so copied", *(s.train_copied for s in reported.values()), None],
         ["limit of similarity", *(s.limit for s in reported.values()), None],
@@ -160,7 +157,7 @@ def _report_statistics(section: Section, audits: dict[str, Audit]) -> None:
     section.tables.append(Table("Nearest real images", ["figure", *reported, "without copying"], rows, note))
     for name, s in reported.items():
         section.values[name.replace(" ", "_")] = json_fields(s) | {
-            "outcome": s.outcome,
+            "outcome": outcome(CURRENT, s),
             "unmistakable": audits[name].unmistakable,
         }
         if audits[name].unmistakable is None:
@@ -179,20 +176,15 @@ def _report_controls(section: Section, audits: dict[str, Audit]) -> None:
             row += [kind.detected, kind.attributed]
         section.values[name.replace(" ", "_")]["planted"] = {k: vars(v) for k, v in found.planted.items()}
     note = "Found: beyond the limit. Traced: the nearest train image is the one that was copied."
-    title = f"Control: copies of up to {PLANTED} train images, planted among the synthetic ones"
+    title = f"Control: copies of up to {CURRENT.planted} train images, planted among the synthetic ones"
     section.tables.append(Table(title, columns, rows, note))
     for name, found in audits.items():
-        if not found.works:
+        if not is_usable(CURRENT, found):
             share = number(found.planted["exact"].detected)
             section.skipped.append(f"The verdict by {name}: it finds only {share} of planted exact copies")
             continue
-        if missed := missed_kinds([found]):
+        if missed := missed_kinds(CURRENT, [found]):
             section.text.append(f"By {name}, copies of these kinds may go unnoticed: {', '.join(missed)}.")
-
-
-def missed_kinds(usable: Collection[Audit]) -> list[str]:
-    """Kinds of planted copies of which no measure finds as many as it should: one alarm is enough to fail a set."""
-    return [kind for kind in KINDS if max(found.planted[kind].detected for found in usable) < MISSED]
 
 
 def _report_pairs(section: Section, context: Context, audits: dict[str, Audit]) -> None:
@@ -250,50 +242,22 @@ def _histograms(audits: dict[str, Audit]) -> Figure:
     )
 
 
-def _verdict(context: Context, leaks: Leaks, audits: dict[str, Audit], learnt: Learnt | None) -> Verdict:
-    """What may be acted on; copies by content are reported whatever else could not be measured."""
-    total, exact = len(context.sets.synthetic), sum(name is not None for name in leaks.exact)
-    if exact > total / 2:
-        return Verdict("fail", f"The synthetic set is made of real pictures: {exact} of {total} are real to the pixel.")
-    if leaks.copies:
-        return Verdict("fail", f"{leaks.copies} of {total} synthetic images are copies of real ones.")
-    usable = {name: found for name, found in audits.items() if found.works}
-    if not usable:
-        why = "planted copies were not found" if audits else "too few pictures to compare"
-        return Verdict("too few pictures to decide", f"Whether patients are copied is open: {why}.")
-    alarms = [f"{found.unmistakable} by {name}" for name, found in usable.items() if found.unmistakable]
-    if alarms:
-        what = "synthetic images are as alike to a train image as altered copies of one are"
-        return Verdict("fail", f"Look at the nearest pairs: {' and '.join(alarms)}: {what}.")
-    outcomes = {name: found.statistics.outcome for name, found in usable.items()}
-    figures = "; ".join(
-        f"{name}: nearest to train {found.statistics.nearest_to_train}, beyond the limit {found.statistics.beyond_95}"
-        for name, found in usable.items()
+def _decide(
+    section: Section, context: Context, leaks: Leaks, audits: dict[str, Audit], learnt: Learnt | None
+) -> Verdict:
+    """The verdict of the last version of the audit; those of earlier ones stand beside it in the report."""
+    total = len(context.sets.synthetic)
+    verdicts = {}
+    for rules in VERSIONS:
+        found = audits if rules == CURRENT else _audits(section, context, rules)
+        verdicts[rules.version] = decide(rules, total, leaks, found, learnt)
+    section.values["audit_version"] = CURRENT.version
+    section.values["verdicts"] = {str(number): verdict.outcome for number, verdict in verdicts.items()}
+    section.text.append(
+        "; ".join(f"By version {number} of the audit: {verdict.outcome}" for number, verdict in verdicts.items())
+        + ". The rules of a version do not change."
     )
-    if "fail" in outcomes.values():
-        by = " and ".join(name for name, outcome in outcomes.items() if outcome == "fail")
-        return Verdict("fail", f"Synthetic images lie nearer to learnt ones than chance explains, by {by} ({figures}).")
-    doubts = [] if set(outcomes.values()) == {"pass"} else [f"a nearest-to-train share above {ALLOWED} is not excluded"]
-    if missed := missed_kinds(usable.values()):
-        doubts.append(f"copies of these kinds may have gone unnoticed: {', '.join(missed)}")
-    if learnt is not None and learnt.absent:
-        doubts.append(f"{learnt.absent} of {learnt.total} images that the generator learnt are not in train")
-    doubts += _blind_spots(leaks, usable)
-    if not doubts:
-        return Verdict("pass", f"No sign of copied patients ({figures}).")
-    return Verdict(
-        "too few pictures to decide", f"No sign of copied patients, but {'; and '.join(doubts)} ({figures})."
-    )
-
-
-def _blind_spots(leaks: Leaks, usable: dict[str, Audit]) -> list[str]:
-    """What keeps a few copies among many from being seen."""
-    spots = []
-    if leaks.near_duplicates or leaks.bits < 0:
-        spots.append("held-out images show what train images show, so that copies look like chance")
-    if all(found.unmistakable is None for found in usable.values()):
-        spots.append("some held-out images are as alike to train as copies are, so that a few copies would not show")
-    return spots
+    return verdicts[CURRENT.version]
 
 
 def _report_membership(section: Section, context: Context) -> None:

@@ -63,13 +63,10 @@ def small(modules: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Cal
     return build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_a_peer_trains_and_draws(small: Callable[[str], Any], name: str) -> None:
-    """Fails when an adapter gives its library channels of another range, or takes another thing for the picture
-    sampled.
-
-    Damage: leave `* 2 - 1` out of what `PhilPeer.sample` returns, or `clip_sample` out of MONAI's scheduler.
-    """
+    """Damage: leave `* 2 - 1` out of what `PhilPeer.sample` returns, or `clip_sample` out of MONAI's scheduler."""
     peer = small(name)
     x0, labels = torch.rand(2, 2, SIZE, SIZE) * 2 - 1, torch.tensor([0, 1])
     loss = peer.loss(x0, labels)
@@ -140,10 +137,7 @@ class FakeArm:
 
 @pytest.mark.parametrize("seconds", [[0.1], [0.7], [5.0, 0.3], [0.2] * 20 + [0.6], [30.0]])
 def test_budgets_are_equal_whatever_a_step_takes(modules: Callable[[str], Any], seconds: list[float]) -> None:
-    """Fails when an arm stops by steps, not by seconds, or its schedule ends elsewhere than its training.
-
-    Damage: set `arm.total_steps` from the first step alone in `train_for`.
-    """
+    """Damage: set `arm.total_steps` from the first step alone in `train_for`."""
     arm = FakeArm(seconds)
     done = modules("peer_arms").train_for(arm, 20.0, clock=lambda: arm.now)
     assert abs(done["seconds"] - 20.0) <= max(seconds[-1], seconds[0] - 20.0)
@@ -161,10 +155,7 @@ def test_a_loss_that_is_not_finite_ends_an_arm(modules: Callable[[str], Any]) ->
 def test_parts_of_a_batch_add_up_to_it(
     small: Callable[[str], Any], modules: Callable[[str], Any], ellipses: SampleSet, tmp_path: Path
 ) -> None:
-    """Fails when gathering a batch over parts weighs them wrongly, or weights are not what was saved.
-
-    Damage: leave `count / self.batch` out of `PeerArm.train_step`.
-    """
+    """Damage: leave `count / self.batch` out of `PeerArm.train_step`."""
     small("diffusers")  # narrow from here on
     arms = modules("peer_arms")
     grads = []
@@ -256,47 +247,6 @@ def test_batches_of_speed_have_as_many_pixels(modules: Callable[[str], Any]) -> 
     """Damage: as many pairs at every size."""
     speed, options = modules("peer_speed"), argparse.Namespace(speed_batch=4)
     assert [speed.batch_at(options, size) for size in (64, 128, 256, 512)] == [16, 4, 1, 1]
-
-
-def test_the_page_say_ratios_in_favour_of_ours(modules: Callable[[str], Any]) -> None:
-    """Fails when a ratio is upside down, a failure is not reported, or the baseline is missing.
-
-    Damage: `ratio(speed, ours)` for images/s in `speed_table`.
-    """
-    table = modules("peer_table")
-    row = {"memory": {"gib": 1.0}, "parameters": 5e6, "gflop": 2.0, "images_per_second": 10.0, "seconds_a_call": 0.01}
-    other = row | {"memory": {"gib": 3.0}, "gflop": 50.0, "images_per_second": 0.5}
-    speed = {
-        "rows": {
-            "128 fp32": {"medsegdiff": row, "diffusers": other, "monai": {"memory": {"failed": "does not fit"}}},
-            "128 bf16": {"failed": "not measured: no bf16"},
-        },
-        "peak": {"fp32": 100.0},
-        "sweep": {},
-        "about": {"128 fp32": {"batch": 4, "rounds": 5, "threads": 2}},
-    }
-    value = {"value": 4.0, "low": 3.0, "high": 5.0}
-    evaluated = {"frechet": value, "frechet_floor": value | {"value": 1.5}, "agreement": value, "privacy": "fail"}
-    trained = {
-        "fingerprint": {"minutes": 20, "threads": 2, "size": 128, "precision": "fp32"},
-        "batch": 32, "steps": 100, "pairs_seen": 3200, "seconds": 1201.0,
-    }  # fmt: skip
-    drawing = {"benign": {"sampled": 10, "lesion_masks": 9}, "seconds": 3.0}
-    arm = {"arm": "medsegdiff", "seed": 0, "documented_batch": True, "trained": trained, "evaluated": evaluated}
-    arm |= {"drawing": drawing, "dice": {"dice": [0.5, 0.7]}, "relative": table.relative_dice([0.5, 0.7], [1.0, 1.0])}
-    peer = arm | {"arm": "diffusers", "evaluated": evaluated | {"frechet": value | {"value": 8.0}}}
-    found = {"speed": speed, "arms": [arm, peer], "real": {"0": {"dice": [1.0, 1.0]}}, "machine": {"cpu": "x"}}
-    page = table.page(found, ["python benchmarks/peers.py"], "real BUSI")
-    line = next(line for line in page.splitlines() if line.startswith("| diffusers UNet2DModel | 5.00"))
-    assert [cell.strip() for cell in line.split("|")][3:9] == ["50.0", "25x", "0.500", "20x", "3.00", "3.0x"]
-    assert "60 %" in page  # 3 x 2 GFLOP x 10 images/s of 100 GFLOP/s
-    assert "does not fit" in page
-    assert "Not measured: no bf16." in page
-    line = next(line for line in page.splitlines() if line.startswith("| diffusers UNet2DModel | 0 |"))
-    assert "8.00 [3.00, 5.00] | 2.0x" in line
-    assert "0.600 [0.500, 0.700]" in line
-    assert "90 %" in line
-    assert "1.50 [3.00, 5.00]" in page
 
 
 def test_the_page_say_no_folder_of_the_run(modules: Callable[[str], Any], tmp_path: Path) -> None:
