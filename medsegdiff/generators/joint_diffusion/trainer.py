@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import logging
 import math
 from pathlib import Path
@@ -24,37 +23,27 @@ from medsegdiff.data.sampling import sample_indices
 from medsegdiff.data.transforms import GENERATIVE, augment, augment_conditioned
 from medsegdiff.engine.checkpointing import checkpoint_blocks
 from medsegdiff.engine.compiling import compile_network, compiles, missing_for_compile
-from medsegdiff.engine.device import (
-    READ_EVERY,
-    autocast,
-    send,
-    settle_precision,
-)
+from medsegdiff.engine.device import READ_EVERY, autocast, send, settle_precision
 from medsegdiff.engine.distributed import Distributed
 from medsegdiff.engine.ema import Averages
-from medsegdiff.engine.files import read_record
 from medsegdiff.engine.loop import LoopConfig, Scalars, lr_factor, run_loop
 from medsegdiff.engine.memory import BatchSizeFinder, out_of_memory
 from medsegdiff.engine.optimise import Optimisation
 from medsegdiff.engine.rng import generator
-from medsegdiff.engine.run_folder import TRAINING, RunFolder
-from medsegdiff.engine.settings import fingerprint_of
+from medsegdiff.engine.run_folder import RunFolder
 from medsegdiff.errors import UserError, require
 from medsegdiff.generators.base import BEST_FILE
 from medsegdiff.generators.joint_diffusion.checkpoint import ModelCard, build_denoiser, save_checkpoint
 from medsegdiff.generators.joint_diffusion.codec import PairCodec, encode_sdf
 from medsegdiff.generators.joint_diffusion.config import DiffusionConfig, TrainConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
-from medsegdiff.generators.joint_diffusion.legacy import migrated
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
 from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, sample_sigma
+from medsegdiff.generators.joint_diffusion.run import FINER, LAST_FILE, check_shares, enter, run_folder
 from medsegdiff.generators.joint_diffusion.validator import Validator
 
 logger = logging.getLogger(__name__)
 
-KIND = dataclasses.replace(TRAINING, today=migrated)
-LAST_FILE = "last_model.safetensors"
-FINER = 2  # pictures are augmented at so many times the size that the network sees
 AUGMENT, NOISE, WEIGHTS, DROPOUT, PRICE = 1, 2, 3, 4, 5  # purpose numbers of the random streams
 
 
@@ -68,7 +57,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     processes = Distributed(config.device)
     config = settle_precision(config, processes.device)
     if not config.find_batch_size:
-        _check_shares(config, processes, "Change the setting.")
+        check_shares(config, processes, "Change the setting.")
     compiles(config.compile, processes.device)
     pairs = read_samples(Path(config.data_dir))
     generated = [r.id for r in pairs.records if r.is_synthetic]
@@ -81,51 +70,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
         )
     require(pairs.arrays.mask_values is not None, str(pairs.root), "samples without masks", "images with masks")
     with contextlib.ExitStack() as stack:
-        config, found, summary = processes.run_on_main(lambda: _enter(config, pairs, stack))
+        config, found, summary = processes.run_on_main(lambda: enter(config, pairs, stack))
         if found:
-            _check_shares(config, processes, "Start as many processes as before.")
+            check_shares(config, processes, "Start as many processes as before.")
         return summary or _train(config, pairs, processes, found)
-
-
-def _check_shares(config: TrainConfig, processes: Distributed, hint: str) -> None:
-    """Raise `UserError` where a batch cannot be cut into equal shares: pairs would be left out."""
-    shared = config.batch_size % processes.count == 0
-    require(shared, "--batch_size", config.batch_size, f"a multiple of the {processes.count} processes", hint)
-
-
-def _enter(
-    config: TrainConfig, pairs: SampleSet, stack: contextlib.ExitStack
-) -> tuple[TrainConfig, bool, dict[str, Any] | None]:
-    """Lock the output folder and look what it holds, for as long as `stack` is open.
-
-    Returns `config`, with the batch size of the run that was begun there if it is to be found, whether that is so, and
-    the summary of a finished run.
-    """
-    folder = run_folder(config, pairs)
-    stack.enter_context(folder.held())
-    begun, found = folder.begun(), False
-    if config.find_batch_size and begun:
-        size, parts = begun.get("batch_size", 0), begun.get("accumulate", 0)
-        if size * parts == config.batch_size * config.accumulate:
-            config, found = dataclasses.replace(config, batch_size=size, accumulate=parts), True
-            folder = run_folder(config, pairs)
-    if not folder.is_finished():  # or refused, before the minutes that reading, building and trials may take
-        return config, found, None
-    logger.info("%s holds this run, finished", folder.path)
-    return config, found, read_record(folder.sign)
-
-
-def run_folder(config: TrainConfig, pairs: SampleSet) -> RunFolder:
-    """The output folder of a training."""
-    files = (BEST_FILE, LAST_FILE, "history.jsonl", "samples/*.png")
-    return RunFolder(config.output_dir, KIND, run_fingerprint(config, pairs), files)
-
-
-def run_fingerprint(config: TrainConfig, pairs: SampleSet) -> dict[str, Any]:
-    """What a run is known by: settings and data that decide the weights (but for the last bits of their numbers)."""
-    places = ("data_dir", "output_dir", "device", "save_every")
-    fingerprint = fingerprint_of(config, "train", (*places, "compile", "checkpoint_gradients", "find_batch_size"))
-    return fingerprint | {"data": data_digest(pairs), "augmented_at": FINER, "small_augmented_at": FINER}
 
 
 def _train(config: TrainConfig, pairs: SampleSet, processes: Distributed, found: bool) -> dict[str, Any]:
@@ -186,14 +134,6 @@ def _finish(trainer: DiffusionTrainer, summary: dict[str, Any], per_step: int, f
         "best model: step %d, val loss %.4f", trainer.validator.best["step"], trainer.validator.best["val_loss"]
     )
     return summary
-
-
-def data_digest(pairs: SampleSet) -> str:
-    """A short digest of what train and val hold, so that a run is not resumed on other data."""
-    rows = [r for r in pairs.records if r.split != "test"]
-    text = " ".join(pairs.classes)
-    text += "".join(f"{r.id}{r.split}{r.label}{r.image_hash}{r.mask_hash}{r.pixel_aspect}" for r in rows)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Objective(nn.Module):

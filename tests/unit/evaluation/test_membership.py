@@ -25,6 +25,7 @@ from medsegdiff.evaluation.privacy.membership import (
 from medsegdiff.evaluation.sections.privacy import run
 from medsegdiff.generators.base import load_generator
 from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint
+from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA
 from medsegdiff.generators.joint_diffusion.generator import LEVELS, JointDiffusion, levels_of
 from medsegdiff.statistics.roc import rank_auc
 
@@ -105,7 +106,7 @@ def test_smaller_pictures_are_asked_of_too(pairs: SampleSet, tmp_path: Path) -> 
     generator = load_generator(path)
     assert isinstance(generator, JointDiffusion)
     card, low_res = generator.model_card, generator.denoiser.low_res
-    levels = torch.tensor(levels_of(card)) * card.diffusion.sigma_data
+    levels = torch.tensor(levels_of(card)) * SIGMA_DATA
     assert low_res is not None
     served = low_res.serves(levels[:, None].expand(-1, 2))
     assert served.tolist() == [False, False, True]

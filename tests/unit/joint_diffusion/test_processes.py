@@ -21,6 +21,7 @@ from medsegdiff.errors import UserError
 from medsegdiff.generators.joint_diffusion import trainer as train_module
 from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint
 from medsegdiff.generators.joint_diffusion.config import TrainConfig
+from medsegdiff.generators.joint_diffusion.run import run_fingerprint
 
 if TYPE_CHECKING:
     from sample_sets import WriteSamples
@@ -125,7 +126,7 @@ def test_a_found_batch_that_cannot_be_shared(
         str(ellipses.root), str(tmp_path / "out"), img_size=16, device="cpu", batch_size=10, find_batch_size=True,
         precision="fp32",
     )  # fmt: skip
-    begun = train_module.run_fingerprint(dataclasses.replace(config, batch_size=5, accumulate=2), ellipses)
+    begun = run_fingerprint(dataclasses.replace(config, batch_size=5, accumulate=2), ellipses)
     monkeypatch.setattr(RunFolder, "begun", lambda _: begun)
     with pytest.raises(UserError, match=r"--batch_size: found 5; .* Start as many processes as before\."):
         train_module.train(config)
