@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, ellipse_pairs
 from safetensors.torch import save_file
+from sample_sets import CLASSES, ellipse_pairs
 
 from medsegdiff.cli import run
 from medsegdiff.data.records import read_samples
@@ -24,6 +24,7 @@ TOY = '''
 from dataclasses import dataclass
 import json
 import numpy as np
+from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.engine.rng import generator
 from medsegdiff.generators.base import GeneratorCard, opened, settings_of
 
@@ -53,7 +54,7 @@ class Toy:
 def load(path, settings, device, precision, batch_size):
     with opened(path) as file:
         card = json.loads(file.metadata()["card"])
-    return Toy(GeneratorCard(kind="toy", digest="0123456789ab", **card), settings_of(Settings, settings, "toy"))
+    return Toy(GeneratorCard(kind="toy", digest="0123456789ab", arrays=ArraySpec(), **card), settings_of(Settings, settings, "toy"))
 '''
 
 
@@ -65,8 +66,8 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(GENERATORS, "toy", "toy_generator")
     real = ellipse_pairs(tmp_path / "real", {"train": 12, "val": 6, "test": 6})
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in real.select("train").records]
-    card = {"img_size": 32, "arrays": {"image": {"channels": 1}}, "classes": CLASSES, "lesion_classes": CLASSES,
-            "conditions": [], "aspects": {name: [1.0] for name in CLASSES}, "train_hashes": hashes, "step": 3}  # fmt: skip
+    card = {"img_size": 32, "classes": CLASSES, "lesion_classes": CLASSES, "conditions": [],
+            "aspects": {name: [1.0] for name in CLASSES}, "train_hashes": hashes, "step": 3}  # fmt: skip
     path = tmp_path / "toy.safetensors"
 
     save_file({"weight": torch.zeros(1)}, path, {"kind": "toy", "card": json.dumps(card)})
