@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLASSES, ellipse_pairs
+from sample_sets import CLASSES, ellipse_pairs
 
 from medsegdiff.cli import run
 from medsegdiff.conditioning.registry import CONDITIONS

@@ -54,7 +54,8 @@ class Toy:
 def load(path, settings, device, precision, batch_size):
     with opened(path) as file:
         card = json.loads(file.metadata()["card"])
-    return Toy(GeneratorCard(kind="toy", digest="0123456789ab", arrays=ArraySpec(), **card), settings_of(Settings, settings, "toy"))
+    card = GeneratorCard(kind="toy", digest="0123456789ab", arrays=ArraySpec(), **card)
+    return Toy(card, settings_of(Settings, settings, "toy"))
 '''
 
 
