@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor
 from medsegdiff.cli import parse
 from medsegdiff.conditioning.label import Label
 from medsegdiff.errors import UserError
+from medsegdiff.generators.joint_diffusion import backbones as package
 from medsegdiff.generators.joint_diffusion.backbones import Inputs, backbones, build_backbone
 from medsegdiff.generators.joint_diffusion.backbones.medsegdiff_v2 import (
     Anchor,
@@ -272,3 +275,37 @@ def test_a_backbone_owns_its_settings() -> None:
     assert TrainConfig("d").model == ModelConfig()
     with pytest.raises(UserError, match=r"--model: found mask_share, use_anchor, .*, of another backbone"):
         TrainConfig("d", model=Settings())
+
+
+NEW_BACKBONE = """
+from dataclasses import dataclass
+from torch import nn
+from medsegdiff.generators.joint_diffusion.backbones.config import NetworkConfig
+
+@dataclass(frozen=True)
+class Settings(NetworkConfig):
+    width: int = 8  # channels
+
+    @property
+    def size_multiple(self):
+        return 2
+
+def build(inputs, settings):
+    return nn.Conv2d(len(inputs.modality), settings.width, 1)
+"""
+
+
+def test_a_new_backbone_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: a list of backbones or of their settings somewhere else, to which a new one has to be added."""
+    (tmp_path / "wide.py").write_text(NEW_BACKBONE)
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    try:
+        config = parse("train", TrainConfig, "--data_dir d --backbone wide --model.width 4 --img_size 6".split())
+        network: Any = build_backbone("wide", Inputs(6, (0, 1)), config.model)
+        assert network.weight.shape == (4, 2, 1, 1)
+        with pytest.raises(UserError, match="--img_size: found 5; expected a multiple of 2"):
+            TrainConfig("d", backbone="wide", img_size=5)
+        with pytest.raises(UserError, match=r"unknown setting --model\.num_heads; .* train --backbone wide"):
+            parse("train", TrainConfig, "--data_dir d --backbone wide --model.num_heads 4".split())
+    finally:
+        sys.modules.pop(f"{package.__name__}.wide", None)

@@ -115,6 +115,23 @@ def test_a_finished_run_without_states_keeps_its_settings(data: Path, finished: 
     assert train(settings(data, finished))["steps"] == STEPS
 
 
+def test_a_folder_of_an_older_version_is_known(data: Path, finished: Path) -> None:
+    """Damage: settings that are gone, or had other names, taken for others: nobody's finished training is found."""
+    gone = {"in_channels": 1, "out_channels": 1, "num_classes": 2, "augment_conditioning": False, "use_anchor": True}
+    for name in ("summary.json", "state/fingerprint.json"):
+        record = json.loads((finished / name).read_text())
+        older = record.get("fingerprint", record)
+        older["model"] |= gone | {"mask_share": 0.5, "use_spectrum": True, "use_band_pass": True}
+        older["diffusion"] |= {"sigma_data": 0.5}
+        older["told_share"] = older.pop("augment_prob")
+        (finished / name).write_text(json.dumps(record))
+    for left in ("summary.json", "last_model.safetensors"):
+        assert train(settings(data, finished))["steps"] == STEPS
+        with pytest.raises(UserError, match=r"other settings \(lr: 0\.003 -> 0\.01\)"):
+            train(settings(data, finished, lr=0.01))
+        (finished / left).unlink()
+
+
 def test_what_a_killed_run_left_is_cleared(data: Path, finished: Path, straight: Path) -> None:
     """Damage: looking for half-written files at the top alone, or taking an older state for the newest one."""
     (finished / "summary.json").unlink()
