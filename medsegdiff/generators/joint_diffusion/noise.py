@@ -6,18 +6,55 @@ Levels are per modality, (B, M) or (T + 1, M), with column 0 the image and colum
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from medsegdiff.errors import require, require_positive
 from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA
-
-if TYPE_CHECKING:
-    from medsegdiff.generators.joint_diffusion.config import DiffusionConfig
 
 IMAGE, MASK = 0, 1
 MODES = ("joint", "mask_first", "mask_to_image", "image_to_mask")
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The noise process: how training samples noise levels, weighs the loss, and which levels sampling walks."""
+
+    process: Literal["edm", "ddpm"] = "edm"  # edm: log-normal levels (Karras 2022); ddpm: levels of the table below
+    timesteps: int = 1000  # T of the DDPM table
+    beta_schedule: Literal["linear", "cosine"] = "linear"  # of the DDPM table
+    beta_start: float = 1e-4  # first beta of the linear schedule
+    beta_end: float = 0.02  # last beta of the linear schedule
+    sigma_min: float = 0.01  # lowest noise level that edm sampling visits before 0
+    sigma_max: float = 80.0  # highest noise level of edm
+    rho: float = 7.0  # spacing of edm sampling levels (Karras 2022, eq. 5)
+    image_p_mean: float = 0.0  # mean of ln(sigma) of the image in training (edm)
+    image_p_std: float = 1.7  # its standard deviation
+    mask_p_mean: float = 0.0  # mean of ln(sigma) of the mask in training (edm)
+    mask_p_std: float = 1.7  # its standard deviation
+    share_independent: float = 0.25  # share of samples with independent levels of image and mask
+    share_mask_clean: float = 0.12  # share of samples with the mask clean (learns mask -> image)
+    share_image_clean: float = 0.08  # share of samples with the image clean (learns image -> mask)
+    share_marginal: float = 0.05  # share of samples with one modality at the highest level (learns the other alone)
+    mask_weight: float = 1.0  # weight of the mask loss beside the image loss
+    sdf_truncation: float = 0.0  # masks as distances to the lesion's edge, cut at so many pixels; 0: binary
+    min_snr: float = 5.0  # cap of the ddpm loss weight min(1 / sigma^2, cap); edm weighs by its own formula
+
+    def __post_init__(self) -> None:
+        for name in ("timesteps", "min_snr", "rho", "image_p_std", "mask_p_std"):
+            require_positive(**{f"diffusion.{name}": getattr(self, name)})
+        radius = self.sdf_truncation
+        require(0 <= radius < math.inf, "--diffusion.sdf_truncation", radius, "a number of pixels, 0 or more")
+        require(self.mask_weight >= 0, "--diffusion.mask_weight", self.mask_weight, "0 or more")
+        betas, levels = (self.beta_start, self.beta_end), (self.sigma_min, self.sigma_max)
+        require(0 < betas[0] <= betas[1] < 1, "--diffusion.beta_start, beta_end", betas, "0 < start <= end < 1")
+        require(0 < levels[0] < levels[1], "--diffusion.sigma_min, sigma_max", levels, "0 < min < max")
+        shares = [self.share_independent, self.share_mask_clean, self.share_image_clean, self.share_marginal]
+        fits = min(shares) >= 0 and sum(shares) <= 1
+        require(fits, "--diffusion.share_*", shares, "shares that add up to at most 1")
 
 
 def ddpm_abar(schedule: str, timesteps: int, beta_start: float, beta_end: float) -> Tensor:
