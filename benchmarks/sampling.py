@@ -21,7 +21,6 @@ import torch
 from judging import ROOT, sampled_and_evaluated
 from torch import Tensor
 
-from medsegdiff.conditioning.condition import Condition
 from medsegdiff.data.records import content_digest, read_samples
 from medsegdiff.engine.device import autocast, settle_precision
 from medsegdiff.engine.files import read_json, write_json
@@ -29,12 +28,12 @@ from medsegdiff.engine.rng import generator
 from medsegdiff.generators.joint_diffusion.checkpoint import ModelCard, load_checkpoint
 from medsegdiff.generators.joint_diffusion.config import DiffusionConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
-from medsegdiff.generators.joint_diffusion.guidance_defaults import MASK_GUIDANCE, guidance_of
 from medsegdiff.generators.joint_diffusion.noise import highest_sigma, lowest_sigma, sigma_table
+from medsegdiff.generators.joint_diffusion.sampling_settings import MASK_GUIDANCE, SamplingSettings
 from medsegdiff.synthesis.config import GenerateConfig
 
 RESULTS = ROOT / "docs" / "results"
-DEFAULTS = GenerateConfig("", "")  # what `generate` does where no setting says otherwise
+DEFAULTS = SamplingSettings(mask_guidance=MASK_GUIDANCE)  # what `generate` does where no setting says otherwise
 PLAIN = {"mask_guidance": 1, "sigma_scale": 1}
 
 
@@ -55,8 +54,8 @@ def settings(guidance_model: str | None) -> dict[str, dict[str, Any]]:
 
 def calls(flags: dict[str, Any], diffusion: DiffusionConfig) -> int:
     """Network calls a pair; a call that asks the network twice counts as two."""
-    config = dataclasses.replace(DEFAULTS, **{"mask_guidance": MASK_GUIDANCE} | flags)
-    guidance, table = guidance_of(config), sigma_table("joint", diffusion, config.steps)
+    config = dataclasses.replace(DEFAULTS, **{k: v for k, v in flags.items() if hasattr(DEFAULTS, k)})
+    guidance, table = config.guide(), sigma_table("joint", diffusion, config.steps)
     second = guidance.calls(table[1:]) if config.sampler == "heun" else 0  # of all rows but the last, which is 0
     return guidance.calls(table) + second
 
@@ -70,11 +69,11 @@ def seconds_a_level(denoiser: Denoiser, card: ModelCard, batch: int = 25, rounds
     x = torch.randn(batch, 2, card.img_size, card.img_size, generator=generator(0))
     label = torch.zeros(batch, dtype=torch.long)
     times: dict[str, list[float]] = {"high": [], "low": []}
-    with torch.inference_mode(), autocast(cpu, settle_precision(DEFAULTS, cpu).precision):
+    with torch.inference_mode(), autocast(cpu, settle_precision(GenerateConfig("", ""), cpu).precision):
         for _ in range(rounds + 1):
             for name, level in (("high", highest_sigma(card.diffusion)), ("low", lowest_sigma(card.diffusion))):
                 started = time.perf_counter()
-                denoiser(x, torch.full((batch, 2), level), Condition(label))
+                denoiser(x, torch.full((batch, 2), level), {"label": label})
                 times[name].append((time.perf_counter() - started) / batch)
     return {name: statistics.median(values[1:]) for name, values in times.items()}
 
@@ -90,8 +89,8 @@ def seconds_a_pair(calls: int, table: Tensor, denoiser: Denoiser, times: dict[st
 
 def known_by(checkpoint: str, val: str, flags: dict[str, Any], pairs: int) -> dict[str, Any]:
     """What decides the figures of a setting: the checkpoints, the val pictures, every setting of `generate`."""
-    flags = {"mask_guidance": MASK_GUIDANCE, "num_samples_per_class": pairs} | flags
-    settings = dataclasses.asdict(dataclasses.replace(DEFAULTS, **flags))
+    plain = GenerateConfig("", "", num_samples_per_class=pairs, **dataclasses.asdict(DEFAULTS))
+    settings = dataclasses.asdict(dataclasses.replace(plain, **flags))
     guidance_model = (
         load_checkpoint(Path(settings["guidance_checkpoint"]))[2] if settings["guidance_checkpoint"] else None
     )

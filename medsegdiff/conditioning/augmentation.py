@@ -49,5 +49,5 @@ class AugmentationEmbedder(Embedder):
         return self.linear.weight.new_zeros(self.linear.out_features)
 
     def forward(self, values: Tensor) -> Tensor:
-        vectors: Tensor = self.linear(values.nan_to_num(0.0))
-        return vectors
+        # Zeros are put in afterwards: a copy of `values` would lie elsewhere in memory, which shows in last bits
+        return torch.where(values.isnan().any(dim=1, keepdim=True), 0.0, self.linear(values))

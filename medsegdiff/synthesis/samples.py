@@ -91,7 +91,7 @@ def sample_chunk(generator: Generator, task: Chunk, max_redraws: int) -> tuple[l
             f"chunk {task.name}",
             f"{len(task.items) - len(found)} of {len(task.items)} masks degenerate after {max_redraws} redraws "
             f"({counts})",
-            "lesion masks",
+            "lesion masks" if generator.card.arrays.is_binary else "label maps with every class that is always there",
             "Raise --max_redraws, train longer, or lower --guidance.",
         )
     return [found[number] for number in range(len(task.items))], faults

@@ -18,7 +18,9 @@ from medsegdiff.cli import run
 from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.data.decoding import read_picture
 from medsegdiff.data.phantom import TISSUE_VALUES
-from medsegdiff.data.records import SampleSet, read_samples, write_sample, write_samples
+from medsegdiff.data.records import read_samples
+
+pytestmark = pytest.mark.slow
 
 SETTINGS = """
 img_size: 32
@@ -33,6 +35,8 @@ eval_samples: 4
 eval_steps: 3
 model: {model_channels: 16, channel_mult: [1, 2], transformer_depth: 1, num_heads: 2}
 """
+pytestmark = pytest.mark.slow
+
 STAINS = {"background": 0, "nuclei": 100, "antigen": 200}
 PATCH = 64  # pixels
 
@@ -57,42 +61,26 @@ def cut_tissue(root: Path) -> None:
 
 def make_phantom(root: Path) -> None:
     """Phantoms with classes of tissue."""
-    counts = "--num_benign 14 --num_malignant 14 --duplicates 0"
+    counts = "--num_benign 16 --num_malignant 16 --duplicates 0"
     run("phantom", f"--output_dir {root} {counts} --tissue_classes true".split())
 
 
-def prepared(raw: Path, root: Path, spec: ArraySpec) -> SampleSet:
-    """Samples of images/ and masks/ of equal names, in sub-folders for classes or without: half train, then val, test.
-
-    Each is a group of its own.
-    """
-    records = []
-    files = sorted(raw.glob("images/**/*.png"), key=lambda path: (path.parent.name, path.stem))
-    by_class = {name: [f for f in files if f.parent.name == name] for name in {f.parent.name for f in files}}
-    for label, own in sorted(by_class.items()):
-        for number, path in enumerate(own):
-            mask = read_picture(raw / "masks" / path.relative_to(raw / "images"), 1)
-            split = "train" if number < len(own) / 2 else "val" if number < 3 * len(own) / 4 else "test"
-            names = {"id": f"{label}_{path.stem}", "group": f"{label}_{path.stem}", "source": path.name}
-            records.append(
-                write_sample(root, read_picture(path, spec.channels), mask, label=label, split=split, **names)
-            )
-    return write_samples(root, records, classes=sorted(by_class), fingerprint={"phase": "prepare"}, arrays=spec)
-
-
-CASES: dict[str, tuple[Callable[[Path], None], ArraySpec]] = {
-    "stained tissue": (cut_tissue, ArraySpec(3, STAINS)),
-    "phantom": (make_phantom, ArraySpec(1, TISSUE_VALUES)),
+# How the raw folder is made, its classes, and the arrays that `prepare` has to find there
+CASES: dict[str, tuple[Callable[[Path], None], str, ArraySpec]] = {
+    "stained tissue": (cut_tissue, "tissue", ArraySpec(3, STAINS)),
+    "phantom": (make_phantom, "benign malignant", ArraySpec(1, TISSUE_VALUES)),
 }
 
 
 @pytest.fixture(scope="module", params=CASES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ArraySpec]:
     """A folder in which all phases have run."""
-    make, spec = CASES[request.param]
+    make, classes, spec = CASES[request.param]
     work = tmp_path_factory.mktemp("label_maps")
     make(work / "raw")
-    prepared(work / "raw", work / "real", spec)
+    values = " ".join(f"{name}={value}" for name, value in (spec.mask_values or {}).items())
+    run("prepare", f"--input_dir {work}/raw --output_dir {work}/real --layout folders --classes {classes} "
+        f"--mask_classes {values}".split())  # fmt: skip
     (work / "train.yaml").write_text(SETTINGS)
     fast = "--precision fp32 --device cpu"
     run("train", f"--config {work}/train.yaml --data_dir {work}/real --output_dir {work}/checkpoints".split())
@@ -113,7 +101,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_samples_keep_the_arrays(folder: tuple[Path, ArraySpec]) -> None:
     """Damage: grey images of a colour set; numbers of classes for pixel values; arrays that dataset.json forgets."""
     work, spec = folder
-    for name in ("synthetic", "for_masks", "combined"):
+    for name in ("real", "synthetic", "for_masks", "combined"):
         samples = read_samples(work / name)
         assert samples.arrays == spec, name
         record = samples.records[-1]

@@ -107,7 +107,7 @@ SPECIAL: list[Pair] = [(a, b) for a in EDGES + POINTS for b in [EDGES[0], EDGES[
 
 @pytest.mark.parametrize("pairs", [smooth_pairs(), SPECIAL], ids=["smooth", "special"])
 def test_scores_are_those_of_monai(pairs: list[Pair]) -> None:
-    """116 pairs of masks; single pixels, masks at the border, the whole picture. Fails if the border of the picture is
+    """116 pairs of masks; single pixels, masks at the border, the whole picture. Damage: the border of the picture is
     not surface, percentiles of both directions are pooled, or width and height change places."""
     for predicted, true in pairs:
         assert score_image(predicted, true, PIXEL) == pytest.approx(monai_scores(predicted, true), rel=1e-6, abs=1e-6)
@@ -115,7 +115,7 @@ def test_scores_are_those_of_monai(pairs: list[Pair]) -> None:
 
 
 def test_overlaps_are_those_of_torchmetrics() -> None:
-    """Fails if sensitivity and precision change places, or IoU is taken for Dice."""
+    """Damage: sensitivity and precision change places, or IoU is taken for Dice."""
     for predicted, true in smooth_pairs() + SPECIAL:
         ours = score_image(predicted, true, PIXEL)
         assert {name: ours[name] for name in OVERLAPS} == pytest.approx(torchmetrics_scores(predicted, true), rel=1e-6)
@@ -137,7 +137,7 @@ EMPTY: dict[str, tuple[np.ndarray, np.ndarray, list[float], list[float]]] = {
 
 @pytest.mark.parametrize("case", EMPTY)
 def test_empty_masks_differ_as_reported(case: str) -> None:
-    """The table in the docstring of `scores`. Fails if a convention for empty masks changes, here or there."""
+    """The table in the docstring of `scores`. Damage: a convention for empty masks changes, here or there."""
     predicted, true, here, there = EMPTY[case]
     ours = score_image(predicted, true, PIXEL)
     assert [ours[name] for name in METRICS] == pytest.approx(here)

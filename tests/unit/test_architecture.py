@@ -26,6 +26,7 @@ FLOORS = (
     {"synthesis"},
     {"downstream"},
     {"evaluation"},
+    {"flags"},
     {"cli"},
     {"quickstart", "__main__"},
 )
@@ -107,7 +108,7 @@ def test_no_circles() -> None:
 
 
 def test_five_thin_scripts() -> None:
-    """Fails if a sixth script appears at the top, or if one calls another command or holds logic of its own."""
+    """Damage: a sixth script appears at the top, or if one calls another command or holds logic of its own."""
     assert {path.name for path in ROOT.glob("*.py")} == set(SCRIPTS)
     for name, command in SCRIPTS.items():
         source = (ROOT / name).read_text()
@@ -116,7 +117,7 @@ def test_five_thin_scripts() -> None:
 
 
 def test_only_the_command_line_prints_and_reads_argv() -> None:
-    """Fails if a library module prints instead of logging, or looks at sys.argv or the working directory."""
+    """Damage: a library module prints instead of logging, or looks at sys.argv or the working directory."""
     for module, source in modules().items():
         if module == "cli":
             continue
@@ -129,10 +130,10 @@ def test_only_the_command_line_prints_and_reads_argv() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_yaml_loads(path: Path) -> None:
-    """Fails if a key of a YAML file is misspelt or has a value of the wrong type."""
+    """Damage: a key of a YAML file is misspelt or has a value of the wrong type."""
     assert isinstance(parse("train", TrainConfig, ["--config", str(path), "--data_dir", "d"]), TrainConfig)
 
 
 def test_there_are_yaml_files() -> None:
-    """Fails if configs/ is moved, so that the test above finds nothing to load."""
+    """Damage: configs/ is moved, so that the test above finds nothing to load."""
     assert {"quickstart", "busi_128", "busi_256"} <= {path.stem for path in (ROOT / "configs").glob("*.yaml")}

@@ -54,12 +54,12 @@ def write_yaml(folder: Path, text: str) -> str:
 
 
 def test_defaults_are_those_of_the_dataclass() -> None:
-    """Fails if flags get defaults of their own, e.g. `default=None` for all of them."""
+    """Damage: flags get defaults of their own, e.g. `default=None` for all of them."""
     assert parse("train", TrainConfig, ["--data_dir", "d"]) == TrainConfig(data_dir="d")
 
 
 def test_the_users_own_command_lines_are_understood() -> None:
-    """Fails if a flag of phases 1-5 is renamed, e.g. --num_samples_per_class to --per_class."""
+    """Damage: a flag of phases 1-5 is renamed, e.g. --num_samples_per_class to --per_class."""
     parse("prepare", PrepareConfig, "--input_dir /path/to/busi --output_dir ./data/busi_processed".split())
     train = "--data_dir ./data/busi_processed --batch_size 8 --num_epochs 100 --lr 1e-4 --img_size 256"
     assert parse("train", TrainConfig, train.split()).output_dir == "./checkpoints"
@@ -74,7 +74,7 @@ def test_the_users_own_command_lines_are_understood() -> None:
 
 
 def test_nested_flags_and_lists_as_written() -> None:
-    """Fails if only the first of space-separated values is read."""
+    """Damage: only the first of space-separated values is read."""
     config = parse("train", TrainConfig, "--data_dir d --model.channel_mult 1 2 3 --model.num_heads 8".split())
     assert config.model == ModelConfig(channel_mult=[1, 2, 3], num_heads=8)
     config = parse("prepare", PrepareConfig, "--classes benign malignant normal --input_dir a --output_dir b".split())
@@ -82,7 +82,7 @@ def test_nested_flags_and_lists_as_written() -> None:
 
 
 def test_optional_lists_and_numbers() -> None:
-    """Fails if `settings` no longer looks into `list[str] | None`."""
+    """Damage: `settings` no longer looks into `list[str] | None`."""
     generate = ["--checkpoint_path", "c", "--output_dir", "o"]
     assert parse("generate", GenerateConfig, generate).classes is None
     assert parse("generate", GenerateConfig, [*generate, "--classes", "malignant"]).classes == ["malignant"]
@@ -93,13 +93,13 @@ def test_optional_lists_and_numbers() -> None:
 
 
 def test_negative_and_equals_signs() -> None:
-    """Fails if the check for unknown flags takes `-1` or `--lr=1` for a flag of that name."""
+    """Damage: the check for unknown flags takes `-1` or `--lr=1` for a flag of that name."""
     config = parse("train", TrainConfig, ["--data_dir=d", "--diffusion.image_p_mean", "-1", "--lr=1"])
     assert (config.diffusion.image_p_mean, config.lr) == (-1.0, 1.0)
 
 
 def test_yaml_scientific_notation_is_a_number(tmp_path: Path) -> None:
-    """Fails if YAML is filled in by PyYAML alone, which reads 1e-4 as text."""
+    """Damage: YAML is filled in by PyYAML alone, which reads 1e-4 as text."""
     file = write_yaml(tmp_path, "data_dir: d\nlr: 1e-4\ndiffusion:\n  beta_start: 2e-4\n")
     config = parse("train", TrainConfig, ["--config", file])
     assert (config.lr, config.diffusion.beta_start) == (1e-4, 2e-4)
@@ -107,7 +107,7 @@ def test_yaml_scientific_notation_is_a_number(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("order", ["first", "last", "equals"])
 def test_flags_win_over_yaml_wherever_they_stand(tmp_path: Path, order: str) -> None:
-    """Fails if a file that stands behind flags overrides them."""
+    """Damage: a file that stands behind flags overrides them."""
     file = write_yaml(tmp_path, "lr: 0.5\nbatch_size: 3\nmodel:\n  num_heads: 2\n  channel_mult: [1, 1]\n")
     flags = "--data_dir d --lr 0.25 --model.num_heads 6".split()
     given = {"first": ["--config", file, *flags], "last": [*flags, "--config", file]}
@@ -118,7 +118,7 @@ def test_flags_win_over_yaml_wherever_they_stand(tmp_path: Path, order: str) -> 
 
 
 def test_unknown_flag_names_the_nearest() -> None:
-    """Fails if the nearest key is no longer looked up (hint "" or the first key of all)."""
+    """Damage: the nearest key is no longer looked up (hint "" or the first key of all)."""
     with pytest.raises(UserError, match=r"unknown setting --num_epoch; .* Did you mean --num_epochs\?"):
         parse("train", TrainConfig, "--data_dir d --num_epoch 3".split())
     with pytest.raises(UserError, match=r"Did you mean --model.num_heads\?"):
@@ -128,7 +128,7 @@ def test_unknown_flag_names_the_nearest() -> None:
 
 
 def test_unknown_yaml_key_names_file_and_nearest(tmp_path: Path) -> None:
-    """Fails if unknown YAML keys are only warned of, or dropped."""
+    """Damage: unknown YAML keys are only warned of, or dropped."""
     file = write_yaml(tmp_path, "data_dir: d\nmodel:\n  num_head: 4\n")
     with pytest.raises(UserError, match=r"settings.yaml: .*model.num_head; .* Did you mean model.num_heads\?"):
         parse("train", TrainConfig, ["--config", file])
@@ -143,7 +143,7 @@ def test_unknown_yaml_key_names_file_and_nearest(tmp_path: Path) -> None:
     ],
 )
 def test_yaml_of_the_wrong_shape(tmp_path: Path, text: str, message: str) -> None:
-    """Fails if YAML goes to the parser unchecked, which answers with errors about its own insides."""
+    """Damage: YAML goes to the parser unchecked, which answers with errors about its own insides."""
     with pytest.raises(UserError, match=message):
         parse("prepare", PrepareConfig, ["--config", write_yaml(tmp_path, text)])
 
@@ -161,19 +161,19 @@ def test_yaml_of_the_wrong_shape(tmp_path: Path, text: str, message: str) -> Non
     ],
 )
 def test_a_wrong_value_in_yaml_names_file_and_key(text: str, message: str, tmp_path: Path) -> None:
-    """Fails if it is reported as a flag, which the user has not given; or if True is taken for 1."""
+    """Damage: it is reported as a flag, which the user has not given; or if True is taken for 1."""
     with pytest.raises(UserError, match=message):
         parse("train", TrainConfig, ["--data_dir", "d", "--config", write_yaml(tmp_path, text)])
 
 
 def test_a_flag_over_yaml_is_reported_as_a_flag(tmp_path: Path) -> None:
-    """Fails if whatever stands in the file as well is put down to the file."""
+    """Damage: whatever stands in the file as well is put down to the file."""
     with pytest.raises(UserError, match=r"^--lr: found -1\.0"):
         parse("train", TrainConfig, ["--data_dir", "d", "--lr", "-1", "--config", write_yaml(tmp_path, "lr: 1\n")])
 
 
 def test_the_backbone_decides_which_settings_there_are(tmp_path: Path) -> None:
-    """Fails if settings of every backbone are taken, or if a file cannot choose it."""
+    """Damage: settings of every backbone are taken, or if a file cannot choose it."""
     flags = ["--data_dir", "d", "--config", write_yaml(tmp_path, "backbone: medsegdiff_v2\nmodel: {mask_share: 1}\n")]
     assert parse("train", TrainConfig, flags).model == medsegdiff_v2.Settings(mask_share=1.0)
     with pytest.raises(UserError, match=r"settings\.yaml: .*model\.mask_share; .* train --backbone patch_unet"):
@@ -181,7 +181,7 @@ def test_the_backbone_decides_which_settings_there_are(tmp_path: Path) -> None:
 
 
 def test_the_home_folder_is_meant_by_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if a folder named ~ is made, by a value in YAML or behind an equals sign."""
+    """Damage: a folder named ~ is made, by a value in YAML or behind an equals sign."""
     monkeypatch.setenv("HOME", str(tmp_path))
     file = write_yaml(tmp_path, "input_dir: ~/busi\n")
     config = parse("prepare", PrepareConfig, ["--config", file, "--output_dir=~/pairs"])
@@ -192,14 +192,14 @@ def test_the_home_folder_is_meant_by_a_tilde(tmp_path: Path, monkeypatch: pytest
 
 
 def test_choices_and_null() -> None:
-    """Fails if `true` of --compile is taken for a word, or null for a file of that name."""
+    """Damage: `true` of --compile is taken for a word, or null for a file of that name."""
     assert parse("train", TrainConfig, "--data_dir d --compile true".split()).compile is True
     segment = parse("segment", SegmentConfig, "--data_dir d --encoder_weights null --tta_flip False".split())
     assert (segment.encoder_weights, segment.tta_flip) == (None, False)
 
 
 def test_missing_yaml_file() -> None:
-    """Fails if OSError is not turned into a UserError."""
+    """Damage: OSError is not turned into a UserError."""
     with pytest.raises(UserError, match=r"^nowhere.yaml: found No such file"):
         parse("train", TrainConfig, ["--data_dir", "d", "--config", "nowhere.yaml"])
 
@@ -219,7 +219,7 @@ def test_missing_yaml_file() -> None:
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(argv: list[str], message: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Fails if argparse's own error handling is let through: usage of 60 lines, SystemExit instead of a status."""
+    """Damage: argparse's own error handling is let through: usage of 60 lines, SystemExit instead of a status."""
     assert main(argv) == 2
     out, err = capfd.readouterr()
     assert out == ""
@@ -271,27 +271,27 @@ def toy_command(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_exit_status(how: str, status: int, text: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Fails if `main` swallows one of the exceptions or returns 1 for it."""
+    """Damage: `main` swallows one of the exceptions or returns 1 for it."""
     assert main(["toy", "--how", how]) == status
     assert capfd.readouterr().err == text
 
 
 @pytest.mark.usefixtures("toy_command")
 def test_a_bug_keeps_its_traceback() -> None:
-    """Fails if every RuntimeError is taken for what the system refuses."""
+    """Damage: every RuntimeError is taken for what the system refuses."""
     with pytest.raises(RuntimeError, match="a bug"):
         main(["toy", "--how", "bug"])
 
 
 @pytest.mark.usefixtures("toy_command")
 def test_help_say_what_the_comments_say(capsys: pytest.CaptureFixture[str]) -> None:
-    """Fails if `field_comments` finds nothing, or if % in a comment is taken for a format."""
+    """Damage: `field_comments` finds nothing, or if % in a comment is taken for a format."""
     assert main(["toy", "--help"]) == 0
     assert "what the function does: 100 % sure" in " ".join(capsys.readouterr().out.split())
 
 
 def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    """Fails if `medsegdiff --help` imports the commands (slow) or leaves some out."""
+    """Damage: `medsegdiff --help` imports the commands (slow) or leaves some out."""
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     assert all(f"\n  {name} " in out for name in COMMANDS)
@@ -299,7 +299,7 @@ def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_every_command_exists(name: str) -> None:
-    """Fails if a library function or configuration class is renamed without its row in COMMANDS."""
+    """Damage: a library function or configuration class is renamed without its row in COMMANDS."""
     config_class = cli.load(COMMANDS[name].config)
     assert dataclasses.is_dataclass(config_class)
     assert callable(cli.load(COMMANDS[name].function))
@@ -309,7 +309,7 @@ def test_every_command_exists(name: str) -> None:
 
 
 def test_the_quickstart_prints_lines_that_can_be_typed() -> None:
-    """Fails if a flag in quickstart.py is renamed in the configuration only, or a path with a blank is not quoted."""
+    """Damage: a flag in quickstart.py is renamed in the configuration only, or a path with a blank is not quoted."""
     for phase in quickstart.phases(quickstart.QuickstartConfig(output_dir="a b/c", train_config="configs/q.yaml")):
         config_class = cli.load(COMMANDS[phase.command].config)
         argv = [flag for flag in shlex.split(phase.flags) if flag not in ("--config", "configs/q.yaml")]

@@ -24,6 +24,7 @@ from medsegdiff.data.readers.matching import (
     pictures,
     plain,
     subfolder,
+    subfolders,
     unique_names,
 )
 from medsegdiff.data.readers.raw import RawSample, ReadOptions
@@ -57,6 +58,11 @@ def read(root: Path, options: ReadOptions) -> list[RawSample]:
         directory = subfolder(root, label)
         if directory is None:
             raise UserError(root, contents(root), f"the class folders {', '.join(classes)}", "Check --classes.")
+        twins = [p.name for p in subfolders(root) if plain(p.name) == plain(label)]
+        if len(twins) > 1:
+            raise UserError(
+                root, f"the folders {', '.join(twins)}", f"one of class {label}", "Merge them, or remove one."
+            )
         tasks += [(label, image, masks) for image, masks in _match_files(directory)]
     names = unique_names([(label, image) for label, image, _ in tasks])
     with ThreadPoolExecutor(2) as pool:  # decoding releases the interpreter lock

@@ -1,8 +1,8 @@
 """The rules of the privacy audit: its measures and thresholds, in one place and with a version.
 
 A verdict is worth something only where its rules were fixed before. So a version never changes: who changes a
-threshold, the embedding or the decision (`decision.py`) adds a version to `VERSIONS`. Reports name the version, and show the verdict of
-every earlier one beside that of the last.
+threshold, the embedding or the decision (`decision.py`) adds a version to `VERSIONS`. Reports name the version, and
+show the verdict of every earlier one beside that of the last.
 """
 
 from __future__ import annotations

@@ -78,6 +78,7 @@ def page(context: Context, sections: Mapping[str, Section], report: Mapping[str,
         reference_models=reference_models,
         missing=context.reference_models.missing,
         sets=context.sets,
+        binary=context.sets.train.spec.is_binary,
         real_pictures=real_pictures,
         resamples=context.config.bootstrap,
     )

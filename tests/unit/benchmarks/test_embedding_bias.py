@@ -9,6 +9,8 @@ import pytest
 
 from medsegdiff.evaluation.sets import Pairs
 
+pytestmark = pytest.mark.slow
+
 
 def pairs(name: str, count: int) -> Pairs:
     """Grey pictures of noise; nothing of them but number and groups matters here."""

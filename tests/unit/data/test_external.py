@@ -90,7 +90,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], dict[str, str], int]] = {  # ma
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layout(name: str, tmp_path: Path) -> None:
-    """Recognised, with labels and patients. Fails if another layout answers first, or masks are swapped."""
+    """Recognised, with labels and patients. Damage: another layout answers first, or masks are swapped."""
     make, labels, groups = LAYOUTS[name]
     make(tmp_path)
     found = read_external(tmp_path, 32, CLASSES, NOTHING)
@@ -115,7 +115,7 @@ def test_layout(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_missing_files(name: str, spoil: str, message: str, tmp_path: Path) -> None:
-    """Fails if a picture without its mask is left out without a word, or scored against an empty one."""
+    """Damage: a picture without its mask is left out without a word, or scored against an empty one."""
     LAYOUTS[name][0](tmp_path)
     (tmp_path / spoil).unlink()
     with pytest.raises(UserError, match=message):
@@ -140,7 +140,7 @@ def test_missing_files(name: str, spoil: str, message: str, tmp_path: Path) -> N
     ],
 )
 def test_spoilt_files(name: str, file: str, content: np.ndarray | str | bytes, message: str, tmp_path: Path) -> None:
-    """Fails if the check of that fault is taken out."""
+    """Damage: the check of that fault is taken out."""
     LAYOUTS[name][0](tmp_path)
     if isinstance(content, np.ndarray):
         write(tmp_path / file, content)
@@ -151,7 +151,7 @@ def test_spoilt_files(name: str, file: str, content: np.ndarray | str | bytes, m
 
 
 def test_several_sets_in_one_folder(tmp_path: Path) -> None:
-    """Fails if the first layout that is found is scored, and the other one left out without a word."""
+    """Damage: the first layout that is found is scored, and the other one left out without a word."""
     bus_bra(tmp_path / "a")
     udiat(tmp_path / "b")
     with pytest.raises(UserError, match=r"found several data sets: .*\(bus_bra\), .*\(udiat\); expected one"):
@@ -159,7 +159,7 @@ def test_several_sets_in_one_folder(tmp_path: Path) -> None:
 
 
 def test_neighbouring_frames_are_one_group(tmp_path: Path) -> None:
-    """One scene, shifted by four pixels. Fails if hashes alone group pictures, unlike in `prepare`."""
+    """One scene, shifted by four pixels. Damage: hashes alone group pictures, unlike in `prepare`."""
     udiat(tmp_path)
     scene = picture(1, SIDE + 16)
     for number, start in ((1, 0), (2, 4)):
@@ -170,7 +170,7 @@ def test_neighbouring_frames_are_one_group(tmp_path: Path) -> None:
 
 
 def test_known_pictures_are_left_out(tmp_path: Path) -> None:
-    """One stands in train, at twice the size and brighter. Fails if it is scored, or only exact copies are found."""
+    """One stands in train, at twice the size and brighter. Damage: it is scored, or only exact copies are found."""
     stu(tmp_path)
     copy = cv2.convertScaleAbs(cv2.resize(picture(2), (2 * SIDE, 2 * SIDE)), alpha=0.8, beta=20)
     found = read_external(tmp_path, 32, CLASSES, [perceptual_hash(copy)])
@@ -182,7 +182,7 @@ def test_known_pictures_are_left_out(tmp_path: Path) -> None:
 
 
 def test_known_pictures_may_be_shifted(tmp_path: Path) -> None:
-    """By a pixel of 64 to the right. Fails if only pictures that lie exactly alike are left out."""
+    """By a pixel of 64 to the right. Damage: only pictures that lie exactly alike are left out."""
     stu(tmp_path)
     shifted = np.hstack([picture(10)[:, :1], picture(10)[:, :-1]])
     found = read_external(tmp_path, 32, CLASSES, [*NOTHING, perceptual_hash(shifted)])
@@ -195,7 +195,7 @@ def flipped(hash: str, bits: int) -> str:
 
 
 def test_other_views_of_known_pictures_are_left_out(tmp_path: Path) -> None:
-    """As near as `prepare` groups pictures. Fails if only crops of one frame are left out, or all that is alike."""
+    """As near as `prepare` groups pictures. Damage: only crops of one frame are left out, or all that is alike."""
     stu(tmp_path)
     own = perceptual_hash(picture(2))
     for bits, left_out in ((PrepareConfig.duplicate_bits, 1), (PrepareConfig.duplicate_bits + 1, 0)):
@@ -203,7 +203,7 @@ def test_other_views_of_known_pictures_are_left_out(tmp_path: Path) -> None:
 
 
 def test_synthetic_copies_are_counted(tmp_path: Path) -> None:
-    """Fails if they leave pictures out, in one arm alone, or everything that looks alike counts as a copy."""
+    """Damage: they leave pictures out, in one arm alone, or everything that looks alike counts as a copy."""
     stu(tmp_path)
     hashes = [perceptual_hash(picture(number)) for number in (1, 2)]
     synthetic = [flipped(hashes[0], 40), flipped(hashes[0], 3), flipped(hashes[1], 41)]
@@ -213,20 +213,20 @@ def test_synthetic_copies_are_counted(tmp_path: Path) -> None:
 
 
 def test_nothing_is_known(tmp_path: Path) -> None:
-    """Fails if an empty list of known pictures ends in a traceback, or leaves pictures out."""
+    """Damage: an empty list of known pictures ends in a traceback, or leaves pictures out."""
     stu(tmp_path)
     found = read_external(tmp_path, 32, CLASSES, [])
     assert (len(found.data), found.left_out) == (3, 0)
 
 
 def test_classes_that_were_not_asked_for(tmp_path: Path) -> None:
-    """Fails if labels index into the classes of the set, or pictures of another class are left out."""
+    """Damage: labels index into the classes of the set, or pictures of another class are left out."""
     bus_bra(tmp_path)
     assert read_external(tmp_path, 32, ["other", "malignant"], NOTHING).data.labels.tolist() == [-1, -1, 1]
 
 
 def test_pictures_and_records_in_one_order(tmp_path: Path) -> None:
-    """Fails if rows shift where a known picture is left out, or sizes and hashes are of the resized picture."""
+    """Damage: rows shift where a known picture is left out, or sizes and hashes are of the resized picture."""
     stu(tmp_path)
     wide = np.hstack([picture(2), picture(3)])
     write_png(tmp_path / "Hospital" / "Test_Image_2.png", wide)
@@ -241,7 +241,7 @@ def test_pictures_and_records_in_one_order(tmp_path: Path) -> None:
 
 
 def test_no_picture_with_a_lesion(tmp_path: Path) -> None:
-    """Fails if a set of healthy pictures ends in a traceback."""
+    """Damage: a set of healthy pictures ends in a traceback."""
     bus_uclm(tmp_path)
     for path in (tmp_path / "masks").iterdir():
         write_png(path, np.zeros((SIDE, SIDE, 3), np.uint8))
@@ -250,7 +250,7 @@ def test_no_picture_with_a_lesion(tmp_path: Path) -> None:
 
 
 def test_digest_is_of_the_content(tmp_path: Path) -> None:
-    """Fails if the place of the folder counts, or a changed mask or picture does not."""
+    """Damage: the place of the folder counts, or a changed mask or picture does not."""
     for name in ("one", "two"):
         stu(tmp_path / name)
     digests = [read_external(tmp_path / name, 32, CLASSES, NOTHING).digest for name in ("one", "two")]
@@ -263,7 +263,7 @@ def test_digest_is_of_the_content(tmp_path: Path) -> None:
 
 
 def test_pairs_are_an_external_set_too(ellipses: SampleSet) -> None:
-    """All splits of a sample folder. Fails if its test split alone is taken, or the folder is not recognised."""
+    """All splits of a sample folder. Damage: its test split alone is taken, or the folder is not recognised."""
     found = read_external(ellipses.root, 32, CLASSES, NOTHING)
     assert (found.name, len(found.data)) == (ellipses.root.name, len(ellipses))
     assert {(r.split, r.fold) for r in found.data.records} == {("external", -1)}
@@ -272,7 +272,7 @@ def test_pairs_are_an_external_set_too(ellipses: SampleSet) -> None:
 
 
 def test_synthetic_pairs_are_refused(tmp_path: Path) -> None:
-    """Fails if a generated pair is scored as if it were a patient's."""
+    """Damage: a generated pair is scored as if it were a patient's."""
     names = {"id": "a", "label": "benign", "split": "train", "group": "a", "source": "x", "generator": "0123"}
     record = write_sample(tmp_path, picture(1), disc(), **names)
     write_samples(tmp_path, [record], classes=CLASSES, fingerprint={})
@@ -281,7 +281,7 @@ def test_synthetic_pairs_are_refused(tmp_path: Path) -> None:
 
 
 def test_no_known_layout(tmp_path: Path) -> None:
-    """Fails if the message does not say what there is and what there should be, or says of hidden files."""
+    """Damage: the message does not say what there is and what there should be, or says of hidden files."""
     (tmp_path / "photos").mkdir()
     (tmp_path / ".DS_Store").touch()
     expected = r"found photos/; expected one of these layouts: BUSI: .*BUS-BRA: .*UDIAT: .*STU-Hospital: .*folders: "
@@ -290,7 +290,7 @@ def test_no_known_layout(tmp_path: Path) -> None:
 
 
 def test_real_stu_hospital() -> None:
-    """Fails if masks are cut at another grey value than half, or the larger ones lie elsewhere than their lesions."""
+    """Damage: masks are cut at another grey value than half, or the larger ones lie elsewhere than their lesions."""
     folder = Path(os.environ.get("MEDSEGDIFF_DATA", "")) / "stu_hospital"
     if "MEDSEGDIFF_DATA" not in os.environ or not folder.is_dir():
         pytest.skip("MEDSEGDIFF_DATA does not name a folder with stu_hospital, the published data set")

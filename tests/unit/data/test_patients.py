@@ -15,10 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medsegdiff.data.config import PrepareConfig
+from medsegdiff.data.external import read_external
 from medsegdiff.data.frames import shared_frame
 from medsegdiff.data.hashing import content_hash
 from medsegdiff.data.prepare import group_names, leave_out_crossing, parse_mask_classes, prepare
-from medsegdiff.data.readers import RawSample
+from medsegdiff.data.readers import READERS, RawSample, Reader, ReadOptions
+from medsegdiff.data.readers.matching import find_roots
 from medsegdiff.data.records import SampleSet
 from medsegdiff.data.splits import assign_folds, assign_splits
 from medsegdiff.engine.files import write_png
@@ -207,6 +209,27 @@ def test_colour_and_label_maps_are_prepared(tmp_path: Path) -> None:
     assert set(record.attributes) == {"size"}
     info = json.loads((pairs.root / "dataset.json").read_text())
     assert info["arrays"]["mask"]["values"] == {"background": 0, "rv": 1, "lv": 3}
+
+
+def test_a_new_data_set_is_one_reader_and_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: a list of layouts anywhere but in the table: in the settings, in `auto`, or in external sets."""
+
+    def find(folder: Path, _: ReadOptions) -> list[Path]:
+        return find_roots(folder, lambda f: (f / "toy.txt").is_file())
+
+    def read(root: Path, _: ReadOptions) -> list[RawSample]:
+        seeds = (root / "toy.txt").read_text().split()
+        return [RawSample(f"t{n}", "ab"[int(n) % 2], n, scene(int(n)), disc(), f"P{int(n) // 4}") for n in seeds]
+
+    monkeypatch.setitem(READERS, "toy", Reader(find, read, "toy: toy.txt", "ultrasound"))
+    (tmp_path / "raw" / "set").mkdir(parents=True)
+    (tmp_path / "raw" / "set" / "toy.txt").write_text(" ".join(map(str, range(40))))
+    for layout in ("auto", "toy"):
+        pairs = prepare(PrepareConfig(str(tmp_path / "raw"), str(tmp_path / layout), layout=layout, folds=2))
+        assert (pairs.info["layout"], len(pairs), len({r.group for r in pairs.records})) == ("toy", 40, 10)
+        assert {r.modality for r in pairs.records} == {"ultrasound"}
+    external = read_external(tmp_path / "raw", 32, ["a", "b"], [])
+    assert (external.name, len(external.data), len({r.group for r in external.data.records})) == ("toy", 40, 10)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,12 @@ def test_missing_class(folder: Path) -> None:
     assert "found benign/, malignant/; expected the class folders benign, malignant, normal" in text
 
 
+def test_one_class_in_two_folders(folder: Path) -> None:
+    """Damage: reading the first by name, and not a word of the other."""
+    (folder / "Benign").mkdir()
+    assert "found the folders Benign, benign; expected one of class benign" in message(folder)
+
+
 def test_class_without_pictures(folder: Path) -> None:
     """Damage: returning a class of no pairs."""
     for path in (folder / "malignant").iterdir():

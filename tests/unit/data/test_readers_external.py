@@ -102,7 +102,7 @@ def read(name: str, root: Path) -> list[RawSample]:
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_facts_and_pixels(name: str, tmp_path: Path) -> None:
-    """Fails if 10 comes before 2, a class or patient is read from elsewhere, or a picture and its mask are swapped."""
+    """Damage: 10 comes before 2, a class or patient is read from elsewhere, or a picture and its mask are swapped."""
     MAKERS[name](tmp_path)
     pairs = read(name, tmp_path)
     assert [(p.name, p.label, p.source, p.subject) for p in pairs] == [fact[:4] for fact in FACTS[name]]
@@ -113,7 +113,7 @@ def test_facts_and_pixels(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_found_up_to_two_levels_below(name: str, tmp_path: Path) -> None:
-    """Fails if a level is left out or added, or the folder that was given comes back instead of the data set's."""
+    """Damage: a level is left out or added, or the folder that was given comes back instead of the data set's."""
     make = MAKERS[name]
     for depth in ("", "a", "a/b"):
         root = tmp_path / f"depth_{len(depth)}" / depth
@@ -125,7 +125,7 @@ def test_found_up_to_two_levels_below(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_leftovers_of_other_systems(name: str, tmp_path: Path) -> None:
-    """What macOS leaves behind, and a hidden copy. Fails if `._*` counts as a picture, or `.trash` as the data set."""
+    """What macOS leaves behind, and a hidden copy. Damage: `._*` counts as a picture, or `.trash` as the data set."""
     make = MAKERS[name]
     make(tmp_path / "data")
     folders = [tmp_path / "data", *(p for p in (tmp_path / "data").iterdir() if p.is_dir())]
@@ -146,7 +146,7 @@ def test_leftovers_of_other_systems(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_letter_case(name: str, renamed: dict[str, str], tmp_path: Path) -> None:
-    """Fails if names are compared letter by letter."""
+    """Damage: names are compared letter by letter."""
     MAKERS[name](tmp_path)
     for old, new in renamed.items():
         (tmp_path / old).rename(tmp_path / new)
@@ -155,7 +155,7 @@ def test_letter_case(name: str, renamed: dict[str, str], tmp_path: Path) -> None
 
 
 def test_masks_in_another_format(tmp_path: Path) -> None:
-    """Fails if a mask has to end as its picture does."""
+    """Damage: a mask has to end as its picture does."""
     make_udiat(tmp_path)
     (tmp_path / "GT" / "000001.png").unlink()
     save(tmp_path / "GT" / "000001.bmp", box(left=3))
@@ -163,7 +163,7 @@ def test_masks_in_another_format(tmp_path: Path) -> None:
 
 
 def test_larger_masks_of_stu_hospital(tmp_path: Path) -> None:
-    """Each grey value thrice as wide and high. Fails if the mask is cut before it shrinks, or not at half."""
+    """Each grey value thrice as wide and high. Damage: the mask is cut before it shrinks, or not at half."""
     make_stu(tmp_path)
     large = np.kron(box(), np.ones((3, 3), np.uint8))
     large[0:3, 0:2], large[0:3, 3:4] = 255, 255  # two thirds of one pixel, one third of the next
@@ -177,7 +177,7 @@ def test_larger_masks_of_stu_hospital(tmp_path: Path) -> None:
 
 
 def test_lesions_of_both_kinds(tmp_path: Path) -> None:
-    """Fails if the masks of one colour alone are taken, or benign wins."""
+    """Damage: the masks of one colour alone are taken, or benign wins."""
     make_bus_uclm(tmp_path)
     save(tmp_path / "masks" / "ALWI_000.png", np.maximum(box(GREEN), box(RED, left=40)))
     pair = read("bus_uclm", tmp_path)[0]
@@ -186,7 +186,7 @@ def test_lesions_of_both_kinds(tmp_path: Path) -> None:
 
 
 def test_one_layout_in_several_folders(tmp_path: Path) -> None:
-    """Fails if the first is scored and the other left out without a word."""
+    """Damage: the first is scored and the other left out without a word."""
     for part in ("a", "b"):
         make_udiat(tmp_path / "data" / part)
     make_udiat(tmp_path / "more")
@@ -214,7 +214,7 @@ def test_one_layout_in_several_folders(tmp_path: Path) -> None:
     ],
 )
 def test_refused_pictures(name: str, file: str, pixels: np.ndarray, message: str, tmp_path: Path) -> None:
-    """Fails if the check of that fault is taken out of its reader."""
+    """Damage: the check of that fault is taken out of its reader."""
     MAKERS[name](tmp_path)
     save(tmp_path / file, pixels)
     with pytest.raises(UserError, match=message) as caught:
@@ -233,7 +233,7 @@ def test_refused_pictures(name: str, file: str, pixels: np.ndarray, message: str
     ],
 )
 def test_cut_off_files(name: str, file: str, tmp_path: Path) -> None:
-    """Fails if OpenCV alone decodes a file: what is missing of a cut-off one comes out black."""
+    """Damage: OpenCV alone decodes a file: what is missing of a cut-off one comes out black."""
     MAKERS[name](tmp_path)
     (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:-20])
     with pytest.raises(UserError, match="found a damaged or cut-off file") as caught:
@@ -243,7 +243,7 @@ def test_cut_off_files(name: str, file: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "folder"), [("bus_bra", "Masks"), ("bus_uclm", "masks")])
 def test_no_folder_of_masks(name: str, folder: str, tmp_path: Path) -> None:
-    """Fails if the missing folder ends in a traceback, or the set counts as another layout."""
+    """Damage: the missing folder ends in a traceback, or the set counts as another layout."""
     MAKERS[name](tmp_path)
     (tmp_path / folder).rename(tmp_path / "elsewhere")
     assert find(name, tmp_path) == [tmp_path]

@@ -39,7 +39,7 @@ def rows(pictures: list[tuple[str, float]], threshold: float = 0.55) -> list[Cla
 
 
 def test_measures_by_hand() -> None:
-    """Fails if sensitivity and specificity are swapped, or the threshold itself counts as positive."""
+    """Damage: sensitivity and specificity are swapped, or the threshold itself counts as positive."""
     found = {name: measure(columns(rows(PICTURES)), np.arange(6)) for name, measure in MEASURES.items()}
     assert found == pytest.approx(
         {
@@ -53,7 +53,7 @@ def test_measures_by_hand() -> None:
 
 
 def test_index_chooses_pictures() -> None:
-    """A resample with repeats. Fails if a measure looks at all pictures whatever the index says."""
+    """A resample with repeats. Damage: a measure looks at all pictures whatever the index says."""
     table, index = columns(rows(PICTURES)), np.array([0, 0, 2, 5, 4])
     resampled = columns([rows(PICTURES)[i] for i in index])
     for measure in MEASURES.values():
@@ -62,7 +62,7 @@ def test_index_chooses_pictures() -> None:
 
 @pytest.mark.parametrize("label", ["benign", "malignant"])
 def test_one_class_alone(label: str) -> None:
-    """What can be reported is reported, the rest is NaN. Fails if a class that is not there counts as 0, or raises."""
+    """What can be reported is reported, the rest is NaN. Damage: a class that is not there counts as 0, or raises."""
     table = columns(rows([picture for picture in PICTURES if picture[0] == label]))
     found = {name: measure(table, np.arange(3)) for name, measure in MEASURES.items()}
     reported = {"benign": "specificity", "malignant": "sensitivity"}[label]
@@ -70,14 +70,14 @@ def test_one_class_alone(label: str) -> None:
 
 
 def test_a_class_that_a_resample_misses_does_not_count() -> None:
-    """Three classes of which two are there. Fails if the third makes the mean NaN."""
+    """Three classes of which two are there. Damage: the third makes the mean NaN."""
     probabilities = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]])
     assert macro_auc(probabilities, np.array([0, 1])) == 1
     assert math.isnan(macro_auc(probabilities, np.array([1, 1])))
 
 
 def test_rows_come_back_from_their_file(tmp_path: Path) -> None:
-    """Class names with quotes and commas. Fails if `probabilities` is a type that a CSV line does not keep."""
+    """Class names with quotes and commas. Damage: `probabilities` is a type that a CSV line does not keep."""
     odd = json.dumps({'"benign", sort of': 0.25, "malignant": 0.75})
     table = [*rows(PICTURES), ClassScore("p9", "g9", "malignant", "malignant", "malignant", 0.75, 0.5, odd)]
     write_rows(tmp_path / "per_image.csv", table)
@@ -85,7 +85,7 @@ def test_rows_come_back_from_their_file(tmp_path: Path) -> None:
 
 
 def test_interval_of_an_auc() -> None:
-    """Six pictures: resamples of one class are left out. Fails if such a resample raises, or counts as 0."""
+    """Six pictures: resamples of one class are left out. Damage: such a resample raises, or counts as 0."""
     table = rows(PICTURES)
     found = interval([columns(table)], MEASURES["auc"], [row.group for row in table], 200, seed=0)
     assert found.value == pytest.approx(6 / 9)
@@ -94,13 +94,13 @@ def test_interval_of_an_auc() -> None:
 
 
 def test_malignant_is_positive_wherever_it_stands() -> None:
-    """Fails if the last class is taken in any case."""
+    """Damage: the last class is taken in any case."""
     assert positive_class(["benign", "malignant", "normal"]) == "malignant"
     assert positive_class(["cyst", "solid"]) == "solid"
 
 
 def test_a_tenth_of_ten_may_be_wrong() -> None:
-    """Fails if 10 * (1 - 0.9), which is 0.9999999999999998, is rounded down."""
+    """Damage: 10 * (1 - 0.9), which is 0.9999999999999998, is rounded down."""
     values = np.arange(11) / 20
     assert operating_threshold(values, values == 0) == values[-2]
     with pytest.raises(ValueError, match="needs negatives"):
@@ -109,7 +109,7 @@ def test_a_tenth_of_ten_may_be_wrong() -> None:
 
 @pytest.mark.parametrize("count", [3, 6])
 def test_picture_is_drawn(tmp_path: Path, count: int) -> None:
-    """One class and both. Fails if the curve is drawn without a positive, or one class has no histogram."""
+    """One class and both. Damage: the curve is drawn without a positive, or one class has no histogram."""
     draw_roc(tmp_path / "roc.png", rows(PICTURES[:count]))
     picture = cv2.imread(str(tmp_path / "roc.png"))
     assert picture is not None

@@ -78,19 +78,21 @@ def unseen_auc(trainer: ClassificationTrainer, shuffled: bool) -> float:
     return rank_auc(found[:, 1], data.labels.numpy() == 1)
 
 
+@pytest.mark.slow
 def test_what_can_be_learnt_is_learnt(learnt: ClassificationTrainer) -> None:
-    """Fails if labels and pictures are shuffled against each other, or pictures are not standardised in predicting."""
+    """Damage: labels and pictures are shuffled against each other, or pictures are not standardised in predicting."""
     assert unseen_auc(learnt, shuffled=False) > 0.95
     assert learnt.best_score > 0.95
 
 
+@pytest.mark.slow
 def test_what_cannot_be_learnt_is_not() -> None:
-    """Labels without a meaning. Fails if what is scored has the label in it, such as a mask that is shown."""
+    """Labels without a meaning. Damage: what is scored has the label in it, such as a mask that is shown."""
     assert 0.25 < unseen_auc(trained(shuffled=True), shuffled=True) < 0.75
 
 
 def test_smoothed_labels_are_what_the_loss_wants(learnt: ClassificationTrainer) -> None:
-    """The logits of a picture that is all certain. Fails if `label_smoothing` is not handed on."""
+    """The logits of a picture that is all certain. Damage: `label_smoothing` is not handed on."""
     images, masks, labels = learnt.batch(0)
     plain = learnt.loss(images, masks, labels).item()
     learnt_config = learnt.config
@@ -105,7 +107,7 @@ def test_smoothed_labels_are_what_the_loss_wants(learnt: ClassificationTrainer) 
 
 
 def test_mirrored_pictures_get_the_same_probabilities(learnt: ClassificationTrainer) -> None:
-    """Fails if `tta_flip` is not heeded, or the mirror image is not part of the mean."""
+    """Damage: `tta_flip` is not heeded, or the mirror image is not part of the mean."""
     data = blobs(8, 3)
     mirrored = dataclasses.replace(data, images=data.images.flip(-1))
 
@@ -122,7 +124,7 @@ def test_mirrored_pictures_get_the_same_probabilities(learnt: ClassificationTrai
 
 
 def test_more_certain_weights_win_among_those_with_the_same_auc() -> None:
-    """Logits halved: the same order of the pictures. Fails if the first of many weights with AUC 1 is kept for ever."""
+    """Logits halved: the same order of the pictures. Damage: the first of many weights with AUC 1 is kept for ever."""
     trainer = ClassificationTrainer(settings(tta_flip=False), CLASSES, blobs(8, 0), blobs(8, 1), 5)
     head = trainer.ema.model.get_classifier()
     direction = trainer.ema.model.forward_head(  # type: ignore[operator]
@@ -147,7 +149,7 @@ def standardised(trainer: ClassificationTrainer) -> torch.Tensor:
 
 
 def test_threshold_comes_from_val_and_the_best_weights(learnt: ClassificationTrainer) -> None:
-    """Fails if the threshold is found with the last weights, or on train, or for benign."""
+    """Damage: the threshold is found with the last weights, or on train, or for benign."""
     settings_before = learnt.model_settings()
     values = predict_probabilities(learnt.ema.model, learnt.val, learnt.mean, learnt.std, learnt.config, CPU)[:, 1]
     negatives = np.sort(values[learnt.val.labels.numpy() == 0])
@@ -162,7 +164,7 @@ def test_threshold_comes_from_val_and_the_best_weights(learnt: ClassificationTra
 
 
 def test_rows_of_the_test_pictures(learnt: ClassificationTrainer, tmp_path: Path) -> None:
-    """Classes in another order than the alphabet's. Fails if `probability` is that of the last class."""
+    """Classes in another order than the alphabet's. Damage: `probability` is that of the last class."""
     data = blobs(6, 4)
     settings_there = {**learnt.model_settings(), "classes": ["malignant", "benign"], "threshold": 0.25}
     rows = score_pairs(learnt.ema.model, settings_there, data, learnt.config, tmp_path / "roc.png")
@@ -177,7 +179,7 @@ def test_rows_of_the_test_pictures(learnt: ClassificationTrainer, tmp_path: Path
 
 
 def test_pictures_of_a_class_that_was_not_learnt_are_refused(learnt: ClassificationTrainer, tmp_path: Path) -> None:
-    """Fails if a normal picture counts as one that is not malignant."""
+    """Damage: a normal picture counts as one that is not malignant."""
     data = blobs(2, 0)
     data = dataclasses.replace(data, records=(data.records[0], record(7, "normal")))
     with pytest.raises(UserError, match="test picture p7: found class 'normal'; expected one of benign, malignant"):
@@ -185,7 +187,7 @@ def test_pictures_of_a_class_that_was_not_learnt_are_refused(learnt: Classificat
 
 
 def test_a_network_of_one_size_never_sees_small_pictures() -> None:
-    """At 96 pixels training begins with 64. Fails if those go to a network that takes 96 alone."""
+    """At 96 pixels training begins with 64. Damage: those go to a network that takes 96 alone."""
     big = [dataclasses.replace(blobs(8, s), images=torch.zeros(8, 1, 96, 96, dtype=torch.uint8)) for s in (0, 1)]
     fixed = ClassificationTrainer(settings(img_size=96, model="test_vit_relpos"), CLASSES, *big, 10)
     free = ClassificationTrainer(settings(img_size=96), CLASSES, *big, 10)
@@ -193,6 +195,6 @@ def test_a_network_of_one_size_never_sees_small_pictures() -> None:
 
 
 def test_one_class_is_nothing_to_distinguish() -> None:
-    """Fails if a network with one output is trained."""
+    """Damage: a network with one output is trained."""
     with pytest.raises(UserError, match=r"--task classify: found one class \(benign\); expected two or more"):
         build_network(settings(), ["benign"])

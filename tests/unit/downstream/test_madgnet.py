@@ -64,7 +64,7 @@ def discs(count: int, side: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("size", [4, 7, 14])
 def test_bases_are_those_of_the_dct(size: int) -> None:
-    """Against scipy's DCT of unit impulses, and orthogonal. Fails if the 1/2 in the cosine, or the size, is off."""
+    """Against scipy's DCT of unit impulses, and orthogonal. Damage: the 1/2 in the cosine, or the size, is off."""
     bases = dct_bases(size).double()
     expected = np.zeros((16, size, size))
     for i in range(size):
@@ -90,7 +90,7 @@ def loop_statistics(x: NDArray) -> NDArray:
 
 
 def test_frequency_statistics_and_their_gradient() -> None:
-    """Against loops. Fails if batch and channels are mixed up, or the minimum is that of the absolute value."""
+    """Against loops. Damage: batch and channels are mixed up, or the minimum is that of the absolute value."""
     torch.manual_seed(0)
     x = torch.randn(2, 3, 5, 5, requires_grad=True)
     found = frequency_statistics(x)
@@ -104,7 +104,7 @@ def test_frequency_statistics_and_their_gradient() -> None:
 
 
 def test_channel_attention() -> None:
-    """At most 4 pixels a side: 8 are averaged 2 x 2. Fails if a statistic is left out or the ReLU stands elsewhere."""
+    """At most 4 pixels a side: 8 are averaged 2 x 2. Damage: a statistic is left out or the ReLU stands elsewhere."""
     torch.manual_seed(0)
     attention = FrequencyAttention(32, dct_size=4)
     x = torch.randn(2, 32, 8, 8)
@@ -117,7 +117,7 @@ def test_channel_attention() -> None:
 
 
 def test_spatial_attention() -> None:
-    """Fails if alpha and beta change places, or weigh nothing."""
+    """Damage: alpha and beta change places, or weigh nothing."""
     torch.manual_seed(0)
     attention = SpatialAttention(4)
     x = torch.randn(2, 4, 3, 3)
@@ -133,7 +133,7 @@ def test_spatial_attention() -> None:
 
 @pytest.mark.parametrize(("scale", "side", "cell"), [(1, 16, 2), (1, 14, 1), (2, 32, 4), (2, 16, 1), (0, 16, 1)])
 def test_branches_average_down_to_eight_pixels(scale: int, side: int, cell: int) -> None:
-    """A branch sees nothing but means of cells. Fails if it averages below 8 pixels, or not at all."""
+    """A branch sees nothing but means of cells. Damage: it averages below 8 pixels, or not at all."""
     torch.manual_seed(0)
     branch = ScaleBranch(32, scale).eval()
     x = torch.randn(1, 32, side, side)
@@ -146,7 +146,7 @@ def test_branches_average_down_to_eight_pixels(scale: int, side: int, cell: int)
 
 
 def test_block_adds_the_mean_of_its_branches() -> None:
-    """Fails if the residual or the division by three is forgotten."""
+    """Damage: the residual or the division by three is forgotten."""
     torch.manual_seed(0)
     block = MFMSA(64).eval()
     x = torch.randn(2, 64, 16, 16)
@@ -156,7 +156,7 @@ def test_block_adds_the_mean_of_its_branches() -> None:
 
 
 def test_up_block_takes_the_skip_at_twice_the_side() -> None:
-    """Fails if the skip is not brought to 64 channels, or not joined."""
+    """Damage: the skip is not brought to 64 channels, or not joined."""
     torch.manual_seed(0)
     block = UpBlock(96, 40, 64).eval()
     x, skip = torch.randn(2, 96, 4, 4), torch.randn(2, 40, 8, 8)
@@ -166,7 +166,7 @@ def test_up_block_takes_the_skip_at_twice_the_side() -> None:
 
 
 def test_ensemble_head() -> None:
-    """Enlarged by OpenCV. Fails if a task mends another one before enlarging, or with what it was before mending."""
+    """Enlarged by OpenCV. Damage: a task mends another one before enlarging, or with what it was before mending."""
     torch.manual_seed(0)
     head = EnsembleHead(8, dropout=0.0)
     x = 3 * torch.randn(1, 8, 4, 4)
@@ -185,7 +185,7 @@ def test_ensemble_head() -> None:
 
 @pytest.mark.parametrize(("side", "window"), [(64, 5), (128, 11), (352, 31)])
 def test_structure_loss(side: int, window: int) -> None:
-    """Of two predictions for each mask. Fails if the window, a weight, or what smoothing concerns is another one."""
+    """Of two predictions for each mask. Damage: the window, a weight, or what smoothing concerns is another one."""
     random = np.random.default_rng(0)
     masks = discs(2, side)[1].numpy()
     logits = random.normal(0, 2, (2, 2, side, side))
@@ -204,7 +204,7 @@ def test_structure_loss(side: int, window: int) -> None:
 
 
 def test_distance_and_boundary_of_a_disc() -> None:
-    """Against loops over pixels. Fails if the distance is not scaled to 1, or the contour is a pixel wider."""
+    """Against loops over pixels. Damage: the distance is not scaled to 1, or the contour is a pixel wider."""
     mask = discs(1, 24)[1]
     found = [target[0, 0].numpy() for target in distance_and_boundary(mask * 0.6)]
     lesion = mask[0, 0].numpy() > 0
@@ -218,7 +218,7 @@ def test_distance_and_boundary_of_a_disc() -> None:
 
 
 def test_targets_of_odd_masks() -> None:
-    """Empty, all of the picture, one pixel. Fails if an empty mask divides by 0, or a full one is infinitely deep."""
+    """Empty, all of the picture, one pixel. Damage: an empty mask divides by 0, or a full one is infinitely deep."""
     masks = torch.zeros(3, 1, 8, 8)
     masks[1] = 1
     masks[2, 0, 4, 4] = 1
@@ -232,7 +232,7 @@ def test_targets_of_odd_masks() -> None:
 
 @pytest.mark.parametrize("side", [64, 96, 128])
 def test_sizes(side: int) -> None:
-    """One network for all of them. Fails if a map smaller than its DCT, or an odd one, is not provided for."""
+    """One network for all of them. Damage: a map smaller than its DCT, or an odd one, is not provided for."""
     network = tiny()
     x = torch.randn(1, 1, side, side)
     assert [tuple(f.shape) for f in network.features(x)] == [
@@ -245,13 +245,13 @@ def test_sizes(side: int) -> None:
 
 @pytest.mark.parametrize("shape", [(32, 32), (80, 80), (64, 96)])
 def test_other_sizes_are_refused(shape: tuple[int, int]) -> None:
-    """Fails if a picture that is too small or does not divide comes through, or ends in an error of a layer."""
+    """Damage: a picture that is too small or does not divide comes through, or ends in an error of a layer."""
     with pytest.raises(ValueError, match="not squares of 64, 96, 128"):
         tiny()(torch.zeros(1, 1, *shape))
 
 
 def test_prediction_does_not_depend_on_the_batch() -> None:
-    """Alone or among five. Fails if a statistic of the attention is taken over the batch, or a batch of 1 squeezed."""
+    """Alone or among five. Damage: a statistic of the attention is taken over the batch, or a batch of 1 squeezed."""
     network = tiny()
     with torch.no_grad():
         for module in network.modules():
@@ -268,7 +268,7 @@ def test_prediction_does_not_depend_on_the_batch() -> None:
 
 
 def test_loss_is_the_sum_over_stages_and_tasks() -> None:
-    """Fails if a stage or task is left out or averaged, or if smoothing touches distance or boundary."""
+    """Damage: a stage or task is left out or averaged, or if smoothing touches distance or boundary."""
     network = tiny()
     x, masks = discs(2, 64)
     distances, boundaries = distance_and_boundary(masks)
@@ -286,7 +286,7 @@ def test_loss_is_the_sum_over_stages_and_tasks() -> None:
 
 
 def test_gradient_reaches_every_parameter() -> None:
-    """Fails if a branch, a skip or a head is built and not used."""
+    """Damage: a branch, a skip or a head is built and not used."""
     network = tiny().train()
     with torch.no_grad():
         for p in network.parameters():
@@ -296,7 +296,7 @@ def test_gradient_reaches_every_parameter() -> None:
 
 
 def test_loss_is_finite_where_it_could_overflow() -> None:
-    """No lesion, nothing else; bf16, huge logits. Fails if losses are computed in bf16, or from probabilities."""
+    """No lesion, nothing else; bf16, huge logits. Damage: losses are computed in bf16, or from probabilities."""
     network = tiny()
     x = torch.randn(2, 1, 64, 64)
     masks = torch.stack([torch.zeros(1, 64, 64), torch.ones(1, 64, 64)])
@@ -314,7 +314,7 @@ def test_loss_is_finite_where_it_could_overflow() -> None:
 
 
 def test_dropout_acts_in_training_only() -> None:
-    """Fails if the share of dropped channels does not reach the heads, or acts on predictions."""
+    """Damage: the share of dropped channels does not reach the heads, or acts on predictions."""
     network = tiny(dropout=0.5)
     x = torch.randn(1, 1, 64, 64)
     assert torch.equal(network(x), network(x))
@@ -322,8 +322,9 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.equal(network(x), network(x))
 
 
+@pytest.mark.slow
 def test_it_learns_a_small_batch() -> None:
-    """Dice on discs within 20 steps. Fails if the sign of a loss, or of the logits, is wrong."""
+    """Dice on discs within 20 steps. Damage: the sign of a loss, or of the logits, is wrong."""
     torch.manual_seed(0)
     network = MADGNet(TINY)
     x, masks = discs(3, 64)
@@ -340,7 +341,7 @@ def test_it_learns_a_small_batch() -> None:
 
 @pytest.mark.parametrize("name", FITTING.split(", "))
 def test_encoders_that_messages_offer(name: str) -> None:
-    """Fails if one of them has no features at 1/2 ... 1/32, or if its weights are shaped but not its stem."""
+    """Damage: one of them has no features at 1/2 ... 1/32, or if its weights are shaped but not its stem."""
     with torch.device("meta"):
         network = MADGNet(name).eval()
         assert network(torch.zeros(1, 1, 64, 64)).shape == (1, 1, 64, 64)
@@ -348,14 +349,14 @@ def test_encoders_that_messages_offer(name: str) -> None:
 
 
 def test_size_of_the_network() -> None:
-    """About 31 M parameters in the paper. Fails if a width of the decoder is another one."""
+    """About 31 M parameters in the paper. Damage: a width of the decoder is another one."""
     with torch.device("meta"):
         count = sum(p.numel() for p in MADGNet("resnet50").parameters())
     assert count / 1e6 == pytest.approx(31.43, abs=0.01)
 
 
 def test_wrong_encoders_are_reported() -> None:
-    """Unknown, unfitting, with weights there are not. Fails if timm's own errors come through."""
+    """Unknown, unfitting, with weights there are not. Damage: timm's own errors come through."""
     with pytest.raises(UserError, match=r"--encoder: found 'resnest51d'.*Near: .*resnest50d"):
         build_encoder("resnest51d")
     with pytest.raises(UserError, match=r"--encoder: found swin_tiny.* 1/4, 1/8, 1/16, 1/32; expected .* 1/2, 1/4"):
@@ -370,7 +371,7 @@ def test_wrong_encoders_are_reported() -> None:
 
 
 def test_failed_download_says_how_to_provide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without network. Fails if the error of the download comes through as it is."""
+    """Without network. Damage: the error of the download comes through as it is."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"--encoder_weights imagenet: found a download that failed .*or give a file"):
         build_encoder(TINY, "imagenet")

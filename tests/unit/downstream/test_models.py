@@ -21,7 +21,7 @@ from medsegdiff.errors import UserError
 
 
 def test_one_channel_in_one_logit_out() -> None:
-    """Same side out as in. Fails if three input channels or a final sigmoid are left at smp's defaults."""
+    """Same side out as in. Damage: three input channels or a final sigmoid are left at smp's defaults."""
     torch.manual_seed(0)
     model = build_model("deeplabv3plus", "mobilenet_v2").eval()
     logits = model(torch.randn(2, 1, 64, 64))
@@ -30,7 +30,7 @@ def test_one_channel_in_one_logit_out() -> None:
 
 
 def test_unknown_model_lists_what_there_is() -> None:
-    """A name not there, and one misspelt. Fails if smp's KeyError comes through."""
+    """A name not there, and one misspelt. Damage: smp's KeyError comes through."""
     with pytest.raises(UserError, match=r"--model: found 'nnformer'; expected one of .*deeplabv3plus.*madgnet.*unet"):
         build_model("nnformer", "resnet18")
     with pytest.raises(UserError, match=r"Near: .*unetplusplus"):
@@ -38,7 +38,7 @@ def test_unknown_model_lists_what_there_is() -> None:
 
 
 def test_unknown_encoder_lists_near_names() -> None:
-    """Of smp and of timm. Fails if the check is left to smp, which prints a KeyError of 76 names."""
+    """Of smp and of timm. Damage: the check is left to smp, which prints a KeyError of 76 names."""
     with pytest.raises(UserError, match=r"--encoder: found 'resnet81'.*resnet18"):
         build_model("unet", "resnet81")
     with pytest.raises(UserError, match=r"found 'tu-convnext_tiy'.*convnext_tiny"):
@@ -46,7 +46,7 @@ def test_unknown_encoder_lists_near_names() -> None:
 
 
 def test_unknown_weights_list_what_there_is() -> None:
-    """Of smp and of timm. Fails if any text is taken for the name of weights and downloaded."""
+    """Of smp and of timm. Damage: any text is taken for the name of weights and downloaded."""
     with pytest.raises(UserError, match=r"found 'imagnet'; expected one of .*imagenet"):
         build_model("unet", "resnet18", "imagnet")
     with pytest.raises(UserError, match=r"--encoder_weights: found 'imagnet'; expected imagenet or a file"):
@@ -54,7 +54,7 @@ def test_unknown_weights_list_what_there_is() -> None:
 
 
 def test_weights_that_timm_does_not_have() -> None:
-    """By tag and by network. Fails if timm's RuntimeError comes through, or a tag that there is is refused."""
+    """By tag and by network. Damage: timm's RuntimeError comes through, or a tag that there is is refused."""
     expected = r"--encoder: found 'tu-resnet18\.a1_in1kk'; expected one of tu-resnet18\.a1_in1k, "
     with pytest.raises(UserError, match=expected):
         build_model("unet", "tu-resnet18.a1_in1kk")
@@ -65,7 +65,7 @@ def test_weights_that_timm_does_not_have() -> None:
 
 
 def test_failed_download_says_how_to_provide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if the error of the download comes through as it is."""
+    """Damage: the error of the download comes through as it is."""
 
     def refuse(*_: object, **__: object) -> None:
         raise ConnectionError("no network")
@@ -76,7 +76,7 @@ def test_failed_download_says_how_to_provide(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_file_gives_the_same_network_back(tmp_path: Path) -> None:
-    """Same logits and settings. Fails if buffers (batch-normalisation statistics) are left out of the file."""
+    """Same logits and settings. Damage: buffers (batch-normalisation statistics) are left out of the file."""
     torch.manual_seed(0)
     model = build_model("unet", "resnet18")
     x = torch.randn(2, 1, 32, 32)
@@ -91,8 +91,9 @@ def test_file_gives_the_same_network_back(tmp_path: Path) -> None:
         load_model(tmp_path / "broken.safetensors")
 
 
+@pytest.mark.slow
 def test_every_architecture_gives_a_mask() -> None:
-    """Fails if a name of the list cannot be built with its default encoder, or wants pictures of another size."""
+    """Damage: a name of the list cannot be built with its default encoder, or wants pictures of another size."""
     assert {"unet", "unetplusplus", "deeplabv3plus", "segformer", "dpt", "madgnet"} <= set(ARCHITECTURES)
     for name in set(ARCHITECTURES) - {"madgnet", "upernet"}:  # the one has tests of its own, the other is large
         with torch.device("meta"):  # nothing is computed
@@ -100,8 +101,9 @@ def test_every_architecture_gives_a_mask() -> None:
         assert sizes_taken(model, [160]) == [160], name
 
 
+@pytest.mark.slow
 def test_sizes_that_an_architecture_takes_are_named() -> None:
-    """PAN pools deep down, Swin is made for one size. Fails if torch's error comes through, or no size is offered."""
+    """PAN pools deep down, Swin is made for one size. Damage: torch's error comes through, or no size is offered."""
     pan = build_model("pan", "mobilenet_v2")
     with pytest.raises(UserError, match=r"--img_size, for pan: found 96; expected a multiple of 32, 128 or more"):
         check_size(pan, 96, "pan")
@@ -112,7 +114,7 @@ def test_sizes_that_an_architecture_takes_are_named() -> None:
 
 
 def test_dropout_acts_in_training_only() -> None:
-    """Fails if `dropout` is taken and not used, or stays on when the network predicts."""
+    """Damage: `dropout` is taken and not used, or stays on when the network predicts."""
     torch.manual_seed(0)
     model, x = build_model("unet", "mobilenet_v2", dropout=0.5), torch.randn(4, 1, 32, 32)
     head = model.segmentation_head
@@ -122,7 +124,7 @@ def test_dropout_acts_in_training_only() -> None:
 
 
 def test_weights_of_a_file_fill_the_encoder(tmp_path: Path) -> None:
-    """An encoder for colour pictures, saved by another program. Fails if the decoder alone is trained on from it."""
+    """An encoder for colour pictures, saved by another program. Damage: the decoder alone is trained on from it."""
     torch.manual_seed(1)
     source = smp.encoders.get_encoder("resnet18", in_channels=3, weights=None)
     torch.save({"state_dict": source.state_dict()}, tmp_path / "encoder.pth")

@@ -21,6 +21,8 @@ from medsegdiff.downstream.train_and_test import WEIGHTS_FILE
 from medsegdiff.engine.files import write_json
 from medsegdiff.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(ellipses: SampleSet, tmp_path_factory: pytest.TempPathFactory) -> SegmentConfig:
@@ -47,7 +49,7 @@ def reported(config: SegmentConfig, name: str) -> Any:
 
 
 def test_external_sets_are_added_up(config: SegmentConfig, ellipses: SampleSet, tmp_path: Path) -> None:
-    """One, then another. Fails if the file holds those of the last call alone, or a call without any takes them out."""
+    """One, then another. Damage: the file holds those of the last call alone, or a call without any takes them out."""
     other = write_stu(tmp_path / "stu", 1)
     first = segment(dataclasses.replace(config, test_data=[str(other)]))["external"]
     records = [dataclasses.replace(r, perceptual_hash=f"{n:064x}") for n, r in enumerate(ellipses.records)]
@@ -61,7 +63,7 @@ def test_external_sets_are_added_up(config: SegmentConfig, ellipses: SampleSet, 
 
 
 def test_what_belongs_to_other_runs_goes(config: SegmentConfig, trained: SegmentConfig, tmp_path: Path) -> None:
-    """Two seeds, then one of them. Fails if a comparison and external scores of two stand beside the scores of one."""
+    """Two seeds, then one of them. Damage: a comparison and external scores of two stand beside the scores of one."""
     both = {"baseline": trained.output_dir, "test_data": [str(write_stu(tmp_path / "stu", 1))]}
     results = segment(dataclasses.replace(config, **both))
     segment(config)
@@ -80,7 +82,7 @@ def test_what_belongs_to_other_runs_goes(config: SegmentConfig, trained: Segment
 
 
 def test_external_scores_are_of_these_weights(config: SegmentConfig, tmp_path: Path) -> None:
-    """Other weights in the folder of a run, as after training anew. Fails if the scores of the old ones are
+    """Other weights in the folder of a run, as after training anew. Damage: the scores of the old ones are
     reported."""
     config = dataclasses.replace(config, test_data=[str(write_stu(tmp_path / "stu", 1))])
     before = segment(config)["external"]["stu_hospital"]["test_by_run"]["all"]["dice"]
@@ -92,7 +94,7 @@ def test_external_scores_are_of_these_weights(config: SegmentConfig, tmp_path: P
 
 
 def test_seeds_of_one_folder_share_their_settings(config: SegmentConfig) -> None:
-    """A seed more with another rate, beside finished or begun ones. Fails if the folder of that seed alone is seen."""
+    """A seed more with another rate, beside finished or begun ones. Damage: the folder of that seed alone is seen."""
     with pytest.raises(UserError, match=r"seed_3: found a run with other settings \(lr: 0\.002 -> 0\.0001\)"):
         segment(dataclasses.replace(config, seeds=[7], lr=1e-4))
     begun = reported(config, "seed_3/scores.json")["fingerprint"] | {"seed": 9, "dropout": 0.5}
@@ -112,7 +114,7 @@ def test_arms_are_scored_on_the_same_external_pictures(
 ) -> None:
     """Real pairs, and synthetic ones that were made from them.
 
-    The external set holds a picture that both have learnt, and one that a synthetic picture is a copy of. Fails if the
+    The external set holds a picture that both have learnt, and one that a synthetic picture is a copy of. Damage: the
     one is scored where its real pair is not in train, or the other is left out where the synthetic pair is.
     """
     stu = write_stu(tmp_path / "stu", 1)

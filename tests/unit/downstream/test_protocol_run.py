@@ -86,7 +86,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> Callable[[], None]
 
 
 def test_training_improves_dice(data: Path, tmp_path: Path) -> None:
-    """Dice on val after 40 steps against the start. Fails if masks are not augmented like images."""
+    """Dice on val after 40 steps against the start. Damage: masks are not augmented like images."""
     config = settings(data, tmp_path, steps=40, encoder="resnet18")
     pairs = read_samples(data)
     loaded = [load_tensors(pairs.select(s), 32, what=s) for s in ("train", "val")]
@@ -100,7 +100,7 @@ def test_training_improves_dice(data: Path, tmp_path: Path) -> None:
 def test_interrupted_run_ends_with_the_same_weights(
     data: Path, finished: tuple[SegmentConfig, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed in step 12 (last state: 10), then run again. Fails if EMA or optimiser state is not put back."""
+    """Killed in step 12 (last state: 10), then run again. Damage: EMA or optimiser state is not put back."""
     config = dataclasses.replace(finished[0], output_dir=str(tmp_path / "seg"))
     restore = stop_after(monkeypatch, 12)
     with pytest.raises(KeyboardInterrupt):
@@ -118,7 +118,7 @@ def test_interrupted_run_ends_with_the_same_weights(
 def test_a_run_killed_at_its_very_end_is_cleared_up(
     finished: tuple[SegmentConfig, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Scores are written, half of the state is deleted. Fails if a finished run keeps its state, or half a file."""
+    """Scores are written, half of the state is deleted. Damage: a finished run keeps its state, or half a file."""
     output = shutil.copytree(finished[0].output_dir, tmp_path / "seg")
     (output / "state" / "step_00000020").mkdir(parents=True)
     for name in ("comparison.json.tmp", "state/fingerprint.json", ".lock"):
@@ -130,7 +130,7 @@ def test_a_run_killed_at_its_very_end_is_cleared_up(
 
 
 def test_a_run_is_known_before_its_first_step(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if other settings go on in the folder of a run that has no state yet, or in that of a running one."""
+    """Damage: other settings go on in the folder of a run that has no state yet, or in that of a running one."""
     stop_after(monkeypatch, 0)
     config = settings(data, tmp_path / "seg")
     with pytest.raises(KeyboardInterrupt):
@@ -142,7 +142,7 @@ def test_a_run_is_known_before_its_first_step(data: Path, tmp_path: Path, monkey
 
 
 def test_outputs(finished: tuple[SegmentConfig, dict[str, Any]]) -> None:
-    """Files and sizes agree. Fails if scores are of val, or a class is left out of the table."""
+    """Files and sizes agree. Damage: scores are of val, or a class is left out of the table."""
     config, results = finished
     output = Path(config.output_dir)
     rows = list(csv.DictReader((output / "per_image.csv").open()))
@@ -160,7 +160,7 @@ def test_outputs(finished: tuple[SegmentConfig, dict[str, Any]]) -> None:
 def test_finished_run_is_not_trained_again(
     finished: tuple[SegmentConfig, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Same settings: same scores at once; others: refused. Fails if fingerprint is not compared."""
+    """Same settings: same scores at once; others: refused. Damage: fingerprint is not compared."""
     stop_after(monkeypatch, 0)
     config, results = finished
     assert segment(config) == results
@@ -171,7 +171,7 @@ def test_finished_run_is_not_trained_again(
 def test_baseline_is_compared_image_by_image(
     data: Path, finished: tuple[SegmentConfig, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """A run against another seed's. Fails if the difference is baseline - run."""
+    """A run against another seed's. Damage: the difference is baseline - run."""
     config = settings(data, tmp_path / "seg", seed=1, steps=4, evals=2, baseline=finished[0].output_dir)
     results = segment(config)
     cell = results["comparison"]["subgroups"]["malignant"]["dice"]
@@ -183,7 +183,7 @@ def test_baseline_is_compared_image_by_image(
 
 
 def test_baseline_of_other_pictures_is_refused(finished: tuple[SegmentConfig, dict[str, Any]], tmp_path: Path) -> None:
-    """Same ids, other pixels; and a folder without scores. Fails if ids alone are compared."""
+    """Same ids, other pixels; and a folder without scores. Damage: ids alone are compared."""
     other = make_pairs(tmp_path / "data", seed=1)
     config = settings(other, tmp_path / "seg", baseline=finished[0].output_dir)
     with pytest.raises(UserError, match="same names with other content"):
@@ -204,13 +204,13 @@ def test_baseline_of_other_pictures_is_refused(finished: tuple[SegmentConfig, di
     ],
 )
 def test_bad_settings(data: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    """Each names its flag. Fails if the check of that setting is taken out."""
+    """Each names its flag. Damage: the check of that setting is taken out."""
     with pytest.raises(UserError, match=message):
         segment(settings(data, tmp_path / "seg", **changes))
 
 
 def test_class_without_test_image(tmp_path: Path) -> None:
-    """Fails if a class is silently left out of the scores."""
+    """Damage: a class is silently left out of the scores."""
     data = make_pairs(tmp_path / "data", test_labels=("benign",))
     with pytest.raises(UserError, match="no test image of class 'malignant'"):
         segment(settings(data, tmp_path / "seg"))
@@ -225,7 +225,7 @@ def test_class_without_test_image(tmp_path: Path) -> None:
     ],
 )
 def test_splits_that_leak(tmp_path: Path, old: str, new: str, message: str) -> None:
-    """A metadata.csv spoilt by hand. Fails if `check_splits` is not called before training."""
+    """A metadata.csv spoilt by hand. Damage: `check_splits` is not called before training."""
     path = make_pairs(tmp_path / "data") / "metadata.csv"
     text = path.read_text()
     assert old in text
@@ -235,7 +235,7 @@ def test_splits_that_leak(tmp_path: Path, old: str, new: str, message: str) -> N
 
 
 def test_loss_by_hand() -> None:
-    """Two pictures, probabilities one half. Fails if Dice is pooled over the batch instead of image by image."""
+    """Two pictures, probabilities one half. Damage: Dice is pooled over the batch instead of image by image."""
     masks = torch.zeros(2, 1, 2, 2)
     masks[0] = 1
     dice = ((2 * 2 + 1) / (2 + 4 + 1) + 1 / (2 + 1)) / 2

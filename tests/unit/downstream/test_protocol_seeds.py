@@ -24,6 +24,8 @@ from medsegdiff.downstream.supervised import training_sizes
 from medsegdiff.downstream.train_and_test import total_steps
 from medsegdiff.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ["benign", "malignant"]
 
 
@@ -35,7 +37,7 @@ def repeated(ellipses: SampleSet, tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 def test_every_seed_is_a_run_of_its_own(repeated: tuple[SegmentConfig, dict[str, Any]], tmp_path: Path) -> None:
-    """The same as `--seed 5` alone. Fails if the second seed goes on with what the first one left in memory."""
+    """The same as `--seed 5` alone. Damage: the second seed goes on with what the first one left in memory."""
     config, results = repeated
     alone = segment(dataclasses.replace(config, seeds=None, seed=5, output_dir=str(tmp_path / "alone")))
     stored = json.loads((Path(config.output_dir) / "seed_5" / "scores.json").read_text())
@@ -45,7 +47,7 @@ def test_every_seed_is_a_run_of_its_own(repeated: tuple[SegmentConfig, dict[str,
 
 
 def test_mean_is_that_of_the_seeds(repeated: tuple[SegmentConfig, dict[str, Any]]) -> None:
-    """Fails if the scores above are those of the last seed, or a table leaves the seeds out."""
+    """Damage: the scores above are those of the last seed, or a table leaves the seeds out."""
     config, results = repeated
     cell = results["test"]["all"]["dice"]
     assert cell["value"] == pytest.approx(np.mean(results["test_by_run"]["all"]["dice"]))
@@ -57,7 +59,7 @@ def test_mean_is_that_of_the_seeds(repeated: tuple[SegmentConfig, dict[str, Any]
 def test_more_seeds_go_on_and_one_seed_is_refused(
     repeated: tuple[SegmentConfig, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Finished seeds are read. Fails if they are trained again, or if a single run is put between them."""
+    """Finished seeds are read. Damage: they are trained again, or if a single run is put between them."""
     config, results = repeated
 
     def never(*_: object) -> None:
@@ -75,7 +77,7 @@ def test_more_seeds_go_on_and_one_seed_is_refused(
 
 
 def test_compared_with_repeated_runs(repeated: tuple[SegmentConfig, dict[str, Any]], tmp_path: Path) -> None:
-    """A run against itself. Fails if runs of the two sides are taken apart by picture."""
+    """A run against itself. Damage: runs of the two sides are taken apart by picture."""
     config, _ = repeated
     results = segment(dataclasses.replace(config, baseline=config.output_dir))
     cell = results["comparison"]["subgroups"]["all"]["dice"]
@@ -87,7 +89,7 @@ def test_compared_with_repeated_runs(repeated: tuple[SegmentConfig, dict[str, An
 def test_a_baseline_that_was_trained_otherwise_is_reported(
     repeated: tuple[SegmentConfig, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Half the learning rate, one run. Fails if arms that were not trained alike are compared without a word."""
+    """Half the learning rate, one run. Damage: arms that were not trained alike are compared without a word."""
     config, _ = repeated
     changes = {"lr": 0.001, "seeds": None, "output_dir": str(tmp_path / "out"), "baseline": config.output_dir}
     results = segment(dataclasses.replace(config, **changes))
@@ -96,7 +98,7 @@ def test_a_baseline_that_was_trained_otherwise_is_reported(
 
 
 def test_the_file_holds_what_is_printed(repeated: tuple[SegmentConfig, dict[str, Any]], tmp_path: Path) -> None:
-    """Other resamples later. Fails if scores.json keeps the intervals of the first call, or its settings."""
+    """Other resamples later. Damage: scores.json keeps the intervals of the first call, or its settings."""
     config = dataclasses.replace(repeated[0], seeds=None, output_dir=str(tmp_path / "one"))
     first, second = segment(config), segment(dataclasses.replace(config, bootstrap=333))
     assert first["test"] != second["test"]
@@ -108,7 +110,7 @@ def test_the_file_holds_what_is_printed(repeated: tuple[SegmentConfig, dict[str,
 def test_external_set_is_scored_beside_test(
     repeated: tuple[SegmentConfig, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Asked for after training; read the second time. Fails if it trains anew, or keeps scores of other pictures."""
+    """Asked for after training; read the second time. Damage: it trains anew, or keeps scores of other pictures."""
     config, results = repeated
     config = dataclasses.replace(config, test_data=[str(write_stu(tmp_path / "one", 1))])
     found = segment(config)
@@ -126,7 +128,7 @@ def test_external_set_is_scored_beside_test(
 
 
 def test_classification_is_the_same_family(ellipses: SampleSet, tmp_path: Path) -> None:
-    """Seeds and all. Fails if a task skips part of the downstream benchmark, or takes settings that it does not use."""
+    """Seeds and all. Damage: a task skips part of the downstream benchmark, or takes settings that it does not use."""
     config = settings(
         ellipses.root, tmp_path / "out", task="classify", model="resnet10t", encoder=None, seeds=[0, 1], evals=1
     )
@@ -143,7 +145,7 @@ def test_classification_is_the_same_family(ellipses: SampleSet, tmp_path: Path) 
 
 
 def test_real_share_rises_to_one() -> None:
-    """A hundred samples. Fails if real pairs come first, if none are sampled in the end, or a sample depends on the
+    """A hundred samples. Damage: real pairs come first, if none are sampled in the end, or a sample depends on the
     batch."""
     synthetic = torch.arange(20) < 12
     labels = torch.arange(20) % 2
@@ -159,13 +161,13 @@ def test_real_share_rises_to_one() -> None:
 
 
 def test_gradual_mixing_needs_both_kinds(ellipses: SampleSet, tmp_path: Path) -> None:
-    """Fails if real pairs alone are taken without a word."""
+    """Damage: real pairs alone are taken without a word."""
     with pytest.raises(UserError, match=r"--mixing gradual: found real pairs only"):
         segment(settings(ellipses.root, tmp_path / "out", mixing="gradual"))
 
 
 def test_steps_are_a_matter_of_the_recipe() -> None:
-    """Fails if the number of pairs decides how long an arm trains where no epochs are asked for."""
+    """Damage: the number of pairs decides how long an arm trains where no epochs are asked for."""
     assert total_steps(SegmentConfig("d"), 100) == 600
     assert total_steps(SegmentConfig("d", steps=7), 100) == 7
     assert total_steps(SegmentConfig("d", epochs=50, batch_size=8), 100) == 625
@@ -173,7 +175,7 @@ def test_steps_are_a_matter_of_the_recipe() -> None:
 
 
 def test_pictures_grow(ellipses: SampleSet) -> None:
-    """Sizes in steps of 32, each for as long as the others. Fails if the last part is not at full size."""
+    """Sizes in steps of 32, each for as long as the others. Damage: the last part is not at full size."""
     assert training_sizes(128) == [64, 96, 128]
     assert training_sizes(256) == [128, 160, 192, 224, 256]
     assert training_sizes(64) == [64]
@@ -186,13 +188,13 @@ def test_pictures_grow(ellipses: SampleSet) -> None:
 
 
 def test_epochs_and_steps_are_not_both_given(ellipses: SampleSet, tmp_path: Path) -> None:
-    """Fails if one of the two silently wins."""
+    """Damage: one of the two silently wins."""
     with pytest.raises(UserError, match="--epochs and --steps: found both"):
         segment(settings(ellipses.root, tmp_path / "out", epochs=2))
 
 
 def test_epochs_are_passes_over_the_train_split(repeated: tuple[SegmentConfig, dict[str, Any]]) -> None:
-    """Fails if an epoch is a fixed number of pairs, whatever the data set holds."""
+    """Damage: an epoch is a fixed number of pairs, whatever the data set holds."""
     config, _ = repeated
     pairs = len(read_samples(Path(config.data_dir)).select("train"))
     with pytest.raises(UserError, match=f"steps: 2 -> {-(-3 * pairs // config.batch_size)}"):
@@ -207,7 +209,7 @@ def without_config(results: dict[str, Any]) -> dict[str, Any]:
 def test_a_file_of_weights_counts_by_its_content(ellipses: SampleSet, tmp_path: Path) -> None:
     """Moved: the same run; changed: another one; gone: no matter to a finished run.
 
-    Fails if the path of the file is what counts, or a finished run needs a file that it has no use for any more.
+    Damage: the path of the file is what counts, or a finished run needs a file that it has no use for any more.
     """
     model = build_model("unet", "mobilenet_v2")
     for name, value in (("one", 0.0), ("other", 1.0)):
@@ -232,7 +234,7 @@ def test_a_file_of_weights_counts_by_its_content(ellipses: SampleSet, tmp_path: 
 
 
 def test_the_best_weights_on_val_are_kept(ellipses: SampleSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second of three evaluations is the best. Fails if the last weights are kept, or patience never ends."""
+    """The second of three evaluations is the best. Damage: the last weights are kept, or patience never ends."""
     train, val = (load_tensors(ellipses.select(split), 32, what=split) for split in ("train", "val"))
     config = settings(ellipses.root, Path("o"), patience=1)
     trainer = SegmentationTrainer(config, CLASSES, train, val, 3)
@@ -250,7 +252,7 @@ def test_the_best_weights_on_val_are_kept(ellipses: SampleSet, monkeypatch: pyte
 
 
 def test_mirrored_pictures_get_mirrored_masks(ellipses: SampleSet) -> None:
-    """With `flip`. Fails if the mirror image's prediction is not mirrored back, or is left out."""
+    """With `flip`. Damage: the mirror image's prediction is not mirrored back, or is left out."""
     torch.manual_seed(0)
     model = build_model("unet", "mobilenet_v2").eval()
     images = load_tensors(ellipses.select("test"), 32, what="test").images.float() / 255

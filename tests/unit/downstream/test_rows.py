@@ -31,7 +31,7 @@ ROWS = [
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    """Quotes, line ends, every digit, False. Fails if numbers are rounded, "False" is read by bool(), or line ends are
+    """Quotes, line ends, every digit, False. Damage: numbers are rounded, "False" is read by bool(), or line ends are
     translated."""
     path = tmp_path / "rows.csv"
     write_rows(path, ROWS)
@@ -41,14 +41,14 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_numbers_of_numpy_are_written_as_numbers(tmp_path: Path) -> None:
-    """Fails if values are written by repr, which is np.float64(0.25)."""
+    """Damage: values are written by repr, which is np.float64(0.25)."""
     write_rows(tmp_path / "rows.csv", [Found("a", np.float64(0.25), 3, True)])
     assert read_rows(tmp_path / "rows.csv", Found) == [Found("a", 0.25, 3, True)]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, value: float) -> None:
-    """The old file stands. Fails if NaN is written, which `read_rows` refuses."""
+    """The old file stands. Damage: NaN is written, which `read_rows` refuses."""
     path = tmp_path / "rows.csv"
     write_rows(path, ROWS)
     with pytest.raises(ValueError, match=r"score of .* is not a finite number"):
@@ -79,7 +79,7 @@ HEAD = b"id,score,count,sure\n"
     ],
 )
 def test_broken_files(tmp_path: Path, content: bytes | None, message: str) -> None:
-    """Each in one line that names file and line. Fails if the check of that damage is taken out."""
+    """Each in one line that names file and line. Damage: the check of that damage is taken out."""
     path = tmp_path / "rows.csv"
     if content is not None:
         path.write_bytes(content)
@@ -89,7 +89,7 @@ def test_broken_files(tmp_path: Path, content: bytes | None, message: str) -> No
 
 
 def test_columns() -> None:
-    """Fails if columns are sorted by value, or booleans become text."""
+    """Damage: columns are sorted by value, or booleans become text."""
     found = columns(ROWS)
     assert list(found) == ["id", "score", "count", "sure"]
     assert found["score"].tolist() == [0.1 + 0.2, 1e-300, 1 / 3]
@@ -110,7 +110,7 @@ def finish(folder: Path, rows: list[Found], scores: object) -> Path:
 
 
 def test_one_run_and_several(tmp_path: Path) -> None:
-    """Fails if the folders under "runs" are not looked at, or come in the order of their names."""
+    """Damage: the folders under "runs" are not looked at, or come in the order of their names."""
     rows = {seed: [Found(id, seed / 100, 0, True) for id in "ab"] for seed in (10, 9)}
     for seed, some in rows.items():
         finish(tmp_path / f"seed_{seed}", some, {**REPORTED, "test_ids": ["a", "b"], "val": seed})
@@ -122,7 +122,7 @@ def test_one_run_and_several(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", [*REPORTED, "test_ids"])
 def test_scores_that_lack_what_a_comparison_needs(tmp_path: Path, key: str) -> None:
-    """Not there, or of another type. Fails if it ends in a KeyError where the runs are compared."""
+    """Not there, or of another type. Damage: it ends in a KeyError where the runs are compared."""
     reported = {**REPORTED, "test_ids": [row.id for row in ROWS]}
     folder = finish(tmp_path / "run", ROWS, reported)
     assert read_run(folder, Found)[1] == [ROWS]
@@ -133,7 +133,7 @@ def test_scores_that_lack_what_a_comparison_needs(tmp_path: Path, key: str) -> N
 
 
 def test_runs_that_are_not_there_or_do_not_fit(tmp_path: Path) -> None:
-    """Fails if an unfinished folder, a scores.json of another kind, or seeds of different pictures are accepted."""
+    """Damage: an unfinished folder, a scores.json of another kind, or seeds of different pictures are accepted."""
     with pytest.raises(UserError, match="found nothing"):
         read_run(tmp_path / "nowhere", Found)
     with pytest.raises(UserError, match=r"found no scores\.json"):

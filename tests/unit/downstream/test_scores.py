@@ -52,13 +52,13 @@ def brute_directed(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def test_overlaps_by_hand() -> None:
-    """12 true, 8 predicted, 4 common pixels. Fails if sensitivity and precision are swapped."""
+    """12 true, 8 predicted, 4 common pixels. Damage: sensitivity and precision are swapped."""
     found = overlaps(box(2, 4, 0, 4), box(3, 6, 0, 4))
     assert found == pytest.approx({"dice": 8 / 20, "iou": 4 / 16, "sensitivity": 4 / 12, "precision": 4 / 8})
 
 
 def test_one_mask_empty() -> None:
-    """0 and the diagonal in true geometry. Fails if the diagonal is counted in pixels."""
+    """0 and the diagonal in true geometry. Damage: the diagonal is counted in pixels."""
     full = box(3, 6, 2, 9)
     diagonal = math.hypot(20 * PIXEL[0], 20 * PIXEL[1])
     for predicted, true in ((full, ~full & full), (~full & full, full)):
@@ -67,20 +67,20 @@ def test_one_mask_empty() -> None:
 
 
 def test_both_masks_empty() -> None:
-    """Perfect agreement. Fails if 0 / 0 is counted as 0."""
+    """Perfect agreement. Damage: 0 / 0 is counted as 0."""
     nothing = np.zeros((20, 20), dtype=bool)
     assert list(score_image(nothing, nothing, PIXEL).values()) == [1, 1, 1, 1, 0]
 
 
 def test_distance_knows_width_from_height() -> None:
-    """A shift of 3 pixels, sideways and downwards. Fails if `sampling` is handed over as (width, height)."""
+    """A shift of 3 pixels, sideways and downwards. Damage: `sampling` is handed over as (width, height)."""
     start = box(5, 6, 5, 6)
     assert hausdorff95(start, box(5, 6, 8, 9), PIXEL) == pytest.approx(3 * PIXEL[0])
     assert hausdorff95(start, box(8, 9, 5, 6), PIXEL) == pytest.approx(3 * PIXEL[1])
 
 
 def test_surface_counts_the_edge_of_the_picture() -> None:
-    """A mask of the whole picture has the frame as surface. Fails if the border of the erosion is taken as inside."""
+    """A mask of the whole picture has the frame as surface. Damage: the border of the erosion is taken as inside."""
     everything = box(0, 40, 0, 40, side=40)
     assert hausdorff95(everything, everything, PIXEL) == 0
     inner = box(1, 39, 1, 39, side=40)
@@ -89,7 +89,7 @@ def test_surface_counts_the_edge_of_the_picture() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_distance_against_brute_force(seed: int) -> None:
-    """Scattered masks, anisotropic pixels. Fails if only one direction is measured, or inner pixels count."""
+    """Scattered masks, anisotropic pixels. Damage: only one direction is measured, or inner pixels count."""
     first, second = blob(seed) | box(2, 8, 2, 8), blob(seed + 50) & ~box(0, 20, 12, 20)
     both = max(brute_directed(first, second), brute_directed(second, first))
     assert hausdorff95(first, second, PIXEL) == pytest.approx(both)
@@ -102,7 +102,7 @@ def image_score(id: str, label: str, area: float, dice: float = 0.5) -> ImageSco
 
 
 def test_subgroups() -> None:
-    """Fails if 0.05 counts as small, a picture without a lesion as either, or "" as a class."""
+    """Damage: 0.05 counts as small, a picture without a lesion as either, or "" as a class."""
     rows = [
         image_score("a", "malignant", 0.05),
         image_score("b", "benign", 0.049),
@@ -114,13 +114,13 @@ def test_subgroups() -> None:
 
 
 def test_empty_subgroups_are_left_out() -> None:
-    """An external set without classes, all lesions small. Fails if a subgroup without pictures is reported."""
+    """An external set without classes, all lesions small. Damage: a subgroup without pictures is reported."""
     found = {name: index.tolist() for name, index in subgroups([image_score("a", "", 0.01)]).items()}
     assert found == {"all": [0], "small": [0]}
 
 
 def test_measures_are_means_of_the_metrics() -> None:
-    """Fails if a metric is left out, or measured over all pictures instead of those asked for."""
+    """Damage: a metric is left out, or measured over all pictures instead of those asked for."""
     rows = columns([image_score("a", "b", 0.1, dice=d) for d in (0.1, 0.3, 0.9)])
     found = {name: measure(rows, np.array([0, 1, 1])) for name, measure in MEASURES.items()}
     assert list(found) == list(METRICS)
@@ -129,7 +129,7 @@ def test_measures_are_means_of_the_metrics() -> None:
 
 
 def test_a_finished_run_is_read(tmp_path: Path) -> None:
-    """Fails if the rows of scores come back as text, or scores of an older layout are accepted."""
+    """Damage: the rows of scores come back as text, or scores of an older layout are accepted."""
     rows = [image_score("a", "benign", 0.1), image_score("b", "", 0.2)]
     write_rows(tmp_path / PER_IMAGE_FILE, rows)
     reported = {"config": {}, "img_size": 64, "test_ids": ["a", "b"], "test_digest": "d"}

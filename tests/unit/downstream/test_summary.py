@@ -49,13 +49,13 @@ SUBGROUPS = {"all": np.arange(3), "tail": np.array([1, 2]), "last": np.array([2]
 
 
 def test_label_subgroups() -> None:
-    """Fails if the class without a name gets a subgroup, or classes come in the order of their appearance."""
+    """Damage: the class without a name gets a subgroup, or classes come in the order of their appearance."""
     found = {name: index.tolist() for name, index in label_subgroups(["m", "", "b", "m"]).items()}
     assert list(found.items()) == [("all", [0, 1, 2, 3]), ("b", [2]), ("m", [0, 3])]
 
 
 def test_summary_by_hand() -> None:
-    """Means over two runs and the pictures of a subgroup. Fails if subgroups index each run in its own order."""
+    """Means over two runs and the pictures of a subgroup. Damage: subgroups index each run in its own order."""
     found = summarise([FIRST, SECOND], MEASURES, SUBGROUPS, 50, seed=0)
     assert found["all"]["dice"]["value"] == pytest.approx(0.5)
     assert found["tail"]["dice"]["value"] == pytest.approx((0.4 + 0.9 + 0.4 + 0.7) / 4)
@@ -68,7 +68,7 @@ def test_summary_by_hand() -> None:
 
 
 def test_groups_are_the_clusters() -> None:
-    """One group of all pictures: nothing to sample. Fails if ids are taken for clusters."""
+    """One group of all pictures: nothing to sample. Damage: ids are taken for clusters."""
     together = [Picture(row.id, "one", row.label, row.dice, row.hd95) for row in FIRST]
     cell = summarise([together], MEASURES, SUBGROUPS, 50, seed=0)["all"]["dice"]
     assert [cell["low"], cell["high"]] == pytest.approx([0.5, 0.5])
@@ -79,14 +79,14 @@ def test_groups_are_the_clusters() -> None:
 
 
 def test_means_of_each_run() -> None:
-    """Fails if runs are averaged, or a metric that has no value in a subgroup is reported as NaN."""
+    """Damage: runs are averaged, or a metric that has no value in a subgroup is reported as NaN."""
     found = per_run_means([FIRST, SECOND], MEASURES, SUBGROUPS)
     assert found["tail"]["dice"] == pytest.approx([0.65, 0.55])
     assert list(found["last"]) == ["dice", "hd95"]
 
 
 def test_comparison_is_paired_by_id() -> None:
-    """Every picture 0.1 better, in another order: no width. Fails if pictures are paired by their place, or if the
+    """Every picture 0.1 better, in another order: no width. Damage: pictures are paired by their place, or if the
     difference is baseline - run."""
     better = run_of({"b": 0.5, "c": 1.0, "a": 0.3})
     found = compare([better], [FIRST], MEASURES, {"all": np.arange(3), "first": np.array([0])}, 50, seed=0)
@@ -101,7 +101,7 @@ def test_comparison_is_paired_by_id() -> None:
 
 
 def test_other_pictures_are_refused() -> None:
-    """Fails if runs of different pictures are cut down to those they share, or an id may come twice."""
+    """Damage: runs of different pictures are cut down to those they share, or an id may come twice."""
     other = run_of({"a": 0.2, "b": 0.4, "d": 0.9})
     with pytest.raises(ValueError, match="other pictures: 'c'"):
         compare([FIRST], [other], MEASURES, SUBGROUPS, 10, seed=0)
@@ -117,7 +117,7 @@ def cell_of(mean: float, low: float, high: float, undefined: float = 0.0) -> dic
 
 
 def test_summary_table() -> None:
-    """Fails if hd95 gets three decimals, a run has no line of its own, a missing metric shifts the columns, or
+    """Damage: hd95 gets three decimals, a run has no line of its own, a missing metric shifts the columns, or
     undefined resamples go unconditioned."""
     summary = {
         "all": {"dice": cell_of(0.5, 0.4, 0.6), "hd95": cell_of(12.34, 10, 15), "auc": cell_of(0.9, 0.8, 1, 0.06)},
@@ -142,7 +142,7 @@ def test_summary_table() -> None:
 
 
 def test_comparison_table() -> None:
-    """Fails if the sign of a gain is not reported, or run and baseline change places."""
+    """Damage: the sign of a gain is not reported, or run and baseline change places."""
     subgroups: dict[str, Any] = {
         "all": {
             "dice": {"run": 0.6, "baseline": 0.5, "difference": cell_of(0.1, -0.01, 0.2)},

@@ -11,7 +11,7 @@ from medsegdiff.evaluation.sections.agreement import run
 
 
 def test_pairs_of_the_real_kind_pass() -> None:
-    """Fails if Dice is taken between the wrong pairs, or the difference is not about zero for sets of one kind."""
+    """Damage: Dice is taken between the wrong pairs, or the difference is not about zero for sets of one kind."""
     section = run(context(three_sets()))
     reported = section.values["masks"]["all"]
     assert reported["synthetic"]["value"] > 0.9
@@ -24,7 +24,7 @@ def test_pairs_of_the_real_kind_pass() -> None:
 
 
 def test_masks_of_other_pictures_fail() -> None:
-    """Fails if the masks found are compared with anything but the synthetic masks, or the verdict ignores them."""
+    """Damage: the masks found are compared with anything but the synthetic masks, or the verdict ignores them."""
     own = sampled(40, 3, "synthetic")
     section = run(context(three_sets(dataclasses.replace(own, masks=np.roll(own.masks, 2, axis=0)))))
     reported = section.values["masks"]
@@ -35,7 +35,7 @@ def test_masks_of_other_pictures_fail() -> None:
 
 
 def test_shrunk_masks_lower_agreement() -> None:
-    """Fails if agreement cannot say a mask that misses the lesion's rim."""
+    """Damage: agreement cannot say a mask that misses the lesion's rim."""
     own = sampled(40, 3, "synthetic")
     inner = np.stack([np.roll(own.masks, s, a) for s in (-3, 3) for a in (1, 2)]).all(axis=0)
     section = run(context(three_sets(dataclasses.replace(own, masks=inner))))
@@ -43,7 +43,7 @@ def test_shrunk_masks_lower_agreement() -> None:
 
 
 def test_shuffled_labels_lose_the_classes_and_leave_the_masks() -> None:
-    """Fails if class agreement is computed from anything but the labels of the synthetic pairs."""
+    """Damage: class agreement is computed from anything but the labels of the synthetic pairs."""
     own = sampled(40, 3, "synthetic")
     shuffled = dataclasses.replace(own, labels=np.roll(own.labels, 1))
     section = run(context(three_sets(shuffled)))
@@ -54,7 +54,7 @@ def test_shuffled_labels_lose_the_classes_and_leave_the_masks() -> None:
 
 
 def test_a_reference_model_below_its_minimum_is_not_usable() -> None:
-    """Fails if figures of a bad reference model are shown, or are left out without a word."""
+    """Damage: figures of a bad reference model are shown, or are left out without a word."""
     section = run(context(three_sets(), quality=0.4))
     assert section.values == {}
     assert section.verdict is None
@@ -63,7 +63,7 @@ def test_a_reference_model_below_its_minimum_is_not_usable() -> None:
 
 
 def test_one_class_and_few_pairs_are_reported() -> None:
-    """Fails if one class crashes the AUC, or three pairs get a figure of masks or of classes."""
+    """Damage: one class crashes the AUC, or three pairs get a figure of masks or of classes."""
     section = run(context(three_sets(sampled(3, 3, "synthetic", ("benign",)), classes=("benign",))))
     assert section.values == {"masks": {}, "classes": {}}
     assert section.verdict is None
@@ -76,7 +76,7 @@ def test_one_class_and_few_pairs_are_reported() -> None:
 
 
 def test_a_class_of_few_pictures_has_no_figure() -> None:
-    """Fails if the share or the AUC of four malignant pictures is reported, or left out without a word."""
+    """Damage: the share or the AUC of four malignant pictures is reported, or left out without a word."""
     section = run(context(three_sets(sampled(9, 3, "synthetic"))))
     assert list(section.values["classes"]["synthetic"]) == ["benign classified as benign"]
     assert list(section.values["classes"]["held_out"]) == ["benign classified as benign"]
@@ -86,7 +86,7 @@ def test_a_class_of_few_pictures_has_no_figure() -> None:
 
 
 def test_black_pictures_and_empty_masks_have_finite_figures() -> None:
-    """Fails if a constant picture or an empty mask divides by zero."""
+    """Damage: a constant picture or an empty mask divides by zero."""
     own = sampled(40, 3, "synthetic")
     blank = dataclasses.replace(own, images=np.zeros_like(own.images), masks=np.zeros_like(own.masks))
     section = run(context(three_sets(blank)))

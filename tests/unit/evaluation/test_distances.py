@@ -83,7 +83,7 @@ def whitened(n: int, size: int, random: np.random.Generator) -> np.ndarray:
 
 
 def test_frechet_distance_of_two_gaussians_is_the_closed_form(random: np.random.Generator) -> None:
-    """Fails if the root of the product of covariances, or n - 1, is wrong.
+    """Damage: the root of the product of covariances, or n - 1, is wrong.
 
     Covariances U diag(a) U^T and U diag(b) U^T: |m|^2 + sum (sqrt a - sqrt b)^2.
     """
@@ -96,7 +96,7 @@ def test_frechet_distance_of_two_gaussians_is_the_closed_form(random: np.random.
 
 
 def test_frechet_distance_of_covariances_that_do_not_commute(random: np.random.Generator) -> None:
-    """Fails if roots are taken of each covariance alone, which is right only where both have the same axes.
+    """Damage: roots are taken of each covariance alone, which is right only where both have the same axes.
 
     The trace of (A B)^(1/2) is the sum of the roots of the eigenvalues of A B.
     """
@@ -109,7 +109,7 @@ def test_frechet_distance_of_covariances_that_do_not_commute(random: np.random.G
 
 
 def test_frechet_distance_with_fewer_pictures_than_features(random: np.random.Generator) -> None:
-    """Fails if a singular covariance gives NaN, or padding with features that are always 0 changes the distance."""
+    """Damage: a singular covariance gives NaN, or padding with features that are always 0 changes the distance."""
     first, second = random.normal(size=(12, 5)), random.normal(1, 2, size=(10, 5))
     wide = [np.pad(x, ((0, 0), (0, 100))) for x in (first, second)]
     assert frechet_distance(*wide) == pytest.approx(frechet_distance(first, second))
@@ -118,7 +118,7 @@ def test_frechet_distance_with_fewer_pictures_than_features(random: np.random.Ge
 
 
 def test_kernel_distance_is_its_direct_double_sum(random: np.random.Generator) -> None:
-    """Fails if the diagonal is counted, or the kernel has another degree or scale."""
+    """Damage: the diagonal is counted, or the kernel has another degree or scale."""
     x, y = random.normal(size=(7, 3)), random.normal(0.5, 1, size=(5, 3))
 
     def kernel(a: np.ndarray, b: np.ndarray) -> float:
@@ -134,7 +134,7 @@ def test_kernel_distance_is_its_direct_double_sum(random: np.random.Generator) -
 
 
 def test_neighbours_are_those_of_the_package(random: np.random.Generator) -> None:
-    """Fails if precision and recall are exchanged, or the point itself counts as its neighbour."""
+    """Damage: precision and recall are exchanged, or the point itself counts as its neighbour."""
     from prdc import compute_prdc
 
     real, other = random.normal(size=(40, 3)), random.normal(0.8, 0.6, size=(30, 3))
@@ -145,7 +145,7 @@ def test_neighbours_are_those_of_the_package(random: np.random.Generator) -> Non
 
 
 def test_neighbours_on_known_points() -> None:
-    """Fails if a radius is that of another neighbour than the fifth.
+    """Damage: a radius is that of another neighbour than the fifth.
 
     Real points 0..9 on a line: the fifth neighbour is 5 away at the ends, 3 in the middle. Others at 4.5 and 100.
     """
@@ -159,7 +159,7 @@ def test_neighbours_on_known_points() -> None:
 
 
 def test_inception_score_of_sure_and_of_unsure_classes() -> None:
-    """Fails if the logarithm or the mean over pictures is misplaced: K classes predicted surely score K, none
+    """Damage: the logarithm or the mean over pictures is misplaced: K classes predicted surely score K, none
     reported 1."""
     assert inception_score(np.tile(np.eye(4), (5, 1))) == pytest.approx(4)
     assert inception_score(np.full((9, 4), 0.25)) == pytest.approx(1)
@@ -172,7 +172,7 @@ def sample(features: np.ndarray) -> Sample:
 
 
 def test_identical_sets_are_at_zero_and_one(random: np.random.Generator) -> None:
-    """Fails if synthetic rows are looked up in another set, or equal sets keep a distance."""
+    """Damage: synthetic rows are looked up in another set, or equal sets keep a distance."""
     train, held_out = random.normal(size=(60, 4)), random.normal(size=(60, 4))
     found = compared([sample(train), sample(held_out), sample(train)], resamples=30, seed=0)
     assert found["frechet"].synthetic.value == pytest.approx(0, abs=1e-9)
@@ -183,7 +183,7 @@ def test_identical_sets_are_at_zero_and_one(random: np.random.Generator) -> None
 
 
 def test_sets_of_one_kind_are_at_their_floor_and_others_beyond(random: np.random.Generator) -> None:
-    """Fails if baseline and figure are computed of unlike numbers, or a shift of one deviation is not seen."""
+    """Damage: baseline and figure are computed of unlike numbers, or a shift of one deviation is not seen."""
 
     def overlap(c: Comparison) -> bool:
         return c.synthetic.low <= c.baseline.high and c.baseline.low <= c.synthetic.high
@@ -237,7 +237,7 @@ def repeated(own: Pairs) -> Pairs:
 
 @pytest.mark.parametrize("damage", [blurred, noisy, repeated])
 def test_damage_raises_the_distance_on_radiomics(reported: Report, damage: Callable[[Pairs], Pairs]) -> None:
-    """Fails if the radiomic distance does not see blur, noise or one picture repeated, each beyond its baseline."""
+    """Damage: the radiomic distance does not see blur, noise or one picture repeated, each beyond its baseline."""
     _, figures = reported(damage(sampled(40, 3, "synthetic")))
     assert figures["frechet"]["reading"] == "farther than real pictures"
     assert figures["frechet"]["synthetic"]["value"] > 3 * figures["frechet"]["baseline"]["value"]
@@ -245,7 +245,7 @@ def test_damage_raises_the_distance_on_radiomics(reported: Report, damage: Calla
 
 
 def test_undamaged_pictures_are_reported_as_real_in_every_space(reported: Report) -> None:
-    """Fails if drawings of the same kind are distinguished, or a space has no table of its own."""
+    """Damage: drawings of the same kind are distinguished, or a space has no table of its own."""
     section, figures = reported(sampled(40, 3, "synthetic"))
     for space in ("radiomics", "encoder"):
         every = section.values["spaces"][space]["all"]
@@ -263,7 +263,7 @@ def test_undamaged_pictures_are_reported_as_real_in_every_space(reported: Report
 
 
 def test_swapped_masks_move_radiomics_of_the_lesion_only(reported: Report) -> None:
-    """Fails if the lesion's features do not follow the mask; the encoder sees images alone."""
+    """Damage: the lesion's features do not follow the mask; the encoder sees images alone."""
     own = sampled(40, 3, "synthetic")
     section, figures = reported(dataclasses.replace(own, masks=np.roll(own.masks, 20, axis=2)))
     assert figures["frechet"]["reading"] == "farther than real pictures"
@@ -273,7 +273,7 @@ def test_swapped_masks_move_radiomics_of_the_lesion_only(reported: Report) -> No
 
 
 def test_few_pictures_and_empty_masks_are_reported(reported: Report) -> None:
-    """Fails if nineteen pictures get a figure, or an empty mask goes without a word."""
+    """Damage: nineteen pictures get a figure, or an empty mask goes without a word."""
     own = sampled(38, 3, "synthetic")
     section, _ = reported(dataclasses.replace(own, masks=np.zeros_like(own.masks)))
     assert set(section.values["spaces"]["radiomics"]) == {"features", "all"}
@@ -286,7 +286,7 @@ def test_few_pictures_and_empty_masks_are_reported(reported: Report) -> None:
 
 
 def test_constant_pictures_of_one_class_do_not_crash(reported: Report) -> None:
-    """Fails if a set without spread has no figures, or one that is not finite."""
+    """Damage: a set without spread has no figures, or one that is not finite."""
     own = sampled(30, 3, "synthetic")
     _, figures = reported(dataclasses.replace(own, images=np.zeros_like(own.images)))
     assert figures["frechet"]["synthetic"]["value"] > 10
@@ -300,7 +300,7 @@ def test_constant_pictures_of_one_class_do_not_crash(reported: Report) -> None:
 
 
 def test_components_of_the_encoder_are_those_of_train() -> None:
-    """Fails if components are found on each set of its own, or are not in units of train."""
+    """Damage: components are found on each set of its own, or are not in units of train."""
     c = with_encoder(context(three_sets(sampled(40, 3, "synthetic"))))
     train, other = (c.features("encoder", encoder_features, which) for which in ("train", "synthetic"))
     assert train.shape == (60, COMPONENTS)
@@ -311,7 +311,7 @@ def test_components_of_the_encoder_are_those_of_train() -> None:
 
 
 def test_a_reference_model_that_is_not_trusted_gives_no_features() -> None:
-    """Fails if features of a bad segmenter are used, or are left out without a word."""
+    """Damage: features of a bad segmenter are used, or are left out without a word."""
     few = sampled(20, 1, "few")
     section = run(with_encoder(context(Sets(few, few, few, ("benign", "malignant"), SIZE), bootstrap=5), quality=0.4))
     assert list(section.values["spaces"]) == ["radiomics"]
@@ -340,7 +340,7 @@ def saved(content: object) -> bytes:
 
 
 def test_inception_features_come_from_the_file(weights: Path) -> None:
-    """Fails if weights of a file are not what the network has, or logits stand where features belong."""
+    """Damage: weights of a file are not what the network has, or logits stand where features belong."""
     c = context(three_sets(), inception_weights=str(weights), device="cpu")
     METRIC.check(c.config, SampleSet(Path(), (), {}))
     network = inception.load_inception(str(weights))
@@ -357,7 +357,7 @@ def test_inception_features_come_from_the_file(weights: Path) -> None:
 
 
 def test_fid_kid_and_inception_score_bear_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if figures on Inception features go under another name, or the score is taken of the features."""
+    """Damage: figures on Inception features go under another name, or the score is taken of the features."""
 
     def features(_: Context, pairs: Pairs) -> np.ndarray:
         random = np.random.default_rng(len(pairs))
@@ -377,7 +377,7 @@ def test_fid_kid_and_inception_score_bear_their_names(monkeypatch: pytest.Monkey
 
 
 def test_weights_that_cannot_be_had_are_reported_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if a bad file, a lost connection or a missing package ends in a traceback or a silent skip."""
+    """Damage: a bad file, a lost connection or a missing package ends in a traceback or a silent skip."""
     from torch_fidelity import feature_extractor_inceptionv3 as package
 
     def check(value: str) -> str:

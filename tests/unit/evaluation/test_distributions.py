@@ -17,15 +17,15 @@ def sample(values: object, groups: object = None) -> Sample:
 
 
 def test_holm_by_hand() -> None:
-    """Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1, and never falling. Fails with Bonferroni's 4 for all, or if
-    0.04 stays below the 0.06 before it."""
+    """Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1, and never falling. Damage: Bonferroni's 4 for all, or
+    0.04 that stays below the 0.06 before it."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []
 
 
 def test_a_shift_is_its_own_distance() -> None:
-    """Held-out equals train, synthetic is train plus 3: 3 / scale, and a baseline of 0. Fails if the scale is
+    """Held-out equals train, synthetic is train plus 3: 3 / scale, and a baseline of 0. Damage: the scale is
     forgotten, or if synthetic and held-out are mixed up."""
     values = np.tile(np.arange(40.0)[:, None], (1, 2))
     sets = [sample(values), sample(values), sample(values + np.array([3, 0]))]
@@ -36,7 +36,7 @@ def test_a_shift_is_its_own_distance() -> None:
 
 
 def test_pictures_without_a_value_are_left_out_of_their_column_alone() -> None:
-    """Fails if one empty cell takes its picture out of all columns, or gets into a distance."""
+    """Damage: one empty cell takes its picture out of all columns, or gets into a distance."""
     values = np.tile(np.arange(40.0)[:, None], (1, 2))
     holed = values.copy()
     holed[:15, 1] = np.nan
@@ -49,7 +49,7 @@ def test_pictures_without_a_value_are_left_out_of_their_column_alone() -> None:
 
 
 def test_columns_that_cannot_be_compared_say_why() -> None:
-    """Fails if a column of too few values, or without spread, is compared."""
+    """Damage: a column of too few values, or without spread, is compared."""
     values = np.tile(np.arange(40.0)[:, None], (1, 2))
     holed = values.copy()
     holed[5:, 1] = np.nan
@@ -63,7 +63,7 @@ def test_columns_that_cannot_be_compared_say_why() -> None:
 
 
 def test_near_duplicates_count_once() -> None:
-    """Ten copies of 12 pictures as 12 groups: the p of 12. Fails if all 120 are tested, which makes p small."""
+    """Ten copies of 12 pictures as 12 groups: the p of 12. Damage: all 120 are tested, which makes p small."""
     first, second = np.arange(12.0), np.arange(12.0) + 4
     once = same_distribution(sample(first), sample(second))
     copied = same_distribution(sample(np.repeat(first, 10), np.repeat(np.arange(12), 10)), sample(second))
@@ -72,7 +72,7 @@ def test_near_duplicates_count_once() -> None:
 
 
 def test_difference_of_means_has_the_normal_interval() -> None:
-    """Difference +- 1.96 standard errors of both sides. Fails if one side's spread is left out, or copies count."""
+    """Difference +- 1.96 standard errors of both sides. Damage: one side's spread is left out, or copies count."""
     random = np.random.default_rng(0)
     a, b = random.normal(2, 1, 200), random.normal(0, 2, 100)
     found = difference_of_means(sample(np.repeat(a, 3), np.repeat(np.arange(200), 3)), sample(b), 4000, 0)
@@ -94,6 +94,6 @@ def test_difference_of_means_has_the_normal_interval() -> None:
     ],
 )
 def test_what_is_left_of_a_difference(real: tuple[float, float], synthetic: tuple[float, float], outcome: str) -> None:
-    """Fails if signs are ignored, or a wide interval passes for a lost difference."""
+    """Damage: signs are ignored, or a wide interval passes for a lost difference."""
     intervals = [Interval(sum(ends) / 2, *ends) for ends in (real, synthetic)]
     assert preserved(*intervals) == outcome

@@ -44,7 +44,7 @@ def reported(own: Pairs) -> Section:
 
 @pytest.mark.parametrize("size", [64, 96, 128, 256])
 def test_a_picture_is_wholly_like_itself_at_any_size(size: int) -> None:
-    """Fails if scales do not fit the size, their weights do not sum to 1, or values are clipped wrongly."""
+    """Damage: scales do not fit the size, their weights do not sum to 1, or values are clipped wrongly."""
     random = np.random.default_rng(0)
     picture = random.integers(0, 256, (2, size, size), dtype=np.uint8)
     other = random.integers(0, 256, (2, size, size), dtype=np.uint8)
@@ -55,7 +55,7 @@ def test_a_picture_is_wholly_like_itself_at_any_size(size: int) -> None:
 
 
 def test_similarity_has_the_published_weights_where_all_scales_fit() -> None:
-    """Fails if MS-SSIM at 256 pixels is not what torchmetrics computes by its defaults."""
+    """Damage: MS-SSIM at 256 pixels is not what torchmetrics computes by its defaults."""
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as theirs
 
     first, second = (np.stack([i.repeat(4, 0).repeat(4, 1) for i in scenes(2, s, "s").images]) for s in (1, 2))
@@ -66,14 +66,14 @@ def test_similarity_has_the_published_weights_where_all_scales_fit() -> None:
 
 
 def test_constant_pictures_have_a_similarity() -> None:
-    """Fails if a picture without any contrast divides by zero."""
+    """Damage: a picture without any contrast divides by zero."""
     black, white = np.zeros((1, 64, 64), np.uint8), np.full((1, 64, 64), 255, np.uint8)
     assert ms_ssim(black, black) == pytest.approx([1], abs=1e-5)
     assert np.isfinite(ms_ssim(black, white)).all()
 
 
 def test_random_pairs_are_unlike_and_of_unlike_groups() -> None:
-    """Fails if a picture is paired with itself or its near-duplicate, or a pair comes twice."""
+    """Damage: a picture is paired with itself or its near-duplicate, or a pair comes twice."""
     groups = np.array(["a", "a", "b", "c", "c", "c"])
     pairs = random_pairs(groups, 100, np.random.default_rng(0))
     assert len(pairs) == 15 - 1 - 3
@@ -84,7 +84,7 @@ def test_random_pairs_are_unlike_and_of_unlike_groups() -> None:
 
 
 def test_scenes_of_one_kind_are_as_varied(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if synthetic pictures of the real kind do not pass, or a set is compared with another one's pairs."""
+    """Damage: synthetic pictures of the real kind do not pass, or a set is compared with another one's pairs."""
     monkeypatch.setattr(diversity, "PAIRS", 250)
     section = reported(scenes(48, 3, "synthetic"))
     assert section.verdict is not None
@@ -99,7 +99,7 @@ def test_scenes_of_one_kind_are_as_varied(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_one_picture_repeated_is_shouted_at() -> None:
-    """Fails if mode collapse passes, or similarity of equal pictures is not 1."""
+    """Damage: mode collapse passes, or similarity of equal pictures is not 1."""
     own = scenes(48, 3, "synthetic")
     section = reported(dataclasses.replace(own, images=np.repeat(own.images[:1], 48, axis=0)))
     assert section.verdict is not None
@@ -110,7 +110,7 @@ def test_one_picture_repeated_is_shouted_at() -> None:
 
 
 def test_collapse_behind_fresh_noise_is_seen() -> None:
-    """Fails if only pictures that are equal to the pixel count as repeated."""
+    """Damage: only pictures that are equal to the pixel count as repeated."""
     own = scenes(48, 3, "synthetic")
     noise = np.random.default_rng(9).normal(0, 4, own.images.shape)
     images = (own.images[:1] + noise).clip(0, 255).astype(np.uint8)
@@ -122,7 +122,7 @@ def test_collapse_behind_fresh_noise_is_seen() -> None:
 
 
 def test_collapse_of_half_of_one_class_is_seen() -> None:
-    """Fails if only the mean over a class, or over all classes, decides."""
+    """Damage: only the mean over a class, or over all classes, decides."""
     own = scenes(48, 3, "synthetic")
     rows = own.of("malignant")[:12]
     own.images[rows] = own.images[rows[0]]
@@ -138,7 +138,7 @@ def test_collapse_of_half_of_one_class_is_seen() -> None:
 
 
 def test_pictures_with_much_in_common_are_less_varied() -> None:
-    """Fails if a set that shares half of every picture passes though no picture is repeated."""
+    """Damage: a set that shares half of every picture passes though no picture is repeated."""
     own = scenes(48, 3, "synthetic")
     shared = scenes(1, 8, "shared").images[0]
     own = dataclasses.replace(own, images=(own.images // 2 + shared // 2).astype(np.uint8))
@@ -149,7 +149,7 @@ def test_pictures_with_much_in_common_are_less_varied() -> None:
 
 
 def test_too_few_pictures_are_reported() -> None:
-    """Fails if nineteen pictures of a class get a figure, or are left out without a word."""
+    """Damage: nineteen pictures of a class get a figure, or are left out without a word."""
     section = reported(scenes(39, 3, "synthetic"))
     assert list(section.values) == ["benign"]
     assert any("malignant" in line and "19 synthetic" in line for line in section.skipped)
@@ -162,7 +162,7 @@ def test_too_few_pictures_are_reported() -> None:
 
 
 def test_the_interval_is_over_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if pairs are sampled as if no picture stood in two of them: two thirds of the width are lost here."""
+    """Damage: pairs are sampled as if no picture stood in two of them: two thirds of the width are lost here."""
     monkeypatch.setattr(diversity, "PAIRS", 250)
     own = scenes(48, 3, "synthetic")
     rows = own.of("benign")[:8]  # a third of a class is dark, and dark pictures are alike
@@ -175,7 +175,7 @@ def test_the_interval_is_over_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pictures_of_few_patients_are_reported() -> None:
-    """Fails if many pairs of four patients get an interval, which would be of four."""
+    """Damage: many pairs of four patients get an interval, which would be of four."""
     patients = np.array([f"patient {i % 4}" for i in range(60)])
     few = dataclasses.replace(scenes(60, 1, "train"), groups=patients)
     section = run(context(dataclasses.replace(three_sets(scenes(40, 3, "synthetic")), train=few), bootstrap=5))
@@ -185,7 +185,7 @@ def test_pictures_of_few_patients_are_reported() -> None:
 
 
 def test_kernel_distance_is_that_of_torchmetrics() -> None:
-    """Fails if the figure called KID is not what others call so (here, where torchmetrics is loaded anyway)."""
+    """Damage: the figure called KID is not what others call so (here, where torchmetrics is loaded anyway)."""
     from torchmetrics.image.kid import poly_mmd
 
     random = np.random.default_rng(7)

@@ -51,14 +51,14 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_contrast_of_two_unlike_pictures_in_closed_form() -> None:
-    """Fails if a view of the other picture is left out of the sum, or the temperature multiplies."""
+    """Damage: a view of the other picture is left out of the sum, or the temperature multiplies."""
     views = torch.eye(2)
     expected = math.log(math.exp(1 / 0.5) + 2) - 1 / 0.5
     assert float(contrast_loss(views, views, torch.tensor([0, 1]), 0.5)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_near_duplicate_is_no_counterexample() -> None:
-    """Fails if pictures of one group are pushed apart."""
+    """Damage: pictures of one group are pushed apart."""
     views = torch.nn.functional.normalize(torch.tensor([[1.0, 0.1], [1.0, 0.2], [0.0, 1.0]]), dim=1)
     together, apart = (contrast_loss(views, views, torch.tensor(groups), 0.1) for groups in ([0, 0, 1], [0, 1, 2]))
     assert float(contrast_loss(views[:2], views[:2], torch.tensor([0, 0]), 0.1)) == pytest.approx(0, abs=1e-6)
@@ -66,14 +66,14 @@ def test_a_near_duplicate_is_no_counterexample() -> None:
 
 
 def test_spread_is_the_log_distance_to_the_nearest_of_another_group() -> None:
-    """Fails if a picture's own second view counts as its nearest, or distances are not those of vectors of length 1."""
+    """Damage: a picture's own second view counts as its nearest, or distances are not those of vectors of length 1."""
     views = torch.eye(2)
     found = float(spread_loss(views, views, torch.tensor([0, 1])))
     assert found == pytest.approx(-math.log(math.sqrt(2)), rel=1e-6)
 
 
 def test_interrupted_training_goes_on_as_if_it_had_not_been() -> None:
-    """Fails if a view, the learning rate or the optimiser depends on more than the seed, the step and the state."""
+    """Damage: a view, the learning rate or the optimiser depends on more than the seed, the step and the state."""
     train, held_out = textures(12, 1, "train"), textures(5, 2, "held")
 
     def trainer() -> EmbeddingTrainer:
@@ -92,7 +92,7 @@ def test_interrupted_training_goes_on_as_if_it_had_not_been() -> None:
 
 
 def test_a_short_training_makes_mirror_images_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if views are not mirrored, or the loss does not pull the views of a picture together."""
+    """Damage: views are not mirrored, or the loss does not pull the views of a picture together."""
     monkeypatch.setattr(embedding, "BATCH", 16)
     monkeypatch.setattr(embedding, "REPEATS", 1)  # one deal will do
     train, held_out = textures(48, 1, "train"), textures(24, 2, "held")
@@ -112,7 +112,7 @@ def test_a_short_training_makes_mirror_images_alike(monkeypatch: pytest.MonkeyPa
 
 
 def test_vectors_have_length_1_and_one_for_every_picture() -> None:
-    """Fails if a chunk is lost, brightness and contrast count, or a black picture divides by zero."""
+    """Damage: a chunk is lost, brightness and contrast count, or a black picture divides by zero."""
     model, pictures = EmbeddingNet().eval(), textures(3, 1, "t").images
     black = np.zeros_like(pictures[:1])
     vectors = embed(model, np.concatenate([pictures] * 90 + [black]), CPU)
@@ -125,7 +125,7 @@ def test_vectors_have_length_1_and_one_for_every_picture() -> None:
 
 
 def test_a_mirrored_copy_is_the_same_picture_to_any_network() -> None:
-    """Fails if similarity is not taken over the mirrored picture as well."""
+    """Damage: similarity is not taken over the mirrored picture as well."""
     pictures = textures(4, 1, "t")
     alike = similarities(PIXELS, pictures.images[:, :, ::-1], pictures, CPU)
     assert np.diag(alike) == pytest.approx(1, abs=1e-5)
@@ -208,7 +208,7 @@ def test_a_copy_is_found_where_it_is_more_alike_than_strangers_are() -> None:
 
 
 def test_fitted_once_and_found_again(tmp_path: Path) -> None:
-    """Fails if weights of the same fingerprint are trained again, or those of another one are taken for them."""
+    """Damage: weights of the same fingerprint are trained again, or those of another one are taken for them."""
     config = EvaluateConfig(real_data="", synthetic_data="", embedding_steps=2, bootstrap=20, device="cpu")
     train, held_out = textures(6, 1, "train"), textures(5, 2, "held")
     reference_model = fit_embedding(config, train, held_out, tmp_path, {"data": "one"})
@@ -231,7 +231,7 @@ def test_fitted_once_and_found_again(tmp_path: Path) -> None:
 def test_another_process_that_fits_it_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Fails if the second of two evaluations is refused, or trains again what the first one has trained meanwhile."""
+    """Damage: the second of two evaluations is refused, or trains again what the first one has trained meanwhile."""
     monkeypatch.setattr(locks, "POLL", 0.02)
     caplog.set_level("INFO", "medsegdiff.engine.locks")
     config = EvaluateConfig(real_data="", synthetic_data="", embedding_steps=2, bootstrap=20, device="cpu")
@@ -258,7 +258,7 @@ def test_another_process_that_fits_it_is_waited_for(
 
 
 def test_what_a_kill_leaves_beside_it_goes(tmp_path: Path) -> None:
-    """Fails if the state of a finished training stays for good, or is taken from a process that is at it."""
+    """Damage: the state of a finished training stays for good, or is taken from a process that is at it."""
     config = EvaluateConfig(real_data="", synthetic_data="", embedding_steps=2, bootstrap=20, device="cpu")
     sets = textures(6, 1, "train"), textures(5, 2, "held")
     fit_embedding(config, *sets, tmp_path, {"data": "one"})
@@ -272,7 +272,7 @@ def test_what_a_kill_leaves_beside_it_goes(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
-    """Fails if weights that do not fit end in a traceback."""
+    """Damage: weights that do not fit end in a traceback."""
     save_weights(tmp_path / "other.safetensors", {"weight": torch.zeros(2)}, {"config": {}})
     with pytest.raises(UserError, match="weights of another network"):
         load_embedding(tmp_path / "other.safetensors")

@@ -14,7 +14,7 @@ from medsegdiff.evaluation.sets import Pairs
 
 
 def test_sets_of_one_kind_are_alike() -> None:
-    """Fails if anything of the same kind is named as far off, or a difference of classes is called lost."""
+    """Damage: anything of the same kind is named as far off, or a difference of classes is called lost."""
     section = run(context(three_sets()))
     assert section.values["farthest"] == []
     assert any("No characteristic" in sentence for sentence in section.text)
@@ -32,7 +32,7 @@ def shrunk(pairs: Pairs) -> Pairs:
 
 
 def test_shrunk_masks_are_found_and_named() -> None:
-    """Fails if the comparison sees neither the size of masks nor the rim left in their surroundings."""
+    """Damage: the comparison sees neither the size of masks nor the rim left in their surroundings."""
     section = run(context(three_sets(shrunk(sampled(40, 3, "synthetic")))))
     for label in CLASSES:
         reported = section.values["per_class"][label]
@@ -44,7 +44,7 @@ def test_shrunk_masks_are_found_and_named() -> None:
 
 
 def test_shuffled_labels_lose_the_difference_of_classes() -> None:
-    """Fails if the difference is taken over anything but the synthetic labels."""
+    """Damage: the difference is taken over anything but the synthetic labels."""
     own = sampled(80, 3, "synthetic")
     labels = np.array([CLASSES[i // 2 % 2] for i in range(80)])  # half of each class under either label
     section = run(context(three_sets(dataclasses.replace(own, labels=labels))))
@@ -55,7 +55,7 @@ def test_shuffled_labels_lose_the_difference_of_classes() -> None:
 
 
 def test_bad_sets_are_reported_and_do_not_crash() -> None:
-    """Empty masks on black pictures; three pictures; one class alone. Fails if NaN gets out, or nothing is said."""
+    """Empty masks on black pictures; three pictures; one class alone. Damage: NaN gets out, or nothing is said."""
     own = sampled(40, 3, "synthetic")
     nothing = dataclasses.replace(own, masks=np.zeros_like(own.masks), images=np.zeros_like(own.images))
     sections = [run(context(three_sets(synthetic))) for synthetic in (nothing, own.rows([0, 1, 2]))]

@@ -51,13 +51,13 @@ def checkpoint_of(pairs: SampleSet, path: Path) -> Path:
 
 
 def test_auc_by_hand() -> None:
-    """Fails if a tie counts as a whole, the direction is turned, or a missing side is not reported."""
+    """Damage: a tie counts as a whole, the direction is turned, or a missing side is not reported."""
     assert rank_auc(np.array([3.0, 1.0, 2.0, 1.0]), np.array([True, True, False, False])) == pytest.approx(2.5 / 4)
     assert np.isnan(rank_auc(np.array([1.0, 2.0]), np.array([True, True])))
 
 
 def test_low_losses_mean_learnt_and_levels_count_alike() -> None:
-    """Fails if high losses count as learnt, or the level with the largest losses outweighs the others."""
+    """Damage: high losses count as learnt, or the level with the largest losses outweighs the others."""
     learnt = np.array([True] * 10 + [False] * 10)
     order = np.arange(20.0)
     reported = inferred({str(level): -order for level in LEVELS}, learnt, order.astype(str), settings())
@@ -71,7 +71,7 @@ def test_low_losses_mean_learnt_and_levels_count_alike() -> None:
 
 
 def test_near_duplicates_widen_the_interval() -> None:
-    """Fails if the bootstrap samples pictures instead of groups."""
+    """Damage: the bootstrap samples pictures instead of groups."""
     random = np.random.default_rng(0)
     learnt = np.arange(60) < 30
     score = np.repeat(random.normal(size=12), 5) + 0.5 * learnt
@@ -81,7 +81,7 @@ def test_near_duplicates_widen_the_interval() -> None:
 
 
 def test_an_untrained_network_remembers_nobody(pairs: SampleSet, tmp_path: Path) -> None:
-    """Fails if anything but the network's error says the splits apart: other noise, other labels, other sizes."""
+    """Damage: anything but the network's error says the splits apart: other noise, other labels, other sizes."""
     reported = membership(settings(checkpoint_of(pairs, tmp_path / "c.safetensors")), pairs)
     assert isinstance(reported, Membership)
     assert (reported.train, reported.held_out) == (24, 24)
@@ -89,7 +89,7 @@ def test_an_untrained_network_remembers_nobody(pairs: SampleSet, tmp_path: Path)
 
 
 def test_every_picture_gets_the_same_noise(pairs: SampleSet, tmp_path: Path) -> None:
-    """Fails if the noise depends on the place in the batch, or the levels all use one."""
+    """Damage: the noise depends on the place in the batch, or the levels all use one."""
     generator = load_generator(checkpoint_of(pairs, tmp_path / "c.safetensors"))
     assert isinstance(generator, JointDiffusion)
     same = dataclasses.replace(pairs, records=pairs.records[:1] * 18)
@@ -101,7 +101,7 @@ def test_every_picture_gets_the_same_noise(pairs: SampleSet, tmp_path: Path) -> 
 
 
 def test_smaller_pictures_are_asked_of_too(pairs: SampleSet, tmp_path: Path) -> None:
-    """Fails if all levels are those of full-size pictures: what is remembered of smaller ones would not be seen."""
+    """Damage: all levels are those of full-size pictures: what is remembered of smaller ones would not be seen."""
     path = random_checkpoint(tmp_path / "two.safetensors", model=TWO_SIZES)
     generator = load_generator(path)
     assert isinstance(generator, JointDiffusion)
@@ -116,7 +116,7 @@ def test_smaller_pictures_are_asked_of_too(pairs: SampleSet, tmp_path: Path) -> 
 
 
 def test_a_model_of_other_pictures_is_refused(pairs: SampleSet, tmp_path: Path) -> None:
-    """Fails if a figure comes from a model for which train and held-out mean nothing."""
+    """Damage: a figure comes from a model for which train and held-out mean nothing."""
     other = random_checkpoint(tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="a model of 1 pictures, of which 0 are among the train split's"):
         check_checkpoint(settings(other), pairs)
@@ -128,14 +128,14 @@ def test_a_model_of_other_pictures_is_refused(pairs: SampleSet, tmp_path: Path) 
 
 
 def test_too_few_pictures_are_reported(pairs: SampleSet, tmp_path: Path) -> None:
-    """Fails if a handful of held-out pictures gets an AUC."""
+    """Damage: a handful of held-out pictures gets an AUC."""
     few = dataclasses.replace(pairs, records=pairs.select("train").records + pairs.select("val").records[:3])
     reported = membership(settings(checkpoint_of(few, tmp_path / "c.safetensors")), few)
     assert reported == "Membership inference: 24 and 3 train and held-out pictures, at least 20 of both needed"
 
 
 def test_another_checkpoint_than_the_one_that_drew_is_reported(pairs: SampleSet, tmp_path: Path) -> None:
-    """Fails if the AUC of one checkpoint stands beside pairs of another without a word, or its own are doubted."""
+    """Damage: the AUC of one checkpoint stands beside pairs of another without a word, or its own are doubted."""
     path = checkpoint_of(pairs, tmp_path / "c.safetensors")
     digest = load_checkpoint(path)[2]
     assert reported_of(path, pairs, [digest] * 4) == []

@@ -66,7 +66,7 @@ def reported(real: SampleSet, synthetic: Pairs, **changes: object) -> tuple[Cont
 
 
 def test_figures_are_those_of_the_real_image_of_the_mask(real: SampleSet) -> None:
-    """Fails if an image is compared with another mask's picture, or a figure is not its formula.
+    """Damage: an image is compared with another mask's picture, or a figure is not its formula.
 
     Every image is the real one plus 10 or minus 10 grey levels: RMSE 10, PSNR 20 log10(255 / 10).
     """
@@ -86,7 +86,7 @@ def test_figures_are_those_of_the_real_image_of_the_mask(real: SampleSet) -> Non
 
 
 def test_train_masks_and_held_out_masks_stand_apart(real: SampleSet) -> None:
-    """Fails if copies of train pictures are hidden in the mean over all masks."""
+    """Damage: copies of train pictures are hidden in the mean over all masks."""
     pairs = load_pairs(real, SIZE, "real")
     learnt = np.array([r.split == "train" for r in real.records])
     images = np.where(learnt[:, None, None], pairs.images, sampled(COUNT, 5, "other").images)
@@ -104,7 +104,7 @@ def test_train_masks_and_held_out_masks_stand_apart(real: SampleSet) -> None:
 
 
 def test_the_floor_is_another_picture_of_the_class(real: SampleSet) -> None:
-    """Fails if the baseline compares a picture with itself or with one of another class."""
+    """Damage: the baseline compares a picture with itself or with one of another class."""
     pairs = load_pairs(real, SIZE, "real")
     grey = {"benign": 50, "malignant": 200}
     flat = dataclasses.replace(pairs, images=np.stack([np.full((SIZE, SIZE), grey[v], np.uint8) for v in pairs.labels]))
@@ -119,7 +119,7 @@ def test_the_floor_is_another_picture_of_the_class(real: SampleSet) -> None:
 
 
 def test_a_class_of_one_patient_has_no_baseline(real: SampleSet) -> None:
-    """Fails if the baseline is taken against an empty picture where there is no other one of the class."""
+    """Damage: the baseline is taken against an empty picture where there is no other one of the class."""
     pairs = load_pairs(real, SIZE, "real")
     one = pairs.of("malignant")[:1]  # the only malignant picture of the real sets, sampled for twelve times
     train, held_out = pairs.rows(pairs.of("benign")), pairs.rows(one)
@@ -135,7 +135,7 @@ def test_a_class_of_one_patient_has_no_baseline(real: SampleSet) -> None:
 
 
 def test_sets_that_were_not_drawn_for_masks_have_no_such_figures(real: SampleSet) -> None:
-    """Fails if a set of new pairs, or the real set itself, is taken for one sampled for masks."""
+    """Damage: a set of new pairs, or the real set itself, is taken for one sampled for masks."""
     pairs = load_pairs(real, SIZE, "real")
     assert reported(real, pairs)[1] is None
     assert reported(real, sampled_for(real, pairs.images, groups="syn_{}_000"))[1] is None
@@ -143,7 +143,7 @@ def test_sets_that_were_not_drawn_for_masks_have_no_such_figures(real: SampleSet
 
 
 def test_masks_without_a_data_set_are_found_by_their_content(real: SampleSet) -> None:
-    """Fails if masks given as a folder of pictures, whose group is made from the mask, have no real image."""
+    """Damage: masks given as a folder of pictures, whose group is made from the mask, have no real image."""
     synthetic = sampled_for(real, load_pairs(real, SIZE, "real").images)
     groups = [f"m{r.mask_hash[:12]}" for r in real.records]
     records = tuple(
@@ -158,7 +158,7 @@ def test_masks_without_a_data_set_are_found_by_their_content(real: SampleSet) ->
 
 
 def test_pairs_of_other_masks_are_left_out_and_reported(real: SampleSet) -> None:
-    """Fails if one pair of unknown origin ends the comparison of all, or shifts the column of per_pair.csv."""
+    """Damage: one pair of unknown origin ends the comparison of all, or shifts the column of per_pair.csv."""
     synthetic = sampled_for(real, load_pairs(real, SIZE, "real").images)
     stranger = dataclasses.replace(synthetic.records[0], id="syn_benign_000001", group="syn_benign_000001")
     _, section = reported(real, dataclasses.replace(synthetic, records=(stranger, *synthetic.records[1:])))
@@ -168,7 +168,7 @@ def test_pairs_of_other_masks_are_left_out_and_reported(real: SampleSet) -> None
 
 
 def test_constant_pictures_and_empty_masks_have_finite_figures(real: SampleSet) -> None:
-    """Fails if a black picture divides by zero."""
+    """Damage: a black picture divides by zero."""
     synthetic = sampled_for(real, np.zeros((COUNT, SIZE, SIZE), np.uint8))
     _, section = reported(real, dataclasses.replace(synthetic, masks=np.zeros_like(synthetic.masks)))
     assert section is not None
@@ -188,7 +188,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_lpips_uses_the_weights_of_the_file(real: SampleSet, weights: Path) -> None:
-    """Fails if layers are mixed up or stay random, or equal pictures are apart."""
+    """Damage: layers are mixed up or stay random, or equal pictures are apart."""
     images = load_pairs(real, SIZE, "real").images
     c, section = reported(real, sampled_for(real, images), lpips_weights=str(weights))
     assert section is not None
@@ -204,7 +204,7 @@ def test_lpips_uses_the_weights_of_the_file(real: SampleSet, weights: Path) -> N
 def test_lpips_weights_that_cannot_be_had_are_reported_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails if a bad file or a lost connection ends in a traceback, or is reported under another setting's name."""
+    """Damage: a bad file or a lost connection ends in a traceback, or is reported under another setting's name."""
 
     def check(value: str) -> str:
         network.load_lpips.cache_clear()

@@ -56,7 +56,7 @@ def with_embedding(found: Context, quality: float) -> Context:
 
 
 def test_shares_of_similarity_made_by_hand() -> None:
-    """Fails if train and held-out change places, a tie counts whole, or the limit comes from another matrix."""
+    """Damage: train and held-out change places, a tie counts whole, or the limit comes from another matrix."""
     baseline = np.tile(np.linspace(0.0, 0.4, 41)[:, None], (1, 41))  # the 95th percentile of 0, 0.01 ... 0.4 is 0.38
     to_train = np.full((8, 41), 0.2)
     to_train[0, 7], to_train[1, 7], to_train[2, 9] = 0.5, 0.5, 0.39  # three beyond, of two train pictures
@@ -75,7 +75,7 @@ def test_shares_of_similarity_made_by_hand() -> None:
 
 
 def test_a_held_out_picture_is_not_compared_with_its_own_near_duplicate() -> None:
-    """Fails if near-duplicates make held-out pictures look nearer to each other than to train, where they cannot be."""
+    """Damage: near-duplicates make held-out pictures look nearer to each other than to train, where they cannot be."""
     groups = np.arange(20) // 2
     found = alike(np.zeros((10, 20)), np.zeros((10, 20)), np.full((20, 20), 0.5))
     found = dataclasses.replace(found, within=(groups[:, None] == groups).astype(float), held_out_groups=groups)
@@ -83,7 +83,7 @@ def test_a_held_out_picture_is_not_compared_with_its_own_near_duplicate() -> Non
 
 
 def test_equally_many_real_pictures_are_compared() -> None:
-    """Fails if all train pictures are taken where there are fewer held-out ones: noise would be nearer to train."""
+    """Damage: all train pictures are taken where there are fewer held-out ones: noise would be nearer to train."""
     random = np.random.default_rng(0)
     found = alike(*(random.normal(size=shape) for shape in ((300, 90), (300, 30), (30, 90))))
     reported = statistics(found, **HOW)
@@ -95,7 +95,7 @@ def test_equally_many_real_pictures_are_compared() -> None:
 
 
 def test_samples_for_one_mask_are_drawn_together() -> None:
-    """Fails if eight images of one mask count as eight that have nothing to do with each other."""
+    """Damage: eight images of one mask count as eight that have nothing to do with each other."""
     random = np.random.default_rng(0)
     masks = np.arange(160) // 8
     near = np.repeat(random.uniform(0, 1, size=(2, 20, 40)), 8, axis=1)
@@ -109,7 +109,7 @@ def test_samples_for_one_mask_are_drawn_together() -> None:
 
 
 def test_the_audit_hands_on_which_pictures_were_drawn_for_one_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if the groups of real pictures, or of rows, take the place of those of the synthetic pairs."""
+    """Damage: the groups of real pictures, or of rows, take the place of those of the synthetic pairs."""
     seen: list[Alike] = []
     monkeypatch.setattr(audit_module, "statistics", lambda found, **how: seen.append(found))
     sets = texture_sets()
@@ -120,7 +120,7 @@ def test_the_audit_hands_on_which_pictures_were_drawn_for_one_mask(monkeypatch: 
 
 
 def test_pictures_near_to_everything_are_no_copies() -> None:
-    """Fails if one typical picture, repeated, is called a copy though it is as near to held-out pictures."""
+    """Damage: one typical picture, repeated, is called a copy though it is as near to held-out pictures."""
     baseline = np.random.default_rng(0).uniform(0, 0.5, size=(40, 40))
     near = np.random.default_rng(1).uniform(0.8, 0.9, size=(2, 100, 40))
     reported = statistics(alike(near[0], near[1], baseline), **HOW)
@@ -145,7 +145,7 @@ def outcome_of(nearest: float, beyond: float, excess: float, width: float) -> st
 
 
 def test_outcomes() -> None:
-    """Fails if a wide interval passes, a narrow one above one half does, or many copies beyond the limit go unseen."""
+    """Damage: a wide interval passes, a narrow one above one half does, or many copies beyond the limit go unseen."""
     assert outcome_of(0.50, 0.05, 0.0, 0.05) == "pass"
     assert outcome_of(0.50, 0.05, 0.0, 0.15) == "too few pictures to decide"
     assert outcome_of(0.60, 0.05, 0.0, 0.05) == "fail"
@@ -155,7 +155,7 @@ def test_outcomes() -> None:
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_planted_copies_are_alike_and_not_the_same(kind: str) -> None:
-    """Fails if an alteration does nothing, depends on more than its seed, or leaves nothing of the picture."""
+    """Damage: an alteration does nothing, depends on more than its seed, or leaves nothing of the picture."""
     images = textures(12, 1, "t").images
     changed = altered(images, kind, 0)
     assert changed.shape == images.shape
@@ -167,7 +167,7 @@ def test_planted_copies_are_alike_and_not_the_same(kind: str) -> None:
 
 
 def test_controls_by_hand() -> None:
-    """Fails if kinds are mixed up, or the copy of another picture counts as traced."""
+    """Damage: kinds are mixed up, or the copy of another picture counts as traced."""
     groups, rows = np.array(["a", "b", "b"]), np.array([0, 1])
     planted = np.zeros((12, 3))
     planted[0, 0] = planted[1, 2] = 0.9  # exact: both beyond, both of the right group
@@ -180,7 +180,7 @@ def test_controls_by_hand() -> None:
 
 
 def test_pictures_of_their_own_are_no_copies() -> None:
-    """Fails if independent pictures are called copies, or planted ones are not found among them."""
+    """Damage: independent pictures are called copies, or planted ones are not found among them."""
     section = run(context(texture_sets()))
     reported = section.values["fine_detail"]
     assert reported["nearest_to_train"]["value"] == pytest.approx(0.5, abs=0.2)
@@ -197,7 +197,7 @@ def test_pictures_of_their_own_are_no_copies() -> None:
 
 
 def test_shares_have_ten_times_as_many_resamples() -> None:
-    """Fails if intervals that decide are of as few resamples as those that only say."""
+    """Damage: intervals that decide are of as few resamples as those that only say."""
     sets = texture_sets()
     reported = run(context(sets, bootstrap=20)).values
     expected = audit(sets, fine_detail, resamples=200, seed=0).statistics
@@ -207,7 +207,7 @@ def test_shares_have_ten_times_as_many_resamples() -> None:
 
 @pytest.mark.parametrize("kind", ["exact", "flipped", "shifted", "noised and denoised"])
 def test_three_copies_among_forty_are_an_alarm(kind: str) -> None:
-    """Fails if a few copies drown in the shares: the verdict has to look at single pictures as well."""
+    """Damage: a few copies drown in the shares: the verdict has to look at single pictures as well."""
     section = run(context(texture_sets(copies(kind, 3))))
     assert section.verdict is not None
     assert section.verdict.outcome == "fail"
@@ -217,7 +217,7 @@ def test_three_copies_among_forty_are_an_alarm(kind: str) -> None:
 
 
 def test_a_set_made_of_shifted_copies_moves_every_statistic() -> None:
-    """Fails if a statistic stays where it was although all pictures are copies."""
+    """Damage: a statistic stays where it was although all pictures are copies."""
     reported = run(context(texture_sets(copies("shifted", 40)))).values["fine_detail"]
     assert reported["nearest_to_train"]["low"] > 0.5
     assert reported["beyond_95"]["low"] > 0.8
@@ -227,7 +227,7 @@ def test_a_set_made_of_shifted_copies_moves_every_statistic() -> None:
 
 
 def test_the_train_set_itself_is_shouted_at() -> None:
-    """Fails if a set made of train pictures gets anything but a failed audit, whatever the statistics say."""
+    """Damage: a set made of train pictures gets anything but a failed audit, whatever the statistics say."""
     sets = texture_sets()
     section = run(context(dataclasses.replace(sets, synthetic=sets.train)))
     assert section.verdict is not None
@@ -239,7 +239,7 @@ def test_the_train_set_itself_is_shouted_at() -> None:
 
 
 def test_one_real_picture_among_the_synthetic_ones_fails() -> None:
-    """Fails if the verdict overlooks a copy that no statistic shows: here of a held-out picture."""
+    """Damage: the verdict overlooks a copy that no statistic shows: here of a held-out picture."""
     sets = texture_sets()
     images = np.concatenate([sets.held_out.images[:1], sets.synthetic.images[1:]])
     section = run(context(dataclasses.replace(sets, synthetic=dataclasses.replace(sets.synthetic, images=images))))
@@ -249,7 +249,7 @@ def test_one_real_picture_among_the_synthetic_ones_fails() -> None:
 
 
 def test_leaks_by_content() -> None:
-    """Fails if a mirrored copy keeps its secret, or a picture of its own is taken for a copy."""
+    """Damage: a mirrored copy keeps its secret, or a picture of its own is taken for a copy."""
     sets = texture_sets()
     smooth = np.stack([cv2.GaussianBlur(image, (0, 0), 1.0) for image in sets.train.images[:2, :, ::-1]])
     own = sets.synthetic.images
@@ -261,7 +261,7 @@ def test_leaks_by_content() -> None:
 
 
 def test_plain_pictures_and_like_held_out_ones_are_no_leaks() -> None:
-    """Fails if black pictures, which all have one hash, are called copies, or similarity to train that is common is."""
+    """Damage: black pictures, which all have one hash, are called copies, or similarity to train that is common is."""
     sets = texture_sets()
     black = dataclasses.replace(sets.synthetic, images=np.zeros_like(sets.synthetic.images))
     train = dataclasses.replace(sets.train, images=np.concatenate([black.images[:1], sets.train.images[1:]]))
@@ -276,7 +276,7 @@ def test_plain_pictures_and_like_held_out_ones_are_no_leaks() -> None:
 
 
 def test_plain_real_pictures_do_not_switch_the_hash_off() -> None:
-    """Fails if a blank frame in train and in held-out counts as a similarity that is common, or blank sets crash."""
+    """Damage: a blank frame in train and in held-out counts as a similarity that is common, or blank sets crash."""
     sets = texture_sets()
     blank = np.zeros_like(sets.train.images[:1])
     train, held_out = (
@@ -294,7 +294,7 @@ def test_plain_real_pictures_do_not_switch_the_hash_off() -> None:
 
 
 def test_an_embedding_is_usable_only_while_it_is_trusted() -> None:
-    """Fails if figures of a bad embedding are shown, or those of a good one are not."""
+    """Damage: figures of a bad embedding are shown, or those of a good one are not."""
     good = run(with_embedding(context(texture_sets()), 0.9))
     assert good.values["embedding"]["planted"]["exact"] == {"detected": 1.0, "attributed": 1.0}
     assert good.tables[0].columns == ["figure", "embedding", "fine detail", "without copying"]
@@ -307,7 +307,7 @@ def test_an_embedding_is_usable_only_while_it_is_trusted() -> None:
 
 
 def test_controls_that_are_not_found_leave_the_verdict_open() -> None:
-    """Fails if a measure that is blind here passes a set."""
+    """Damage: a measure that is blind here passes a set."""
     sets = texture_sets()
     flat = [
         dataclasses.replace(p, images=np.full_like(p.images, 90)) for p in (sets.train, sets.held_out, sets.synthetic)
@@ -321,7 +321,7 @@ def test_controls_that_are_not_found_leave_the_verdict_open() -> None:
 
 
 def test_black_pictures_have_finite_figures() -> None:
-    """Fails if a constant picture brings a NaN."""
+    """Damage: a constant picture brings a NaN."""
     sets = texture_sets()
     black = dataclasses.replace(sets.synthetic, images=np.zeros_like(sets.synthetic.images))
     section = run(with_embedding(context(dataclasses.replace(sets, synthetic=black)), 0.9))
@@ -331,7 +331,7 @@ def test_black_pictures_have_finite_figures() -> None:
 
 
 def test_few_pictures_are_reported() -> None:
-    """Fails if five pictures get statistics, or none of the three sets is named."""
+    """Damage: five pictures get statistics, or none of the three sets is named."""
     section = run(context(texture_sets(textures(5, 3, "synthetic"), held_out=4)))
     assert section.verdict is not None
     assert section.verdict.outcome == "too few pictures to decide"

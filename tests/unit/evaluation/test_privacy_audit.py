@@ -64,7 +64,7 @@ def of_chance(images: np.ndarray, real: Pairs) -> np.ndarray:
 
 
 def test_alarm_is_rare_among_strangers() -> None:
-    """Fails if the alarm stands just above the most alike of few held-out pictures, which many strangers exceed."""
+    """Damage: the alarm stands just above the most alike of few held-out pictures, which many strangers exceed."""
     random, copies = np.random.default_rng(0), 1 - np.geomspace(0.02, 0.4, 300)
     false, set_off = 0, 0
     for _ in range(200):  # distances to the nearest of many points in eight dimensions
@@ -77,14 +77,14 @@ def test_alarm_is_rare_among_strangers() -> None:
 
 
 def test_alarm_stands_at_most_copies_where_strangers_are_far() -> None:
-    """Fails if it stands at the farthest copy, or at the tail of strangers alone."""
+    """Damage: it stands at the farthest copy, or at the tail of strangers alone."""
     copies, baseline = np.array([0.5, 0.6, 0.7, 0.8, 0.9]), np.array([0.1, 0.12, 0.13, 0.13, 0.14])
     assert alarm(copies, baseline, 5) == pytest.approx(0.6)
     assert math.isinf(alarm(copies, np.append(baseline, 0.95), 5))  # a held-out twin of a train picture
 
 
 def test_chance_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails if the most alike of forty pictures with nothing of train, beyond thirty held-out ones, fails the set."""
+    """Damage: the most alike of forty pictures with nothing of train, beyond thirty held-out ones, fails the set."""
     sets = texture_sets()
     found = audit(sets, of_chance, **HOW)
     assert found.similarity.max() > found.baseline.max()  # the likely case: 40 synthetic against 30 held-out pictures
@@ -99,7 +99,7 @@ def test_chance_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_missed_kind_is_no_pass(quiet: Audit) -> None:
-    """Fails if a set passes though mirrored copies would go unnoticed, or the reader is not reported which kinds."""
+    """Damage: a set passes though mirrored copies would go unnoticed, or the reader is not reported which kinds."""
     assert verdict(detail=quiet).outcome == "pass"
     reported = verdict(detail=blind_to(quiet, "flipped", "cropped"))
     assert reported.outcome == "too few pictures to decide"
@@ -110,7 +110,7 @@ def test_a_missed_kind_is_no_pass(quiet: Audit) -> None:
 
 
 def test_what_one_measure_misses_another_may_find(quiet: Audit) -> None:
-    """Fails if every measure has to find every kind, or one that is not usable counts."""
+    """Damage: every measure has to find every kind, or one that is not usable counts."""
     first, second = blind_to(quiet, "flipped"), blind_to(quiet, "cropped")
     assert verdict(embedding=first, detail=second).outcome == "pass"
     assert missed_kinds(CURRENT, [first, second]) == []
@@ -131,7 +131,7 @@ def both_hashes(numbers: Iterable[int]) -> list[dict[str, str]]:
 
 
 def test_what_was_learnt_against_train_by_hand() -> None:
-    """Fails if the two differences change places, combined sets are not asked, or silence counts as a difference."""
+    """Damage: the two differences change places, combined sets are not asked, or silence counts as a difference."""
     train = real_set(texture_sets()).records
     assert compare_learnt({"checkpoint": {"train_hashes": both_hashes(range(60))}}, train) == Learnt(60, 0, 0)
     assert compare_learnt({"checkpoint": {"train_hashes": both_hashes(range(50, 100))}}, train) == Learnt(50, 40, 50)
@@ -141,7 +141,7 @@ def test_what_was_learnt_against_train_by_hand() -> None:
 
 
 def test_other_pictures_than_the_learnt_ones_are_reported() -> None:
-    """Fails if the audit asks of pictures that the generator did not learn, and nobody is reported."""
+    """Damage: the audit asks of pictures that the generator did not learn, and nobody is reported."""
     sets = texture_sets()
     train = dataclasses.replace(sets.train, records=real_set(sets).select("train").records)
 
@@ -157,7 +157,7 @@ def test_other_pictures_than_the_learnt_ones_are_reported() -> None:
 
 
 def test_learnt_pictures_that_are_not_here_are_no_pass(quiet: Audit) -> None:
-    """Fails if a set passes though copies of some learnt pictures could not be found."""
+    """Damage: a set passes though copies of some learnt pictures could not be found."""
     assert verdict(Learnt(60, 0, 4), detail=quiet).outcome == "pass"
     reported = verdict(Learnt(70, 10, 0), detail=quiet)
     assert reported.outcome == "too few pictures to decide"
@@ -165,7 +165,7 @@ def test_learnt_pictures_that_are_not_here_are_no_pass(quiet: Audit) -> None:
 
 
 def test_held_out_pictures_that_are_like_train_are_no_pass(quiet: Audit) -> None:
-    """Fails if held-out frames of train pass for a measure of chance: five copies among 400 passed by one such twin."""
+    """Damage: held-out frames of train pass for a measure of chance: five copies among 400 passed by one such twin."""
     sets = texture_sets()
     assert find_leaks(sets, []).near_duplicates == 0
     assert not any(sentence.startswith("Take care") for sentence in run(context(sets)).text)
@@ -182,7 +182,7 @@ def test_held_out_pictures_that_are_like_train_are_no_pass(quiet: Audit) -> None
 
 
 def test_no_alarm_anywhere_is_no_pass(quiet: Audit) -> None:
-    """Fails if a set passes though a few copies could not have set off an alarm by any measure."""
+    """Damage: a set passes though a few copies could not have set off an alarm by any measure."""
     deaf = dataclasses.replace(quiet, alarm_threshold=math.inf)
     assert verdict(detail=quiet, embedding=deaf).outcome == "pass"
     assert verdict(detail=deaf).outcome == "too few pictures to decide"
@@ -190,7 +190,7 @@ def test_no_alarm_anywhere_is_no_pass(quiet: Audit) -> None:
 
 @pytest.mark.parametrize("side", ["synthetic", "train", "held_out"])
 def test_few_groups_are_not_asked(side: str) -> None:
-    """Fails if sixty pictures of one conditioning mask, or of one patient, count as sixty: resamples would be all
+    """Damage: sixty pictures of one conditioning mask, or of one patient, count as sixty: resamples would be all
     alike."""
     sets = texture_sets()
     pairs = getattr(sets, side)

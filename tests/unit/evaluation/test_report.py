@@ -56,7 +56,7 @@ def report(folder: Path) -> dict[str, object]:
 
 
 def test_files_hold_what_was_measured(tmp_path: Path) -> None:
-    """Fails if a verdict, a value, a skipped line or a column of single pairs is lost."""
+    """Damage: a verdict, a value, a skipped line or a column of single pairs is lost."""
     report(tmp_path)
     reported = json.loads((tmp_path / REPORT_FILE).read_text())
     assert reported["verdicts"] == [{"metric": "speckle", "outcome": "fail", "sentence": "It is <grainy>."}]
@@ -68,7 +68,7 @@ def test_files_hold_what_was_measured(tmp_path: Path) -> None:
 
 
 def test_the_page_says_it_in_words(tmp_path: Path) -> None:
-    """Fails if text is not escaped, or an interval, an empty cell or a skipped line is left out of the page."""
+    """Damage: text is not escaped, or an interval, an empty cell or a skipped line is left out of the page."""
     report(tmp_path)
     page = (tmp_path / PAGE_FILE).read_text()
     assert "<script>" not in page
@@ -82,7 +82,7 @@ def test_the_page_says_it_in_words(tmp_path: Path) -> None:
 
 
 def test_a_figure_that_is_none_is_refused(tmp_path: Path) -> None:
-    """Fails if NaN can reach a file: report.json would be no JSON, and the table would lie."""
+    """Damage: NaN can reach a file: report.json would be no JSON, and the table would lie."""
     reported = context(three_sets())
     for bad in ({"values": {"x": float("nan")}}, {"per_pair": {"x": [float("inf")] * 40}}):
         with pytest.raises(ValueError, match=r"Out of range|not finite"):
@@ -91,7 +91,7 @@ def test_a_figure_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_grid_mixes_real_and_synthetic_and_hides_which() -> None:
-    """Fails if the pictures come sorted, or the riddle shows the outlines of its answer."""
+    """Damage: the pictures come sorted, or the riddle shows the outlines of its answer."""
     grids = mixed_grids(three_sets(), seed=0)
     assert [label for label, _, _ in grids] == ["benign", "malignant"]
     for _, hidden, solved in grids:
@@ -102,7 +102,7 @@ def test_the_grid_mixes_real_and_synthetic_and_hides_which() -> None:
 
 
 def test_a_page_to_hand_on_has_no_real_picture() -> None:
-    """Fails if a page without real pictures shows one, or still asks which are real."""
+    """Damage: a page without real pictures shows one, or still asks which are real."""
     sets = three_sets()
     white = dataclasses.replace(sets.held_out, images=np.full_like(sets.held_out.images, 255))
     shared = mixed_grids(dataclasses.replace(sets, held_out=white), seed=0, real=False)
@@ -112,7 +112,7 @@ def test_a_page_to_hand_on_has_no_real_picture() -> None:
 
 
 def test_a_page_to_hand_on_shows_nothing_where_patients_were_copied(tmp_path: Path) -> None:
-    """Fails if synthetic pictures that the audit found to be copies are shown on a page without real ones."""
+    """Damage: synthetic pictures that the audit found to be copies are shown on a page without real ones."""
     reported, compared = context(three_sets(), real_pictures=False), {"counts": {}, "notes": [], "held_out": ["val"]}
     counts = {name: {"benign": 20, "malignant": 20} for name in ("train", "held_out", "synthetic")}
     more = {"config": {"seed": 0}, "real_content": "a" * 64, "synthetic_content": "b" * 64, "counts": counts}
@@ -122,7 +122,7 @@ def test_a_page_to_hand_on_shows_nothing_where_patients_were_copied(tmp_path: Pa
 
 
 def test_the_page_opens_in_a_browser_without_an_error(tmp_path: Path) -> None:
-    """Fails if the page logs an error, asks the network for anything, or has a picture that does not load."""
+    """Damage: the page logs an error, asks the network for anything, or has a picture that does not load."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip("no Chromium is installed")

@@ -28,6 +28,8 @@ from medsegdiff.evaluation.reference_models.fit import fit_reference_models
 from medsegdiff.evaluation.report.write import PAGE_FILE, TABLE_FILE
 from medsegdiff.evaluation.run import _choose, _load, _size, evaluate
 
+pytestmark = pytest.mark.slow
+
 SIDE = 64
 
 
@@ -77,7 +79,7 @@ def wait_for(event: Callable[[], object]) -> None:
 def test_a_report_comes_out_and_reference_models_are_found_again(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fails if a metric crashes on few pictures, a file is missing, or reference models are trained again for each
+    """Damage: a metric crashes on few pictures, a file is missing, or reference models are trained again for each
     report.
 
     Also if a lock is taken, or a folder made, to find a reference model that is finished.
@@ -104,7 +106,7 @@ def test_a_report_comes_out_and_reference_models_are_found_again(
 def test_reference_models_that_another_process_trains_are_waited_for(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Fails if the second of two evaluations of a real set is refused, or trains the segmenter anew."""
+    """Damage: the second of two evaluations of a real set is refused, or trains the segmenter anew."""
     config, real = settings(folders, tmp_path), read_samples(folders / "real")
     sets, _ = _load(config, real, read_samples(folders / "synthetic"))
     fit_reference_models(config, real, sets)
@@ -135,14 +137,14 @@ def test_reference_models_that_another_process_trains_are_waited_for(
 
 
 def test_the_real_folder_as_synthetic_is_shouted_at(folders: Path, tmp_path: Path) -> None:
-    """Fails if a set that is its own model gets anything but a failed audit."""
+    """Damage: a set that is its own model gets anything but a failed audit."""
     result = evaluate(settings(folders, tmp_path, synthetic_data=str(folders / "real")))
     verdicts = {line["metric"]: line["outcome"] for line in result["verdicts"]}
     assert verdicts["privacy"] == "fail"
 
 
 def test_a_class_on_one_side_is_left_out_and_reported(folders: Path, tmp_path: Path) -> None:
-    """Fails if a dropped class ends the evaluation, or goes without a word."""
+    """Damage: a dropped class ends the evaluation, or goes without a word."""
     synthetic = read_samples(folders / "synthetic").select(label="benign")
     copy_as_synthetic(synthetic, tmp_path / "benign")
     result = evaluate(settings(folders, tmp_path / "out", synthetic_data=str(tmp_path / "benign")))
@@ -151,7 +153,7 @@ def test_a_class_on_one_side_is_left_out_and_reported(folders: Path, tmp_path: P
 
 
 def test_held_out_pictures_that_the_generator_learnt_are_refused(folders: Path, tmp_path: Path) -> None:
-    """Fails if the audit runs on a real set that was split otherwise than for the generator: copies would pass."""
+    """Damage: the audit runs on a real set that was split otherwise than for the generator: copies would pass."""
     shutil.copytree(folders / "synthetic", tmp_path / "synthetic")
     info = json.loads((tmp_path / "synthetic" / "dataset.json").read_text())
     tested = read_samples(folders / "real").select("test").records[0]
@@ -165,7 +167,7 @@ def test_held_out_pictures_that_the_generator_learnt_are_refused(folders: Path, 
 
 
 def test_no_class_in_common_is_refused(folders: Path, tmp_path: Path, write_ellipses: WriteSamples) -> None:
-    """Fails if nothing is compared with nothing."""
+    """Damage: nothing is compared with nothing."""
     other = write_ellipses(tmp_path / "other", {"train": 2}, side=SIDE, classes=["normal"])
     copy_as_synthetic(other, tmp_path / "normal")
     with pytest.raises(UserError, match="a class that train, held-out and synthetic pairs have"):
@@ -186,7 +188,7 @@ def test_no_class_in_common_is_refused(folders: Path, tmp_path: Path, write_elli
 def test_size_of_the_comparison(
     folders: Path, sides: tuple[int, ...], asked: int | None, size: int, reported: bool
 ) -> None:
-    """Fails if pictures of several sizes, or of one that networks cannot take, are not resampled, or without a word."""
+    """Damage: pictures of several sizes, or of one that networks cannot take, are not resampled, or without a word."""
     first = read_samples(folders / "synthetic")
     records = [dataclasses.replace(first.records[0], width=side, height=side) for side in sides]
     config = settings(folders, folders / "out", img_size=asked)
@@ -195,7 +197,7 @@ def test_size_of_the_comparison(
 
 
 def test_black_pictures_and_empty_masks_get_a_report(folders: Path, tmp_path: Path) -> None:
-    """Fails if a constant picture or an empty mask brings a NaN or a crash into any metric."""
+    """Damage: a constant picture or an empty mask brings a NaN or a crash into any metric."""
     synthetic = read_samples(folders / "synthetic")
     records = [
         write_sample(
@@ -218,7 +220,7 @@ def test_black_pictures_and_empty_masks_get_a_report(folders: Path, tmp_path: Pa
 
 
 def test_max_pairs_takes_as_many_of_each_class(folders: Path) -> None:
-    """Fails if the choice is not balanced, not reported, or another one each time."""
+    """Damage: the choice is not balanced, not reported, or another one each time."""
     synthetic = read_samples(folders / "synthetic")
     chosen, notes = _choose(settings(folders, folders / "out", max_pairs=5), synthetic)
     assert Counter(r.label for r in chosen) == {"benign": 5, "malignant": 5}
@@ -228,7 +230,7 @@ def test_max_pairs_takes_as_many_of_each_class(folders: Path) -> None:
 
 
 def test_real_pairs_of_a_combined_set_are_left_out(folders: Path) -> None:
-    """Fails if real pairs count as synthetic ones, which are then as good as real, and copies."""
+    """Damage: real pairs count as synthetic ones, which are then as good as real, and copies."""
     synthetic, real = read_samples(folders / "synthetic"), read_samples(folders / "real")
     both = dataclasses.replace(synthetic, records=(*real.records, *synthetic.records))
     chosen, notes = _choose(settings(folders, folders / "out"), both)
@@ -241,7 +243,7 @@ def test_real_pairs_of_a_combined_set_are_left_out(folders: Path) -> None:
 
 
 def test_held_out_pictures_that_a_combined_set_learnt_are_refused(folders: Path) -> None:
-    """Fails if only the hashes that a generated set carries are asked."""
+    """Damage: only the hashes that a generated set carries are asked."""
     real, synthetic = read_samples(folders / "real"), read_samples(folders / "synthetic")
     learnt = [real.select("val").records[0].perceptual_hash]
     combined = dataclasses.replace(synthetic, info={**synthetic.info, "learnt": learnt})
@@ -263,13 +265,13 @@ def test_held_out_pictures_that_a_combined_set_learnt_are_refused(folders: Path)
 def test_settings_that_cannot_work_are_refused(
     folders: Path, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
-    """Fails if a bad setting is found out only after the reference models are trained, or never."""
+    """Damage: a bad setting is found out only after the reference models are trained, or never."""
     with pytest.raises(UserError, match=message):
         evaluate(settings(folders, tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_another_phase_is_refused(folders: Path, tmp_path: Path) -> None:
-    """Fails if a report is written into a data set."""
+    """Damage: a report is written into a data set."""
     with pytest.raises(UserError, match="a data set"):
         evaluate(settings(folders, folders / "synthetic"))

@@ -56,7 +56,7 @@ def predicted_width(along: float, other: float, blur: float) -> float:
 
 @pytest.mark.parametrize(("down", "across", "aspect"), [(1.5, 1.5, 1.0), (1.0, 2.5, 1.0), (1.2, 1.6, 1.5)])
 def test_grains_have_the_size_of_the_point_spread_function(down: float, across: float, aspect: float) -> None:
-    """Closed form for three point-spread functions. Fails if axes are swapped, half widths are reported, or the shape
+    """Closed form for three point-spread functions. Damage: axes are swapped, half widths are reported, or the shape
     of pixels is left out."""
     found = [speckle_features(speckle(down, across, seed), EMPTY, aspect) for seed in range(12)]
     blur = 128 * DETREND  # in pixel heights, as all of these
@@ -69,7 +69,7 @@ def test_grains_have_the_size_of_the_point_spread_function(down: float, across: 
 
 
 def test_the_spectrum_is_that_of_the_point_spread_function() -> None:
-    """Power of intensity: variance 2 pi s^2 exp(-2 pi^2 s^2 f^2). Fails if power is not in squared grey levels, the
+    """Power of intensity: variance 2 pi s^2 exp(-2 pi^2 s^2 f^2). Damage: power is not in squared grey levels, the
     window is not made up for, or frequencies are off by a band."""
     sigma = 1.0
     found = np.mean([radial_spectrum(speckle(sigma, sigma, seed), EMPTY) for seed in range(12)], axis=0)
@@ -83,14 +83,14 @@ def test_the_spectrum_is_that_of_the_point_spread_function() -> None:
 
 @pytest.mark.parametrize("aspect", [0.8, 1.4])
 def test_white_noise_is_flat(aspect: float) -> None:
-    """Fails if a band's power is summed instead of averaged, or the power of rounding is left out."""
+    """Damage: a band's power is summed instead of averaged, or the power of rounding is left out."""
     noise = 100 + np.random.default_rng(0).normal(0, 5, (8, 128, 128))
     found = np.mean([radial_spectrum(image, EMPTY, aspect) for image in noise], axis=0)
     assert found[1:] == pytest.approx(np.full(BANDS - 1, 10 * math.log10(25 + 1 / 12)), abs=0.4)
 
 
 def test_envelope_of_exponential_and_symmetric_noise() -> None:
-    """Intensity has a skewness of 2 and a ratio of 1; noise of 10 about 100 none and 10. Fails if the cube is not
+    """Intensity has a skewness of 2 and a ratio of 1; noise of 10 about 100 none and 10. Damage: the cube is not
     divided by the spread's, or the ratio is upside down."""
     rayleigh = speckle_features(speckle(0.5, 0.5, 0) - 1000, EMPTY)
     normal = speckle_features(100 + np.random.default_rng(0).normal(0, 10, (128, 128)), EMPTY)
@@ -102,7 +102,7 @@ def test_envelope_of_exponential_and_symmetric_noise() -> None:
 
 
 def test_blur_smooths_and_noise_roughens() -> None:
-    """Fails if the finest third is not the finest, or lengths do not follow grains."""
+    """Damage: the finest third is not the finest, or lengths do not follow grains."""
     image = speckle(1.5, 2.0, 0)
     plain, blurred = (speckle_features(gaussian_filter(image, s), EMPTY) for s in (0, 1.5))
     noisy = speckle_features(image + np.random.default_rng(1).normal(0, 100, image.shape), EMPTY)
@@ -112,7 +112,7 @@ def test_blur_smooths_and_noise_roughens() -> None:
 
 
 def test_the_lesion_is_no_tissue() -> None:
-    """A lesion full of bright stripes changes nothing outside of it. Fails if the mask is ignored anywhere."""
+    """A lesion full of bright stripes changes nothing outside of it. Damage: the mask is ignored anywhere."""
     mask = EMPTY.copy()
     mask[50:80, 40:90] = True
     image = 0.1 * speckle(1.5, 2.0, 0)
@@ -125,7 +125,7 @@ def test_the_lesion_is_no_tissue() -> None:
 
 
 def test_autocovariance_by_hand() -> None:
-    """Stripes 1, 1, -1, -1 down: 1, 0, -1 at lags 0, 1, 2, so half at lag 1/2. Fails if pixels without a partner
+    """Stripes 1, 1, -1, -1 down: 1, 0, -1 at lags 0, 1, 2, so half at lag 1/2. Damage: pixels without a partner
     count, or the width is reported from one side only."""
     stripes = np.tile(np.array([1.0, 1, -1, -1] * 4)[:, None], (1, 16))
     where = np.ones((16, 16), bool)
@@ -148,7 +148,7 @@ def textured(count: int, seed: int, prefix: str, grain: float = 1.0) -> Pairs:
 
 
 def test_sets_of_one_kind_have_one_speckle() -> None:
-    """Fails if sets of the same kind are called smoother or rougher, or a feature is named as far off."""
+    """Damage: sets of the same kind are called smoother or rougher, or a feature is named as far off."""
     section = run(context(three_sets()))
     assert section.values["farthest"] == []
     assert any("neither smoother nor rougher" in sentence for sentence in section.text)
@@ -162,7 +162,7 @@ def test_sets_of_one_kind_have_one_speckle() -> None:
 
 @pytest.mark.parametrize(("grain", "word", "sign"), [(1.4, "smoother", -1), (0.7, "rougher", 1)])
 def test_coarser_and_finer_grains_are_reported(grain: float, word: str, sign: int) -> None:
-    """Fails if the difference is taken the wrong way round, or distances do not exceed the baseline."""
+    """Damage: the difference is taken the wrong way round, or distances do not exceed the baseline."""
     own, train, held_out = textured(40, 3, "synthetic", grain), textured(60, 1, "train"), textured(40, 2, "held")
     sets = dataclasses.replace(three_sets(own), train=train, held_out=held_out)
     section = run(context(sets))
@@ -178,7 +178,7 @@ def test_coarser_and_finer_grains_are_reported(grain: float, word: str, sign: in
 
 @pytest.mark.parametrize("grey", [0, 128])
 def test_flat_pictures_have_no_grain(grey: int) -> None:
-    """Black and grey. Fails if a division by no spread gets out, or a flat grey picture is called speckled."""
+    """Black and grey. Damage: a division by no spread gets out, or a flat grey picture is called speckled."""
     found = speckle_features(np.full((128, 128), grey, np.uint8), EMPTY)
     assert not np.isinf(list(found.values())).any()
     assert math.isnan(found["axial_length"])
@@ -189,7 +189,7 @@ def test_flat_pictures_have_no_grain(grey: int) -> None:
 
 
 def test_bad_sets_are_reported_and_do_not_crash() -> None:
-    """Black pictures, masks that fill the picture, three pictures. Fails if NaN gets out, or nothing is said."""
+    """Black pictures, masks that fill the picture, three pictures. Damage: NaN gets out, or nothing is said."""
     own = sampled(40, 3, "synthetic")
     black = dataclasses.replace(own, images=np.zeros_like(own.images))
     full = dataclasses.replace(own, masks=np.ones_like(own.masks))

@@ -32,7 +32,7 @@ def perimeter(a: float, b: float) -> float:
 
 @pytest.mark.parametrize("aspect", [0.7, 1.0, 1.6])
 def test_an_ellipse_has_its_closed_forms(aspect: float) -> None:
-    """One true ellipse in pixels of three shapes. Fails if the shape of pixels is left out of any of these."""
+    """One true ellipse in pixels of three shapes. Damage: the shape of pixels is left out of any of these."""
     a, b = 0.25, 0.15
     found = lesion_descriptors(GREY, ellipse(a, b, aspect, at=(0.4, 0.55)), aspect)
     assert found["area"] == pytest.approx(math.pi * a * b, rel=0.01)
@@ -46,20 +46,20 @@ def test_an_ellipse_has_its_closed_forms(aspect: float) -> None:
 
 @pytest.mark.parametrize("turn", [0.0, 0.4, 0.8, 1.2])
 def test_an_ellipse_is_regular_whichever_way_it_lies(turn: float) -> None:
-    """Fails if the outline is measured along pixels, which adds up to 8 % depending on its direction."""
+    """Damage: the outline is measured along pixels, which adds up to 8 % depending on its direction."""
     found = lesion_descriptors(GREY, ellipse(0.2, 0.1, turn=turn))
     assert found["irregularity"] == pytest.approx(0, abs=0.01)
 
 
 def test_an_l_has_six_sevenths_of_its_hull() -> None:
-    """Three squares of a 2 x 2 block: 3 of 3.5. Fails if the hull is the bounding box (3 of 4)."""
+    """Three squares of a 2 x 2 block: 3 of 3.5. Damage: the hull is the bounding box (3 of 4)."""
     mask = np.zeros((128, 128), bool)
     mask[20:100, 30:70] = mask[60:100, 30:110] = True
     assert lesion_descriptors(GREY, mask)["solidity"] == pytest.approx(6 / 7, abs=0.015)
 
 
 def test_lobes_make_a_margin_irregular() -> None:
-    """Fails if irregularity does not see the outline, or circularity and solidity do not fall with it."""
+    """Damage: irregularity does not see the outline, or circularity and solidity do not fall with it."""
     angle = np.linspace(0, 2 * math.pi, 400)
     radius = 35 * (1 + 0.2 * np.cos(9 * angle))
     points = np.stack([64 + radius * np.cos(angle), 64 + radius * np.sin(angle)], axis=1)
@@ -71,7 +71,7 @@ def test_lobes_make_a_margin_irregular() -> None:
 
 
 def test_the_largest_of_several_lesions_is_described() -> None:
-    """Fails if small parts move the centre of the lesion, or a speck of two pixels counts as a lesion."""
+    """Damage: small parts move the centre of the lesion, or a speck of two pixels counts as a lesion."""
     mask = ellipse(0.15, 0.15, at=(0.3, 0.3)) | ellipse(0.05, 0.05, at=(0.8, 0.8)) | ellipse(0.03, 0.03, at=(0.8, 0.2))
     mask[120, 60:62] = True
     found = lesion_descriptors(GREY, mask)
@@ -81,7 +81,7 @@ def test_the_largest_of_several_lesions_is_described() -> None:
 
 
 def test_grey_values_of_a_drawn_lesion() -> None:
-    """Lesion 60, tissue 140, 190 right below. Fails if posterior tissue is compared with the lesion, a sign turns
+    """Lesion 60, tissue 140, 190 right below. Damage: posterior tissue is compared with the lesion, a sign turns
     round, or the ring takes in the lesion."""
     mask = ellipse(0.2, 0.12, at=(0.3, 0.5))
     image = np.where(mask, 60, 140).astype(np.uint8)
@@ -95,7 +95,7 @@ def test_grey_values_of_a_drawn_lesion() -> None:
 
 
 def test_blur_lowers_sharpness_and_gain_does_not() -> None:
-    """Fails if the step is not taken at the outline, or is not in units of the grey around it."""
+    """Damage: the step is not taken at the outline, or is not in units of the grey around it."""
     mask = ellipse(0.2, 0.12)
     image = np.where(mask, 60, 120) + np.random.default_rng(0).normal(0, 8, (128, 128))
     sharp = lesion_descriptors(image, mask)["sharpness"]
@@ -106,7 +106,7 @@ def test_blur_lowers_sharpness_and_gain_does_not() -> None:
 
 
 def test_a_shrunk_mask_is_smaller_and_stands_out_less() -> None:
-    """The dark rim falls into the surroundings. Fails if the ring is not taken from around the mask."""
+    """The dark rim falls into the surroundings. Damage: the ring is not taken from around the mask."""
     mask = ellipse(0.2, 0.2)
     image = np.where(mask, 60, 140).astype(np.uint8)
     whole, inner = lesion_descriptors(image, mask), lesion_descriptors(image, ellipse(0.16, 0.16))
@@ -118,7 +118,7 @@ def test_a_shrunk_mask_is_smaller_and_stands_out_less() -> None:
 
 @pytest.mark.parametrize("pixels", [0, 1, 3, 128 * 128])
 def test_masks_without_a_shape_have_no_value(pixels: int) -> None:
-    """Nothing, a speck, everything. Fails if one of these crashes, or the empty mask gets a place."""
+    """Nothing, a speck, everything. Damage: one of these crashes, or the empty mask gets a place."""
     mask = (np.arange(128 * 128) < pixels).reshape(128, 128)
     found = lesion_descriptors(GREY * 0, mask)
     assert tuple(found) == NAMES
@@ -139,7 +139,7 @@ def drawn_ellipse(size: int, a: float, b: float, turn: float, aspect: float) -> 
 @pytest.mark.parametrize("size", [128, 256, 512])
 @pytest.mark.parametrize("aspect", [0.7, 1.0, 1.6])
 def test_an_ellipse_has_no_irregularity(size: int, aspect: float) -> None:
-    """Fails if the outline is measured along pixels, or against a circle of equal area."""
+    """Damage: the outline is measured along pixels, or against a circle of equal area."""
     for axes in ((0.25, 0.15), (0.2, 0.1), (0.1, 0.1), (0.06, 0.04), (0.3, 0.08)):
         for turn in (0.0, 0.4, 0.8, 1.2, math.pi / 2):
             found = lesion_shape(drawn_ellipse(size, *axes, turn, aspect), aspect)
@@ -147,7 +147,7 @@ def test_an_ellipse_has_no_irregularity(size: int, aspect: float) -> None:
 
 
 def test_an_ellipse_of_a_small_mask_is_nearly_regular() -> None:
-    """Fails if pixel stairs count as margin where pixels are large."""
+    """Damage: pixel stairs count as margin where pixels are large."""
     for turn in (0.0, 0.4, 0.8, 1.2, math.pi / 2):
         assert abs(lesion_shape(drawn_ellipse(64, 0.2, 0.1, turn, 1.0))["irregularity"]) < 0.02
 
@@ -160,7 +160,7 @@ def star(spikes: int = 9, depth: float = 0.4) -> np.ndarray:
 
 
 def test_spicules_are_irregular() -> None:
-    """Fails if the perimeter is that of the convex hull, or solidity stands for it, which few spikes hardly lower."""
+    """Damage: the perimeter is that of the convex hull, or solidity stands for it, which few spikes hardly lower."""
     mild, wild = (lesion_shape(star(9, depth))["irregularity"] for depth in (0.1, 0.4))
     assert 0.08 < mild < wild
     assert wild > 0.5
@@ -168,13 +168,13 @@ def test_spicules_are_irregular() -> None:
 
 
 def test_irregularity_hardly_depends_on_the_resolution() -> None:
-    """Fails if the blur is a number of pixels."""
+    """Damage: the blur is a number of pixels."""
     fine, coarse = star(9, 0.3), star(9, 0.3)[::2, ::2]
     assert lesion_shape(coarse)["irregularity"] == pytest.approx(lesion_shape(fine)["irregularity"], rel=0.05)
 
 
 def test_a_lesion_at_the_border_ends_there() -> None:
-    """Half a disc: irregularity of the half disc itself. Fails if the outline stays open at the border."""
+    """Half a disc: irregularity of the half disc itself. Damage: the outline stays open at the border."""
     rows, columns = np.mgrid[:128, :128] + 0.5
     whole = lesion_shape(np.hypot(rows - 64, columns - 64) < 40)
     half = lesion_shape(np.hypot(rows, columns - 64) < 40)
@@ -184,7 +184,7 @@ def test_a_lesion_at_the_border_ends_there() -> None:
 
 
 def test_the_largest_part_is_kept() -> None:
-    """Fails if another part is returned, or an empty mask crashes."""
+    """Damage: another part is returned, or an empty mask crashes."""
     mask = np.zeros((40, 50), np.uint8)
     mask[2:5, 2:5], mask[20:30, 20:40] = 255, 255
     assert largest_component(mask).sum() == 200

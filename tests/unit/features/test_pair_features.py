@@ -12,7 +12,7 @@ from medsegdiff.features.pair_features import PAIR_FEATURES, feature_distance, f
 
 
 def test_features_of_a_drawn_pair() -> None:
-    """Fails if a feature stands under another's name, or texture does not see the grain of its band."""
+    """Damage: a feature stands under another's name, or texture does not see the grain of its band."""
     mask = cv2.ellipse(np.zeros((128, 128), np.uint8), (64, 50), (30, 25), 0, 0, 360, 255, -1)
     image = np.where(mask > 0, 40, 120).astype(np.uint8)
     image[80:, 34:94] = 200  # enhancement below

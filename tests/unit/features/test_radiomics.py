@@ -36,7 +36,7 @@ def pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_run_lengths_of_stripes_are_those_counted_by_hand() -> None:
-    """Fails if a direction is left out, runs go round a corner, or an emphasis is turned over.
+    """Damage: a direction is left out, runs go round a corner, or an emphasis is turned over.
 
     Upright stripes one pixel wide on 8 x 8: along rows 64 runs of 1, along columns 8 runs of 8, along either diagonal
     64 runs of 1, as neighbours along a diagonal lie in unlike columns.
@@ -50,7 +50,7 @@ def test_run_lengths_of_stripes_are_those_counted_by_hand() -> None:
 
 
 def test_runs_along_a_diagonal_are_found() -> None:
-    """Fails if the picture is sheared the wrong way: only one diagonal of this picture has runs.
+    """Damage: the picture is sheared the wrong way: only one diagonal of this picture has runs.
 
     Bins by column minus row: each falling diagonal of 8 x 8 is one run; 15 diagonals of 1 to 8 and 7 to 1 pixels.
     """
@@ -65,7 +65,7 @@ def test_runs_along_a_diagonal_are_found() -> None:
 
 
 def test_runs_end_at_the_edge_of_the_lesion() -> None:
-    """Fails if a run goes on outside of the mask or across a hole in it."""
+    """Damage: a run goes on outside of the mask or across a hole in it."""
     where = np.zeros((8, 8), dtype=bool)
     where[2, :3] = where[2, 5:7] = True  # in a row: runs of 3 and 2; in all other directions: five runs of 1
     found = run_lengths(np.zeros((8, 8), np.uint8), where)
@@ -75,7 +75,7 @@ def test_runs_end_at_the_edge_of_the_lesion() -> None:
 
 
 def test_co_occurrence_of_stripes_is_that_counted_by_hand() -> None:
-    """Fails if a direction or a normalisation is wrong, or what lies outside of the mask is counted."""
+    """Damage: a direction or a normalisation is wrong, or what lies outside of the mask is counted."""
     contrast, apart, alike, energy, correlation, entropy = co_occurrence(UPRIGHT, EVERYWHERE, 1)
     # In three directions all neighbours differ by one bin, in one none does; symmetric counts are one half each
     assert (contrast, apart) == pytest.approx((0.75, 0.75))
@@ -89,7 +89,7 @@ def test_co_occurrence_of_stripes_is_that_counted_by_hand() -> None:
 
 
 def test_first_order_features_are_their_closed_forms() -> None:
-    """Fails if kurtosis is not in excess of a Gaussian's, or entropy is not in bits of the bins."""
+    """Damage: kurtosis is not in excess of a Gaussian's, or entropy is not in bits of the bins."""
     half = np.repeat(np.array([0, 200], np.uint8), 50)
     mean, deviation, skewness, kurtosis, entropy, low, _, high = first_order(half)
     assert (mean, deviation, skewness, kurtosis) == pytest.approx((100, 100, 0, -2))
@@ -100,7 +100,7 @@ def test_first_order_features_are_their_closed_forms() -> None:
 
 
 def test_wavelet_energy_is_in_the_band_of_the_stripes() -> None:
-    """Fails if scales or directions of the bands are mixed up, which would name the wrong feature in the report."""
+    """Damage: scales or directions of the bands are mixed up, which would name the wrong feature in the report."""
     stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
     energy = [[float(band.mean()) for band in scale] for scale in wavelet_bands(stripes)]
     finest = dict(zip(("horizontal", "vertical", "diagonal"), energy[0], strict=True))
@@ -108,7 +108,7 @@ def test_wavelet_energy_is_in_the_band_of_the_stripes() -> None:
 
 
 def test_features_of_the_lesion_are_those_within_the_mask() -> None:
-    """Fails if features of the lesion are taken from the whole picture, or those of the picture from the mask."""
+    """Damage: features of the lesion are taken from the whole picture, or those of the picture from the mask."""
     image, mask = (array[0] for array in pictures(1, 1))
     brighter = np.where(mask, image, np.minimum(image + 40, 255)).astype(np.uint8)
     before, after = pair_radiomics(image, mask), pair_radiomics(brighter, mask)
@@ -120,7 +120,7 @@ def test_features_of_the_lesion_are_those_within_the_mask() -> None:
 
 
 def test_the_reference_is_the_unit_and_a_lacking_lesion_has_its_mean() -> None:
-    """Fails if sets are scaled by themselves, or a picture without lesion gives NaN or counts as far off."""
+    """Damage: sets are scaled by themselves, or a picture without lesion gives NaN or counts as far off."""
     images, masks = pictures(30, 1)
     train = radiomics(images, masks)
     own, squares = pictures(6, 2)
@@ -135,7 +135,7 @@ def test_the_reference_is_the_unit_and_a_lacking_lesion_has_its_mean() -> None:
 
 
 def test_constant_pictures_are_finite_and_cut() -> None:
-    """Fails if a picture of one grey value divides by zero, or one odd picture can outweigh all others."""
+    """Damage: a picture of one grey value divides by zero, or one odd picture can outweigh all others."""
     images, masks = pictures(8, 1)
     flat = radiomics(np.full_like(images, 255), masks)
     assert np.isfinite(flat).all()

@@ -20,6 +20,8 @@ from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint
 from medsegdiff.generators.joint_diffusion.config import ModelConfig, TrainConfig
 from medsegdiff.generators.joint_diffusion.trainer import DiffusionTrainer, train
 
+pytestmark = pytest.mark.slow
+
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 SMALL = ModelConfig(model_channels=8, channel_mult=[1], use_transformer=False, dropout=0.0)  # little to build
 STREAMS = ModelConfig(model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2, dropout=0.0)

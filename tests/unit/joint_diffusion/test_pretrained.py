@@ -34,7 +34,7 @@ def features(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def test_a_stem_for_colour_sees_grey_as_before(tmp_path: Path) -> None:
-    """Grey against grey in all three channels. Fails if the channels of the stem are averaged, or one is taken."""
+    """Grey against grey in all three channels. Damage: the channels of the stem are averaged, or one is taken."""
     published, model = colour_net(0), grey_net(1)
     save_file(published.state_dict(), tmp_path / "w.safetensors")
     load_encoder(model, read_weights(tmp_path / "w.safetensors"), tmp_path / "w.safetensors", heads=["fc"])
@@ -44,7 +44,7 @@ def test_a_stem_for_colour_sees_grey_as_before(tmp_path: Path) -> None:
 
 
 def test_an_encoder_is_found_within_another_network(tmp_path: Path) -> None:
-    """As data-parallel training saves it. Fails if dictionaries are not looked into, or the prefix stays."""
+    """As data-parallel training saves it. Damage: dictionaries are not looked into, or the prefix stays."""
     published, model = grey_net(0), grey_net(1)
     state = {f"module.encoder.{name}": value for name, value in published.state_dict().items()}
     content = {"epoch": 3, "optimiser": {"moments": torch.zeros(3)}, "state_dict": state | {"module.decoder.w": x0()}}
@@ -59,7 +59,7 @@ def x0() -> Tensor:
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    """The names agree, most shapes do not. Fails if names alone count, or if what fits is loaded all the same."""
+    """The names agree, most shapes do not. Damage: names alone count, or if what fits is loaded all the same."""
     model = grey_net(1)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     other = {
@@ -83,7 +83,7 @@ class Trap:
 
 
 def test_nothing_is_run_by_reading(tmp_path: Path) -> None:
-    """A file that brings code. Fails if it is loaded with weights_only=False."""
+    """A file that brings code. Damage: it is loaded with weights_only=False."""
     torch.save({"weight": torch.zeros(2), "trap": Trap(tmp_path / "sprung")}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"w\.pth: found a file that cannot be read"):
         read_weights(tmp_path / "w.pth")
@@ -92,14 +92,14 @@ def test_nothing_is_run_by_reading(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["broken.safetensors", "broken.pth", "empty.pth"])
 def test_broken_files_are_reported_in_a_line(tmp_path: Path, name: str) -> None:
-    """Fails if what safetensors or torch raises comes through."""
+    """Damage: what safetensors or torch raises comes through."""
     (tmp_path / name).write_bytes(b"" if name.startswith("empty") else b"no weights")
     with pytest.raises(UserError, match="found a file that cannot be read"):
         read_weights(tmp_path / name)
 
 
 def test_missing_files_and_files_without_tensors(tmp_path: Path) -> None:
-    """Fails if a misspelt path, or a dictionary of numbers, is taken for weights."""
+    """Damage: a misspelt path, or a dictionary of numbers, is taken for weights."""
     with pytest.raises(UserError, match=r"--encoder_weights imagnet: found no such file; expected imagenet, or"):
         read_weights(Path("imagnet"))
     torch.save({"epoch": 3}, tmp_path / "w.pth")

@@ -48,6 +48,7 @@ def train(data: Path, output: Path, *launcher: str) -> subprocess.CompletedProce
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
 
 
+@pytest.mark.slow
 def test_two_processes_follow_the_curve_of_one(tmp_path: Path, write_ellipses: WriteSamples) -> None:
     """Damage: gradients not averaged, or added up; each process drawing a batch of its own; both taking one half."""
     write_ellipses(tmp_path / "pairs", {"train": 6, "val": 3})
@@ -131,6 +132,7 @@ def test_a_found_batch_that_cannot_be_shared(
         train_module.train(config)
 
 
+@pytest.mark.slow
 def test_other_phases_do_not_wait_for_accelerate() -> None:
     """Damage: importing accelerate at the top of a module that every phase uses."""
     modules = "medsegdiff.engine.loop, medsegdiff.downstream.supervised, medsegdiff.engine.device, medsegdiff.cli"

@@ -10,7 +10,7 @@ GROUPS = np.repeat(np.arange(10), 4)
 
 
 def test_whole_clusters_are_drawn() -> None:
-    """Fails if single pictures are sampled, which thins near-duplicates out on one side only."""
+    """Damage: single pictures are sampled, which thins near-duplicates out on one side only."""
     clusters, random = Clusters.of(GROUPS), np.random.default_rng(0)
     for rows in (clusters.resample_rows(20, random), clusters.subset(20, random), clusters.resample(random)):
         blocks = GROUPS[rows].reshape(-1, 4)
@@ -22,13 +22,13 @@ def test_whole_clusters_are_drawn() -> None:
 
 
 def test_the_last_cluster_is_cut() -> None:
-    """Fails if a set is filled up beyond the size that it is compared at."""
+    """Damage: a set is filled up beyond the size that it is compared at."""
     clusters, random = Clusters.of(GROUPS), np.random.default_rng(0)
     assert len(clusters.resample_rows(7, random)) == len(clusters.subset(7, random)) == 7
 
 
 def test_both_sides_of_a_choice_are_equally_many() -> None:
-    """Fails if the larger side keeps all of its pictures, or a resample leaves its own choice of real pictures out."""
+    """Damage: the larger side keeps all of its pictures, or a resample leaves its own choice of real pictures out."""
     few, random = np.arange(12), np.random.default_rng(0)
     assert [len(rows) for rows in equal_subsets(GROUPS, few, random)] == [12, 12]
     sampled = [resample_choices(np.arange(5), GROUPS, few, random) for _ in range(200)]
@@ -37,7 +37,7 @@ def test_both_sides_of_a_choice_are_equally_many() -> None:
 
 
 def test_times_are_those_of_drawn_clusters() -> None:
-    """Fails if other than as many clusters as there are is sampled, or a cluster is sampled more often for its size."""
+    """Damage: other than as many clusters as there are is sampled, or a cluster is sampled more often for its size."""
     clusters = Clusters.of(np.repeat(np.arange(5), [1, 1, 1, 1, 20]))
     times = clusters.times(4000, np.random.default_rng(0))
     assert set(times.sum(axis=1)) == {5}

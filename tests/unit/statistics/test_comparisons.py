@@ -24,7 +24,7 @@ def sample(count: int, seed: int, shift: float = 0.0) -> Sample:
 
 
 def test_both_sides_are_equally_many() -> None:
-    """Fails if the synthetic set is compared with more pictures than the floor is."""
+    """Damage: the synthetic set is compared with more pictures than the floor is."""
     seen: list[tuple[int, int]] = []
 
     def measure(first: np.ndarray, second: np.ndarray) -> Mapping[str, float]:
@@ -38,7 +38,7 @@ def test_both_sides_are_equally_many() -> None:
 
 
 def test_a_shift_stands_out_of_the_baseline_and_no_shift_does_not() -> None:
-    """Fails if floor and synthetic are swapped, or both are measured on the same set."""
+    """Damage: floor and synthetic are swapped, or both are measured on the same set."""
     train, held = sample(100, 1), sample(100, 2)
     moved = against_baseline(mean_distance, train, held, sample(100, 3, shift=2.0), resamples=100, seed=0)["mean"]
     alike = against_baseline(mean_distance, train, held, sample(100, 4), resamples=100, seed=0)["mean"]
@@ -49,14 +49,14 @@ def test_a_shift_stands_out_of_the_baseline_and_no_shift_does_not() -> None:
 
 
 def test_the_value_is_that_of_the_sets_where_all_are_equally_large() -> None:
-    """Fails if the value comes from resamples, whose repetitions push distances up."""
+    """Damage: the value comes from resamples, whose repetitions push distances up."""
     train, held, own = sample(40, 1), sample(40, 2), sample(40, 3)
     found = against_baseline(mean_distance, train, held, own, resamples=5, seed=0)["mean"]
     assert found.synthetic.value == pytest.approx(mean_distance(train.features, own.features)["mean"])
 
 
 def test_one_seed_gives_one_result() -> None:
-    """Fails if chance comes from anywhere but the seed."""
+    """Damage: chance comes from anywhere but the seed."""
     sets = (sample(40, 1), sample(30, 2), sample(50, 3))
     first = against_baseline(mean_distance, *sets, resamples=20, seed=4)
     assert first == against_baseline(mean_distance, *sets, resamples=20, seed=4)
@@ -64,13 +64,13 @@ def test_one_seed_gives_one_result() -> None:
 
 
 def test_centred_interval_takes_the_width_and_leaves_the_bias() -> None:
-    """Fails if samples that lie above the value move the interval with them."""
+    """Damage: samples that lie above the value move the interval with them."""
     found = centred_interval(1.0, np.linspace(4, 6, 201))
     assert (found.low, found.high) == pytest.approx((0.05, 1.95))
 
 
 def test_groups_are_drawn_whole() -> None:
-    """Fails if pictures of one group are sampled one by one: the interval would be as narrow as of forty pictures."""
+    """Damage: pictures of one group are sampled one by one: the interval would be as narrow as of forty pictures."""
     values = np.repeat([0.0, 1.0, 0.0, 1.0], 10)
     whole = mean_interval(values, np.repeat(["a", "b", "c", "d"], 10), 500, 0)
     single = mean_interval(values, np.arange(40).astype(str), 500, 0)
@@ -84,7 +84,7 @@ def pairs_of(count: int) -> np.ndarray:
 
 
 def test_pictures_stand_in_several_pairs() -> None:
-    """Fails if pairs are sampled on their own: of 100 sets of 15 pictures, half of the intervals would miss the
+    """Damage: pairs are sampled on their own: of 100 sets of 15 pictures, half of the intervals would miss the
     mean."""
     random, pairs = np.random.default_rng(0), pairs_of(15)
     held, alone = 0, 0
@@ -99,7 +99,7 @@ def test_pictures_stand_in_several_pairs() -> None:
 
 
 def test_groups_of_pairs_are_drawn_whole() -> None:
-    """Fails if pictures of a group are sampled one by one: the interval would be that of thrice as many pictures."""
+    """Damage: pictures of a group are sampled one by one: the interval would be that of thrice as many pictures."""
     pairs, worth = pairs_of(36), np.repeat(np.random.default_rng(0).normal(size=12), 3)
     pairs = pairs[pairs[:, 0] // 3 != pairs[:, 1] // 3]
     whole = pairs_interval(worth[pairs].mean(axis=1), pairs // 3, 500, 0)
@@ -109,14 +109,14 @@ def test_groups_of_pairs_are_drawn_whole() -> None:
 
 
 def test_resamples_without_a_pair_are_left_out() -> None:
-    """Fails if a resample of one picture of two, sampled twice, divides by zero."""
+    """Damage: a resample of one picture of two, sampled twice, divides by zero."""
     assert pairs_interval(np.array([0.25]), np.array([["a", "b"]]), 30, 0) == Interval(0.25, 0.25, 0.25)
     with pytest.raises(ValueError, match="no resample"):
         pairs_interval(np.array([0.25]), np.array([["a", "b"]]), 0, 0)
 
 
 def test_undefined_resamples_are_left_out_and_an_undefined_value_is_refused() -> None:
-    """Fails if NaN reaches an interval."""
+    """Damage: NaN reaches an interval."""
     groups = np.array(["a", "b", "c"])
     found = statistic_interval(lambda rows: np.nan if 0 not in rows else float(len(rows)), groups, 50, 0)
     assert found == Interval(3.0, 3.0, 3.0)
@@ -125,7 +125,7 @@ def test_undefined_resamples_are_left_out_and_an_undefined_value_is_refused() ->
 
 
 def test_an_interval_stays_within_what_a_share_can_be() -> None:
-    """Fails if only one side is cut: the lower bound of a share of 0 would lie above the upper one."""
+    """Damage: only one side is cut: the lower bound of a share of 0 would lie above the upper one."""
     assert Interval(0.0, -0.2, -0.1).within(0, 1) == Interval(0.0, 0.0, 0.0)
     assert Interval(0.9, 0.8, 1.2).within(0, 1) == Interval(0.9, 0.8, 1.0)
 
@@ -135,11 +135,11 @@ def test_an_interval_stays_within_what_a_share_can_be() -> None:
     [(0.0, "0.000"), (0.1234, "0.123"), (12.34, "12.3"), (1234.5, "1234"), (0.00012, "1.2e-04"), (-3.14159, "-3.142")],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
-    """Fails if a small number is rounded to nothing, or a large one has digits that mean nothing."""
+    """Damage: a small number is rounded to nothing, or a large one has digits that mean nothing."""
     assert number(value) == text
 
 
 def test_what_is_no_number_has_no_place_in_a_table() -> None:
-    """Fails if NaN is written as a figure."""
+    """Damage: NaN is written as a figure."""
     with pytest.raises(ValueError, match="no place"):
         number(float("nan"))

@@ -36,7 +36,7 @@ class Recorder:
 
 
 def test_one_run_has_the_normal_interval() -> None:
-    """400 pictures: mean +- 1.96 standard errors. Fails with a 90 % interval, or if sums are taken instead of means."""
+    """400 pictures: mean +- 1.96 standard errors. Damage: a 90 % interval, or sums instead of means."""
     values = np.random.default_rng(1).normal(0.7, 0.2, size=400)
     found = interval([run_of(values)], MEAN, alone(400), 4000, seed=3)
     half = 1.96 * float(values.std()) / 20
@@ -50,7 +50,7 @@ def test_crossed_runs_and_pictures_have_the_exact_variance() -> None:
 
     W = I + (1 - 1/S) 11' are second moments of how often each run is sampled, and V those of pictures (multinomial).
 
-    Fails if runs are sampled anew for every picture, or are not sampled at all.
+    Damage: runs are sampled anew for every picture, or are not sampled at all.
     """
     random = np.random.default_rng(0)
     runs, pictures = 12, 60
@@ -63,7 +63,7 @@ def test_crossed_runs_and_pictures_have_the_exact_variance() -> None:
 
 
 def test_copies_of_pictures_say_nothing_new() -> None:
-    """Five copies of each of 40 pictures, as clusters: the interval of 40 pictures. Fails if pictures are sampled one
+    """Five copies of each of 40 pictures, as clusters: the interval of 40 pictures. Damage: pictures are sampled one
     by one, which would make it narrower by the square root of 5."""
     values = np.random.default_rng(2).normal(0.5, 0.1, size=40)
     copied, clusters = run_of(np.tile(values, 5)), alone(40) * 5
@@ -76,7 +76,7 @@ def test_copies_of_pictures_say_nothing_new() -> None:
 
 
 def test_a_resample_is_whole_clusters_the_same_for_all_runs() -> None:
-    """Clusters of 1, 2 and 3 pictures, shuffled. Fails if a member of a sampled cluster is missing, or if runs or arms
+    """Clusters of 1, 2 and 3 pictures, shuffled. Damage: a member of a sampled cluster is missing, or if runs or arms
     see different pictures."""
     clusters = list("cabcbc")
     members = {name: [i for i, c in enumerate(clusters) if c == name] for name in "abc"}
@@ -94,7 +94,7 @@ def test_a_resample_is_whole_clusters_the_same_for_all_runs() -> None:
 
 
 def test_three_runs_that_differ_give_their_range() -> None:
-    """Every picture alike, runs 0.70, 0.74 and 0.81: as the docstring says. Fails if the runs are averaged before the
+    """Every picture alike, runs 0.70, 0.74 and 0.81: as the docstring says. Damage: the runs are averaged before the
     bootstrap, which leaves no width."""
     runs = [run_of([value] * 10) for value in (0.70, 0.81, 0.74)]
     found = interval(runs, MEAN, alone(10), 1000, seed=0)
@@ -103,7 +103,7 @@ def test_three_runs_that_differ_give_their_range() -> None:
 
 
 def test_three_times_the_same_run_is_one_run() -> None:
-    """Only pictures differ. Fails if each sampled run gets pictures of its own, which would narrow the interval."""
+    """Only pictures differ. Damage: each sampled run gets pictures of its own, which would narrow the interval."""
     run = run_of(np.random.default_rng(4).random(30))
     once = interval([run], MEAN, alone(30), 300, seed=5)
     found = interval([run] * 3, MEAN, alone(30), 300, seed=5)
@@ -111,7 +111,7 @@ def test_three_times_the_same_run_is_one_run() -> None:
 
 
 def test_the_seed_decides() -> None:
-    """Same seed, same interval. Fails if pictures or runs are sampled by a generator without the seed."""
+    """Same seed, same interval. Damage: pictures or runs are sampled by a generator without the seed."""
     random = np.random.default_rng(0)
     pictures_differ = [run_of(random.random(20))]
     runs_differ = [run_of([value] * 20) for value in random.random(9)]
@@ -122,7 +122,7 @@ def test_the_seed_decides() -> None:
 
 
 def test_difference_is_paired_by_picture() -> None:
-    """Every picture 0.1 better: no width. Fails if the arms are measured on different pictures, or the sign turns."""
+    """Every picture 0.1 better: no width. Damage: the arms are measured on different pictures, or the sign turns."""
     hard = np.random.default_rng(0).random(25)
     found = contrast([run_of(hard + 0.1)], [run_of(hard)], MEAN, alone(25), 300, seed=0).difference
     assert [found.value, found.low, found.high] == pytest.approx([0.1] * 3)
@@ -131,7 +131,7 @@ def test_difference_is_paired_by_picture() -> None:
 
 
 def test_ratio_is_paired_by_picture() -> None:
-    """Every picture 0.9 of the other: no width. Fails if the arms are measured on different pictures, change places, or
+    """Every picture 0.9 of the other: no width. Damage: the arms are measured on different pictures, change places, or
     the ratios of pictures are averaged; and if a baseline of 0 gives a number."""
     hard = np.random.default_rng(0).random(25)
     found = contrast([run_of(0.9 * hard)], [run_of(hard)], MEAN, alone(25), 300, seed=0).ratio
@@ -143,7 +143,7 @@ def test_ratio_is_paired_by_picture() -> None:
 
 
 def test_runs_of_two_arms_are_drawn_apart() -> None:
-    """The same two runs, 0 and 1, in both arms: differences reach from -1 to 1. Fails if runs are paired by seed, which
+    """The same two runs, 0 and 1, in both arms: differences reach from -1 to 1. Damage: runs are paired by seed, which
     would find no doubt at all."""
     runs = [run_of([value] * 5) for value in (0, 1)]
     found = contrast(runs, runs, MEAN, alone(5), 500, seed=0).difference
@@ -158,7 +158,7 @@ def both_classes(columns: Columns, index: np.ndarray) -> float:
 
 
 def test_resamples_without_a_value_are_left_out() -> None:
-    """Two pictures of each class: 1 in 8 resamples has one class only. Fails if one NaN makes the interval NaN, or if
+    """Two pictures of each class: 1 in 8 resamples has one class only. Damage: one NaN makes the interval NaN, or if
     those left out are not counted."""
     run = run_of([0.1, 0.2, 0.3, 0.4]) | {"label": np.array(list("aabb"))}
     found = interval([run], both_classes, alone(4), 2000, seed=0)
@@ -170,7 +170,7 @@ def test_resamples_without_a_value_are_left_out() -> None:
 
 
 def test_coverage() -> None:
-    """100 simulated test sets: 3 runs, 30 clusters of 4 like pictures, the truth is 0. Fails if pictures are sampled
+    """100 simulated test sets: 3 runs, 30 clusters of 4 like pictures, the truth is 0. Damage: pictures are sampled
     without regard to clusters (covers about two thirds), or with a 68 % interval."""
     clusters = np.repeat(alone(30), 4).tolist()
     inside = {"clusters": 0, "pictures": 0}
@@ -186,7 +186,7 @@ def test_coverage() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    """Fails if clusters of other pictures, no runs, or a shorter run are accepted."""
+    """Damage: clusters of other pictures, no runs, or a shorter run are accepted."""
     run = run_of([1, 2, 3])
     with pytest.raises(ValueError, match="clusters of 2"):
         interval([run], MEAN, alone(2), 10, seed=0)
