@@ -18,7 +18,7 @@ PACKAGE = ROOT / "medsegdiff"
 # itself. A new part has to find its place here first.
 FLOORS = (
     {"errors"},
-    {"statistics", "engine"},
+    {"statistics", "engine", "flags"},
     {"features"},
     {"data"},
     {"conditioning"},

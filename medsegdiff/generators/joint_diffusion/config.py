@@ -1,4 +1,4 @@
-"""Settings of the joint diffusion model: noise process, training; those of the network are its backbone's."""
+"""Settings of training; those of the network are its backbone's, those of the noise process stand beside it."""
 
 from __future__ import annotations
 
