@@ -339,7 +339,7 @@ SETTINGS = [
     Case("class named twice", f"{PREPARE} --classes benign benign", ("--classes", "each once")),
     Case("wrong type", "train --data_dir real --num_epochs many", ("--num_epochs: found many; expected int",)),
     Case("fraction for a whole number", "train --data_dir real --batch_size 2.5", ("--batch_size: found 2.5",)),
-    Case("word that is no choice", "generate --checkpoint_path x --output_dir out --sampler euler", ("dpmpp_2m",)),
+    Case("word that is no choice", GENERATE + " --sampler euler", ("--sampler: found euler", "dpmpp_2m")),
     Case("word that is no choice, of a setting that may be left out", f"{GENERATE} --masks real --split dev",
          ("--split: found dev; expected one of train, val, test",)),
     Case("negative learning rate", "train --data_dir real --lr -1", ("--lr: found -1.0; expected a number above 0",)),

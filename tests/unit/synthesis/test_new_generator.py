@@ -66,7 +66,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     real = ellipse_pairs(tmp_path / "real", {"train": 12, "val": 6, "test": 6})
     hashes = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in real.select("train").records]
     card = {"img_size": 32, "arrays": {"image": {"channels": 1}}, "classes": CLASSES, "lesion_classes": CLASSES,
-            "conditions": [], "aspects": {name: [1.0] for name in CLASSES}, "train_hashes": hashes, "step": 3}  # fmt: skip
+            "conditions": [], "aspects": {c: [1.0] for c in CLASSES}, "train_hashes": hashes, "step": 3}  # fmt: skip
     path = tmp_path / "toy.safetensors"
 
     save_file({"weight": torch.zeros(1)}, path, {"kind": "toy", "card": json.dumps(card)})
