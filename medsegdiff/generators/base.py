@@ -65,14 +65,19 @@ class Request:
     task: Task
     seed: tuple[int, ...]  # counters of its random streams
     conditions: Mapping[str, Value]  # by name; one that is missing is not given
-    given: Mapping[str, np.ndarray]  # "mask" or "image", (S, S) uint8, soft masks; () where nothing is given
+    given: Mapping[str, np.ndarray]  # "mask" or "image", (S, S) uint8, masks soft; empty where nothing is given
 
 
 class Generator(Protocol):
     """Draws samples."""
 
-    card: GeneratorCard
-    tasks: frozenset[Task]  # that it serves
+    @property
+    def card(self) -> GeneratorCard:
+        """What it is."""
+
+    @property
+    def tasks(self) -> frozenset[Task]:
+        """Those that it serves."""
 
     def settings(self, task: Task) -> dict[str, Any]:
         """What decides how samples of a task turn out, beside card and requests, as JSON."""
