@@ -53,7 +53,9 @@ class Validator:
         self.val = dataclasses.replace(val, masks=encode_sdf(val.masks, codec.sdf_truncation))
         self.best: dict[str, float] = {"step": -1, "val_loss": math.inf}
         self.history: list[dict[str, float]] = []
-        train_features, self.val_features = (_features(s.images, s.masks, _aspects(s)) for s in (train, val))
+        train_features, val_features = (_features(s.images, s.masks, _aspects(s)) for s in (train, val))
+        self.measured = ~np.isnan(train_features).all(axis=0)  # what no train picture has cannot be compared
+        train_features, self.val_features = train_features[:, self.measured], val_features[:, self.measured]
         self.scale = np.nanstd(train_features, axis=0)
         # Equal class shares on both sides: samples are sampled with the classes balanced
         self.val_rows = _balanced_rows(val.labels, config.eval_samples, config.seed)
@@ -65,7 +67,7 @@ class Validator:
         scores = self.val_losses(model) | known
         images, masks, labels = self.sample(model)
         median = float(np.median(_aspects(self.val)))
-        features = _features(images, masks, [median] * len(images))
+        features = _features(images, masks, [median] * len(images))[:, self.measured]
         scores["quality/feature_distance"] = feature_distance(features, self.val_features[self.val_rows], self.scale)
         scores["quality/feature_distance_baseline"] = self.baseline
         scores["quality/empty_masks"] = float((masks == 0).flatten(1).all(dim=1).float().mean())
