@@ -79,7 +79,7 @@ def load(
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     values = json.loads(metadata["card"])
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    card = GeneratorCard(kind=KIND, digest=digest, arrays=ArraySpec().to_json(), **values)
+    card = GeneratorCard(kind=KIND, digest=digest, arrays=ArraySpec(), **values)
     library = build_library(metadata["library"], card.img_size, len(card.classes))
     library.network.load_state_dict(weights)
     own = settings_of(LibrarySettings, settings, LIBRARIES[metadata["library"]][0].title)

@@ -70,16 +70,20 @@ class Request:
     task: Task
     seed: tuple[int, ...]  # counters of its random streams
     conditions: Mapping[str, Value]  # by name; one that is missing is not given
-    given: Mapping[
-        str, np.ndarray
-    ]  # "mask" (K, S, S) uint8 coverage in 255ths, or "image" (C, S, S) uint8; {} for none
+    # "mask" (K, S, S) uint8 coverage in 255ths, or "image" (C, S, S) uint8; empty where nothing is given
+    given: Mapping[str, np.ndarray]
 
 
 class Generator(Protocol):
     """Draws samples."""
 
-    card: GeneratorCard
-    tasks: frozenset[Task]  # that it serves
+    @property
+    def card(self) -> GeneratorCard:
+        """What it is."""
+
+    @property
+    def tasks(self) -> frozenset[Task]:
+        """Those that it serves."""
 
     def settings(self, task: Task) -> dict[str, Any]:
         """What decides how samples of a task turn out, beside card and requests, as JSON."""

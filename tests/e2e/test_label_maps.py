@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 SETTINGS = """
 img_size: 32
 batch_size: 8
-num_epochs: 8
+num_epochs: 40
 lr: 3e-3
 warmup_steps: 4
 precision: fp32
@@ -85,7 +85,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     fast = "--precision fp32 --device cpu"
     run("train", f"--config {work}/train.yaml --data_dir {work}/real --output_dir {work}/checkpoints".split())
     sample = f"--checkpoint_path {work}/checkpoints/best_model.safetensors --steps 3 --chunk_size 12 {fast}"
-    run("generate", f"{sample} --num_samples_per_class 12 --max_redraws 200 --output_dir {work}/synthetic".split())
+    run("generate", f"{sample} --num_samples_per_class 12 --max_redraws 60 --output_dir {work}/synthetic".split())
     run("generate", f"{sample} --masks {work}/real --output_dir {work}/for_masks".split())
     found = f"--images {work}/real --split test --num_samples_per_input 2 --output_dir {work}/found_masks"
     run("generate", f"{sample} {found}".split())

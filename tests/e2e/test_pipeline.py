@@ -154,7 +154,7 @@ def test_the_same_training_command_again(folder: Path) -> None:
         ("prepare_busi_dataset.py --input_dir x --output_dir y --sed 1", "Did you mean --seed?"),
         ("train_medsegdiff.py --batch_size 8", "expected --data_dir"),
         ("train_medsegdiff.py --data_dir nowhere", "nowhere: found nothing; expected a folder with metadata.csv"),
-        ("generate_synthetic.py --checkpoint_path x --output_dir y --sampler euler", "--sampler: found euler"),
+        ("generate_synthetic.py --checkpoint_path x --output_dir y --seed one", "--seed: found one; expected int"),
         ("create_combined_dataset.py --real_data x --synthetic_data y", "expected --output_dir"),
         ("train_segmentation.py --data_dir x --epochs many", "--epochs: found many; expected int"),
     ],

@@ -18,7 +18,7 @@ from medsegdiff.data.dataset import SampleTensors, from_channels
 from medsegdiff.engine.device import autocast
 from medsegdiff.engine.rng import generator
 from medsegdiff.errors import require
-from medsegdiff.generators.base import Arrays, GeneratorCard, Request, Task, batches, settings_of
+from medsegdiff.generators.base import Arrays, Generator, GeneratorCard, Request, Task, batches, settings_of
 from medsegdiff.generators.joint_diffusion.checkpoint import KIND, ModelCard, load_checkpoint
 from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA, encode_sdf
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
@@ -163,7 +163,7 @@ def levels_of(card: ModelCard) -> tuple[float, ...]:
 
 def load(
     path: Path, settings: Mapping[str, Any], device: torch.device | str, precision: str, batch_size: int
-) -> JointDiffusion:
+) -> Generator:
     """The generator of a checkpoint. Raises `UserError` for one, or settings, that cannot be used."""
     sampling = settings_of(SamplingSettings, settings, "joint diffusion")
     denoiser, card, digest = load_checkpoint(path)

@@ -57,7 +57,8 @@ JOBS = {
 # Imported once, for all processes that are forked; the latter ones are what the package imports late
 PRELOADED = (
     "medsegdiff.data.prepare", "medsegdiff.data.combine", "medsegdiff.generators.joint_diffusion.trainer",
-    "medsegdiff.synthesis.run",
+    "medsegdiff.synthesis.run", "medsegdiff.generators.joint_diffusion.generator", "medsegdiff.conditioning.label",
+    "medsegdiff.conditioning.augmentation",
     "medsegdiff.downstream.benchmark", "scipy.stats", "einops", "contourpy",
     "matplotlib.backends.backend_agg", "PIL.PngImagePlugin",
 )  # fmt: skip

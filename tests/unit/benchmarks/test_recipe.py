@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+from medsegdiff.conditioning.label import Label
 from medsegdiff.data.records import SampleSet
 from medsegdiff.generators.joint_diffusion.backbones import Inputs, build_backbone
 from medsegdiff.generators.joint_diffusion.config import DiffusionConfig, TrainConfig
 from medsegdiff.synthesis.config import GenerateConfig
 
 ROOT = Path(__file__).resolve().parents[3]
+CONDITIONS = [Label(classes=["a", "b"], drop_rate=0.1)]
 TINY = "model: {model_channels: 8, channel_mult: [1, 2], transformer_depth: 1, num_heads: 2}\n"
 
 
@@ -35,40 +35,35 @@ def test_ablation_is_at_equal_parameters(benchmark: Any) -> None:
     counts = {}
     for name in (recipe.ABLATION_BASE, *recipe.ABLATION):
         config = recipe.settings("d", Path("o"), recipe.arms()[name])
-        network = build_backbone(config.backbone, Inputs(config.img_size, (0, 1)), config.model)
+        network = build_backbone(config.backbone, Inputs(config.img_size, (0, 1), tuple(CONDITIONS)), config.model)
         counts[name] = sum(p.numel() for p in network.parameters())
     yardstick = counts.pop(recipe.ABLATION_BASE)
     assert max(counts.values()) / min(counts.values()) < 1.02
     assert abs(yardstick / counts["medsegdiff_v2"] - 1) < 0.02
 
 
-def test_ours_among_the_peers_samples_within_the_calls(benchmark: Any, tmp_path: Path, ellipses: SampleSet) -> None:
-    """Damage: more calls than the peers have; a warm-up of fewer calls than the default has refused."""
-    arms = benchmark("peer_arms")
-    (tmp_path / "tiny.yaml").write_text(TINY + "batch_size: 4\n")
-    arm = arms.OurArm(arms.Setting(tmp_path / "tiny.yaml", size=16, device="cpu"), ellipses)
-    model = arm.trainer.ema.model
-    asked: list[int] = []
-    model.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0])))
-    for calls in (2, 20):
-        asked.clear()
-        images, masks = arm.sample(torch.tensor([0, 1]), (0,), calls)
-        assert images.shape == masks.shape == (2, 1, 16, 16)
-        assert sum(asked) // 2 in range(calls - 2, calls + 1)
+def test_ours_among_the_libraries_samples_within_the_calls(benchmark: Any) -> None:
+    """Damage: more calls than the libraries have, those of guidance not counted; a step too few."""
+    compare = benchmark("compare_libraries")
+    config = TrainConfig("d", diffusion=DiffusionConfig())
+    steps, guidance = compare.steps_of_ours(config), compare.default_guidance(config.diffusion)
+    calls = [guidance.calls(compare.sigma_table("joint", config.diffusion, n)) for n in (steps, steps + 1)]
+    assert calls[0] <= compare.CALLS < calls[1]
 
 
 def test_speed_is_measured_on_pictures_of_the_size_it_is_reported_for(
     benchmark: Any, tmp_path: Path, ellipses: SampleSet
 ) -> None:
-    """Damage: leave `small_first=False` out: the first steps of ours are on pictures of half the side."""
-    arms, speed = benchmark("peer_arms"), benchmark("peer_speed")
+    """Damage: leave `--progressive_resizing 0` out: the first steps of ours are on pictures of half the side."""
+    compare = benchmark("compare_libraries")
     (tmp_path / "tiny.yaml").write_text(TINY + "progressive_resizing: 0.5\n")
-    options = argparse.Namespace(config=tmp_path / "tiny.yaml", device="cpu")
+    line = ["--real_data", "r", "--run_dir", "r", "--config", str(tmp_path / "tiny.yaml"), "--device", "cpu"]
+    options = compare.parser().parse_args([*line, "--precision", "fp32"])
     sizes = []
-    for setting in (speed.setting_of(options, 128, "fp32", 2), arms.Setting(tmp_path / "tiny.yaml", device="cpu")):
-        arm = arms.OurArm(setting, ellipses)
+    for batch in (2, None):
+        arm = compare.build("medsegdiff", options, ellipses, 128, batch)
         arm.total_steps = 10
-        arm.trainer.denoiser.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-1]))
+        arm.network.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-1]))
         arm.train_step(0)
     assert sizes == [128, 64]
 

@@ -176,3 +176,22 @@ def test_what_is_reported_does_not_move_the_interval(x: Tensor) -> None:
     )
     denoise(x, torch.tensor([0.25, 0.25]))
     assert spy.rows == [6]
+
+
+def test_conditions_guide_beside_each_other(x: Tensor) -> None:
+    """Damage: one weight for all, one condition hidden for the other, or a call for each of them."""
+    calls: list[int] = []
+
+    def denoiser(x: Tensor, sigma: Tensor, cond: Conditions) -> Tensor:
+        calls.append(len(x))
+        value = torch.where(cond["label"] >= 0, 10.0 * cond["label"], NULL)
+        return x + (value + cond["size"].nan_to_num(5.0)).view(-1, 1, 1, 1)
+
+    both = {"label": LABELS, "size": torch.tensor([1.0, 2.0, 3.0])}
+    guidance = Guidance({"label": 3.0, "size": 2.0}, interval=(0.3, 5.0))
+    out = guided_denoise(cast(Denoiser, denoiser), both, 3, guidance)(x, torch.tensor([1.0, 1.0]))
+    better = 10.0 * LABELS + both["size"]
+    expected = better + 2.0 * (10.0 * LABELS - NULL) + 1.0 * (both["size"] - 5.0)
+    assert torch.allclose(out, x + expected.view(-1, 1, 1, 1), atol=1e-4)
+    assert calls == [9]
+    assert guidance.calls(torch.tensor([[1.0, 1.0], [0.0, 0.0]])) == 3
