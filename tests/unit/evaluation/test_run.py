@@ -24,7 +24,7 @@ from medsegdiff.engine.locks import locked
 from medsegdiff.engine.run_folder import EVALUATION, RunFolder
 from medsegdiff.errors import UserError
 from medsegdiff.evaluation.config import EvaluateConfig
-from medsegdiff.evaluation.reference_models.fit import fit_reference_models
+from medsegdiff.evaluation.reference_models.fit import fit_reference_models, reference_model_folder
 from medsegdiff.evaluation.report.write import PAGE_FILE, TABLE_FILE
 from medsegdiff.evaluation.run import _choose, _load, _size, evaluate
 
@@ -275,3 +275,24 @@ def test_a_folder_of_another_phase_is_refused(folders: Path, tmp_path: Path) -> 
     """Damage: a report is written into a data set."""
     with pytest.raises(UserError, match="a data set"):
         evaluate(settings(folders, folders / "synthetic"))
+
+
+def test_a_user_without_a_home_keeps_reference_models_in_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if a container with an unknown user id ends in a traceback, or writes into a folder named ~."""
+
+    def nobody(_: int) -> None:
+        raise KeyError("uid not found")
+
+    config = EvaluateConfig("real", "synthetic", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert str(reference_model_folder(config, "segmenter", {})).startswith(
+        "/cache/medsegdiff/reference_models/segmenter_"
+    )
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert reference_model_folder(config, "segmenter", {}).parent == tmp_path / "reference_models"
+    named = dataclasses.replace(config, reference_models_dir="/models")
+    assert reference_model_folder(named, "segmenter", {}).parent == Path("/models")
