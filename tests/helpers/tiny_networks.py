@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ TWO_SIZES = ModelConfig(
 )
 
 
-def refuse_to_sample(message: str, config: GenerateConfig) -> None:
-    """Assert that nothing is sampled with `config`, and that nothing half-written stays."""
+def refuse_to_sample(message: str, config: Callable[[], GenerateConfig], output: Path) -> None:
+    """Assert that the settings are refused, or nothing is sampled with them, and that nothing half-written stays."""
     with pytest.raises(UserError, match=message):
-        generate(config)
-    assert not Path(config.output_dir).exists()
-    assert not Path(f"{config.output_dir}.partial").exists()
+        generate(config())
+    assert not output.exists()
+    assert not output.with_name(f"{output.name}.partial").exists()
 
 
 def random_checkpoint(path: Path, noise: float = 0.02, **changes: Any) -> Path:

@@ -23,7 +23,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refuse(message: str, path: Path) -> None:
-    refuse_to_sample(message, GenerateConfig(str(path), str(path.parent / "pairs"), precision="fp32", device="cpu"))
+    output = path.parent / "pairs"
+    refuse_to_sample(message, lambda: GenerateConfig(str(path), str(output), precision="fp32", device="cpu"), output)
 
 
 class Bomb:

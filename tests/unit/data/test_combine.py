@@ -261,13 +261,14 @@ def test_two_real_folders(config: CombineConfig, tmp_path: Path) -> None:
 )
 def test_bad_settings(config: CombineConfig, change: dict[str, Any], text: str) -> None:
     """Damage: dropping any one check."""
-    assert text in message(dataclasses.replace(config, **change))
+    with pytest.raises(UserError, match=text):
+        dataclasses.replace(config, **change)
 
 
 def test_same_folder_twice(config: CombineConfig) -> None:
     """Damage: comparing paths as text, which a trailing dot defeats."""
-    text = message(dataclasses.replace(config, synthetic_data=config.real_data + "/."))
-    assert "found the same folder as --real_data; expected a folder of its own" in text
+    with pytest.raises(UserError, match="found the same folder as --real_data; expected a folder of its own"):
+        dataclasses.replace(config, synthetic_data=config.real_data + "/.")
 
 
 def test_unknown_class(config: CombineConfig, tmp_path: Path) -> None:

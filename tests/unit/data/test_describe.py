@@ -63,7 +63,7 @@ def test_describe_needs_two_classes(tmp_path: Path) -> None:
 def test_describe_say_real_from_synthetic(tmp_path: Path) -> None:
     """Damage: synthetic pairs taken for real ones, or real ones of a combined set for synthetic ones."""
     real = shapes(tmp_path / "real", {"benign": 0.7, "malignant": 1.2})
-    sampled = [dataclasses.replace(r, source="synthetic:abc", split="train") for r in real.records[:20]]
+    sampled = [dataclasses.replace(r, generator="abc", split="train") for r in real.records[:20]]
     mixed = write_samples(
         tmp_path / "real", [*sampled, *real.records[20:]], classes=["benign", "malignant"], fingerprint={}
     )

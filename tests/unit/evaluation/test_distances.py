@@ -210,7 +210,7 @@ def reported() -> Report:
         base.features("encoder", encoder_features, which)
 
     def report(own: Pairs, **changes: Any) -> tuple[Section, dict[str, Any]]:
-        c = with_encoder(context(three_sets(own), **{"bootstrap": 15, **changes}))
+        c = with_encoder(context(three_sets(own), **{"bootstrap": 20, **changes}))
         section = run(dataclasses.replace(c, _kept=dict(base._kept)))
         json.dumps(section.values, allow_nan=False)
         return section, section.values["spaces"]["radiomics"].get("all", {})
@@ -293,7 +293,7 @@ def test_constant_pictures_of_one_class_do_not_crash(reported: Report) -> None:
     flat = sampled(20, 1, "flat", ("benign",))
     flat = dataclasses.replace(flat, images=np.full_like(flat.images, 9))
     sets = Sets(flat, flat, sampled(20, 3, "synthetic", ("benign",)), ("benign",), SIZE)
-    section = run(with_encoder(context(sets, bootstrap=5)))
+    section = run(with_encoder(context(sets, bootstrap=20)))
     assert list(section.values["spaces"]["radiomics"]) == ["features", "all"]
     assert any("all real train pictures have the same" in line for line in section.skipped)
     json.dumps(section.values, allow_nan=False)
@@ -313,7 +313,7 @@ def test_components_of_the_encoder_are_those_of_train() -> None:
 def test_a_reference_model_that_is_not_trusted_gives_no_features() -> None:
     """Damage: features of a bad segmenter are used, or are left out without a word."""
     few = sampled(20, 1, "few")
-    section = run(with_encoder(context(Sets(few, few, few, ("benign", "malignant"), SIZE), bootstrap=5), quality=0.4))
+    section = run(with_encoder(context(Sets(few, few, few, ("benign", "malignant"), SIZE), bootstrap=20), quality=0.4))
     assert list(section.values["spaces"]) == ["radiomics"]
     assert any("encoder" in line and "below the 0.500" in line for line in section.skipped)
 
@@ -367,7 +367,7 @@ def test_fid_kid_and_inception_score_bear_their_names(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("medsegdiff.evaluation.sections.distances._inception", features)
     few = sampled(20, 1, "few", ("benign",))
-    section = run(context(Sets(few, few, few, ("benign",), SIZE), inception_weights="file", bootstrap=3))
+    section = run(context(Sets(few, few, few, ("benign",), SIZE), inception_weights="file", bootstrap=20))
     table = section.tables[-2]
     assert "Inception" in table.title
     assert {"FID", "KID"} < {row[1] for row in table.rows}

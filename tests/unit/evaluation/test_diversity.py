@@ -155,7 +155,7 @@ def test_too_few_pictures_are_reported() -> None:
     assert any("malignant" in line and "19 synthetic" in line for line in section.skipped)
     one = dataclasses.replace(scenes(60, 1, "train"), groups=np.full(60, "one patient"))
     alone = dataclasses.replace(three_sets(scenes(40, 3, "synthetic")), train=one)
-    section = run(context(alone, bootstrap=5))
+    section = run(context(alone, bootstrap=20))
     assert section.values == {}
     assert section.verdict is None
     assert len(section.skipped) == 2
@@ -178,7 +178,7 @@ def test_pictures_of_few_patients_are_reported() -> None:
     """Damage: many pairs of four patients get an interval, which would be of four."""
     patients = np.array([f"patient {i % 4}" for i in range(60)])
     few = dataclasses.replace(scenes(60, 1, "train"), groups=patients)
-    section = run(context(dataclasses.replace(three_sets(scenes(40, 3, "synthetic")), train=few), bootstrap=5))
+    section = run(context(dataclasses.replace(three_sets(scenes(40, 3, "synthetic")), train=few), bootstrap=20))
     assert section.values == {}
     assert len(section.skipped) == 2
     assert "few patients" in section.skipped[0]

@@ -201,7 +201,7 @@ def test_shares_have_ten_times_as_many_resamples() -> None:
     sets = texture_sets()
     reported = run(context(sets, bootstrap=20)).values
     expected = audit(sets, fine_detail, resamples=200, seed=0).statistics
-    assert reported["fine_detail"]["nearest_to_train"] == dataclasses.asdict(expected.nearest_to_train)
+    assert reported["fine_detail"]["nearest_to_train"] == expected.nearest_to_train.to_json()
     assert reported["resamples"] == 200
 
 
@@ -336,5 +336,5 @@ def test_few_pictures_are_reported() -> None:
     assert section.verdict is not None
     assert section.verdict.outcome == "too few pictures to decide"
     assert "5 synthetic pictures, at least 10 needed; 4 held-out pictures, at least 20 needed" in section.skipped[0]
-    assert set(section.values) == {"copies"}
+    assert set(section.values) == {"copies", "audit_version", "verdicts"}
     assert EvaluateConfig("", "").checkpoint_path is None

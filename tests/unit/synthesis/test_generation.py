@@ -372,7 +372,7 @@ def test_gates(mask: np.ndarray, has_lesion: bool, fault: str | None) -> None:
 
 
 def refuse(message: str, path: Path | str, tmp_path: Path, **changes: Any) -> None:
-    refuse_to_sample(message, settings(Path(path), tmp_path / "pairs", **changes))
+    refuse_to_sample(message, lambda: settings(Path(path), tmp_path / "pairs", **changes), tmp_path / "pairs")
 
 
 def test_unknown_class(checkpoint: Path, tmp_path: Path) -> None:
