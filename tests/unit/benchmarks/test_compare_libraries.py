@@ -18,6 +18,8 @@ from medsegdiff.synthesis import samples
 from medsegdiff.synthesis.config import GenerateConfig
 from medsegdiff.synthesis.run import generate
 
+pytestmark = pytest.mark.slow
+
 SIZE = 64  # six levels leave more than one pixel
 # What a test may shrink of a network: where its class lies, and how
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {

@@ -92,6 +92,7 @@ def crossing(pairs: SampleSet) -> int:
     return sum(len({split for split, _ in found}) > 1 or len(found) > 1 for found in places.values())
 
 
+@pytest.mark.slow
 def test_patients_in_file_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Damage: no way to say patients, no word where names look as if there were some, or a column left empty."""
     write_views(tmp_path / "raw")
@@ -128,6 +129,7 @@ def test_a_shared_border_is_found() -> None:
     assert shared_frame([framed(image) for image in images[:5]]) is None
 
 
+@pytest.mark.slow
 def test_screenshots_do_not_fall_into_one_group(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Damage: hashes and correlations of whole screenshots, which the border makes alike; the images cropped."""
     for number in range(30):

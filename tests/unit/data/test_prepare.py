@@ -192,6 +192,7 @@ def test_balance_table() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_real_busi(tmp_path: Path) -> None:
     """Damage: other duplicate thresholds, or masks that are not merged, change these counts."""
     folder = os.environ.get("MEDSEGDIFF_DATA")

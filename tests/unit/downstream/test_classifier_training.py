@@ -18,6 +18,8 @@ from medsegdiff.downstream.config import SegmentConfig
 from medsegdiff.errors import UserError
 from medsegdiff.statistics.roc import rank_auc
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ["benign", "malignant"]
 SIDE = 32
 CPU = torch.device("cpu")

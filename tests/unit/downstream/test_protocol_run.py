@@ -24,6 +24,8 @@ from medsegdiff.downstream.train_and_test import WEIGHTS_FILE
 from medsegdiff.engine.locks import locked
 from medsegdiff.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 SIDE = 40  # native pixels
 COUNTS = {"train": 6, "val": 3, "test": 3}  # pairs a class and split
 CLASSES = ["benign", "malignant"]

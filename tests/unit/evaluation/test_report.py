@@ -90,6 +90,7 @@ def test_a_figure_that_is_none_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / REPORT_FILE).exists()
 
 
+@pytest.mark.slow
 def test_the_grid_mixes_real_and_synthetic_and_hides_which() -> None:
     """Damage: the pictures come sorted, or the riddle shows the outlines of its answer."""
     grids = mixed_grids(three_sets(), seed=0)
@@ -101,6 +102,7 @@ def test_the_grid_mixes_real_and_synthetic_and_hides_which() -> None:
     assert grids[0][1].png != again[0][1].png
 
 
+@pytest.mark.slow
 def test_a_page_to_hand_on_has_no_real_picture() -> None:
     """Damage: a page without real pictures shows one, or still asks which are real."""
     sets = three_sets()
