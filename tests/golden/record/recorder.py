@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -177,5 +178,6 @@ def record() -> dict[str, Any]:
 
 if __name__ == "__main__":
     os.environ.setdefault("TQDM_DISABLE", "1")
-    RECORD_FILE.write_text(json.dumps(record(), indent=1) + "\n")
+    text = json.dumps(record(), indent=1)
+    RECORD_FILE.write_text(re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), text) + "\n")
     sys.exit(0)
