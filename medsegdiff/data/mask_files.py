@@ -19,7 +19,7 @@ MASK_THRESHOLD = 127  # grey values above it are lesion
 LARGEST_LESION = 0.8  # share of the picture; the largest lesion of BUSI covers 56 %
 UNCLEAR = (64, 192)  # grey values between these are neither lesion nor background of a mask
 UNCLEAR_SHARE = 0.05  # largest share of such pixels; soft edges stay below it, ultrasound pictures far above
-MOST_VALUES = 16  # so many pixel values a label map may have to be reported as one in a message
+MOST_VALUES = 16  # so many pixel values a label map may have to be called one in a message
 INVERTED = "Is it inverted? Lesions are white."
 
 
@@ -45,8 +45,8 @@ def read_label_map(path: Path, values: Mapping[str, int]) -> np.ndarray:
     unknown = sorted(set(np.unique(found).tolist()) - set(values.values()))
     if unknown:
         expected = ", ".join(f"{value} ({name})" for name, value in values.items())
-        reported = ", ".join(map(str, unknown[:MOST_VALUES]))
-        raise UserError(path, f"pixel values {reported}", f"only {expected}", "Name every value in --mask_classes.")
+        some = ", ".join(map(str, unknown[:MOST_VALUES]))
+        raise UserError(path, f"pixel values {some}", f"only {expected}", "Name every value in --mask_classes.")
     return np.asarray(found, dtype=np.uint8)
 
 

@@ -116,8 +116,8 @@ def not_compared(config: SegmentConfig, sign: Path) -> tuple[str, ...]:
     gone = weights is not None and is_file_name(weights) and not Path(weights).is_file()
     if not gone or not sign.is_file():
         return ()
-    reported = read_record(sign).get("config")
-    same = isinstance(reported, dict) and reported.get("encoder_weights") == weights
+    settings = read_record(sign).get("config")
+    same = isinstance(settings, dict) and settings.get("encoder_weights") == weights
     return ("encoder_weights",) if same else ()
 
 

@@ -381,7 +381,7 @@ SETTINGS = [
     Case("fp16 on the CPU", "train --data_dir real --precision fp16 --device cpu", ("--precision: found fp16",)),
     Case("guide without guidance", GENERATE + " --guidance_checkpoint model.safetensors",
          ("--guidance_checkpoint: found --guidance 1, which is none",)),
-    Case("no noise passed", GENERATE + " --sigma_scale 0", ("--sigma_scale: found 0.0; expected above 0, at most 1",)),
+    Case("sigma scale 0", GENERATE + " --sigma_scale 0", ("--sigma_scale: found 0.0; expected above 0, at most 1",)),
     Case("learning rate NaN", "train --data_dir real --lr nan", ("--lr: found nan; expected a finite number",)),
     Case("weight decay NaN", f"{SEGMENT} --weight_decay nan", ("--weight_decay: found nan",)),
     Case("infinite learning rate", "segment --data_dir real --lr inf", ("--lr: found inf",)),

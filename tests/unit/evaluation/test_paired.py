@@ -131,7 +131,7 @@ def test_a_class_of_one_patient_has_no_baseline(real: SampleSet) -> None:
     assert subgroups["malignant"]["rmse"]["baseline"] is None
     assert subgroups["malignant"]["rmse"]["synthetic"]["value"] > 0
     assert subgroups["benign"]["rmse"]["baseline"]["value"] < 60
-    assert any("Floor of 12 pairs" in line for line in section.skipped)
+    assert any("Baseline of 12 pairs" in line for line in section.skipped)
 
 
 def test_sets_that_were_not_drawn_for_masks_have_no_such_figures(real: SampleSet) -> None:
