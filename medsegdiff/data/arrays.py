@@ -34,6 +34,11 @@ class ArraySpec:
         """Whether a mask tells one class from the background, as lesion metrics need it."""
         return len(self.foreground) == 1
 
+    @property
+    def mask_key(self) -> str:
+        """What fingerprints know masks by beside the hashes of their pixels: "" where these say it all."""
+        return "" if self.mask_values in (None, BINARY) else str(self)
+
     def to_json(self) -> dict[str, Any]:
         """As it stands in dataset.json under "arrays"."""
         masks = {} if self.mask_values is None else {"mask": {"values": dict(self.mask_values)}}

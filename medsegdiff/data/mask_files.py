@@ -21,6 +21,7 @@ UNCLEAR = (64, 192)  # grey values between these are neither lesion nor backgrou
 UNCLEAR_SHARE = 0.05  # largest share of such pixels; soft edges stay below it, ultrasound pictures far above
 MOST_VALUES = 16  # so many pixel values a label map may have to be called one in a message
 INVERTED = "Is it inverted? Lesions are white."
+NAME_ALL = "Name every value in --mask_classes."
 
 
 def read_binary_mask(path: Path, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -35,10 +36,10 @@ def read_binary_mask(path: Path, shape: tuple[int, ...] | None = None) -> np.nda
     return np.where(grey > MASK_THRESHOLD, 255, 0).astype(np.uint8)
 
 
-def read_label_map(path: Path, values: Mapping[str, int]) -> np.ndarray:
+def read_label_map(path: Path, values: Mapping[str, int], hint: str = NAME_ALL) -> np.ndarray:
     """(H, W) uint8 mask whose pixels are all among `values` (class name -> pixel value; palette number in a palette).
 
-    Raises `UserError` where the file is no picture, is coloured without a palette, or holds another value.
+    Raises `UserError` where the file is no picture, is coloured without a palette, or holds another value (`hint`).
     """
     file = decode(path)
     found = file.numbers if file.numbers is not None else _as_numbers(path, file)
@@ -46,7 +47,7 @@ def read_label_map(path: Path, values: Mapping[str, int]) -> np.ndarray:
     if unknown:
         expected = ", ".join(f"{value} ({name})" for name, value in values.items())
         some = ", ".join(map(str, unknown[:MOST_VALUES]))
-        raise UserError(path, f"pixel values {some}", f"only {expected}", "Name every value in --mask_classes.")
+        raise UserError(path, f"pixel values {some}", f"only {expected}", hint)
     return np.asarray(found, dtype=np.uint8)
 
 

@@ -213,7 +213,7 @@ def _read_external(config: SegmentConfig, pairs: SampleSet) -> list[ExternalSet]
         logger.warning(text + "; combine anew to leave these out", pairs.root)
     sets: list[ExternalSet] = []
     for folder in config.test_data or []:
-        found = read_external(Path(folder), config.img_size, pairs.classes, known, synthetic, pairs.arrays)
+        found = read_external(Path(folder), config.img_size, pairs.classes, known, synthetic, pairs.arrays, pairs.frame)
         if found.name in [other.name for other in sets]:
             raise UserError(f"--test_data {folder}", f"a second set named {found.name}", "each set once", "Rename it.")
         if config.task == "classify" and bool((found.data.labels < 0).any()):

@@ -95,7 +95,7 @@ def sha256(path: Path) -> str:
 
 def run_fingerprint(config: SegmentConfig, pairs: SampleSet) -> dict[str, Any]:
     """What decides the weights: settings, pairs, and the content of a file with weights, wherever it lies."""
-    fingerprint = {**fingerprint_of(config, "segment", NOT_IN_FINGERPRINT), "data": content_digest(pairs.records)}
+    fingerprint = {**fingerprint_of(config, "segment", NOT_IN_FINGERPRINT), "data": pairs.content}
     if config.encoder_weights is not None and Path(config.encoder_weights).is_file():
         fingerprint["encoder_weights"] = f"sha256:{sha256(Path(config.encoder_weights))}"
     return fingerprint

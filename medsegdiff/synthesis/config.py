@@ -88,12 +88,6 @@ class GenerateConfig:
 
 
 OF_GENERATORS = (
-    "sampler",
-    "steps",
-    "mask_guidance",
-    "guidance",
-    "guidance_checkpoint",
-    "guidance_low",
-    "guidance_high",
-    "sigma_scale",
+    *("sampler", "steps", "mask_guidance", "guidance", "guidance_checkpoint"),
+    *("guidance_low", "guidance_high", "sigma_scale"),
 )

@@ -42,3 +42,8 @@ class ReferenceModels:
     classifier: ReferenceModel | None
     embedding: ReferenceModel | None
     missing: dict[str, str]  # name -> why there is none
+
+    @property
+    def present(self) -> list[ReferenceModel]:
+        """Those that there are."""
+        return [model for model in (self.segmenter, self.classifier, self.embedding) if model is not None]

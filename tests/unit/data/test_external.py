@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.data.config import PrepareConfig
 from medsegdiff.data.external import read_external
 from medsegdiff.data.hashing import content_hash, hash_distances, perceptual_hash
@@ -210,6 +211,26 @@ def test_synthetic_copies_are_counted(tmp_path: Path) -> None:
     found = read_external(tmp_path, 32, CLASSES, NOTHING, synthetic)
     assert (len(found.data), found.left_out, found.near_synthetic) == (3, 0, 1)
     assert read_external(tmp_path, 32, CLASSES, NOTHING).digest == found.digest
+
+
+def test_known_hashes_leave_out_a_border(tmp_path: Path) -> None:
+    """Damage: hashes of whole pictures are compared with hashes within the frame of train, and nothing is known."""
+    stu(tmp_path)
+    frame = (0.25, 0.25, 0.75, 0.75)
+    known = [perceptual_hash(picture(2), frame)]
+    assert read_external(tmp_path, SIDE, CLASSES, known, frame=frame).left_out == 1
+    assert read_external(tmp_path, SIDE, CLASSES, known).left_out == 0
+
+
+def test_one_class_of_another_pixel_value(tmp_path: Path) -> None:
+    """Damage: every mask of one class is read as white on black."""
+    spec = ArraySpec(1, {"background": 0, "nodule": 1})
+    for name in "ab":
+        write(tmp_path / "images" / f"{name}.png", picture(ord(name)))
+        write(tmp_path / "masks" / f"{name}.png", disc() // 255)
+    found = read_external(tmp_path, SIDE, CLASSES, NOTHING, arrays=spec)
+    assert found.data.spec == spec
+    assert np.array_equal(found.data.masks[0, 0].numpy(), disc())
 
 
 def test_nothing_is_known(tmp_path: Path) -> None:

@@ -157,6 +157,17 @@ def test_masks_without_a_data_set_are_found_by_their_content(real: SampleSet) ->
     assert [r.id for r in matched.real.records] == [r.id for r in real.records]
 
 
+def test_pairs_of_other_names_say_their_mask(real: SampleSet) -> None:
+    """Damage: pairs that `combine` gave other ids have no real image any more."""
+    synthetic = sampled_for(real, load_pairs(real, SIZE, "real").images, names="syn_syn_{}_000")
+    assert reported(real, synthetic)[1] is None
+    records = (dataclasses.replace(r, derived_from=r.id[8:-4]) for r in synthetic.records)
+    c, _ = reported(real, dataclasses.replace(synthetic, records=tuple(records)))
+    matched = match(c)
+    assert matched is not None
+    assert [r.id for r in matched.real.records] == [r.id for r in real.records]
+
+
 def test_pairs_of_other_masks_are_left_out_and_reported(real: SampleSet) -> None:
     """Damage: one pair of unknown origin ends the comparison of all, or shifts the column of per_pair.csv."""
     synthetic = sampled_for(real, load_pairs(real, SIZE, "real").images)
