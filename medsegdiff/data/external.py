@@ -104,7 +104,7 @@ def _from_layout(folder: Path, img_size: int, spec: ArraySpec) -> tuple[str, Sam
     _check_arrays(f"--test_data {folder}", found.arrays, spec)
     raw = found.samples
     images = torch.from_numpy(np.stack([to_channels(resize_anisotropic(pair.image, img_size)) for pair in raw]))
-    masks = torch.from_numpy(np.stack([spec.coverage(pair.mask, img_size) for pair in raw if pair.mask is not None]))
+    masks = torch.from_numpy(np.stack([spec.coverage(np.asarray(pair.mask), img_size) for pair in raw]))
     labels = torch.zeros(len(raw), dtype=torch.int64)
     return found.layout, SampleTensors(images, masks, labels, _records(found.layout, raw), spec)
 
@@ -120,7 +120,7 @@ def _records(name: str, raw: list[RawSample]) -> tuple[SampleRecord, ...]:
         SampleRecord(
             id=pair.name,
             image_file_name=pair.source,
-            mask_file_name=pair.source,
+            mask_file_name="" if pair.mask is None else pair.source,
             label=pair.label,
             split=SPLIT,
             fold=-1,

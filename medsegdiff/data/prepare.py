@@ -47,6 +47,8 @@ def prepare(config: PrepareConfig) -> SampleSet:
     output = RunFolder(config.output_dir, DATA_SET, fingerprint)
     output.check(apart=("input_hash",))  # before pictures are read, whatever these will turn out to be
     found = read_raw(Path(config.input_dir), config.layout, options)
+    grey = f"rgb, and the layout {found.layout}, which is grey"
+    require(config.colour != "rgb" or found.arrays.channels == 3, "--colour", grey, "auto or grey", "Leave it out.")
     if config.subject_pattern is not None:
         found = dataclasses.replace(found, samples=name_subjects(found.samples, config.subject_pattern))
     if found.arrays.mask_values == BINARY:
