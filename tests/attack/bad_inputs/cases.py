@@ -242,6 +242,7 @@ RAW = [
     Case("pattern that finds no patient", f"{PREPARE} --subject_pattern P(\\d+)", ("found no patient in benign/",)),
     Case("mask classes without background", f"{PREPARE} --mask_classes a=1", ("--mask_classes: found a=1; expected",)),
     Case("mask classes for BUSI", f"{PREPARE} --mask_classes background=0 a=1", ("a data set in the layout busi",)),
+    Case("colours of BUSI", f"{PREPARE} --colour rgb", ("--colour: found rgb, and the layout busi",)),
     Case("a prepared data set as raw one", "prepare --input_dir real --output_dir out", ("prepared already",)),
     Case(
         "two files that would get one id", PREPARE, ("found the same id 'benign_0002' as",),
