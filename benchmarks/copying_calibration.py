@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from judging import ROOT
+from evaluated import ROOT
 from tqdm import tqdm
 
 from medsegdiff.data.records import SampleSet, read_samples

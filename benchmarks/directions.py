@@ -33,10 +33,10 @@ from medsegdiff.downstream.config import SegmentConfig
 from medsegdiff.downstream.segmentation.models import load_model
 from medsegdiff.downstream.segmentation.scores import overlaps
 from medsegdiff.downstream.segmentation.training import predict_masks, true_masks
+from medsegdiff.generators.joint_diffusion.noise import MODES
 from medsegdiff.statistics.bootstrap import mean_interval
 
 ROOT = Path(__file__).resolve().parent.parent
-MODES = ("joint", "mask_first", "mask_to_image", "image_to_mask")
 RESAMPLES = 5000
 REQUIRED_DROP = 0.3  # Dice that shuffling the masks has to cost
 

@@ -3,7 +3,7 @@
     python benchmarks/embedding_bias.py --real_data samples --synthetic_data SHORTEST samples ...
 
 `medsegdiff evaluate` asks for which share of synthetic pictures the nearest real one is a train picture, by networks of
-which each reference models the half of the train pictures that it did not learn. Here they learn from all of them
+which each scores the half of the train pictures that it did not learn. Here they learn from all of them
 instead, or from pictures that are neither train nor held-out: those of the phantom, and half of the first synthetic
 set, which is then left out of that set. Without a bias the shares are the same; how many planted copies are found says
 what each is worth, and the shares by the networks of one deal alone say how far chance in training moves them.

@@ -152,7 +152,7 @@ def make_set(name: str, real: SampleSet, folder: Path) -> None:
 
 
 def evaluate(args: argparse.Namespace, name: str) -> None:
-    """Judge the damaged set, unless that is done."""
+    """Evaluate the damaged set, unless that is done."""
     output = Path(args.run_dir) / f"report_{name}"
     if (output / REPORT_FILE).exists():
         return

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from judging import medsegdiff, sampled_and_evaluated
+from evaluated import medsegdiff, sampled_and_evaluated
 from recipe_table import write_tables
 
 from medsegdiff.cli import parse

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from judging import ROOT, sampled_and_evaluated
+from evaluated import ROOT, sampled_and_evaluated
 from torch import Tensor
 
 from medsegdiff.data.records import content_digest, read_samples

@@ -46,7 +46,7 @@ COMMANDS = {
     "prepare": Command(
         "medsegdiff.data.config:PrepareConfig",
         "medsegdiff.data.prepare:prepare",
-        "phase 1: raw BUSI folder -> sample folder",
+        "phase 1: raw data set -> sample folder",
     ),
     "train": Command(
         "medsegdiff.generators.joint_diffusion.config:TrainConfig",

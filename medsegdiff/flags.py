@@ -133,7 +133,7 @@ def _checked(given: Given, setting: Setting, name: str) -> Any:
         raise UserError(given.where, given.value, setting.takes, f"Write {setting.key}: [{given.value}].")
     try:
         value = typed(given.value, setting)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         found = "nothing" if given.value is None else _words(given.value)
         raise UserError(given.where, found, setting.takes, hint) from error
     for item in value if isinstance(value, list) else [value]:
@@ -239,7 +239,7 @@ def parse(name: str, config_class: type, argv: Sequence[str]) -> Any:
                 _refuse_stray(behind[1:], name)
             given |= read_yaml(behind[0])
     given |= {key: Given(f"--{key}", behind) for key, behind in flags if key != "config"}
-    chosen = chosen_in(config_class, given, name)
+    chosen = chosen_in(config_class, given)
     known = {setting.key: setting for setting in settings(config_class, chosen)}
     for key, one in given.items():
         owner = " ".join([f"medsegdiff {name}", *(f"--{k} {v}" for k, v in _chooses(config_class, chosen, key))])
@@ -260,13 +260,14 @@ def parse(name: str, config_class: type, argv: Sequence[str]) -> Any:
         raise error.at(given[key].where if key in given else error.where) from error
 
 
-def chosen_in(config_class: type, given: Mapping[str, Given], name: str) -> dict[str, Any]:
+def chosen_in(config_class: type, given: Mapping[str, Given]) -> dict[str, Any]:
     """The values of those fields that choose the dataclass of another one, as they are `given`."""
     plain = {field.name: field for field in dataclasses.fields(config_class)}
     found: dict[str, Any] = {}
     for by, choose in choices(config_class).values():
         value = given[by].value if by in given else _default(plain[by])
-        found[by] = value[-1] if isinstance(value, list) and value else value
+        value = value[-1] if isinstance(value, list) and value else value
+        found[by] = _default(plain[by]) if isinstance(value, list | dict) else value  # refused later, by its type
         try:
             choose(found[by])
         except UserError as error:
@@ -309,7 +310,7 @@ def help_text(name: str, summary: str, config_class: type, argv: Sequence[str]) 
     given = {key: Given(f"--{key}", values) for key, values in _flags([t for t in argv if t != "-h"], name)}
     lines = [f"usage: medsegdiff {name} [--config FILE] [--flag VALUE ...]", "", summary, "", "settings:"]
     rows = [("--config", "FILE", "YAML file with settings; flags win over it")]
-    for setting in settings(config_class, chosen_in(config_class, given, name)):
+    for setting in settings(config_class, chosen_in(config_class, given)):
         required = setting.default is dataclasses.MISSING
         after = "required" if required else f"default: {_words(setting.default)}"
         rows.append((f"--{setting.key}", setting.takes, f"{setting.help} ({after})"))

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 WARNING = "phantom data: simulated, not patients; these figures say nothing about real pictures"
 SETTINGS_FILE = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
-SHEET_FILE = "contact_sheet.png"  # what `generate` samples beside its pairs
+SHEET_FILE = "contact_sheet.png"  # what `generate` draws beside its pairs
 SCRIPTS = {
     "phantom": "medsegdiff phantom",
     "prepare": "python prepare_busi_dataset.py",

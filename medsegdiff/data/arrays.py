@@ -34,6 +34,11 @@ class ArraySpec:
         """Whether a mask tells one class from the background, as lesion metrics need it."""
         return len(self.foreground) == 1
 
+    @property
+    def mask_key(self) -> str:
+        """What fingerprints know masks by beside the hashes of their pixels: "" where these say it all."""
+        return "" if self.mask_values in (None, BINARY) else str(self)
+
     def to_json(self) -> dict[str, Any]:
         """As it stands in dataset.json under "arrays"."""
         masks = {} if self.mask_values is None else {"mask": {"values": dict(self.mask_values)}}
@@ -86,8 +91,8 @@ class ArraySpec:
     def index_of(self, coverage: np.ndarray) -> np.ndarray:
         """(..., H, W) uint8 numbers of classes of a (..., K, H, W) uint8 `coverage`: what covers most of a pixel.
 
-        The background covers what the classes leave; of two classes the first one wins a tie, and both win it over the
-        background never: of a binary mask a pixel is lesion from 128 on.
+        The background covers what the classes leave; the background wins a tie, and of two classes the
+        first one: of a binary mask a pixel is lesion from 128 on.
         """
         if not self.foreground:
             return np.zeros((*coverage.shape[:-3], *coverage.shape[-2:]), np.uint8)

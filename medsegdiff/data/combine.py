@@ -275,7 +275,7 @@ def plan_counts(
 
 
 def choose(real: SampleSet, synthetic: SampleSet, config: CombineConfig) -> list[SampleRecord]:
-    """The synthetic pairs to add, sampled by seed; a larger ratio samples the same pairs and more.
+    """The synthetic pairs to add, chosen by seed; a larger ratio takes the same pairs and more.
 
     Raises `UserError` where none can be added; says in the log where fewer than wanted are there.
     """
@@ -320,9 +320,7 @@ def _renamed(
 ) -> list[tuple[SampleSet, SampleRecord, SampleRecord]]:
     """Chosen pairs as (set, record there, record here): in train, in no fold, with ids and groups of their own."""
     ids, groups = {r.id for r in real.records}, {r.group for r in real.records}
-    conditioned = bool(
-        synthetic.info.get("conditioning_masks")
-    )  # then a pair is of the group of its mask, and has to stay there
+    conditioned = bool(synthetic.info.get("conditioning_masks"))  # a pair then stays in the group of its mask
     # One clash renames all: ids of one origin keep one pattern, and stay unique among themselves.
     clash = any(r.id in ids or (r.group in groups and not conditioned) for r in chosen)
     prefix = "syn_" if clash else ""
@@ -348,7 +346,7 @@ def _link_all(folder: Path, items: list[tuple[SampleSet, SampleRecord, SampleRec
 
 
 def _link(source: Path, target: Path) -> None:
-    """Hard link, or a copy where the file system (another disk, FAT) has none. a staged folder begins empty."""
+    """Hard link, or a copy where the file system (another disk, FAT) has none. A staged folder begins empty."""
     try:
         os.link(os.path.realpath(source), target)
     except OSError:

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medsegdiff.data.arrays import ArraySpec, resize_anisotropic
+from medsegdiff.data.arrays import BINARY, ArraySpec, resize_anisotropic
 from medsegdiff.data.config import PrepareConfig
-from medsegdiff.data.dataset import SampleTensors, load_tensors, to_channels
+from medsegdiff.data.dataset import SampleTensors, from_channels, load_tensors, to_channels
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS, duplicate_groups, scene_correlations
-from medsegdiff.data.hashing import content_hash, hash_distances, perceptual_hash
+from medsegdiff.data.hashing import Frame, content_hash, hash_distances, perceptual_hash
 from medsegdiff.data.readers import RawSample, ReadOptions, read_raw
 from medsegdiff.data.records import SampleRecord, SampleSet, content_digest, read_samples
 from medsegdiff.engine.files import DATASET_FILE, require_folder
@@ -41,34 +41,42 @@ def read_external(
     known: Sequence[str],
     synthetic: Sequence[str] = (),
     arrays: ArraySpec | None = None,
+    frame: Frame | None = None,
 ) -> ExternalSet:
     """The pairs of a raw data set in a layout that `prepare` reads, or of a sample folder, at `img_size` x `img_size`.
 
     `known`: perceptual hashes of the real pictures that training knew; near-duplicates of them, by the number of bits
     that `prepare` splits by, are left out. `synthetic`: those of its synthetic pictures, which leave out none, so that
     arms with other synthetic pairs are scored on the same pictures; copies are counted. `arrays`: what the model takes
-    (grey images and binary masks unless set). Groups are patients where these are known, else near-duplicates as
-    `prepare` finds them by default; those of samples stay. Raises `UserError` for another layout or other arrays,
-    several data sets in one folder, files that are missing or broken, synthetic pairs, and a set that training knew
-    whole.
+    (grey images and binary masks unless set). `frame`: what of the real pictures the known hashes are of. Groups are
+    patients where these are known, else near-duplicates as `prepare` finds them by default; those of samples stay.
+    Raises `UserError` for another layout or other arrays, several data sets in one folder, files that are missing or
+    broken, synthetic pairs, and a set that training knew whole.
     """
     where, spec = f"--test_data {folder}", arrays or ArraySpec()
     require_folder(folder, "a data set to test on")
     if (folder / DATASET_FILE).is_file():
         pairs = read_samples(folder)
         _check_arrays(where, pairs.arrays, spec)
-        name, data = folder.resolve().name, _from_pairs(pairs, img_size)
+        name, data, own = folder.resolve().name, _from_pairs(pairs, img_size), pairs.frame
     else:
-        name, data = _from_layout(folder, img_size, spec)
-    near = hash_distances([r.perceptual_hash for r in data.records], list(known)) <= PrepareConfig.duplicate_bits
+        (name, data), own = _from_layout(folder, img_size, spec), None
+    near = hash_distances(_looks(data, own, frame), list(known)) <= PrepareConfig.duplicate_bits
     fresh = [i for i in range(len(data)) if not near[i].any()]
     if not fresh:
         raise UserError(where, "pictures of train and val only", "pictures that training has not seen", "Leave it out.")
     records = tuple(data.records[i] for i in fresh)
     labels = torch.tensor([classes.index(r.label) if r.label in classes else -1 for r in records])
     kept = SampleTensors(data.images[fresh], data.masks[fresh], labels, records, spec)
-    copied = hash_distances([r.perceptual_hash for r in records], list(synthetic)) <= SAME_PICTURE_BITS
+    copied = hash_distances(_looks(kept, own, None), list(synthetic)) <= SAME_PICTURE_BITS
     return ExternalSet(name, kept, len(data) - len(fresh), int(copied.any(axis=1).sum()), content_digest(records))
+
+
+def _looks(data: SampleTensors, own: Frame | None, frame: Frame | None) -> list[str]:
+    """Perceptual hashes within `frame`; the records have those within the `own` frame of the set."""
+    if own == frame:
+        return [r.perceptual_hash for r in data.records]
+    return [perceptual_hash(from_channels(image), frame) for image in data.images.numpy()]
 
 
 def _from_pairs(pairs: SampleSet, img_size: int) -> SampleTensors:
@@ -90,13 +98,13 @@ def _check_arrays(where: str, found: ArraySpec, spec: ArraySpec) -> None:
 
 def _from_layout(folder: Path, img_size: int, spec: ArraySpec) -> tuple[str, SampleTensors]:
     """Name of the layout and its pairs."""
-    values = None if spec.is_binary else spec.mask_values
+    values = None if spec.mask_values == BINARY else spec.mask_values
     options = ReadOptions(mask_classes=values, colour="grey" if spec.channels == 1 else "rgb")
     found = read_raw(folder, options=options)
     _check_arrays(f"--test_data {folder}", found.arrays, spec)
     raw = found.samples
     images = torch.from_numpy(np.stack([to_channels(resize_anisotropic(pair.image, img_size)) for pair in raw]))
-    masks = torch.from_numpy(np.stack([spec.coverage(pair.mask, img_size) for pair in raw if pair.mask is not None]))
+    masks = torch.from_numpy(np.stack([spec.coverage(np.asarray(pair.mask), img_size) for pair in raw]))
     labels = torch.zeros(len(raw), dtype=torch.int64)
     return found.layout, SampleTensors(images, masks, labels, _records(found.layout, raw), spec)
 
@@ -112,7 +120,7 @@ def _records(name: str, raw: list[RawSample]) -> tuple[SampleRecord, ...]:
         SampleRecord(
             id=pair.name,
             image_file_name=pair.source,
-            mask_file_name=pair.source,
+            mask_file_name="" if pair.mask is None else pair.source,
             label=pair.label,
             split=SPLIT,
             fold=-1,

@@ -19,8 +19,9 @@ MASK_THRESHOLD = 127  # grey values above it are lesion
 LARGEST_LESION = 0.8  # share of the picture; the largest lesion of BUSI covers 56 %
 UNCLEAR = (64, 192)  # grey values between these are neither lesion nor background of a mask
 UNCLEAR_SHARE = 0.05  # largest share of such pixels; soft edges stay below it, ultrasound pictures far above
-MOST_VALUES = 16  # so many pixel values a label map may have to be reported as one in a message
+MOST_VALUES = 16  # so many pixel values a label map may have to be called one in a message
 INVERTED = "Is it inverted? Lesions are white."
+NAME_ALL = "Name every value in --mask_classes."
 
 
 def read_binary_mask(path: Path, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -35,18 +36,18 @@ def read_binary_mask(path: Path, shape: tuple[int, ...] | None = None) -> np.nda
     return np.where(grey > MASK_THRESHOLD, 255, 0).astype(np.uint8)
 
 
-def read_label_map(path: Path, values: Mapping[str, int]) -> np.ndarray:
+def read_label_map(path: Path, values: Mapping[str, int], hint: str = NAME_ALL) -> np.ndarray:
     """(H, W) uint8 mask whose pixels are all among `values` (class name -> pixel value; palette number in a palette).
 
-    Raises `UserError` where the file is no picture, is coloured without a palette, or holds another value.
+    Raises `UserError` where the file is no picture, is coloured without a palette, or holds another value (`hint`).
     """
     file = decode(path)
     found = file.numbers if file.numbers is not None else _as_numbers(path, file)
     unknown = sorted(set(np.unique(found).tolist()) - set(values.values()))
     if unknown:
         expected = ", ".join(f"{value} ({name})" for name, value in values.items())
-        reported = ", ".join(map(str, unknown[:MOST_VALUES]))
-        raise UserError(path, f"pixel values {reported}", f"only {expected}", "Name every value in --mask_classes.")
+        some = ", ".join(map(str, unknown[:MOST_VALUES]))
+        raise UserError(path, f"pixel values {some}", f"only {expected}", hint)
     return np.asarray(found, dtype=np.uint8)
 
 

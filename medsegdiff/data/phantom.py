@@ -32,10 +32,7 @@ NOTE_FILE = "PHANTOM.txt"
 NOTE = "Simulated ultrasound pictures (a phantom) made by medsegdiff. These are NOT patients. Settings:\n"
 RECIPE = 1  # raise it when the same settings would give other pictures
 MIN_SIDE = 96  # smallest picture that has room for layers and a lesion, pixels
-PSF = (
-    0.85,
-    1.7,
-)  # point-spread function: axial and lateral standard deviation; the beam is wider than the pulse
+PSF = (0.85, 1.7)  # point-spread function: axial and lateral standard deviation, pixels; the beam is the wider one
 NOISE_FLOOR_DB = -46.0  # electronic noise of the receiver
 
 # Layers from the skin down: name, strength in dB, depth of the upper edge as a share of the height.
@@ -187,13 +184,7 @@ def _lesions(label: str, index: int, shape: tuple[int, int], rng: np.random.Gene
     for share, across in sites:
         inside = _place(_contour(label, rng), share, (across, rng.uniform(0.36, 0.54)), shape)
         if malignant:
-            looks = (
-                rng.uniform(-19, -13),
-                rng.uniform(8, 22),
-                rng.uniform(1.5, 2.5),
-                rng.uniform(3, 6),
-                2.5,
-            )
+            looks = (rng.uniform(-19, -13), rng.uniform(8, 22), rng.uniform(1.5, 2.5), rng.uniform(3, 6), 2.5)
         else:
             looks = (rng.uniform(-23, -14), rng.uniform(-11, -4), 0.6, 0.0, 1.0)
         found.append(Lesion(inside, *looks))

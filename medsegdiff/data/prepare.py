@@ -47,11 +47,13 @@ def prepare(config: PrepareConfig) -> SampleSet:
     output = RunFolder(config.output_dir, DATA_SET, fingerprint)
     output.check(apart=("input_hash",))  # before pictures are read, whatever these will turn out to be
     found = read_raw(Path(config.input_dir), config.layout, options)
+    grey = f"rgb, and the layout {found.layout}, which is grey"
+    require(config.colour != "rgb" or found.arrays.channels == 3, "--colour", grey, "auto or grey", "Leave it out.")
     if config.subject_pattern is not None:
         found = dataclasses.replace(found, samples=name_subjects(found.samples, config.subject_pattern))
     if found.arrays.mask_values == BINARY:
         check_not_inverted([s.mask for s in found.samples if s.mask is not None], config.input_dir)
-    fingerprint["input_hash"] = input_hash(found.samples)
+    fingerprint["input_hash"] = input_hash(found)
     plan = _plan(found, config)
     if output.is_finished():
         log.info("%s holds this data set, finished", output.path)
@@ -126,14 +128,14 @@ def _plan(found: RawSet, config: PrepareConfig) -> Plan:
 def _report_unknown_patients(samples: list[RawSample]) -> None:
     """Say that patients are not known; warn where several files each begin alike, as views of one patient do."""
     begins = Counter(re.sub(r"[\W_]+[^\W_]*$", "", Path(s.source).stem.rstrip(")")) for s in samples)
-    reported = "patients are not known: groups are near-duplicates alone (--subject_pattern says patients)"
+    unknown = "patients are not known: groups are near-duplicates alone (--subject_pattern says patients)"
     classes = len({s.label for s in samples})
     if max(classes + 1, len(samples) / 10) <= len(begins) <= len(samples) / 1.5:
         name, number = begins.most_common(1)[0]
         found = f"names have {len(begins)} beginnings, as {name!r} of {number} files"
-        log.warning("%s; %s: are these patients?", reported, found)
+        log.warning("%s; %s: are these patients?", unknown, found)
     else:
-        log.info(reported)
+        log.info(unknown)
 
 
 def name_subjects(samples: list[RawSample], pattern: str) -> list[RawSample]:
@@ -191,14 +193,9 @@ def _report_skew(splits: list[str], groups: list[str], config: PrepareConfig) ->
     for split, share in asked.items():
         got = splits.count(split) / len(splits)
         if abs(got - share) > max(SKEW, 1.5 / len(splits)):
-            reported = f"{got:.0%} of the pictures are in {split}, {share:.0%} were asked for"
-            log.warning(
-                "%s: groups stay whole, and the largest (%s) has %d of %d pictures",
-                reported,
-                largest,
-                size,
-                len(groups),
-            )
+            shares = f"{got:.0%} of the pictures are in {split}, {share:.0%} were asked for"
+            text = "%s: groups stay whole, and the largest (%s) has %d of %d pictures"
+            log.warning(text, shares, largest, size, len(groups))
             return
 
 
@@ -249,13 +246,15 @@ def parse_mask_classes(texts: list[str] | None) -> dict[str, int] | None:
     return values
 
 
-def input_hash(pairs: list[RawSample]) -> str:
-    """SHA-256 of names, pictures and masks that were read, whatever folder they lie in."""
+def input_hash(found: RawSet) -> str:
+    """SHA-256 of everything that was read, whatever folder it lies in."""
     digest = hashlib.sha256()
-    for pair in sorted(pairs, key=lambda p: p.source):
+    for pair in sorted(found.samples, key=lambda p: p.source):
         mask = "" if pair.mask is None else content_hash(pair.mask)
-        reported = f" {pair.label} {pair.subject} {pair.split}" if pair.subject or pair.split else ""
-        digest.update(f"{pair.source} {content_hash(pair.image)} {mask}{reported}\n".encode())
+        facts = (pair.label, pair.subject, pair.split, pair.text, pair.modality, *sorted(pair.attributes.items()))
+        # BUSI has the class in the path, and nothing else: folders of earlier versions know it by that
+        said = "" if found.layout == "busi" and not pair.subject else f" {facts}"
+        digest.update(f"{pair.source} {content_hash(pair.image)} {mask}{said}\n".encode())
     return digest.hexdigest()
 
 

@@ -66,6 +66,11 @@ class SampleSet:
         """Perceptual hashes of the real pictures that a combined set was made from, in train or by its generator."""
         return list(self.info.get(LEARNT, []))
 
+    @property
+    def content(self) -> str:
+        """What decides what is learnt of the set, for fingerprints."""
+        return content_digest(self.records) + self.arrays.mask_key
+
     def select(self, split: str | None = None, label: str | None = None) -> SampleSet:
         """The pairs of one split and/or one class."""
         kept = tuple(

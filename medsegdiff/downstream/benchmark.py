@@ -163,15 +163,15 @@ def _read(path: Path) -> dict[str, Any]:
 def _of_runs(found: dict[str, Any], weights: Weights) -> dict[str, Any]:
     """Those of the named results that were made with these runs, in this order; weights that are gone may be any."""
 
-    def same(reported: Any) -> bool:
-        old = reported.get("weights") if isinstance(reported, dict) else None
+    def same(result: Any) -> bool:
+        old = result.get("weights") if isinstance(result, dict) else None
         return (
             isinstance(old, dict)
             and list(old) == list(weights)
             and all(sha in (None, old[name]) for name, sha in weights.items())
         )
 
-    return {name: reported for name, reported in found.items() if same(reported)}
+    return {name: result for name, result in found.items() if same(result)}
 
 
 def _read_baseline(config: SegmentConfig, task: Task, test: SampleSet) -> tuple[dict[str, Any], list[Any]] | None:
@@ -213,7 +213,7 @@ def _read_external(config: SegmentConfig, pairs: SampleSet) -> list[ExternalSet]
         logger.warning(text + "; combine anew to leave these out", pairs.root)
     sets: list[ExternalSet] = []
     for folder in config.test_data or []:
-        found = read_external(Path(folder), config.img_size, pairs.classes, known, synthetic, pairs.arrays)
+        found = read_external(Path(folder), config.img_size, pairs.classes, known, synthetic, pairs.arrays, pairs.frame)
         if found.name in [other.name for other in sets]:
             raise UserError(f"--test_data {folder}", f"a second set named {found.name}", "each set once", "Rename it.")
         if config.task == "classify" and bool((found.data.labels < 0).any()):
@@ -266,12 +266,12 @@ def format_results(results: dict[str, Any]) -> str:
         lines += ["", f"external set {name}, {scores['pictures']} pictures{left_out}"]
         lines += summary_lines(scores["test"], scores["test_by_run"], runs)
     if "comparison" in results:
-        reported = results["comparison"]
-        ours, theirs = reported["runs"]
-        lines += ["", f"against {reported['baseline']}, paired by image, {ours} run(s) against {theirs}"]
-        if reported["other_settings"]:
-            lines += [f"not trained alike: {'; '.join(reported['other_settings'])}"]
-        lines += comparison_lines(reported["subgroups"])
+        compared = results["comparison"]
+        ours, theirs = compared["runs"]
+        lines += ["", f"against {compared['baseline']}, paired by image, {ours} run(s) against {theirs}"]
+        if compared["other_settings"]:
+            lines += [f"not trained alike: {'; '.join(compared['other_settings'])}"]
+        lines += comparison_lines(compared["subgroups"])
     return "\n".join(lines)
 
 

@@ -112,10 +112,10 @@ def read_run(folder: Path, row_type: type[Row]) -> tuple[dict[str, Any], list[li
     if lacking:
         raise UserError(path, f"no {', '.join(lacking)}", "the scores of a finished run", HINT)
     runs = [read_rows(folder / name / PER_IMAGE_FILE, row_type) for name in names]
-    reported = sorted(map(str, scores["test_ids"]))
+    named = sorted(map(str, scores["test_ids"]))
     for name, rows in zip(names, runs, strict=True):
         found = sorted(str(id) for id in columns(rows)["id"])
-        if found != reported or len(set(found)) != len(found):
+        if found != named or len(set(found)) != len(found):
             expected = "the same test images in every run, each once"
             raise UserError(folder / name / PER_IMAGE_FILE, "other or repeated test images", expected, HINT)
     return scores, runs

@@ -119,7 +119,7 @@ class SupervisedTrainer:
         """One optimiser step on an augmented batch; step counts from 0."""
         config = self.config
         batch = self.batch(step)
-        torch.manual_seed(generator(config.seed, step, DROPOUT).initial_seed())  # dropout samples from the global one
+        torch.manual_seed(generator(config.seed, step, DROPOUT).initial_seed())  # dropout uses the global one
         lr = config.lr * lr_factor(step, config.warmup_steps, self.steps)
         losses: list[Tensor] = []
 

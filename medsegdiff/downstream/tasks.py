@@ -31,14 +31,13 @@ Rows = Sequence[Any]  # frozen dataclasses with at least id, group and label
 
 @dataclass(frozen=True)
 class Task:
-    """Segmentation or classification, as `protocol.run` sees it."""
+    """Segmentation or classification, as `benchmark` sees it."""
 
     check: Callable[[SegmentConfig, list[str]], object]  # raises `UserError` for a network that cannot be had
-    trainer: Callable[
-        [SegmentConfig, list[str], SampleTensors, SampleTensors, int], SupervisedTrainer
-    ]  # train, val, steps
+    # Of settings, classes, train, val, steps
+    trainer: Callable[[SegmentConfig, list[str], SampleTensors, SampleTensors, int], SupervisedTrainer]
     load: Callable[[Path], tuple[nn.Module, dict[str, Any]]]  # network and settings of a weights file
-    score: Callable[[nn.Module, dict[str, Any], SampleTensors, SegmentConfig, Path], Rows]  # Samples a picture too
+    score: Callable[[nn.Module, dict[str, Any], SampleTensors, SegmentConfig, Path], Rows]  # draws a picture too
     picture: str  # file name of that picture
     row: type[Any]  # one line of per_image.csv
     measures: Mapping[str, Measure]

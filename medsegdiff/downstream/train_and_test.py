@@ -95,7 +95,7 @@ def sha256(path: Path) -> str:
 
 def run_fingerprint(config: SegmentConfig, pairs: SampleSet) -> dict[str, Any]:
     """What decides the weights: settings, pairs, and the content of a file with weights, wherever it lies."""
-    fingerprint = {**fingerprint_of(config, "segment", NOT_IN_FINGERPRINT), "data": content_digest(pairs.records)}
+    fingerprint = {**fingerprint_of(config, "segment", NOT_IN_FINGERPRINT), "data": pairs.content}
     if config.encoder_weights is not None and Path(config.encoder_weights).is_file():
         fingerprint["encoder_weights"] = f"sha256:{sha256(Path(config.encoder_weights))}"
     return fingerprint
@@ -116,8 +116,8 @@ def not_compared(config: SegmentConfig, sign: Path) -> tuple[str, ...]:
     gone = weights is not None and is_file_name(weights) and not Path(weights).is_file()
     if not gone or not sign.is_file():
         return ()
-    reported = read_record(sign).get("config")
-    same = isinstance(reported, dict) and reported.get("encoder_weights") == weights
+    settings = read_record(sign).get("config")
+    same = isinstance(settings, dict) and settings.get("encoder_weights") == weights
     return ("encoder_weights",) if same else ()
 
 

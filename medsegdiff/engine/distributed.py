@@ -56,7 +56,7 @@ class Distributed(SingleProcess):
         AcceleratorState._reset_state(reset_partial_state=True)
         self.accelerator = Accelerator(
             cpu=choose_device(device).type == "cpu",
-            mixed_precision="no",  # `--precision` says it, by `training/device.autocast`
+            mixed_precision="no",  # `--precision` says it, by `engine.device.autocast`
             kwargs_handlers=[
                 InitProcessGroupKwargs(timeout=PATIENCE),
                 DistributedDataParallelKwargs(gradient_as_bucket_view=True),
@@ -71,7 +71,7 @@ class Distributed(SingleProcess):
             logging.getLogger("medsegdiff").setLevel(logging.ERROR)  # one of them says it for all
 
     def share(self, pairs: int) -> slice:
-        """The rows of this process in a batch of `pairs` that all of them drew; `count` divides `pairs`."""
+        """The rows of this process in a batch of `pairs` that all of them sampled; `count` divides `pairs`."""
         own = pairs // self.count
         return slice(self.rank * own, (self.rank + 1) * own)
 

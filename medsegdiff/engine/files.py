@@ -108,8 +108,8 @@ def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if isinstance(before, dict) and isinstance(after, dict):
             lines += [f"{key}.{line}" for line in differing_keys(before, after)]
         elif before != after or (key in old) != (key in new):
-            reported = [repr(values[key]) if key in values else "nothing" for values in (old, new)]
-            lines.append(f"{key}: {reported[0]} -> {reported[1]}")
+            sides = [repr(values[key]) if key in values else "nothing" for values in (old, new)]
+            lines.append(f"{key}: {sides[0]} -> {sides[1]}")
     return lines
 
 

@@ -21,16 +21,8 @@ NAMES = {  # settings, in cards of checkpoints and where a folder says what made
     "given": "inputs",
     "given_masks": "conditioning_masks",
 }
-NESTED = {
-    "fingerprint",
-    "config",
-    "real",
-    "synthetic",
-    "model",
-    "diffusion",
-    "codec",
-    "scores",
-}  # where names stand too
+# Where such names stand too
+NESTED = {"fingerprint", "config", "real", "synthetic", "model", "diffusion", "codec", "scores"}
 
 
 def renamed(values: Any) -> Any:

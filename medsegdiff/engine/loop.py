@@ -61,9 +61,7 @@ class LoopConfig:
     evals_from: int = 0  # steps before the part of the run over which evaluations are spread
     read_every: int = 1  # steps between two readings of what steps returned; a GPU has to finish them for it
     sample_ids: Callable[[int], Sequence[str]] = lambda step: ()  # ids of the pairs that a step saw, for messages
-    processes: SingleProcess = field(
-        default_factory=SingleProcess
-    )  # those that train together; the main one alone writes
+    processes: SingleProcess = field(default_factory=SingleProcess)  # that train together; the main one alone writes
 
 
 @dataclass
@@ -124,7 +122,7 @@ def run_loop(trainer: Trainer, config: LoopConfig, description: str) -> dict[str
                 progress.done = trainer.finished()
             progress.seconds += time.perf_counter() - started
             if saves and processes.is_main:
-                curves.flush()  # what a kill takes from its queue would not be sampled again after this state
+                curves.flush()  # what a kill takes from its queue would not be made again after this state
                 state = {"trainer": trainer.state_dict(), "progress": dataclasses.asdict(progress)}
                 save_state(folder.path, done, folder.fingerprint, state)
     return {

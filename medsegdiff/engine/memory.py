@@ -142,8 +142,8 @@ class BatchSizeFinder:
             short = f"{pairs} pairs a step, and memory for {largest} at once"
             raise UserError("--find_batch_size", short, "a number that halving brings down to that", self.hint(config))
         size, parts = found
-        reported = "%d of %d pairs a step fit into memory at once: going on as with --batch_size %d --accumulate %d"
-        logger.info(reported, largest, pairs, size, parts)
+        text = "%d of %d pairs a step fit into memory at once: going on as with --batch_size %d --accumulate %d"
+        logger.info(text, largest, pairs, size, parts)
         return dataclasses.replace(config, batch_size=size, accumulate=parts)
 
     def too_large(self, config: Any) -> UserError:

@@ -9,8 +9,6 @@ from typing import Any, Literal
 from medsegdiff.errors import require
 
 Device = Literal["auto", "cpu", "cuda"]
-
-
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 

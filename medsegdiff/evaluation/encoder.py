@@ -26,11 +26,8 @@ def encoder_missing(context: Context) -> str | None:
         return context.reference_models.missing.get("segmenter", "no segmenter")
     if not reference_model.trusted:
         return reference_model.withheld()
-    return (
-        None
-        if isinstance(getattr(reference_model.model, "encoder", None), nn.Module)
-        else "the segmenter has no encoder"
-    )
+    has_encoder = isinstance(getattr(reference_model.model, "encoder", None), nn.Module)
+    return None if has_encoder else "the segmenter has no encoder"
 
 
 def encoder_features(context: Context, pairs: Pairs) -> np.ndarray:

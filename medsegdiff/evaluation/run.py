@@ -176,12 +176,7 @@ def _compared(
 def _reported(reference_models: ReferenceModels) -> dict[str, Any]:
     """Quality of every reference model."""
     reported: dict[str, Any] = dict(reference_models.missing)
-    for reference_model in (reference_models.segmenter, reference_models.classifier, reference_models.embedding):
-        if reference_model is not None:
-            quality = reference_model.quality.to_json()
-            reported[reference_model.name] = {
-                reference_model.measure: quality,
-                "minimum": reference_model.minimum,
-                "trusted": reference_model.trusted,
-            }
+    for model in reference_models.present:
+        quality = {model.measure: model.quality.to_json()}
+        reported[model.name] = quality | {"minimum": model.minimum, "trusted": model.trusted}
     return reported

@@ -1,4 +1,4 @@
-"""How well numbers distinguishes classes, by scikit-learn; NaN where there is one class only."""
+"""How well numbers distinguish classes, by scikit-learn; NaN where there is one class only."""
 
 from __future__ import annotations
 

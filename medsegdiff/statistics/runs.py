@@ -2,7 +2,7 @@
 
 The data are S training runs (the same settings, other seeds) scored on the same N test pictures. Pictures come in
 clusters, of one patient or of near-duplicates, and are alike within them. Runs and clusters are crossed: every run saw
-every cluster. One resample samples S runs with replacement and, independently, as many clusters as there are, with all
+every cluster. One resample takes S runs with replacement and, independently, as many clusters as there are, with all
 pictures of each; all sampled runs are measured on these same pictures, and the statistic is the mean over them. With
 one run only clusters are sampled (`bootstrap`): Saravanan et al., "Application of the hierarchical bootstrap to
 multi-level data in neuroscience", Neurons, Behavior, Data analysis, and Theory 3(5), 2020. Both factors are sampled

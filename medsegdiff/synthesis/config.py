@@ -15,7 +15,7 @@ class GenerateConfig:
     """Phase 3: checkpoint -> synthetic samples, or masks of conditioning images.
 
     `sampler` to `sigma_scale` are settings of generators; one that is left out is the generator's default. Those of
-    joint diffusion are told in `SamplingSettings`.
+    joint diffusion are described in `SamplingSettings`.
     """
 
     checkpoint_path: str  # .safetensors file; a .pth name finds the .safetensors beside it
@@ -24,7 +24,7 @@ class GenerateConfig:
     masks: str | None = None  # mask_to_image: sample images for the masks here (sample folder, class folders, pictures)
     images: str | None = None  # image_to_mask: find masks of the images here (sample folder, class folders, pictures)
     split: Literal["train", "val", "test"] | None = None  # of a sample folder; default: train of masks, all of images
-    num_samples_per_input: int | None = None  # Samples of each conditioning mask (default 1) or image (default 8)
+    num_samples_per_input: int | None = None  # samples of each conditioning mask (default 1) or image (default 8)
     num_samples_per_class: int = 100  # pairs of each class (joint and mask_first)
     classes: list[str] | None = None  # which ones; default: all that the checkpoint knows, or as conditioning masks say
     sampler: str | None = None  # update rule: dpmpp_2m (the default of joint diffusion), heun, ddim, ddpm
@@ -34,7 +34,7 @@ class GenerateConfig:
     guidance_checkpoint: str | None = None  # ... or away from this one, less trained on the same data (autoguidance)
     guidance_low: float | None = None  # guidance acts where the image's noise level is above this (0.3) ...
     guidance_high: float | None = None  # ... and up to this (5)
-    sigma_scale: float | None = None  # share of image noise levels below 0.3 passed to the network (1); less: finer
+    sigma_scale: float | None = None  # share of image noise levels below 0.3 that the network gets (1); less: finer
     chunk_size: int | None = None  # samples computed together; default: 8 on a CPU, 50 on a GPU; decides last bits
     max_redraws: int = 20  # further samples of a pair whose lesion mask is empty or degenerate before giving up
     precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
@@ -55,7 +55,7 @@ class GenerateConfig:
 
     @property
     def settled_mode(self) -> Task:
-        """The mode that is set, or that the conditioning inputs mean."""
+        """The mode that is set, or that the given masks or images mean."""
         if self.mode is not None:
             return self.mode
         return "image_to_mask" if self.images else "mask_to_image" if self.masks else "joint"
@@ -77,7 +77,7 @@ class GenerateConfig:
             require(samples is None, "--num_samples_per_input", f"mode {mode}", expected, hint)
             require(self.split is None, "--split", f"mode {mode}", expected, "Leave it out.")
         if mode == "image_to_mask":
-            expected = "no class: it is not passed"
+            expected = "no class: masks are sampled without one"
             require(self.classes is None, "--classes", f"mode {mode}", expected, "Leave it out.")
 
     @property
@@ -88,12 +88,6 @@ class GenerateConfig:
 
 
 OF_GENERATORS = (
-    "sampler",
-    "steps",
-    "mask_guidance",
-    "guidance",
-    "guidance_checkpoint",
-    "guidance_low",
-    "guidance_high",
-    "sigma_scale",
+    *("sampler", "steps", "mask_guidance", "guidance", "guidance_checkpoint"),
+    *("guidance_low", "guidance_high", "sigma_scale"),
 )

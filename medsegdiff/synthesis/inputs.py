@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from medsegdiff.data.arrays import GREY_BINARY, ArraySpec, resize_anisotropic
+from medsegdiff.data.arrays import BINARY, GREY_BINARY, ArraySpec, resize_anisotropic
 from medsegdiff.data.dataset import to_channels
-from medsegdiff.data.decoding import read_grey, read_picture
+from medsegdiff.data.decoding import read_picture
 from medsegdiff.data.hashing import content_hash
-from medsegdiff.data.mask_files import read_binary_mask
-from medsegdiff.data.readers.matching import MASK_NAME, SUFFIXES
+from medsegdiff.data.mask_files import read_binary_mask, read_label_map
+from medsegdiff.data.readers.matching import MASK_NAME, SUFFIXES, pictures, subfolders
 from medsegdiff.data.records import read_samples
 from medsegdiff.engine.files import DATASET_FILE, read_json, require_folder
 from medsegdiff.errors import UserError
@@ -103,17 +103,10 @@ def _from_pairs(folder: Path, kind: str, size: int, split: str | None, spec: Arr
         name, digest = (r.mask_file_name, r.mask_hash) if masks else (r.image_file_name, r.image_hash)
         result.append(
             ConditioningInput(
-                r.id,
-                name,
-                r.label,
-                r.group,
-                r.width,
-                r.height,
-                r.pixel_aspect,
-                digest,
+                r.id, name, r.label, r.group, r.width, r.height, r.pixel_aspect, digest,
                 _resized(picture, kind, size, spec),
             )
-        )
+        )  # fmt: skip
     return result
 
 
@@ -122,13 +115,13 @@ def _picture_files(folder: Path, kind: str, classes: list[str]) -> list[tuple[st
 
     Files called `..._mask`, `..._mask_1` are masks where any is called so; those of one picture are one mask.
     """
-    below = {p.name.lower(): p for p in sorted(folder.iterdir()) if p.is_dir()}
+    below = {p.name.lower(): p for p in subfolders(folder)}
     places: list[tuple[str | None, Path]] = [(c, below[c.lower()]) for c in classes if c.lower() in below]
-    if kind == "images" and not any(p.suffix.lower() in SUFFIXES for p in folder.iterdir()):
+    if kind == "images" and not pictures(folder):
         places = [(p.name, p) for p in below.values()]  # no class is given, so every folder will do
     result: list[tuple[str | None, str, list[Path]]] = []
     for label, place in places or [(None, folder)]:
-        files = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        files = pictures(place)
         masks: dict[str, list[Path]] = {}
         for path in files:
             if match := MASK_NAME.fullmatch(path.stem):
@@ -145,14 +138,12 @@ def _picture_files(folder: Path, kind: str, classes: list[str]) -> list[tuple[st
 
 def _mask(paths: list[Path], spec: ArraySpec) -> np.ndarray:
     """The mask of one picture in pixel values: the union of binary ones, or a label map."""
-    if spec.is_binary:
-        return spec.values_of((_union(paths) > 0).astype(np.uint8))
-    found = read_grey(paths[0])
-    unknown = sorted(set(np.unique(found).tolist()) - set((spec.mask_values or {}).values()))
-    if len(paths) > 1 or unknown:
-        what = "several masks of one picture" if len(paths) > 1 else f"pixel values {', '.join(map(str, unknown[:8]))}"
-        raise UserError(paths[0], what, f"one label map ({spec})", "Give masks as the checkpoint learnt them.")
-    return found
+    if spec.mask_values == BINARY:
+        return _union(paths)
+    hint = "Give masks as the checkpoint learnt them."
+    if len(paths) > 1:
+        raise UserError(paths[0], "several masks of one picture", f"one label map ({spec})", hint)
+    return read_label_map(paths[0], spec.mask_values or {}, hint)
 
 
 def _union(paths: list[Path]) -> np.ndarray:

@@ -146,13 +146,13 @@ def _sheet(folder: Path, inputs: list[ConditioningInput], samples: int, spec: Ar
     masks: list[np.ndarray | None] = []
     titles: list[str] = []
     shown = min(SHEET_SAMPLES, samples)
+
+    def read(name: str) -> np.ndarray:
+        return read_grey(folder / name)
+
     for image in spread(inputs, SHEET_IMAGES):
         size = (image.width, image.height)
         picture = cv2.resize(from_channels(image.picture), size, interpolation=cv2.INTER_LINEAR)
-
-        def read(name: str, image: ConditioningInput = image) -> np.ndarray:
-            return read_grey(folder / name)
-
         images += [picture] * (1 + shown)
         masks += [None, *[read(f"samples/{image.id}_{n:03d}.png") for n in range(shown)]]
         titles += [image.id, *[f"sample {n}" for n in range(shown)]]

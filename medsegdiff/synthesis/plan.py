@@ -116,7 +116,7 @@ def run_pending(tasks: list[Chunk], folder: Path, work: Callable[[Chunk], None],
     (folder / CHUNKS).mkdir(exist_ok=True)
     todo = pending(tasks, folder)
     total, left = (sum(len(t.items) for t in some) for some in (tasks, todo))
-    with tqdm(total=total, initial=total - left, desc="drawing", unit=unit) as bar:
+    with tqdm(total=total, initial=total - left, desc="sampling", unit=unit) as bar:
         for task in todo:
             work(task)
             bar.update(len(task.items))

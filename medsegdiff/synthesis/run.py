@@ -31,15 +31,7 @@ from medsegdiff.synthesis.plan import Chunk, plan_images, plan_masks, plan_pairs
 logger = logging.getLogger(__name__)
 
 # What does not decide what is sampled: where things lie (what was given counts by its content), and when to give up.
-NOT_IN_FINGERPRINT = (
-    "checkpoint_path",
-    "output_dir",
-    "masks",
-    "images",
-    "split",
-    "device",
-    "max_redraws",
-)
+NOT_IN_FINGERPRINT = ("checkpoint_path", "output_dir", "masks", "images", "split", "device", "max_redraws")
 CHUNK_SIZES = {"cpu": 8}  # by device; 50 elsewhere. Batches are padded: large ones are dear where few are asked for
 # Settings that a mode makes no use of.
 UNUSED = {
@@ -69,7 +61,9 @@ def generate(config: GenerateConfig) -> SampleSet | list[dict[str, Any]]:
     require(config.mode in serves, "--mode", kind, f"one of {', '.join(serves)}")
     classes, tasks, inputs = plan(config, generator.card)
     fingerprint = _fingerprint(config, generator, classes, inputs)
-    return (_masks if config.mode == "image_to_mask" else _samples)(config, generator, classes, tasks, fingerprint)
+    if config.mode == "image_to_mask":
+        return _masks(config, generator, tasks, fingerprint)
+    return _samples(config, generator, classes, tasks, fingerprint)
 
 
 def plan(config: GenerateConfig, card: GeneratorCard) -> tuple[list[str], list[Chunk], list[ConditioningInput] | None]:
@@ -112,7 +106,7 @@ def _samples(
 
 
 def _masks(
-    config: GenerateConfig, generator: Generator, classes: list[str], tasks: list[Chunk], fingerprint: dict[str, Any]
+    config: GenerateConfig, generator: Generator, tasks: list[Chunk], fingerprint: dict[str, Any]
 ) -> list[dict[str, Any]]:
     output = Path(config.output_dir)
     run = RunFolder(output, DATA_SET, fingerprint)

@@ -22,11 +22,7 @@ from medsegdiff.synthesis.quality_filters import label_map_fault, mask_fault
 
 ASPECT = 22  # purpose number of the random streams
 SHEET_PER_CLASS = 32
-SHEET_MASKS, SHEET_SAMPLES, SHEET_COLUMNS = (
-    12,
-    7,
-    8,
-)  # conditioning masks on a sheet, images beside each, pictures a row
+SHEET_MASKS, SHEET_SAMPLES, SHEET_COLUMNS = 12, 7, 8  # conditioning masks, images beside each, pictures a row
 
 
 def run_chunk(generator: Generator, task: Chunk, folder: Path, max_redraws: int) -> None:
@@ -68,7 +64,7 @@ def sample_chunk(generator: Generator, task: Chunk, max_redraws: int) -> tuple[l
     """Arrays of each item of a chunk, and by class how many masks were refused, by reason.
 
     An item keeps the first of its attempts 0, 1, ... whose mask passes, so what it becomes does not depend on the chunk
-    that it stands in. Conditioning masks are not evaluated. Raises `UserError` where `max_redraws` further ones do not
+    that it stands in. Conditioning masks are not checked. Raises `UserError` where `max_redraws` further ones do not
     do.
     """
     found: dict[int, Arrays] = {}

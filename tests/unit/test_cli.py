@@ -212,6 +212,7 @@ def test_missing_yaml_file() -> None:
         (["train", "--data_dir", "d", "--model.num_heads", "1.5"], "--model.num_heads: found 1.5; expected int."),
         (["train", "--data_dir", "d", "--device", "tpu"], "--device: found tpu; expected one of auto, cpu, cuda."),
         (["train", "--data_dir"], "--data_dir: found nothing behind it; expected str"),
+        (["train", "--data_dir", "d", "--backbone"], "--backbone: found nothing behind it; expected str"),
         (["train", "--data_dir", "d", "stray"], "unrecognized arguments: stray"),
         (["train", "--data_dir", "d", "--lrr", "3"], "Did you mean --lr?"),
         (["train", "--config"], "--config: found nothing behind it"),

@@ -43,6 +43,10 @@ def read_raw(folder: Path, layout: str = AUTO, options: ReadOptions | None = Non
     if not data.samples:
         raise UserError(root, "no pair with a lesion", reader.layout, "Unpack the data set completely.")
     samples = [s if s.modality else dataclasses.replace(s, modality=reader.modality) for s in data.samples]
+    if options.classes is not None:  # which not every reader looks at
+        wanted = {plain(label): label for label in options.classes}
+        kept = (s for s in samples if plain(s.label) in wanted)
+        samples = [dataclasses.replace(s, label=wanted[plain(s.label)]) for s in kept]
     passed_over = count_passed_over(root, sum(sample.files for sample in samples), reader.table)
     if passed_over:
         log.info("passed over: %s", ", ".join(f"{count} {kind}" for kind, count in passed_over.items()))

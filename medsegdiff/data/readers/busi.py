@@ -67,10 +67,10 @@ def read(root: Path, options: ReadOptions) -> list[RawSample]:
     names = unique_names([(label, image) for label, image, _ in tasks])
     with ThreadPoolExecutor(2) as pool:  # decoding releases the interpreter lock
         found = pool.map(lambda task: _read_pair(*task), tasks)
-        read_samples = list(tqdm(found, total=len(tasks), desc="reading pictures", unit="pair", leave=False))
+        pixels = list(tqdm(found, total=len(tasks), desc="reading pictures", unit="pair", leave=False))
     return [
         RawSample(name, label, f"{image.parent.name}/{image.name}", picture, mask, files=1 + len(masks))
-        for name, (label, image, masks), (picture, mask) in zip(names, tasks, read_samples, strict=True)
+        for name, (label, image, masks), (picture, mask) in zip(names, tasks, pixels, strict=True)
     ]
 
 

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 
 from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.data.pictures import draw_classes, draw_outline
-from medsegdiff.downstream import rows as scoring_rows
 from medsegdiff.downstream.segmentation.scores import METRICS, score_image
 from medsegdiff.downstream.summary import label_subgroups
 from medsegdiff.engine.files import write_bytes
@@ -52,11 +51,9 @@ def class_columns(spec: ArraySpec) -> list[str]:
 def row_type(spec: ArraySpec) -> type[Any]:
     """`ImageScore`, for label maps with the `class_columns`."""
     columns = [(name, float) for name in class_columns(spec)]
-    return (
-        ImageScore
-        if spec.is_binary
-        else dataclasses.make_dataclass("LabelMapScore", columns, bases=(ImageScore,), frozen=True)
-    )
+    if spec.is_binary:
+        return ImageScore
+    return dataclasses.make_dataclass("LabelMapScore", columns, bases=(ImageScore,), frozen=True)
 
 
 def measures(spec: ArraySpec) -> dict[str, Measure]:
@@ -85,11 +82,6 @@ def subgroups(rows: Sequence[ImageScore]) -> dict[str, np.ndarray]:
 def label_map_subgroups(rows: Sequence[ImageScore]) -> dict[str, np.ndarray]:
     """Indices of all images and of each class of images."""
     return label_subgroups([row.label for row in rows])
-
-
-def read_run(folder: Path) -> tuple[dict[str, Any], list[list[ImageScore]]]:
-    """scores.json of a finished run, and the rows of each training in it (`scoring.rows.read_run`)."""
-    return scoring_rows.read_run(folder, ImageScore)
 
 
 def draw_overlays(

@@ -38,9 +38,8 @@ class Audit:
     nearest: np.ndarray  # (N,) row number of the train picture that a synthetic one is most like
     similarity: np.ndarray  # (N,) to it
     baseline: np.ndarray  # (H,) of held-out pictures to the train picture that they are most like
-    alarm_threshold: (
-        float  # similarity of most altered copies and of no held-out picture; infinite where there is none such
-    )
+    # Similarity of most altered copies and of no held-out picture; infinite where there is none such
+    alarm_threshold: float
 
     @property
     def unmistakable(self) -> int | None:

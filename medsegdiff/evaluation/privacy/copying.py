@@ -79,13 +79,9 @@ def copying_test(
 
 def verdict_of(share: Interval) -> str:
     """What the interval of `nearest_share` says."""
-    return (
-        "fail"
-        if share.low > CURRENT.copying
-        else "pass"
-        if share.high <= CURRENT.allowed
-        else "too few pictures to decide"
-    )
+    if share.low > CURRENT.copying:
+        return "fail"
+    return "pass" if share.high <= CURRENT.allowed else "too few pictures to decide"
 
 
 def nearest_share(

@@ -82,7 +82,7 @@ def membership(config: EvaluateConfig, real: SampleSet) -> Membership | str:
 
 
 def made_by_another(synthetic: Iterable[SampleRecord], digest: str) -> int:
-    """How many synthetic pairs say that another checkpoint than that of this digest drew them."""
+    """How many synthetic pairs say that another checkpoint than that of this digest sampled them."""
     makers = (record.generator for record in synthetic if record.is_synthetic)
     return sum(maker not in ("", digest) for maker in makers)
 
@@ -98,7 +98,7 @@ def _choose(
 def inferred(
     scores: Mapping[str, np.ndarray], learnt: np.ndarray, groups: np.ndarray, config: EvaluateConfig
 ) -> Membership:
-    """AUC of reporting `learnt` (N,) pictures by high scores (N,), of each level and of the mean of the levels.
+    """AUC of recognising `learnt` (N,) pictures by high scores (N,), of each level and of the mean of the levels.
 
     For the mean each is put on a common scale. The interval comes from a bootstrap over `groups` (N,). Raises
     `ValueError` where one side is empty.

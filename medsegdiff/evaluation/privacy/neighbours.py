@@ -70,7 +70,7 @@ class _Rows:
 def statistics(alike: Alike, *, resamples: int, seed: int) -> Statistics:
     """All statistics, averaged over random choices of equally many real pictures, with 95 % bootstrap intervals.
 
-    A resample samples whole groups: of synthetic pictures, as those of one mask are alike, and of real ones from a new
+    A resample takes whole groups: of synthetic pictures, as those of one mask are alike, and of real ones from a new
     choice on both sides. Samples with replacement lose pictures on both sides alike; what that does to the level is
     taken out by shifting the samples.
     """

@@ -1,1 +1,1 @@
-"""Networks trained on the real train split, whose prediction the evaluation asks."""
+"""Networks trained on the real train split, whose predictions the evaluation uses."""

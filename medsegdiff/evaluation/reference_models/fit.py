@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from medsegdiff.data.records import SampleSet, content_digest
+from medsegdiff.data.records import SampleSet
 from medsegdiff.downstream.checks import check_splits
 from medsegdiff.downstream.config import SegmentConfig
 from medsegdiff.downstream.tasks import settle_names, task_of
@@ -48,7 +48,7 @@ def fit_reference_models(config: EvaluateConfig, real: SampleSet, sets: Sets) ->
     model whose data are lacking (a class without val pictures, for example) is None; the others are still used.
     """
     fingerprint = {
-        "data": content_digest(real.records),
+        "data": real.content,
         "img_size": sets.img_size,
         "precision": config.precision,
         "seed": config.seed,
@@ -57,6 +57,8 @@ def fit_reference_models(config: EvaluateConfig, real: SampleSet, sets: Sets) ->
     found: dict[str, ReferenceModel | None] = {}
     if len(sets.classes) < 2:
         missing["classifier"] = f"no classifier: all pairs compared are {sets.classes[0]}"
+    if not real.arrays.foreground:
+        missing["segmenter"] = "no segmenter: the pairs have no masks"
     try:
         check_splits(real, "all")
     except UserError as error:
@@ -70,14 +72,10 @@ def fit_reference_models(config: EvaluateConfig, real: SampleSet, sets: Sets) ->
     found["embedding"] = fit_embedding(
         config, sets.train, sets.held_out, reference_model_folder(config, "embedding", own), own
     )
-    for reference_model in filter(None, found.values()):
-        logger.info(
-            "%s: %s on held-out real pictures %s",
-            reference_model.name,
-            reference_model.measure,
-            reference_model.quality,
-        )
-    return ReferenceModels(found["segmenter"], found["classifier"], found["embedding"], missing)
+    models = ReferenceModels(found["segmenter"], found["classifier"], found["embedding"], missing)
+    for model in models.present:
+        logger.info("%s: %s on held-out real pictures %s", model.name, model.measure, model.quality)
+    return models
 
 
 def reference_model_folder(config: EvaluateConfig, name: str, fingerprint: dict[str, Any]) -> Path:

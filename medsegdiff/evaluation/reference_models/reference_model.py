@@ -12,7 +12,7 @@ from medsegdiff.statistics.interval import Interval, number
 
 @dataclass(frozen=True)
 class ReferenceModel:
-    """A network trained on the real train split, whose prediction on synthetic pairs counts while it is good enough."""
+    """A network trained on the real train split, whose predictions on synthetic pairs count while it is good enough."""
 
     name: str  # "segmenter", "classifier", "embedding"
     model: nn.Module  # in evaluation mode, on its device
@@ -30,7 +30,7 @@ class ReferenceModel:
         """Why its figures are not shown."""
         return (
             f"withheld: the {self.name}'s {self.measure} on held-out real pictures is {number(self.quality.value)}, "
-            f"below the {number(self.minimum)} that make its prediction worth having"
+            f"below the {number(self.minimum)} that make its predictions worth using"
         )
 
 
@@ -42,3 +42,8 @@ class ReferenceModels:
     classifier: ReferenceModel | None
     embedding: ReferenceModel | None
     missing: dict[str, str]  # name -> why there is none
+
+    @property
+    def present(self) -> list[ReferenceModel]:
+        """Those that there are."""
+        return [model for model in (self.segmenter, self.classifier, self.embedding) if model is not None]

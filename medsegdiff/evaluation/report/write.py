@@ -62,20 +62,11 @@ def page(context: Context, sections: Mapping[str, Section], report: Mapping[str,
         sections = {name: dataclasses.replace(section, figures=[]) for name, section in sections.items()}
     else:
         grids = mixed_grids(context.sets, context.config.seed, real=real_pictures)
-    reference_models = [
-        j
-        for j in (
-            context.reference_models.segmenter,
-            context.reference_models.classifier,
-            context.reference_models.embedding,
-        )
-        if j
-    ]
     return template.render(
         sections=sections,
         report=report,
         grids=grids,
-        reference_models=reference_models,
+        reference_models=context.reference_models.present,
         missing=context.reference_models.missing,
         sets=context.sets,
         binary=context.sets.train.spec.is_binary,

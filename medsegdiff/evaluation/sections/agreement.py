@@ -116,8 +116,7 @@ def _classes(context: Context, section: Section) -> None:
         return
     section.text.append(
         "A classifier trained on real images predicted the class of every synthetic image. Much lower figures than on "
-        "real "
-        "images mean that the classes look alike; much higher ones, that they are caricatures."
+        "real images mean that the classes look alike; much higher ones, that they are caricatures."
     )
     columns = ["images", "number", *values["synthetic"]]
     section.tables.append(Table("Class predicted by a classifier", columns, rows))

@@ -61,9 +61,8 @@ def run(context: Context) -> Section:
         "that of the real train pictures. The baseline is what as many real pictures, not used for training, reach. "
         "Distances above the baseline, and precision or coverage below it, mean pictures unlike real ones; recall "
         "below it means that kinds of real pictures are missing. Distances clearly below the baseline mean copies. "
-        "Radiomic "
-        "features see grey values and texture; those of the segmenter see what is shown and where, and hardly texture: "
-        "pictures without any detail may do well there."
+        "Radiomic features see grey values and texture; those of the segmenter see what is shown and where, and "
+        "hardly texture: pictures without any detail may do well there."
     )
     found: dict[str, dict[str, dict[str, Comparison]]] = {}
     spaces = _spaces(context, section)

@@ -84,7 +84,7 @@ def _without(context: Context, section: Section) -> None:
         empty = ~pairs.masks.any(axis=(1, 2))
         if empty.any():
             reported = f"{empty.sum()} of {len(pairs)} {TITLES[which]} pairs have an empty mask"
-            section.skipped.append(f"{reported}: only area and number of parts could be reported of them.")
+            section.skipped.append(f"{reported}: only area and number of parts were measured of them.")
         lacking = (np.isnan(found) & ~empty[:, None]).sum(axis=0)
         counts = ((d.title, f"{n} of {len(pairs)}" if n else None) for d, n in zip(DESCRIPTORS, lacking, strict=True))
         section.skipped += [
@@ -123,9 +123,8 @@ def _tables(section: Section, lines: list[_Line], samples: dict[str, list[Sample
     note = (
         "distance: Wasserstein distance from real train lesions in standard deviations of all of them, with a 95 % "
         "bootstrap interval; baseline: that of held-out real lesions, in equal number. p: Kolmogorov-Smirnov test of "
-        "real "
-        f"train against synthetic lesions, one picture per group, corrected for {len(lines)} tests (Holm). With many "
-        "pictures a small p only says that a difference is not chance; the distance says how large it is."
+        f"real train against synthetic lesions, one picture per group, corrected for {len(lines)} tests (Holm). With "
+        "many pictures a small p only says that a difference is not chance; the distance says how large it is."
     )
     section.values["per_class"] = {}
     for label, own in itertools.groupby(lines, key=lambda line: line.label):
@@ -217,7 +216,7 @@ def _differences_in_words(first: str, second: str, reported: dict[str, Any]) -> 
     titles = {d.name: d.title for d in DESCRIPTORS}
     real = [name for name, t in reported.items() if t["outcome"] != "none in real"]
     if not real:
-        return f"Real {first} and {second} lesions differ in none of the characteristics, as far as can be reported."
+        return f"Real {first} and {second} lesions differ in none of the characteristics, as far as can be said."
     kept = sum(reported[name]["outcome"].startswith("kept") for name in real)
     by = {o: [titles[n] for n in real if reported[n]["outcome"] == o] for o in OUTCOMES}
     rest = "".join(f" {outcome[0].upper()}{outcome[1:]}: {', '.join(names)}." for outcome, names in by.items() if names)

@@ -25,7 +25,7 @@ from medsegdiff.statistics.interval import Interval
 MIN_PAIRS = 10  # of a subgroup
 SHOWN = 6
 PARTNERS = 5  # purpose of random numbers
-SAMPLED = re.compile(r"syn_(?P<id>.+)_\d+")  # id of a pair that was sampled for a mask (`generation.plan.plan_images`)
+SAMPLED = re.compile(r"syn_(?P<id>.+)_\d+")  # id of a pair that was sampled for a mask (`synthesis.plan.plan_images`)
 FIGURES = {"ssim": "SSIM", "psnr": "PSNR (dB)", "rmse": "RMSE (grey levels)", "lpips": "LPIPS (AlexNet)"}
 
 
@@ -57,7 +57,7 @@ def run(context: Context) -> Section | None:
     own = _measured(context, section, matched.synthetic.images, matched.real.images)
     other = _measured(context, None, partners, matched.real.images)
     if alone.any():
-        section.skipped.append(f"Floor of {alone.sum()} pairs: the real set has no other picture of their class.")
+        section.skipped.append(f"Baseline of {alone.sum()} pairs: the real set has no other picture of their class.")
         other = {name: np.where(alone, np.nan, values) for name, values in other.items()}
     _table(context, section, matched, own, other)
     for name, values in own.items():
@@ -73,16 +73,17 @@ def run(context: Context) -> Section | None:
 def match(context: Context) -> Matched | None:
     """The synthetic pairs that were sampled for masks of the real set (mode mask_to_image); None where there is none.
 
-    Such a pair bears the id of the mask in its own, and the group of the real pair; that of a mask without a data set
-    is made from the mask's content (`generation.given`).
+    Such a pair says what it is derived from (in schema 1: in its id), and has the group of the real pair; that of a
+    mask without a data set is made from the mask's content (`synthesis.inputs`).
     """
     known = {(r.id, r.group): r for r in context.real.records}
     by_mask = {f"m{r.mask_hash[:12]}": r for r in context.real.records}
     found: dict[int, SampleRecord] = {}
     for row, record in enumerate(context.sets.synthetic.records):
         name = SAMPLED.fullmatch(record.id)
-        real = known.get((name["id"], record.group)) if name else None
-        if real is not None or (name and (real := by_mask.get(record.group))):
+        mask = record.derived_from or (name["id"] if name else "")
+        real = known.get((mask, record.group)) or (by_mask.get(record.group) if mask else None)
+        if real is not None:
             found[row] = real
     if not found:
         return None

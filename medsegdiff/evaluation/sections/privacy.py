@@ -116,9 +116,8 @@ def _report_sides(section: Section, context: Context, leaks: Leaks, learnt: Lear
     if leaks.near_duplicates:
         section.text.append(
             f"Take care: {leaks.near_duplicates} of {len(context.sets.held_out)} held-out images show nearly what a "
-            "train image "
-            "shows. So they are no clean measure of the similarity between strangers, and copies "
-            "may look like chance."
+            "train image shows. So they are no clean measure of the similarity between strangers, and copies may look "
+            "like chance."
         )
 
 
@@ -175,7 +174,7 @@ def _report_controls(section: Section, audits: dict[str, Audit]) -> None:
             kind = found.planted[str(row[0])]
             row += [kind.detected, kind.attributed]
         section.values[name.replace(" ", "_")]["planted"] = {k: vars(v) for k, v in found.planted.items()}
-    note = "Found: beyond the limit. Traced: the nearest train image is the one that was copied."
+    note = "Found: beyond the limit. Attributed: the nearest train image is the one that was copied."
     title = f"Control: copies of up to {CURRENT.planted} train images, planted among the synthetic ones"
     section.tables.append(Table(title, columns, rows, note))
     for name, found in audits.items():
@@ -268,9 +267,8 @@ def _report_membership(section: Section, context: Context) -> None:
     values: dict[str, Any] = json_fields(found)
     section.values["membership"] = values
     section.text.append(
-        f"Membership inference from the checkpoint: whether the generator learnt an image can be distinguished from "
-        "its "
-        f"denoising error with an AUC of {found.auc} ({found.train} train and {found.held_out} held-out images, chosen "
+        "Membership inference from the checkpoint: whether the generator learnt an image shows in its denoising error, "
+        f"with an AUC of {found.auc} ({found.train} train and {found.held_out} held-out images, chosen "
         "at random where there are more; 0.5 is not at all, 1 is always). This concerns handing on the checkpoint; "
         "the synthetic images are evaluated above."
     )
@@ -278,7 +276,7 @@ def _report_membership(section: Section, context: Context) -> None:
     if others:
         which = "these pairs" if others == total else f"{others} of these {total} pairs"
         section.text.append(
-            f"Take care: membership was inferred for another checkpoint than the one that drew {which}."
+            f"Take care: membership was inferred for another checkpoint than the one that sampled {which}."
         )
 
 

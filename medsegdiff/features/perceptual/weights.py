@@ -23,7 +23,7 @@ EXPECTED = "a .safetensors file, or a .pth file with a state dict"
 def weights_of(value: str, setting: str, url: str, network: str) -> dict[str, Tensor]:
     """The tensors of the file `value`, or of `url` where `value` is "download"; downloads are kept by torch.hub.
 
-    Nothing but tensors is unpickled. Raises `UserError`, reporting the `setting`, for a file or a download that cannot
+    Nothing but tensors is unpickled. Raises `UserError`, naming the `setting`, for a file or a download that cannot
     be had.
     """
     if value != DOWNLOAD:

@@ -177,7 +177,7 @@ def load(
         [c.describe() for c in card.conditions], card.aspects, card.train_hashes, card.step, card.always_shown,
     )  # fmt: skip
     found = JointDiffusion(denoiser.to(device), card, shown, sampling.settled(card.diffusion), precision, batch_size)
-    if sampling.guidance_checkpoint is None or sampling.guidance == 1:
+    if sampling.guidance_checkpoint is None:
         return found
     model, guidance_digest = _guidance_model(sampling.guidance_checkpoint, path, denoiser, card)
     return dataclasses.replace(found, guidance_model=model.to(device), guidance_digest=guidance_digest)

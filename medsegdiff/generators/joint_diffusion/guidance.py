@@ -110,10 +110,10 @@ def _of_mask(denoiser: Denoiser, x: Tensor) -> Tensor:
 
 
 def scaled_levels(sigma: Tensor, share: float) -> Tensor:
-    """Levels (M,) as the network is passed them: of the image's only `share` where it is below `FINE`.
+    """Levels (M,) as the network gets them: of the image's only `share` where it is below `FINE`.
 
     A network that underfits takes too much for noise, step by step, and pictures come out smoother than real ones.
-    Passed less noise it leaves more standing (exposure bias: Ning et al. 2024, "Elucidating the exposure bias in
+    Given a lower level it leaves more standing (exposure bias: Ning et al. 2024, "Elucidating the exposure bias in
     diffusion models"; Li et al. 2024, "Alleviating exposure bias in diffusion models through sampling with shifted time
     steps").
     """

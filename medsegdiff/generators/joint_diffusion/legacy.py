@@ -14,8 +14,6 @@ PREFIXES = {  # of weights
     "backbone.moves.": "backbone.conditions.augmentation.linear.",
 }
 LABEL_DROPOUT = 0.1  # what cards that do not say conditions were trained with, unless set otherwise
-
-
 DEAD = {  # settings that had one legal value, or were set from elsewhere
     "model": ("in_channels", "out_channels", "num_classes", "augment_conditioning"),
     "diffusion": ("sigma_data",),
@@ -36,15 +34,12 @@ def migrated(values: dict[str, Any]) -> dict[str, Any]:
 def with_conditions(card: dict[str, Any]) -> dict[str, Any]:
     """A card that says its conditions: one that does not is of a network that knows the class and, where its settings
     say so, how pictures were augmented."""
-    model = dict(card["model"])
     if "conditions" in card:
         return card
-    model.pop("num_classes", None)
-    augmented = model.pop("augment_conditioning", False)
     conditions: list[dict[str, Any]] = [{"name": "label", "drop_rate": LABEL_DROPOUT, "classes": card["classes"]}]
-    if augmented:
+    if card["model"].get("augment_conditioning"):
         conditions.append({"name": "augmentation", "units": list(MOVE_UNITS)})
-    return card | {"model": model, "conditions": conditions}
+    return card | {"conditions": conditions}
 
 
 def renamed_weights(weights: dict[str, T]) -> dict[str, T]:

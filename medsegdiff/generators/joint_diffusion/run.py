@@ -69,6 +69,6 @@ def run_fingerprint(config: TrainConfig, pairs: SampleSet) -> dict[str, Any]:
 def data_digest(pairs: SampleSet) -> str:
     """A short digest of what train and val hold, so that a run is not resumed on other data."""
     rows = [r for r in pairs.records if r.split != "test"]
-    text = " ".join(pairs.classes)
+    text = " ".join(pairs.classes) + pairs.arrays.mask_key
     text += "".join(f"{r.id}{r.split}{r.label}{r.image_hash}{r.mask_hash}{r.pixel_aspect}" for r in rows)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -55,7 +55,7 @@ def sample_pairs(
     """Images (B, C, S, S) uint8 and masks (B, K, S, S) uint8 {0, 255} under `cond`.
 
     `sigmas`, `noise` and `known` as in `sample_channels`. Where `guidance` hides the mask, it does so with the noise
-    that the walk starts from. `sigma_scale`: share of the image's lowest levels that the network is passed
+    that the walk starts from. `sigma_scale`: share of the image's lowest levels that the network gets
     (`scaled_levels`).
     """
     device = denoiser.modality.device

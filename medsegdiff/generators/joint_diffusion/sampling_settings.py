@@ -26,7 +26,7 @@ class SamplingSettings:
     guidance_checkpoint: str | None = None  # ... or away from this one, less trained on the same data
     guidance_low: float = 0.3  # guidance acts where the image's noise level is above this ...
     guidance_high: float = 5.0  # ... and up to this
-    sigma_scale: float = 1.0  # share of the image's noise level below 0.3 that the network is passed; less: finer grain
+    sigma_scale: float = 1.0  # share of the image's noise level below 0.3 that the network gets; less: finer grain
 
     def __post_init__(self) -> None:
         require(self.sampler in SAMPLERS, "--sampler", self.sampler, f"one of {', '.join(SAMPLERS)}")
@@ -62,5 +62,5 @@ class SamplingSettings:
 
 
 def default_guidance(diffusion: DiffusionConfig) -> Guidance:
-    """What guides sampling where no settings are passed, for a network trained so."""
+    """What guides sampling where no settings are given, for a network trained so."""
     return SamplingSettings().settled(diffusion).guide()

@@ -275,10 +275,9 @@ class DiffusionTrainer:
         return [self.train_set.records[row].id for row in rows.tolist()]
 
     def _batch(self, sample: int, seed_step: int) -> tuple[Tensor, Conditions, Tensor, Tensor, int]:
-        """x0, conditions, sigma, noise and `high` of this process's share of the batch of samples sample, sample + 1,
-        ...
+        """x0, conditions, sigma, noise and `high` of this process's share of the batch of samples `sample` and on.
 
-        Random numbers are sampled for the whole batch, so that it is the same one for any number of processes. Pictures
+        Random numbers are made for the whole batch, so that it is the same one for any number of processes. Pictures
         that are small already are not made smaller where noise is high.
         """
         config = self.config
@@ -311,7 +310,7 @@ class DiffusionTrainer:
         return x0[send(own, self.device)], cond, sigma, noise, high
 
     def _loss(self, sample: int, seed_step: int) -> Tensor:
-        """(M,) mean loss of each modality over this process's share of the batch of samples sample, sample + 1, ..."""
+        """(M,) mean loss of each modality over this process's share of the batch of samples `sample` and on."""
         batch = self._batch(sample, seed_step)
         seed = generator(self.config.seed, seed_step, DROPOUT).initial_seed()  # dropout uses the global generator
         torch.manual_seed((seed + self.processes.rank) % 2**63)
@@ -368,8 +367,8 @@ class DiffusionTrainer:
         found = {}
         if step == self.total_steps and len(self.ema.lengths) > 1:
             found = self.ema.choose(lambda model: self.validator.val_losses(model)["val_loss"])
-            conditioning = ", ".join(f"{length:g}: {loss:.4f}" for length, loss in found.items())
-            logger.info("val loss by length of the average: %s", conditioning)
+            shown = ", ".join(f"{length:g}: {loss:.4f}" for length, loss in found.items())
+            logger.info("val loss by length of the average: %s", shown)
         known = {f"val_loss_of_average/{length:g}": loss for length, loss in found.items()}
         known["ema_length"] = self.ema.lengths[self.ema.chosen]
         scores = self.validator.validate(self.ema.model, step, output, known)

@@ -57,7 +57,7 @@ class Validator:
         self.measured = ~np.isnan(train_features).all(axis=0)  # what no train picture has cannot be compared
         train_features, self.val_features = train_features[:, self.measured], val_features[:, self.measured]
         self.scale = np.nanstd(train_features, axis=0)
-        # Equal class shares on both sides: samples are sampled with the classes balanced
+        # Equal class shares on both sides: sampling takes classes in turn
         self.val_rows = _balanced_rows(val.labels, config.eval_samples, config.seed)
         baseline_rows = _balanced_rows(train.labels, config.eval_samples, config.seed)
         self.baseline = feature_distance(train_features[baseline_rows], self.val_features[self.val_rows], self.scale)
@@ -125,7 +125,7 @@ class Validator:
     def sample(self, model: Denoiser) -> tuple[Tensor, Tensor, Tensor]:
         """`eval_samples` pairs, the classes in turn: images (N, C, S, S), masks (N, K, S, S) uint8 and labels (N,).
 
-        Guided as `generate` leads by default: what is looked at is what a user will get.
+        Guided as `generate` does by default: what is looked at is what a user will get.
         """
         config = self.config
         labels = torch.arange(config.eval_samples) % len(self.classes)

@@ -242,6 +242,7 @@ RAW = [
     Case("pattern that finds no patient", f"{PREPARE} --subject_pattern P(\\d+)", ("found no patient in benign/",)),
     Case("mask classes without background", f"{PREPARE} --mask_classes a=1", ("--mask_classes: found a=1; expected",)),
     Case("mask classes for BUSI", f"{PREPARE} --mask_classes background=0 a=1", ("a data set in the layout busi",)),
+    Case("colours of BUSI", f"{PREPARE} --colour rgb", ("--colour: found rgb, and the layout busi",)),
     Case("a prepared data set as raw one", "prepare --input_dir real --output_dir out", ("prepared already",)),
     Case(
         "two files that would get one id", PREPARE, ("found the same id 'benign_0002' as",),
@@ -381,7 +382,7 @@ SETTINGS = [
     Case("fp16 on the CPU", "train --data_dir real --precision fp16 --device cpu", ("--precision: found fp16",)),
     Case("guide without guidance", GENERATE + " --guidance_checkpoint model.safetensors",
          ("--guidance_checkpoint: found --guidance 1, which is none",)),
-    Case("no noise passed", GENERATE + " --sigma_scale 0", ("--sigma_scale: found 0.0; expected above 0, at most 1",)),
+    Case("sigma scale 0", GENERATE + " --sigma_scale 0", ("--sigma_scale: found 0.0; expected above 0, at most 1",)),
     Case("learning rate NaN", "train --data_dir real --lr nan", ("--lr: found nan; expected a finite number",)),
     Case("weight decay NaN", f"{SEGMENT} --weight_decay nan", ("--weight_decay: found nan",)),
     Case("infinite learning rate", "segment --data_dir real --lr inf", ("--lr: found inf",)),

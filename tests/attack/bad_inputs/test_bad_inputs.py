@@ -18,7 +18,7 @@ pytestmark = pytest.mark.attack
 
 BY_NAME = {case.wrong: case for cases in CASES.values() for case in cases}
 TRAIN = "train --config {base}/tiny.yaml --data_dir {base}/real --output_dir disk/out"
-ReferenceModel = Callable[[Case], Outcome]
+OutcomeOf = Callable[[Case], Outcome]
 
 
 @pytest.fixture(scope="session")
@@ -28,16 +28,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def reference_model(base: Path, tmp_path_factory: pytest.TempPathFactory) -> ReferenceModel:
+def outcome_of(base: Path, tmp_path_factory: pytest.TempPathFactory) -> OutcomeOf:
     """What a case does; each is run once, for its own test and for that of the document."""
     known: dict[str, Outcome] = {}
 
-    def reference_model(case: Case) -> Outcome:
+    def outcome_of(case: Case) -> Outcome:
         if case.wrong not in known:
             known[case.wrong] = run(case, base, tmp_path_factory.mktemp("case"))
         return known[case.wrong]
 
-    return reference_model
+    return outcome_of
 
 
 def test_names_are_unlike() -> None:
@@ -46,10 +46,10 @@ def test_names_are_unlike() -> None:
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_bad_input(name: str, reference_model: ReferenceModel, capfd: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(name: str, outcome_of: OutcomeOf, capfd: pytest.CaptureFixture[str]) -> None:
     """Damage: any one check taken out (a traceback, status 0 or 1, a line without place or advice, a file left)."""
     case = BY_NAME[name]
-    outcome = reference_model(case)
+    outcome = outcome_of(case)
     assert len(outcome.lines) == 1, outcome.lines
     line = outcome.lines[0]
     assert outcome.status == 2
@@ -63,9 +63,9 @@ def test_bad_input(name: str, reference_model: ReferenceModel, capfd: pytest.Cap
     assert capfd.readouterr() == ("", "")  # libraries in C print past Python
 
 
-def test_the_document_shows_what_is_printed_now(reference_model: ReferenceModel) -> None:
+def test_the_document_shows_what_is_printed_now(outcome_of: OutcomeOf) -> None:
     """Damage: a message changed without `python tests/attack/bad_inputs/write_table.py`."""
-    assert DOCUMENT.read_text() == document(reference_model)
+    assert DOCUMENT.read_text() == document(outcome_of)
 
 
 @pytest.fixture

@@ -52,11 +52,11 @@ def cell(text: str) -> str:
     return f"{fence}{text}{fence}".replace("|", "\\|")
 
 
-def document(reference_model: Callable[[Case], Outcome]) -> str:
+def document(outcome_of: Callable[[Case], Outcome]) -> str:
     """The whole page."""
     parts = [TEXT]
     for title, cases in CASES.items():
-        rows = [f"| {c.wrong} | {cell(c.command)} | {cell(' '.join(reference_model(c).lines))} |" for c in cases]
+        rows = [f"| {c.wrong} | {cell(c.command)} | {cell(' '.join(outcome_of(c).lines))} |" for c in cases]
         head = ["| what is wrong | `medsegdiff` ... | what is printed |", "|---|---|---|"]
         parts.append("\n".join(["", f"## {title}", "", *head, *rows, ""]))
     return "".join(parts)
@@ -69,10 +69,10 @@ def write_document() -> None:
         base.mkdir()
         build_base(base)
 
-        def reference_model(case: Case) -> Outcome:
+        def outcome_of(case: Case) -> Outcome:
             return run(case, base, Path(tempfile.mkdtemp(dir=name)))
 
-        DOCUMENT.write_text(document(reference_model))
+        DOCUMENT.write_text(document(outcome_of))
 
 
 if __name__ == "__main__":

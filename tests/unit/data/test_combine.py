@@ -374,7 +374,7 @@ def test_provenance_stays(real: SampleSet, tmp_path: Path) -> None:
 
 
 def test_schema_1_is_combined(tmp_path: Path) -> None:
-    """Damage: sets of before schema 2 no longer fit together, or are not reported from synthetic ones."""
+    """Damage: sets of before schema 2 no longer fit together, or pass for synthetic ones."""
     real, synthetic = (str(FIXTURES / f"{name}_v1") for name in ("pairs", "synthetic"))
     out = combine(CombineConfig(real, synthetic, str(tmp_path / "out")))
     before = read_samples(FIXTURES / "combined_v1")

@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
+from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.data.config import PrepareConfig
 from medsegdiff.data.external import read_external
 from medsegdiff.data.hashing import content_hash, hash_distances, perceptual_hash
+from medsegdiff.data.readers import ReadOptions, read_raw
 from medsegdiff.data.records import SampleSet, write_sample, write_samples
 from medsegdiff.engine.files import write_png
 from medsegdiff.errors import UserError
@@ -210,6 +212,42 @@ def test_synthetic_copies_are_counted(tmp_path: Path) -> None:
     found = read_external(tmp_path, 32, CLASSES, NOTHING, synthetic)
     assert (len(found.data), found.left_out, found.near_synthetic) == (3, 0, 1)
     assert read_external(tmp_path, 32, CLASSES, NOTHING).digest == found.digest
+
+
+def test_known_hashes_leave_out_a_border(tmp_path: Path) -> None:
+    """Damage: hashes of whole pictures are compared with hashes within the frame of train, and nothing is known."""
+    stu(tmp_path)
+    frame = (0.25, 0.25, 0.75, 0.75)
+    known = [perceptual_hash(picture(2), frame)]
+    assert read_external(tmp_path, SIDE, CLASSES, known, frame=frame).left_out == 1
+    assert read_external(tmp_path, SIDE, CLASSES, known).left_out == 0
+
+
+def test_one_class_of_another_pixel_value(tmp_path: Path) -> None:
+    """Damage: every mask of one class is read as white on black."""
+    spec = ArraySpec(1, {"background": 0, "nodule": 1})
+    for name in "ab":
+        write(tmp_path / "images" / f"{name}.png", picture(ord(name)))
+        write(tmp_path / "masks" / f"{name}.png", disc() // 255)
+    found = read_external(tmp_path, SIDE, CLASSES, NOTHING, arrays=spec)
+    assert found.data.spec == spec
+    assert np.array_equal(found.data.masks[0, 0].numpy(), disc())
+
+
+def test_classes_are_chosen_in_every_layout(tmp_path: Path) -> None:
+    """Damage: a published data set of two classes is read whole, and prepared as of one."""
+    bus_bra(tmp_path)
+    found = read_raw(tmp_path, options=ReadOptions(classes=("Malignant",)))
+    assert [(s.name, s.label) for s in found.samples] == [("bus_0002-l", "Malignant")]
+
+
+def test_images_without_masks(tmp_path: Path) -> None:
+    """Damage: a set to classify, of a model that saw no masks, ends in a traceback."""
+    for name in ("benign/a", "malignant/b"):
+        write(tmp_path / f"{name}.png", picture(ord(name[-1])))
+    found = read_external(tmp_path, SIDE, CLASSES, NOTHING, arrays=ArraySpec(1, None))
+    assert found.data.masks.shape == (2, 0, SIDE, SIDE)
+    assert found.data.labels.tolist() == [0, 1]
 
 
 def test_nothing_is_known(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from medsegdiff.data.prepare import input_hash
 from medsegdiff.data.readers import RawSet, ReadOptions, read_raw
 from medsegdiff.engine.files import write_png
 from medsegdiff.errors import UserError
@@ -125,6 +126,17 @@ def test_a_table_tells(tmp_path: Path) -> None:
         *("cyst", "P2", "a cyst", "test", {"area": 0.5}),
     )
     assert two.modality == "ultrasound"
+
+
+@pytest.mark.parametrize("column", ["label", "subject", "text", "modality", "attribute:area"])
+def test_what_a_table_tells_decides_the_content(column: str, tmp_path: Path) -> None:
+    """Damage: `prepare` takes a folder of the old classes, patients or texts for finished."""
+    put(tmp_path, "images/a.png", "masks/a.png")
+    hashes = []
+    for value in "12":
+        (tmp_path / "metadata.csv").write_text(f"file,{column}\na.png,{value}\n")
+        hashes.append(input_hash(read(tmp_path)))
+    assert hashes[0] != hashes[1]
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,12 @@ def config(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> PrepareConfig
     return PrepareConfig(str(raw), str(tmp_path_factory.mktemp("out") / "pairs"), folds=3)
 
 
+def test_colour_of_a_grey_layout_is_refused(config: PrepareConfig) -> None:
+    """Damage: BUSI is prepared grey without a word where --colour rgb was asked for."""
+    with pytest.raises(UserError, match="--colour: found rgb, and the layout busi"):
+        prepare(dataclasses.replace(config, colour="rgb", output_dir=f"{config.output_dir}_rgb"))
+
+
 @pytest.fixture(scope="module")
 def pairs(config: PrepareConfig) -> SampleSet:
     """The prepared set."""

@@ -59,7 +59,7 @@ def make_bus_uclm(root: Path) -> None:
 
 
 def make_udiat(root: Path) -> None:
-    """Two pictures, the classes of both reported by folders."""
+    """Two pictures, the classes of both given by folders."""
     for number, label in ((1, "benign"), (2, "Malignant")):
         for folder, pixels in (("original", scene(number)), ("GT", box()), (label, scene(number))):
             save(root / folder / f"00000{number}.png", pixels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from medsegdiff.data.records import (
     SampleRecord,
     SampleSet,
     class_counts,
+    content_digest,
     read_samples,
     write_sample,
     write_samples,
@@ -257,3 +259,13 @@ def test_an_attribute_that_is_no_number(root: Path) -> None:
     path.write_text("\n".join([f"{lines[0]},attribute:area", *(f"{line},nan" for line in lines[1:])]))
     with pytest.raises(UserError, match=r"line 2, column attribute:area: found 'nan'; expected a finite number"):
         read_samples(root)
+
+
+def test_mask_classes_are_part_of_the_content(root: Path) -> None:
+    """Damage: a network of other mask classes passes for one of these, whose pixels are the same."""
+    pairs = read_samples(root)
+    renamed = dataclasses.replace(
+        pairs, info=pairs.info | {"arrays": ArraySpec(1, {"background": 0, "cyst": 255}).to_json()}
+    )
+    assert pairs.content == content_digest(pairs.records)
+    assert renamed.content != pairs.content

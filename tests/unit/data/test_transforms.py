@@ -126,7 +126,7 @@ def test_what_is_reported_is_what_was_done() -> None:
 
 
 def test_nothing_is_reported_of_pictures_as_they_may_be() -> None:
-    """Damage: a reported value that is not 0 for them, or another augmentation than without reporting."""
+    """Damage: a reported value that is not 0 for them, or another augmentation than without conditioning."""
     _, masks, conditioning = augment_conditioned(blobs(), blobs(), GENERATIVE, 0.0, generator(0, 1))
     assert bool((conditioning == 0).all())
     assert torch.equal(masks, augment(blobs(), blobs(), GENERATIVE, generator(0, 1))[1])

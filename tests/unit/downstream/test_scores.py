@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medsegdiff.downstream.rows import PER_IMAGE_FILE, columns, write_rows
-from medsegdiff.downstream.segmentation.results import MEASURES, ImageScore, read_run, subgroups
+from medsegdiff.downstream.rows import PER_IMAGE_FILE, columns, read_run, write_rows
+from medsegdiff.downstream.segmentation.results import MEASURES, ImageScore, subgroups
 from medsegdiff.downstream.segmentation.scores import METRICS, hausdorff95, overlaps, score_image
 from medsegdiff.engine.files import write_json
 from medsegdiff.errors import UserError
@@ -134,7 +134,7 @@ def test_a_finished_run_is_read(tmp_path: Path) -> None:
     write_rows(tmp_path / PER_IMAGE_FILE, rows)
     reported = {"config": {}, "img_size": 64, "test_ids": ["a", "b"], "test_digest": "d"}
     write_json(tmp_path / "scores.json", reported)
-    assert read_run(tmp_path) == (reported, [rows])
+    assert read_run(tmp_path, ImageScore) == (reported, [rows])
     (tmp_path / PER_IMAGE_FILE).write_text("id,label,dice,iou,sensitivity,precision,hd95\na,benign,1,1,1,1,0\n")
     with pytest.raises(UserError, match="expected the columns id,group,label,area"):
-        read_run(tmp_path)
+        read_run(tmp_path, ImageScore)

@@ -144,7 +144,7 @@ def test_parts_are_of_whole_groups_and_of_one_size() -> None:
 
 
 def test_no_picture_is_scored_by_a_network_that_learnt_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damage: a network learns the part that it reference models, or all pictures; or it reference models the other
+    """Damage: a network learns the part that it scores, or all pictures; or it scores the other
     part."""
     train, seen = textures(20, 1, "train"), set[int]()
     trainer = EmbeddingTrainer(train, textures(5, 2, "held"), 3, 0, CPU)

@@ -99,7 +99,7 @@ def test_chance_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_missed_kind_is_no_pass(quiet: Audit) -> None:
-    """Damage: a set passes though mirrored copies would go unnoticed, or the reader is not reported which kinds."""
+    """Damage: a set passes though mirrored copies would go unnoticed, or the report does not say which kinds."""
     assert verdict(detail=quiet).outcome == "pass"
     reported = verdict(detail=blind_to(quiet, "flipped", "cropped"))
     assert reported.outcome == "too few pictures to decide"

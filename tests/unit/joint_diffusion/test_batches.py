@@ -1,4 +1,4 @@
-"""Batches that training sees: small pictures first, two sizes at once, and what is passed of how pictures were
+"""Batches that training sees: small pictures first, two sizes at once, and what the network gets of how pictures were
 moved."""
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def test_first_steps_are_on_smaller_pictures(data: Path, tmp_path: Path, monkeyp
 
 
 def test_batches_of_two_sizes_hold_the_same_pairs(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damage: levels put in order, and pictures, classes, noise or what is passed of moves left where they were;
+    """Damage: levels put in order, and pictures, classes, noise or conditions left where they were;
     small pictures made smaller still."""
     monkeypatch.setattr("medsegdiff.generators.joint_diffusion.config.SMALLEST", 8)
     one, two = (trainer(data, tmp_path / str(k), model=m, augment_prob=0.5) for k, m in ((1, TWO_SIZES), (2, PLAIN)))
@@ -105,7 +105,7 @@ def test_two_sizes_resume_and_load(data: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def test_reported_augmentation_reaches_the_network(data: Path, tmp_path: Path) -> None:
-    """Damage: what is reported lost on the way, or reported of other pictures; checkpoints that do not load."""
+    """Damage: conditions lost on the way, or those of other pictures; checkpoints that do not load."""
     one = trainer(data, tmp_path / "one", augment_prob=0.5)
     x0, cond, *_ = one._batch(0, 0)
     images, masks, labels = one.resident[32].batch(sample_indices(one.train_set.labels, 0, 4, 0, True))

@@ -150,7 +150,7 @@ def test_class_and_levels_matter() -> None:
 @pytest.mark.parametrize("name", sorted(backbones()))
 @torch.no_grad()
 def test_reported_moves_matter_and_none_are_zero(name: str) -> None:
-    """Damage: what is reported not passed on, or a bias, by which an unconditioned picture would differ from an
+    """Damage: conditions not passed on, or a bias, by which an unconditioned picture would differ from an
     unmoved one."""
     torch.manual_seed(0)
     settings = ModelConfig(model_channels=16, channel_mult=[1, 2], transformer_depth=1, num_heads=2)

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_networks import random_checkpoint
 
+from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.data.dataset import resize_anisotropic
 from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.errors import UserError
@@ -204,6 +206,29 @@ def test_folders_of_images_need_not_be_classes(real: SampleSet, tmp_path: Path) 
     (folder / "benign").rename(folder / "normal")
     inputs = read_inputs(folder, "images", SIDE, None, CLASSES)
     assert [g.id.split("_")[0] for g in inputs] == ["malignant"] * 2 + ["normal"] * 2
+
+
+def test_hidden_folders_hold_no_images(real: SampleSet, tmp_path: Path) -> None:
+    """Damage: thumbnails in a hidden folder are taken for a class of images."""
+    for folder in ("scans", ".thumbnails"):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "a.png"), real.read_image(real.records[0]))
+    assert [image.file for image in read_inputs(tmp_path, "images", SIDE, None, [])] == ["scans/a.png"]
+
+
+def test_label_maps_with_a_palette(tmp_path: Path) -> None:
+    """Damage: the grey values of colours are taken for the numbers of classes; another number is let through."""
+    spec = ArraySpec(1, {"background": 0, "fat": 1, "gland": 2})
+    numbers = np.repeat(np.arange(3, dtype=np.uint8), 8)[:, None].repeat(24, axis=1)
+    for name, shown in (("a", numbers), ("b", numbers + 1)):
+        picture = Image.fromarray(shown, mode="P")
+        picture.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 0, 200])
+        picture.save(tmp_path / f"{name}.png")
+        if name == "a":
+            (mask,) = read_inputs(tmp_path, "masks", 24, None, [], spec)
+            assert np.array_equal(spec.index_of(mask.picture), numbers)
+    with pytest.raises(UserError, match="found pixel values 3; expected only 0"):
+        read_inputs(tmp_path, "masks", 24, None, [], spec)
 
 
 def test_one_sample_has_no_doubt(real: SampleSet, checkpoint: Path, tmp_path: Path) -> None:

@@ -24,10 +24,10 @@ def sampled_and_evaluated(
     """Sample pairs with `flags` into folder/synthetic, evaluate them against val, and say `figures`; goes on."""
     sampled, report = folder / "synthetic", folder / "report"
     medsegdiff("generate", "--checkpoint_path", str(checkpoint), "--output_dir", str(sampled), *flags)
-    reference_model = [] if reference_models is None else ["--reference_models_dir", str(reference_models)]
+    kept = [] if reference_models is None else ["--reference_models_dir", str(reference_models)]
     medsegdiff(
         "evaluate", "--real_data", real, "--synthetic_data", str(sampled), "--output_dir", str(report),
-        "--held_out", "val", "--bootstrap", "50", *reference_model,
+        "--held_out", "val", "--bootstrap", "50", *kept,
     )  # fmt: skip
     return figures(read_json(report / REPORT_FILE))
 
