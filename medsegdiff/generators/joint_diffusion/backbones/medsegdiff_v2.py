@@ -64,8 +64,8 @@ class Settings(ModelConfig):
 
 def build(inputs: Inputs, settings: Settings) -> MedSegDiffV2:
     """The network of these settings; image channels come first, as `PairCodec` has them."""
-    channels = (list(inputs.modality).count(modality) for modality in range(STREAMS))
-    return MedSegDiffV2(inputs.img_size, *channels, inputs.conditions, **settings.own)
+    images, masks = (inputs.modality.count(modality) for modality in range(STREAMS))
+    return MedSegDiffV2(inputs.img_size, images, masks, inputs.conditions, **settings.own)
 
 
 class Anchor(nn.Module):
