@@ -3,7 +3,7 @@
     python benchmarks/evaluation_damages.py --real_data samples --run_dir runs/damages
 
 The test split of a real sample folder plays a perfect generator; the train split is what it "learnt", val is held out.
-Every damage makes a set of its own from it, which `medsegdiff evaluate` reference models. Writes
+Every damage makes a set of its own from it, which `medsegdiff evaluate` looks at. Writes
 docs/results/evaluation_damages.md and .json. `--table_only` writes the tables of finished runs alone.
 """
 
@@ -55,8 +55,7 @@ def blur(item: Item, random: np.random.Generator) -> Item:
 
 
 def noise(item: Item, random: np.random.Generator) -> Item:
-    noisy = item.image + random.normal(0, 20, item.image.shape)
-    return Item(noisy.clip(0, 255).astype(np.uint8), item.mask, item.label, item.aspect)
+    return noise_of(item, random, 20)
 
 
 def shrink(item: Item, random: np.random.Generator) -> Item:

@@ -56,9 +56,13 @@ def describe(config: DescribeConfig) -> dict[str, Any]:
     over synthetic pairs. Raises `UserError` for a folder that is no sample folder or has fewer than two classes.
     """
     real = read_samples(Path(config.real_data))
-    sampled = sum(record.is_synthetic for record in real.records)
+    generated = sum(record.is_synthetic for record in real.records)
     require(
-        not sampled, config.real_data, f"{sampled} synthetic pairs", "real pairs alone", "They go to --synthetic_data."
+        not generated,
+        config.real_data,
+        f"{generated} synthetic pairs",
+        "real pairs alone",
+        "They go to --synthetic_data.",
     )
     sets = {"real": real.select(config.split)}
     if config.synthetic_data is not None:

@@ -119,10 +119,10 @@ def _choose(config: EvaluateConfig, synthetic: SampleSet) -> tuple[tuple[SampleR
 
     A set without any synthetic pair is taken as it is: the audit has to say that it is real.
     """
-    sampled = synthetic.synthetic_only()
-    if len(sampled) < len(synthetic):
-        records, notes = _choose(config, sampled)
-        return records, [f"{len(synthetic) - len(sampled)} real pairs of the synthetic set were left out.", *notes]
+    generated = synthetic.synthetic_only()
+    if len(generated) < len(synthetic):
+        records, notes = _choose(config, generated)
+        return records, [f"{len(synthetic) - len(generated)} real pairs of the synthetic set were left out.", *notes]
     if config.max_pairs is None:
         return synthetic.records, []
     random = np.random.default_rng(config.seed)

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import torch
 
+from medsegdiff.data.arrays import BINARY
 from medsegdiff.data.pictures import contact_sheet, spread
 from medsegdiff.data.records import SampleRecord, SampleSet, class_counts, write_sample, write_samples
 from medsegdiff.engine.files import read_json, write_json, write_png
@@ -132,8 +133,13 @@ def _in_proportion(pairs: SampleSet, record: SampleRecord) -> tuple[np.ndarray, 
     """Image and mask of a pair in their true proportions: resized to a square, a wide lesion looks tall."""
     size = (max(1, round(record.width * record.pixel_aspect)), record.height)
     image = cv2.resize(pairs.read_image(record), size, interpolation=cv2.INTER_LINEAR)
-    how = cv2.INTER_LINEAR if pairs.arrays.is_binary else cv2.INTER_NEAREST  # numbers of classes do not mix
+    how = cv2.INTER_LINEAR if _white(pairs) else cv2.INTER_NEAREST  # numbers of classes do not mix
     return image, cv2.resize(pairs.read_mask(record), size, interpolation=how)
+
+
+def _white(pairs: SampleSet) -> bool:
+    """Whether masks are white lesions on black, and no label maps."""
+    return pairs.arrays.mask_values == BINARY
 
 
 def _input_sheet(tasks: list[Chunk], pairs: SampleSet) -> np.ndarray:
@@ -153,9 +159,9 @@ def _input_sheet(tasks: list[Chunk], pairs: SampleSet) -> np.ndarray:
         records = [by_id[name] for name in sampled[:width]]
         shown = [_in_proportion(pairs, r) for r in records]
         # The mask alone: that of a lesion, whose edge shows on black, or the outlines of all classes on grey
-        first = np.maximum(shown[0][1], 48) if pairs.arrays.is_binary else np.full(shown[0][1].shape, 96, np.uint8)
+        first = np.maximum(shown[0][1], 48) if _white(pairs) else np.full(shown[0][1].shape, 96, np.uint8)
         images += [first, *[image for image, _ in shown]]
-        masks += [None if pairs.arrays.is_binary else shown[0][1], *[mask for _, mask in shown]]
+        masks += [None if _white(pairs) else shown[0][1], *[mask for _, mask in shown]]
         titles += [title, *[f"sample {n}" for n in range(len(records))]]
     masks_a_row = max(1, SHEET_COLUMNS // (width + 1))
     return contact_sheet(images, masks, titles, columns=masks_a_row * (width + 1), spec=pairs.arrays)

@@ -276,7 +276,7 @@ def _report_membership(section: Section, context: Context) -> None:
     if others:
         which = "these pairs" if others == total else f"{others} of these {total} pairs"
         section.text.append(
-            f"Take care: membership was inferred for another checkpoint than the one that sampled {which}."
+            f"Take care: membership was inferred for another checkpoint than the one that drew {which}."
         )
 
 

@@ -24,7 +24,8 @@ from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA, encode_sdf
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
 from medsegdiff.generators.joint_diffusion.noise import highest_sigma, sigma_table
-from medsegdiff.generators.joint_diffusion.sampling import Noise, sample_masks, sample_pairs
+from medsegdiff.generators.joint_diffusion.samplers import Noise
+from medsegdiff.generators.joint_diffusion.sampling import sample_masks, sample_pairs
 from medsegdiff.generators.joint_diffusion.sampling_settings import SamplingSettings
 
 TASKS: frozenset[Task] = frozenset({"joint", "mask_first", "mask_to_image", "image_to_mask"})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -12,9 +10,7 @@ from medsegdiff.generators.joint_diffusion.codec import PairCodec
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.guidance import NONE, Guidance, guided_denoise, unconditional_denoise
 from medsegdiff.generators.joint_diffusion.noise import MASK
-from medsegdiff.generators.joint_diffusion.samplers import SAMPLERS, Denoise
-
-Noise = Callable[[int], Tensor]
+from medsegdiff.generators.joint_diffusion.samplers import SAMPLERS, Denoise, Noise
 
 
 def sample_channels(

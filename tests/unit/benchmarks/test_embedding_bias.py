@@ -1,4 +1,4 @@
-"""benchmarks/embedding_bias.py: what embeddings learn from, and what they reference model."""
+"""benchmarks/embedding_bias.py: what embeddings learn from, and what they score."""
 
 from __future__ import annotations
 

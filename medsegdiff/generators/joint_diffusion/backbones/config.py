@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 from medsegdiff.errors import require, require_fraction, require_positive
 
@@ -24,6 +26,12 @@ class NetworkConfig:
     def size_multiple(self) -> int:
         """What sides of pictures have to be multiples of, pixels."""
         return 1
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The settings that a backbone adds, by name: arguments of its network."""
+        shared = {f.name for f in dataclasses.fields(NetworkConfig)}
+        return {name: value for name, value in vars(self).items() if name not in shared}
 
 
 @dataclass(frozen=True)

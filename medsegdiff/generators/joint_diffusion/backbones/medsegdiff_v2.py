@@ -64,24 +64,8 @@ class Settings(ModelConfig):
 
 def build(inputs: Inputs, settings: Settings) -> MedSegDiffV2:
     """The network of these settings; image channels come first, as `PairCodec` has them."""
-    return MedSegDiffV2(
-        img_size=inputs.img_size,
-        in_channels=list(inputs.modality).count(0),
-        out_channels=list(inputs.modality).count(1),
-        conditions=inputs.conditions,
-        model_channels=settings.model_channels,
-        transformer_depth=settings.transformer_depth,
-        num_heads=settings.num_heads,
-        use_transformer=settings.use_transformer,
-        patch_size=settings.patch_size,
-        channel_mult=settings.channel_mult,
-        num_res_blocks=settings.num_res_blocks,
-        dropout=settings.dropout,
-        mask_share=settings.mask_share,
-        use_anchor=settings.use_anchor,
-        use_spectrum=settings.use_spectrum,
-        use_band_pass=settings.use_band_pass,
-    )
+    images, masks = (inputs.modality.count(modality) for modality in range(STREAMS))
+    return MedSegDiffV2(inputs.img_size, images, masks, inputs.conditions, **settings.own)
 
 
 class Anchor(nn.Module):

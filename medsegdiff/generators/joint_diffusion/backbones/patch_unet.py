@@ -29,26 +29,12 @@ from medsegdiff.generators.joint_diffusion.backbones.blocks import (
 from medsegdiff.generators.joint_diffusion.backbones.config import ModelConfig
 
 REFINER_FEATURES = 4  # channels that the coarse network hands to the output stage
-
-
 Settings = ModelConfig  # those of every U-Net
 
 
 def build(inputs: Inputs, settings: ModelConfig) -> PatchUNet:
     """The network of these settings."""
-    return PatchUNet(
-        img_size=inputs.img_size,
-        modality=inputs.modality,
-        conditions=inputs.conditions,
-        patch_size=settings.patch_size,
-        model_channels=settings.model_channels,
-        channel_mult=settings.channel_mult,
-        num_res_blocks=settings.num_res_blocks,
-        use_transformer=settings.use_transformer,
-        transformer_depth=settings.transformer_depth,
-        num_heads=settings.num_heads,
-        dropout=settings.dropout,
-    )
+    return PatchUNet(inputs.img_size, inputs.modality, inputs.conditions, **settings.own)
 
 
 class Bottleneck(nn.Module):
