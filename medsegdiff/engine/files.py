@@ -18,6 +18,7 @@ from medsegdiff.errors import STORAGE, UserError
 # What the phases write last of all, as the sign that they are finished (`run_folder.Kind`)
 DATASET_FILE, SUMMARY_FILE, SCORES_FILE = "dataset.json", "summary.json", "scores.json"
 REPORT_FILE = "report.json"
+STATE_FOLDER = "state"  # of a run that grows in place: saved states and its fingerprint
 FINGERPRINT_FILE = "fingerprint.json"  # in a folder that is being made: what decides its content
 
 

@@ -21,6 +21,7 @@ from medsegdiff.engine.files import (
     FINGERPRINT_FILE,
     REPORT_FILE,
     SCORES_FILE,
+    STATE_FOLDER,
     SUMMARY_FILE,
     clear_leftovers,
     differing_keys,
@@ -31,7 +32,6 @@ from medsegdiff.engine.files import (
     write_json,
 )
 from medsegdiff.engine.locks import clear_stale_lock, lock_file, locked
-from medsegdiff.engine.state import STATE_FOLDER
 from medsegdiff.errors import UserError
 
 Fingerprint = dict[str, Any]

@@ -13,10 +13,8 @@ from typing import Any
 
 import torch
 
-from medsegdiff.engine.files import FINGERPRINT_FILE, make_folder, sync_folder, write_json
+from medsegdiff.engine.files import FINGERPRINT_FILE, STATE_FOLDER, make_folder, sync_folder, write_json
 from medsegdiff.errors import UserError
-
-STATE_FOLDER = "state"
 
 
 def save_state(output_dir: Path, step: int, fingerprint: dict[str, Any], state: dict[str, Any]) -> Path:

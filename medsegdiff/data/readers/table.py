@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,10 @@ from medsegdiff.data.readers.matching import SPLIT_FOLDERS, plain
 from medsegdiff.data.schema import ATTRIBUTE
 from medsegdiff.errors import UserError
 
+log = logging.getLogger(__name__)
+
 TABLE = "metadata.csv"
+PATIENT = ("patient", "patient_id", "patientid", "subject_id", "subjectid", "case_id", "pid")  # what others call it
 TEXTS = ("label", "subject", "text", "modality", "split")  # columns that it may have beside `file`
 
 
@@ -52,7 +56,9 @@ def read_table(path: Path, images: Sequence[Path]) -> dict[Path, Row]:
         for name in {str(image.relative_to(path.parent)), image.name, image.stem}:
             names.setdefault(plain(name), []).append(image)
     table: dict[Path, Row] = {}
-    for number, row in enumerate(read_csv(path, ("file",)), start=2):
+    rows = read_csv(path, ("file",))
+    _check_columns(path, list(rows[0]) if rows else [])
+    for number, row in enumerate(rows, start=2):
         where = f"{path}, line {number}"
         matches = names.get(plain(row["file"].replace("\\", "/").removeprefix("./")), [])
         if len(matches) != 1:
@@ -66,6 +72,16 @@ def read_table(path: Path, images: Sequence[Path]) -> dict[Path, Row]:
         found = f"no row of {without[0].name} ({len(without)} in all)"
         raise UserError(path, found, "a row for every picture", "Add the row, or remove the picture.")
     return table
+
+
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    """Refuse patients under another name, who would leak between splits; say which other columns are not read."""
+    unread = [name for name in columns if name not in ("file", *TEXTS) and not name.startswith(ATTRIBUTE)]
+    patients = [name for name in unread if plain(name) in PATIENT]
+    if patients and "subject" not in columns:
+        raise UserError(path, f"a column {patients[0]}", "patients in a column subject", "Rename the column.")
+    if unread:
+        log.warning("%s: not read: %s (%s<name> keeps numbers)", path, ", ".join(unread), ATTRIBUTE)
 
 
 def _parse_row(where: str, row: dict[str, str]) -> Row:

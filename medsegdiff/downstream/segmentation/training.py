@@ -71,7 +71,8 @@ def build_network(config: SegmentConfig, spec: ArraySpec = GREY_BINARY) -> nn.Mo
     """The network of the settings, on the CPU. Raises `UserError` for names, weights and sizes that cannot be."""
     name = config.model or DEFAULT_MODEL
     encoder = config.encoder or DEFAULT_ENCODERS.get(name, DEFAULT_ENCODER)
-    require(spec.mask_values is not None, "--task segment", "samples without masks", "samples with masks")
+    hint = "Give samples that have masks; --task classify needs none."
+    require(spec.mask_values is not None, "--task segment", "samples without masks", "samples with masks", hint)
     model = build_model(name, encoder, config.encoder_weights, config.dropout, spec)
     check_size(model, config.img_size, f"{name} with {encoder}", spec.channels)
     return model

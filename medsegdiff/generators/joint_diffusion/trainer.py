@@ -68,7 +68,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
             "real pairs only, since a checkpoint says by their hashes what it saw",
             "Give the folder that prepare wrote.",
         )
-    require(pairs.arrays.mask_values is not None, str(pairs.root), "samples without masks", "images with masks")
+    require(
+        pairs.arrays.mask_values is not None,
+        str(pairs.root),
+        "samples without masks",
+        "images with masks",
+        "Add masks.",
+    )
     with contextlib.ExitStack() as stack:
         config, found, summary = processes.run_on_main(lambda: enter(config, pairs, stack))
         if found:

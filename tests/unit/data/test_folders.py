@@ -224,3 +224,17 @@ def test_folders_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
         Path, "iterdir", lambda p: (_ for _ in ()).throw(PermissionError()) if p.name == "lost+found" else opened(p)
     )
     assert len(read(tmp_path).samples) == 1
+
+
+def test_patients_under_another_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Damage: a column of patients that is passed over, so that they leak; other columns lost without a word."""
+    put(tmp_path, "images/a.png", "images/b.png", "masks/a.png", "masks/b.png")
+    write = (tmp_path / "metadata.csv").write_text
+    write("file,patient_id\na.png,P1\nb.png,P2\n")
+    with pytest.raises(
+        UserError, match=r"metadata.csv: found a column patient_id; expected patients in a column subject"
+    ):
+        read(tmp_path)
+    write("file,subject,birads\na.png,P1,4\nb.png,P2,3\n")
+    assert {s.subject for s in read(tmp_path).samples} == {"P1", "P2"}
+    assert "not read: birads (attribute:<name> keeps numbers)" in caplog.text
