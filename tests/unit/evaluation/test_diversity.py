@@ -19,6 +19,8 @@ from medsegdiff.evaluation.sections.diversity import _similarity, repeated, run
 from medsegdiff.evaluation.sets import Pairs
 from medsegdiff.statistics.bootstrap import mean_interval
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:

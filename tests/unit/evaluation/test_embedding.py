@@ -41,6 +41,8 @@ from medsegdiff.evaluation.privacy.embedding import (
     spread_loss,
 )
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
