@@ -24,6 +24,7 @@ class EvaluateConfig:
     checkpoint_path: str | None = None  # generative checkpoint, for membership inference
     held_out: list[str] = field(default_factory=lambda: ["val", "test"])  # splits that the generator never saw
     img_size: int | None = None  # side of the squares that are compared, pixels; default: as the synthetic pairs
+    perceptual_weights: str | None = None  # file of EfficientNet-Lite0; default: that of the package of this name
     inception_weights: str | None = None  # file, or "download", for FID, KID and Inception score
     lpips_weights: str | None = None  # file with AlexNet's weights, or "download", for LPIPS
     reference_models_dir: str | None = None  # default: medsegdiff/reference_models in the user's cache folder

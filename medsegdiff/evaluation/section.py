@@ -35,7 +35,7 @@ class Figure:
 class Verdict:
     """One line that can be acted on."""
 
-    outcome: Literal["pass", "fail", "too few pictures to decide"]
+    outcome: Literal["pass", "fail", "too few pictures to decide", "not judged"]
     sentence: str
 
 

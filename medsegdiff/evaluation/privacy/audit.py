@@ -41,6 +41,10 @@ class Audit:
     # Similarity of most altered copies and of no held-out picture; infinite where there is none such
     alarm_threshold: float
 
+    def beyond(self, percentile: float) -> float:
+        """Share of synthetic pictures more alike to train than this percentile of held-out pictures."""
+        return float((self.similarity > np.percentile(self.baseline, percentile)).mean())
+
     @property
     def unmistakable(self) -> int | None:
         """Synthetic pictures that are as alike to a train picture as planted copies are, which the shares may miss.

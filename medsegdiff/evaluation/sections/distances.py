@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure as Plot
@@ -16,14 +16,17 @@ from medsegdiff.evaluation.context import SETS, TITLES, Context, Metric, Space
 from medsegdiff.evaluation.drawing import png
 from medsegdiff.evaluation.encoder import encoder_features, encoder_missing
 from medsegdiff.evaluation.metrics.set_distances import MIN_PICTURES, compared, scores_compared
+from medsegdiff.evaluation.perceptual import TITLE, perceptual_missing, perceptual_weights, principal_components
 from medsegdiff.evaluation.section import Cell, Figure, Section, Table, Verdict
 from medsegdiff.evaluation.sets import Pairs
+from medsegdiff.features.perceptual.efficientnet import load_efficientnet
 from medsegdiff.features.perceptual.inception import POOLED, inception_features, load_inception
 from medsegdiff.features.radiomics import NAMES, radiomics, standardised, without_lesion
 from medsegdiff.statistics.comparisons import Comparison, Sample
 from medsegdiff.statistics.interval import Interval, number
 
 SHOWING = 4  # purpose of random numbers
+OPEN: Literal["too few pictures to decide"] = "too few pictures to decide"
 ENOUGH = 100  # pictures on each side below which a wide baseline would let anything pass
 FARTHEST, SHIFTED = 5, 0.5  # radiomic features that the text names, and standard deviations that make them worth it
 COLOURS = {"train": "0.7", "held_out": "C0", "synthetic": "C3"}
@@ -61,8 +64,9 @@ def run(context: Context) -> Section:
         "that of the real train pictures. The baseline is what as many real pictures, not used for training, reach. "
         "Distances above the baseline, and precision or coverage below it, mean pictures unlike real ones; recall "
         "below it means that kinds of real pictures are missing. Distances clearly below the baseline mean copies. "
-        "Radiomic features see grey values and texture; those of the segmenter see what is shown and where, and "
-        "hardly texture: pictures without any detail may do well there."
+        "Radiomic features see grey values and texture. Those of a network made for photographs see anatomy "
+        "too: layers, edges, layout; nothing here was trained with them. Those of the segmenter see "
+        "what is shown and where, and hardly texture: pictures without any detail may do well there."
     )
     found: dict[str, dict[str, dict[str, Comparison]]] = {}
     spaces = _spaces(context, section)
@@ -79,7 +83,8 @@ def run(context: Context) -> Section:
     if "inception" in spaces:
         _score(context, section)
     if "all" in found["radiomics"]:
-        section.verdict = _verdict(found["radiomics"]["all"]["frechet"])
+        anatomy = found.get("perceptual", {}).get("all")
+        section.verdict = _verdict(found["radiomics"]["all"], anatomy, perceptual_missing(context.config))
     _farthest(context, section)
     if why := context.unfit("binary"):
         section.skipped.append(f"Radiomic features of the lesion: {why}; the same value stands for all of them.")
@@ -94,26 +99,52 @@ def run(context: Context) -> Section:
     return section
 
 
-def _verdict(distance: Comparison) -> Verdict:
-    """By radiomic features, which every set has: can the synthetic pictures be distinguished from real ones?"""
-    own, baseline = distance.synthetic, distance.baseline
-    size = f"Fréchet radiomics distance {own}; real pictures among themselves: {baseline}"
-    if own.low > baseline.high:
-        return Verdict("fail", f"Synthetic pictures differ from real ones in grey values and texture ({size}).")
-    if own.high < baseline.low:
-        return Verdict("fail", f"Synthetic pictures are nearer to train than other real ones are: copies? ({size})")
-    if own.value <= baseline.high and distance.n >= ENOUGH:
+def _verdict(texture: dict[str, Comparison], anatomy: dict[str, Comparison] | None, missing: str | None) -> Verdict:
+    """By radiomic features, which every set has, and by those made for photographs: a pass needs both."""
+    outcomes = {"grey values and texture": _outcome(texture["frechet"], "Fréchet radiomics distance")}
+    if anatomy is not None:
+        outcomes["anatomy"] = _outcome(anatomy["frechet"], "Fréchet distance on features made for photographs")
+    sizes = "; ".join(f"{what}: {found}" for what, (_, found) in outcomes.items())
+    for wrong, says in (
+        ("far", "Synthetic pictures differ from real ones in {}"),
+        ("copies", "Synthetic pictures are nearer to train than other real ones are, in {}: copies?"),
+    ):
+        if where := [what for what, (outcome, _) in outcomes.items() if outcome == wrong]:
+            return Verdict("fail", f"{says.format(' and '.join(where))} ({sizes}).")
+    if anatomy is None:
+        why = missing or "too few pictures, or all alike"
+        return Verdict("not judged", f"Anatomy was not judged: {why} ({sizes}).")
+    alike = [what for what, (outcome, _) in outcomes.items() if outcome == "pass"]
+    if len(alike) == len(outcomes):
         return Verdict(
-            "pass", f"Synthetic pictures cannot be distinguished from real ones by grey values and texture ({size})."
+            "pass", f"Synthetic pictures cannot be distinguished from real ones by {' or '.join(alike)} ({sizes})."
         )
-    return Verdict(
-        "too few pictures to decide", f"Whether grey values and texture are those of real ones is open ({size})."
-    )
+    unclear = " and ".join(what for what in outcomes if what not in alike)
+    return Verdict(OPEN, f"Whether synthetic pictures are as real ones is open for {unclear} ({sizes}).")
+
+
+def _outcome(distance: Comparison, name: str) -> tuple[str, str]:
+    """("pass", "far", "copies" or "open", figures in words) of the distance in one space."""
+    own, baseline = distance.synthetic, distance.baseline
+    size = f"{name} {own}; real pictures among themselves: {baseline}"
+    if own.low > baseline.high:
+        return "far", size
+    if own.high < baseline.low:
+        return "copies", size
+    return "pass" if own.value <= baseline.high and distance.n >= ENOUGH else "open", size
 
 
 def _spaces(context: Context, section: Section) -> dict[str, Kind]:
     """The spaces of features there are; why there is no other goes to `section.skipped`."""
     spaces = {"radiomics": Kind(f"{len(NAMES)} radiomic features of picture and lesion", radiomic_features, FIGURES)}
+    if (why := perceptual_missing(context.config)) is None:
+        size = context.features("perceptual", principal_components, "train").shape[1]
+        spaces["perceptual"] = Kind(f"{size} principal components of the {TITLE}", principal_components, FIGURES)
+        if not size:
+            section.skipped.append(f"Distances on {TITLE}: all real train pictures have the same.")
+            del spaces["perceptual"]
+    else:
+        section.skipped.append(f"Distances on {TITLE}, which see anatomy: {why}.")
     if (why := encoder_missing(context)) is None:
         size = context.features("encoder", encoder_features, "train").shape[1]
         title = f"{size} principal components of the features of the segmenter's encoder"
@@ -280,7 +311,7 @@ def _picture(context: Context, name: str, kind: Kind, found: dict[str, Compariso
 def _axes(name: str, train: np.ndarray) -> np.ndarray:
     """(F, 2) the two principal axes of the features of train."""
     size = train.shape[1]
-    if name == "encoder":  # these are principal components, all of one spread: the first two it is
+    if name in ("encoder", "perceptual"):  # principal components, most spread first: the first two it is
         return np.eye(size, 2)
     _, _, ways = np.linalg.svd(train - train.mean(axis=0), full_matrices=False)
     return np.asarray(ways[:2].T)
@@ -300,6 +331,8 @@ def _bars(axes: Any, found: dict[str, Comparison]) -> None:
 
 
 def _check(config: EvaluateConfig, _: SampleSet) -> None:
+    if (weights := perceptual_weights(config)) is not None:
+        load_efficientnet(weights)
     if config.inception_weights is not None:
         load_inception(config.inception_weights)
 

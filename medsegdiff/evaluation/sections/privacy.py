@@ -11,6 +11,12 @@ from matplotlib.figure import Figure as Plot
 from medsegdiff.engine.device import choose_device
 from medsegdiff.evaluation.context import Context, Metric
 from medsegdiff.evaluation.drawing import png, show
+from medsegdiff.evaluation.perceptual import (
+    TITLE,
+    perceptual_missing,
+    perceptual_similarity,
+    perceptual_weights,
+)
 from medsegdiff.evaluation.privacy.audit import Audit, Similarity, audit
 from medsegdiff.evaluation.privacy.copying import similarity
 from medsegdiff.evaluation.privacy.decision import decide, is_usable, missed_kinds, outcome
@@ -25,11 +31,11 @@ from medsegdiff.evaluation.sets import Pairs
 from medsegdiff.statistics.interval import Interval, json_fields, number
 
 SHOWN = 10  # nearest pairs in the figure
-EMBEDDING, DETAIL = "embedding", "fine detail"
+EMBEDDING, DETAIL, PERCEPTUAL = "embedding", "fine detail", "perceptual features"
 
 
 def run(context: Context) -> Section:
-    """Copies by content, neighbours by two measures with planted controls, membership where there is a checkpoint."""
+    """Copies by content, nearest neighbours with planted controls, membership where there is a checkpoint."""
     section = Section("Privacy: are patients copied?")
     section.text.append(
         "Every synthetic image was compared with the real images that the generator learnt (train) and with real "
@@ -64,21 +70,32 @@ def _audits(section: Section, context: Context, rules: AuditRules) -> dict[str, 
     if short:
         section.skipped.append(f"Nearest real pictures: {'; '.join(short)}")
         return {}
+    measures = {name: m for name, m in _measures(section, context).items() if name in rules.measures}
+    section.values["resamples"] = resamples = rules.finer * context.config.bootstrap
+    return {
+        name: audit(sets, measure, resamples=resamples, seed=context.config.seed, rules=rules)
+        for name, measure in measures.items()
+    }
+
+
+def _measures(section: Section, context: Context) -> dict[str, Similarity]:
+    """Every measure of similarity there is, by name; why another is missing goes to `section.skipped`."""
     measures: dict[str, Similarity] = {}
+    device = choose_device(context.config.device)
     reference_model = context.reference_models.embedding
     if reference_model is None or not reference_model.trusted:
         section.skipped.append(
             reference_model.withheld() if reference_model else context.reference_models.missing["embedding"]
         )
     else:
-        model, device = cast(CrossEmbedding, reference_model.model), choose_device(context.config.device)
+        model = cast(CrossEmbedding, reference_model.model)
         measures[EMBEDDING] = lambda images, real: similarities(model, images, real, device)
     measures[DETAIL] = fine_detail
-    section.values["resamples"] = resamples = rules.finer * context.config.bootstrap
-    return {
-        name: audit(sets, measure, resamples=resamples, seed=context.config.seed, rules=rules)
-        for name, measure in measures.items()
-    }
+    if (weights := perceptual_weights(context.config)) is not None:
+        measures[PERCEPTUAL] = perceptual_similarity(weights, context.sets.train.images, device)
+    else:
+        section.skipped.append(f"Nearest real images by {TITLE}: {perceptual_missing(context.config)}")
+    return measures
 
 
 def fine_detail(images: np.ndarray, real: Pairs) -> np.ndarray:
@@ -129,7 +146,10 @@ def _report_statistics(section: Section, audits: dict[str, Audit]) -> None:
         + ("by networks that learnt to know an image again after it was mirrored, moved, brightened or roughened; each "
            "learnt half of the train images and scores the other half (embedding); and "
            if EMBEDDING in reported else "")
-        + "by the correlation of fine detail after small shifts and mirroring. The limit is the similarity to train "
+        + "by the correlation of fine detail after small shifts and mirroring"
+        + ("; and by features of a network made for photographs, which saw none of these images"
+           if PERCEPTUAL in reported else "")
+        + ". The limit is the similarity to train "
         "that 95 % of held-out images stay below: beyond it, an image is nearer to a learnt one than other patients "
         "usually are. "
         f"Intervals of these shares are of {section.values['resamples']} resamples, since their ends decide."
@@ -146,6 +166,7 @@ def _report_statistics(section: Section, audits: dict[str, Audit]) -> None:
             *(a.unmistakable for a in audits.values()),
             0,
         ],
+        ["beyond the 99th percentile of held-out images", *(a.beyond(99) for a in audits.values()), 0.01],
         ["largest similarity to a train image", *(float(a.similarity.max()) for a in audits.values()), None],
     ]
     note = (
@@ -158,6 +179,7 @@ def _report_statistics(section: Section, audits: dict[str, Audit]) -> None:
         section.values[name.replace(" ", "_")] = json_fields(s) | {
             "outcome": outcome(CURRENT, s),
             "unmistakable": audits[name].unmistakable,
+            "beyond_99": audits[name].beyond(99),
         }
         if audits[name].unmistakable is None:
             section.text.append(
@@ -248,7 +270,9 @@ def _decide(
     total = len(context.sets.synthetic)
     verdicts = {}
     for rules in VERSIONS:
-        found = audits if rules == CURRENT else _audits(section, context, rules)
+        alike = dataclasses.replace(rules, version=CURRENT.version, measures=CURRENT.measures) == CURRENT
+        found = audits if alike else _audits(section, context, rules)
+        found = {name: audit for name, audit in found.items() if name in rules.measures}
         verdicts[rules.version] = decide(rules, total, leaks, found, learnt)
     section.values["audit_version"] = CURRENT.version
     section.values["verdicts"] = {str(number): verdict.outcome for number, verdict in verdicts.items()}

@@ -41,11 +41,11 @@ def weights_of(value: str, setting: str, url: str, network: str) -> dict[str, Te
     return found
 
 
-def another_network(value: str, setting: str, network: str, error: Exception) -> UserError:
-    """The one line for tensors that do not fit."""
+def another_network(value: str, setting: str, network: str, error: Exception, otherwise: str = DOWNLOAD) -> UserError:
+    """The one line for tensors that do not fit; `otherwise` is what the setting takes beside files."""
     lines = str(error).splitlines() or [type(error).__name__]
     reason = " ".join(line.strip() for line in lines[:2])[:200]
-    hint = f"Give the weights of {network}, or {DOWNLOAD}, or leave the setting out."
+    hint = f"Give the weights of {network}, or {otherwise}, or leave the setting out."
     return UserError(f"{setting} {value}", f"weights of another network ({reason})", f"those of {network}", hint)
 
 
