@@ -14,12 +14,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from einops import rearrange
 from tqdm import tqdm
 
 from medsegdiff.data.dataset import resize_anisotropic
@@ -40,6 +41,7 @@ class Item:
     mask: np.ndarray  # (SIZE, SIZE) uint8, 0 or 255
     label: str
     aspect: float  # pixel width / pixel height
+    height: int  # of the native picture, pixels
 
 
 Damage = Callable[[list[Item], list[Item], np.random.Generator], list[Item]]  # items, train items, chance
@@ -51,17 +53,47 @@ def change(what: Callable[[Item, np.random.Generator], Item]) -> Damage:
 
 
 def blur(item: Item, random: np.random.Generator) -> Item:
-    return Item(cv2.GaussianBlur(item.image, (0, 0), 1.2), item.mask, item.label, item.aspect)
+    return replace(item, image=cv2.GaussianBlur(item.image, (0, 0), 1.2))
 
 
 def noise(item: Item, random: np.random.Generator) -> Item:
     return noise_of(item, random, 20)
 
 
+def half_size(item: Item, random: np.random.Generator) -> Item:
+    small = cv2.resize(item.image, (SIZE // 2, SIZE // 2), interpolation=cv2.INTER_AREA)
+    return replace(item, image=cv2.resize(small, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC))
+
+
+def gamma(item: Item, random: np.random.Generator) -> Item:
+    return replace(item, image=(255 * (item.image / 255) ** 0.6).round().astype(np.uint8))
+
+
+def jpeg(item: Item, random: np.random.Generator) -> Item:
+    _, data = cv2.imencode(".jpg", item.image, [cv2.IMWRITE_JPEG_QUALITY, 15])
+    return replace(item, image=cv2.imdecode(data, cv2.IMREAD_GRAYSCALE))
+
+
+def tiles(item: Item, random: np.random.Generator) -> Item:
+    """Squares of 32 pixels in another order, image and mask alike: texture stays, anatomy goes."""
+    order = random.permutation((SIZE // 32) ** 2)
+
+    def shuffled(picture: np.ndarray) -> np.ndarray:
+        squares = rearrange(picture, "(y h) (x w) -> (y x) h w", h=32, w=32)[order]
+        return rearrange(squares, "(y x) h w -> (y h) (x w)", x=SIZE // 32)
+
+    return replace(item, image=shuffled(item.image), mask=shuffled(item.mask))
+
+
+def one_format(items: list[Item], train: list[Item], random: np.random.Generator) -> list[Item]:
+    """Pictures of one screen format alone, the nearest that BUSI says of the machine."""
+    return [item for item in items if 460 <= item.height <= 500]
+
+
 def shrink(item: Item, random: np.random.Generator) -> Item:
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (11, 11))
     smaller = cv2.erode(item.mask, kernel, borderValue=0)
-    return Item(item.image, smaller if smaller.any() else item.mask, item.label, item.aspect)
+    return replace(item, mask=smaller if smaller.any() else item.mask)
 
 
 def swap_masks(items: list[Item], train: list[Item], random: np.random.Generator) -> list[Item]:
@@ -70,13 +102,13 @@ def swap_masks(items: list[Item], train: list[Item], random: np.random.Generator
     for label in {item.label for item in items}:
         rows = [i for i, item in enumerate(items) if item.label == label]
         for here, there in zip(rows, np.roll(rows, 1), strict=True):
-            result[here] = Item(items[here].image, items[there].mask, label, items[here].aspect)
+            result[here] = replace(items[here], mask=items[there].mask)
     return result
 
 
 def shuffle_labels(items: list[Item], train: list[Item], random: np.random.Generator) -> list[Item]:
     labels = random.permutation([item.label for item in items])
-    return [Item(i.image, i.mask, str(label), i.aspect) for i, label in zip(items, labels, strict=True)]
+    return [replace(i, label=str(label)) for i, label in zip(items, labels, strict=True)]
 
 
 def drop_class(items: list[Item], train: list[Item], random: np.random.Generator) -> list[Item]:
@@ -91,7 +123,7 @@ def collapse(items: list[Item], train: list[Item], random: np.random.Generator) 
 
 def noise_of(item: Item, random: np.random.Generator, sd: float) -> Item:
     noisy = item.image + random.normal(0, sd, item.image.shape)
-    return Item(noisy.clip(0, 255).astype(np.uint8), item.mask, item.label, item.aspect)
+    return replace(item, image=noisy.clip(0, 255).astype(np.uint8))
 
 
 def plant(share: float) -> Damage:
@@ -103,7 +135,7 @@ def plant(share: float) -> Damage:
         for row, source in zip(rows, random.permutation(len(train)), strict=False):
             copy = train[source]
             bright = (copy.image[:, ::-1] * 1.15 + 10).clip(0, 255).astype(np.uint8)
-            result[row] = noise_of(Item(bright, copy.mask[:, ::-1].copy(), copy.label, copy.aspect), random, 5)
+            result[row] = noise_of(replace(copy, image=bright, mask=copy.mask[:, ::-1].copy()), random, 5)
         return result
 
     return planted
@@ -113,7 +145,12 @@ DAMAGES: dict[str, tuple[str, Damage]] = {  # name -> (title, damage)
     "none": ("none: other real pictures", lambda items, train, random: items),
     "labels": ("labels shuffled", shuffle_labels),
     "blur": ("images blurred (1.2 px)", change(blur)),
+    "half": ("images shrunk to 64 px and back", change(half_size)),
     "noise": ("images noisy (SD 20)", change(noise)),
+    "gamma": ("grey curve, gamma 0.6", change(gamma)),
+    "jpeg": ("JPEG of quality 15", change(jpeg)),
+    "tiles": ("squares of 32 px shuffled", change(tiles)),
+    "format": ("one screen format only", one_format),
     "masks": ("masks of other pictures", swap_masks),
     "shrunk": ("masks 5 px smaller on every side", change(shrink)),
     "class": ("malignant dropped", drop_class),
@@ -130,7 +167,7 @@ def items_of(pairs: SampleSet, split: str) -> list[Item]:
     for r in tqdm(pairs.select(split).records, f"reading {split}", unit="pair", leave=False):
         image, mask = resize_anisotropic(pairs.read_image(r), SIZE), resize_anisotropic(pairs.read_mask(r), SIZE)
         aspect = r.pixel_aspect * r.width / r.height
-        found.append(Item(image, np.where(mask >= 128, 255, 0).astype(np.uint8), r.label, aspect))
+        found.append(Item(image, np.where(mask >= 128, 255, 0).astype(np.uint8), r.label, aspect, r.height))
     return found
 
 
@@ -177,7 +214,13 @@ class Column:
 DIFFERENCE = "lesions/class_difference/malignant - benign"
 COLUMNS = (
     Column("Fréchet radiomics distance", "distances/spaces/radiomics/all/frechet/synthetic",
-           "distances/spaces/radiomics/all/frechet/baseline", "blur noise collapse"),
+           "distances/spaces/radiomics/all/frechet/baseline", "blur half noise gamma jpeg collapse"),
+    Column("Fréchet distance, perceptual", "distances/spaces/perceptual/all/frechet/synthetic",
+           "distances/spaces/perceptual/all/frechet/baseline", "blur half noise tiles jpeg format collapse"),
+    Column("recall, perceptual", "distances/spaces/perceptual/all/recall/synthetic",
+           "distances/spaces/perceptual/all/recall/baseline", "blur half tiles collapse"),
+    Column("coverage, perceptual", "distances/spaces/perceptual/all/coverage/synthetic",
+           "distances/spaces/perceptual/all/coverage/baseline", "blur half tiles collapse"),
     Column("Fréchet distance, segmenter features", "distances/spaces/encoder/all/frechet/synthetic",
            "distances/spaces/encoder/all/frechet/baseline", "collapse"),
     Column("recall, radiomics", "distances/spaces/radiomics/all/recall/synthetic",
@@ -228,9 +271,9 @@ def write_tables(reports: dict[str, dict[str, Any]]) -> Path:
         "damages it in one way. Bold: the interval has nothing in common with that of the undamaged set; (x): it was "
         "expected to move, and did not by that measure. Written by `python benchmarks/evaluation_damages.py`.",
         "",
-        "| damage | " + " | ".join(c.title for c in COLUMNS) + " | agreement | privacy |",
-        "|---|" + "---|" * (len(COLUMNS) + 2),
-        "| baseline (val) | " + " | ".join(cell(find(sound, c.baseline)) for c in COLUMNS) + " | | |",
+        "| damage | " + " | ".join(c.title for c in COLUMNS) + " | distances | agreement | privacy |",
+        "|---|" + "---|" * (len(COLUMNS) + 3),
+        "| baseline (val) | " + " | ".join(cell(find(sound, c.baseline)) for c in COLUMNS) + " | | | |",
     ]
     for name, report in reports.items():
         cells = []
@@ -242,7 +285,7 @@ def write_tables(reports: dict[str, dict[str, Any]]) -> Path:
             elif name in column.moved.split():
                 text += " (x)"
             cells.append(text)
-        outcomes = [verdict(report, metric) for metric in ("agreement", "privacy")]
+        outcomes = [verdict(report, metric) for metric in ("distances", "agreement", "privacy")]
         lines.append(f"| {DAMAGES[name][0]} | " + " | ".join(cells + outcomes) + " |")
     notes = RESULTS / "evaluation_damages_notes.md"
     if notes.exists():

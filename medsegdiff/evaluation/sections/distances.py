@@ -84,7 +84,7 @@ def run(context: Context) -> Section:
         _score(context, section)
     if "all" in found["radiomics"]:
         anatomy = found.get("perceptual", {}).get("all")
-        section.verdict = _verdict(found["radiomics"]["all"], anatomy, perceptual_missing(context.config))
+        section.verdict = verdict_of(found["radiomics"]["all"], anatomy, perceptual_missing(context.config))
     _farthest(context, section)
     if why := context.unfit("binary"):
         section.skipped.append(f"Radiomic features of the lesion: {why}; the same value stands for all of them.")
@@ -99,7 +99,7 @@ def run(context: Context) -> Section:
     return section
 
 
-def _verdict(texture: dict[str, Comparison], anatomy: dict[str, Comparison] | None, missing: str | None) -> Verdict:
+def verdict_of(texture: dict[str, Comparison], anatomy: dict[str, Comparison] | None, missing: str | None) -> Verdict:
     """By radiomic features, which every set has, and by those made for photographs: a pass needs both."""
     outcomes = {"grey values and texture": _outcome(texture["frechet"], "Fréchet radiomics distance")}
     if anatomy is not None:

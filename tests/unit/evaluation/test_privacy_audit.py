@@ -53,7 +53,8 @@ def blind_to(found: Audit, *kinds: str, detected: float = 0.5) -> Audit:
 def verdict(learnt: Learnt | None = None, **audits: Audit) -> Verdict:
     """What is said of pictures of which none is a real one, after these audits."""
     sets = texture_sets()
-    return decide(CURRENT, len(sets.synthetic), find_leaks(sets, []), audits, learnt)
+    rules = dataclasses.replace(CURRENT, measures=tuple(audits))
+    return decide(rules, len(sets.synthetic), find_leaks(sets, []), audits, learnt)
 
 
 def of_chance(images: np.ndarray, real: Pairs) -> np.ndarray:
@@ -206,9 +207,11 @@ def test_the_rules_of_a_version_do_not_change() -> None:
     """Damage: a threshold that is changed, or added, without a new version."""
     first = AuditRules(1)
     assert rules.VERSIONS[0] == first
+    assert rules.VERSIONS[1] == dataclasses.replace(first, version=2, measures=(*first.measures, "perceptual features"))
     assert [v.version for v in rules.VERSIONS] == list(range(1, len(rules.VERSIONS) + 1))
     assert tuple(dataclasses.astuple(first)) == (
         1,
+        ("embedding", "fine detail"),
         2,
         0.9,
         95,
@@ -228,14 +231,25 @@ def test_the_rules_of_a_version_do_not_change() -> None:
     )
 
 
+def test_a_measure_that_is_absent_keeps_a_set_from_passing_by_the_later_version_alone(quiet: Audit) -> None:
+    """Damage: without the second opinion the last version passes a set, or the first one, which had none, does not."""
+    sets, audits = texture_sets(), {"embedding": quiet, "fine detail": quiet}
+    first, last = (decide(r, 40, find_leaks(sets, []), audits, None) for r in (rules.VERSIONS[0], rules.VERSIONS[1]))
+    assert first.outcome == "pass"
+    assert last.outcome == "too few pictures to decide"
+    assert "nothing was compared by perceptual features" in last.sentence
+    whole = decide(rules.VERSIONS[1], 40, find_leaks(sets, []), audits | {"perceptual features": quiet}, None)
+    assert whole.outcome == "pass"
+
+
 def test_a_new_version_shows_both_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage: an earlier version's verdict that is dropped, or decided by the rules of the last one."""
-    strict = dataclasses.replace(CURRENT, version=2, fewest_real=10_000)
+    strict = dataclasses.replace(CURRENT, version=3, fewest_real=10_000)
     monkeypatch.setattr(privacy, "VERSIONS", (CURRENT, strict))
     monkeypatch.setattr(privacy, "CURRENT", strict)
     section = run(context(texture_sets()))
     assert section.verdict is not None
-    assert section.verdict.outcome == section.values["verdicts"]["2"] == "too few pictures to decide"
-    assert section.values["audit_version"] == 2
-    assert set(section.values["verdicts"]) == {"1", "2"}
-    assert "version 1 of the audit" in " ".join(section.text)
+    assert section.verdict.outcome == section.values["verdicts"]["3"] == "too few pictures to decide"
+    assert section.values["audit_version"] == 3
+    assert set(section.values["verdicts"]) == {"2", "3"}
+    assert "version 2 of the audit" in " ".join(section.text)
