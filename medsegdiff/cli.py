@@ -53,6 +53,11 @@ COMMANDS = {
         "medsegdiff.generators.joint_diffusion.trainer:train",
         "phase 2: samples -> generative checkpoint",
     ),
+    "few-step": Command(
+        "medsegdiff.generators.joint_diffusion.few_step.config:FewStepConfig",
+        "medsegdiff.generators.joint_diffusion.few_step.trainer:few_step",
+        "checkpoint -> one that samples sharper pictures in a few network calls",
+    ),
     "generate": Command(
         "medsegdiff.synthesis.config:GenerateConfig",
         "medsegdiff.synthesis.run:generate",

@@ -52,6 +52,7 @@ class ModelCard:
     arrays: ArraySpec = field(default_factory=ArraySpec)  # of the samples that it learnt and makes
     # Of each class, the mask classes that every train picture shows, with the least share of a picture they cover
     always_shown: dict[str, dict[str, float]] = field(default_factory=dict)
+    few_step: list[float] = field(default_factory=list)  # noise levels that it learnt to sample in; empty: any
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", settle_settings(self.backbone, self.model))

@@ -79,7 +79,10 @@ class JointDiffusion:
     def _batch(self, batch: Sequence[Request], attempt: int) -> dict[str, np.ndarray]:
         """Arrays of requests of one task, stacked."""
         task, codec = batch[0].task, self.model_card.codec
-        sigmas = sigma_table(task, self.model_card.diffusion, self.sampling.steps)
+        assert self.sampling.sampler is not None
+        assert self.sampling.steps is not None
+        card = self.model_card
+        sigmas = sigma_table(task, card.diffusion, self.sampling.steps, card.few_step)
         noise, known = self._noise(batch, attempt), self._known(batch)
         if task == "image_to_mask":
             assert known is not None
@@ -177,7 +180,9 @@ def load(
         KIND, digest, card.img_size, card.arrays, card.classes, card.lesion_classes,
         [c.describe() for c in card.conditions], card.aspects, card.train_hashes, card.step, card.always_shown,
     )  # fmt: skip
-    found = JointDiffusion(denoiser.to(device), card, shown, sampling.settled(card.diffusion), precision, batch_size)
+    found = JointDiffusion(
+        denoiser.to(device), card, shown, sampling.settled(card.diffusion, card.few_step), precision, batch_size
+    )
     if sampling.guidance_checkpoint is None:
         return found
     model, guidance_digest = _guidance_model(sampling.guidance_checkpoint, path, denoiser, card)

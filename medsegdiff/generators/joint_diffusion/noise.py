@@ -6,6 +6,7 @@ Levels are per modality, (B, M) or (T + 1, M), with column 0 the image and colum
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -155,15 +156,16 @@ def sampling_sigmas(config: DiffusionConfig, steps: int) -> Tensor:
     return torch.cat([levels, levels.new_zeros(1)]).float()
 
 
-def sigma_table(mode: str, config: DiffusionConfig, steps: int) -> Tensor:
+def sigma_table(mode: str, config: DiffusionConfig, steps: int, few_step: Sequence[float] = ()) -> Tensor:
     """(T + 1, 2) levels that a sampler walks: the table is the generation mode. T = steps; mask_first has T = 2 steps.
 
     joint: image and mask go down together. mask_first: the mask goes down while the image stays at the highest level,
     which hides it, then the image with the mask clean. mask_to_image, image_to_mask: the conditioning modality has
-    level 0 in every row, so that samplers leave it as it is (Bao et al. 2023, UniDiffuser). Raises ValueError for
-    another mode.
+    level 0 in every row, so that samplers leave it as it is (Bao et al. 2023, UniDiffuser). `few_step`: levels of a
+    network that learnt to sample in these, one a step. Raises ValueError for another mode.
     """
-    levels = sampling_sigmas(config, steps)
+    levels = torch.tensor([*few_step, 0.0]) if few_step else sampling_sigmas(config, steps)
+    steps = len(levels) - 1
     clean, hidden = torch.zeros_like(levels), levels[:1].expand(steps)
     if mode == "joint":
         return torch.stack([levels, levels], dim=1)

@@ -104,4 +104,19 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, modality: Tensor, noise: N
     return x
 
 
-SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ddpm": ddpm, "dpmpp_2m": dpmpp_2m, "heun": heun}
+def renoise(denoise: Denoise, x: Tensor, sigmas: Tensor, modality: Tensor, noise: Noise | None = None) -> Tensor:
+    """x' = D + s' z: the estimate with fresh noise, for networks that learnt to sample in few steps.
+
+    Multistep sampling of consistency models (Song et al. 2023, algorithm 1). A column that stands still is copied.
+    """
+    _check_table(sigmas)
+    if noise is None:
+        raise ValueError("renoise is stochastic: give it noise(step)")
+    for step, (row, row_next) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+        s, s_next = _columns(row, modality, x), _columns(row_next, modality, x)
+        x = torch.where(s_next < s, denoise(x, row) + s_next * noise(step), x)
+    return x
+
+
+FEW_STEP = "renoise"  # of networks that learnt few-step sampling
+SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ddpm": ddpm, "dpmpp_2m": dpmpp_2m, "heun": heun, FEW_STEP: renoise}

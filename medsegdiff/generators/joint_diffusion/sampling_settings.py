@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,8 +11,9 @@ from medsegdiff.errors import require
 from medsegdiff.generators.joint_diffusion.config import DiffusionConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.guidance import Guidance
-from medsegdiff.generators.joint_diffusion.samplers import SAMPLERS
+from medsegdiff.generators.joint_diffusion.samplers import FEW_STEP, SAMPLERS
 
+SAMPLER, STEPS = "dpmpp_2m", 15  # where nothing else is set
 MASK_GUIDANCE = 2.0  # where nothing else is set: masks then fit images as real ones do (docs/results/sampling.md)
 
 
@@ -19,8 +21,9 @@ MASK_GUIDANCE = 2.0  # where nothing else is set: masks then fit images as real 
 class SamplingSettings:
     """How samples are drawn; `settled` for a network before use."""
 
-    sampler: str = "dpmpp_2m"  # update rule, of `SAMPLERS`
-    steps: int = 15  # noise levels that a modality goes through; mask_first takes so many twice
+    sampler: str | None = None  # update rule, of `SAMPLERS`; None: dpmpp_2m, or renoise after few-step training
+    steps: int | None = None  # noise levels that a modality goes through; mask_first takes so many twice; None: 15, or
+    # those of few-step training
     mask_guidance: float | None = None  # how strongly images follow masks; 1: as learnt; None: 2 where it was learnt
     guidance: float = 1.0  # weight, away from the network without the class; 1: none
     guidance_checkpoint: str | None = None  # ... or away from this one, less trained on the same data
@@ -29,8 +32,9 @@ class SamplingSettings:
     sigma_scale: float = 1.0  # share of the image's noise level below 0.3 that the network gets; less: finer grain
 
     def __post_init__(self) -> None:
-        require(self.sampler in SAMPLERS, "--sampler", self.sampler, f"one of {', '.join(SAMPLERS)}")
-        require(self.steps >= 2, "--steps", self.steps, "2 or more")
+        known = self.sampler is None or self.sampler in SAMPLERS
+        require(known, "--sampler", self.sampler, f"one of {', '.join(SAMPLERS)}")
+        require(self.steps is None or self.steps >= 2, "--steps", self.steps, "2 or more")
         require(self.guidance >= 0, "--guidance", self.guidance, "0 or more")
         require(0 < self.sigma_scale <= 1, "--sigma_scale", self.sigma_scale, "above 0, at most 1")
         weight = 1.0 if self.mask_guidance is None else self.mask_guidance
@@ -41,8 +45,14 @@ class SamplingSettings:
         ascending, expected = self.guidance_low < self.guidance_high, f"less than --guidance_high {self.guidance_high}"
         require(ascending, "--guidance_low", self.guidance_low, expected)
 
-    def settled(self, diffusion: DiffusionConfig) -> Self:
-        """With the weight of the mask settled: nothing steers away from an image alone that was never learnt."""
+    def settled(self, diffusion: DiffusionConfig, few_step: Sequence[float] = ()) -> Self:
+        """With sampler, steps and the weight of the mask settled, for a network trained so.
+
+        Nothing steers away from an image alone that was never learnt. After few-step training (`few_step`: its noise
+        levels) there is one way to sample, without guidance.
+        """
+        if few_step:
+            return self._few_step(len(few_step))
         knows = diffusion.share_marginal > 0
         weight = self.mask_guidance
         if weight is None:
@@ -50,7 +60,17 @@ class SamplingSettings:
         found = f"{weight} with a checkpoint that was trained with --diffusion.share_marginal 0"
         hint = "Leave it out, or train with a share above 0."
         require(knows or weight == 1, "--mask_guidance", found, "1: it knows no image without its mask", hint)
-        return dataclasses.replace(self, mask_guidance=weight)
+        sampler, steps = self.sampler or SAMPLER, self.steps or STEPS
+        return dataclasses.replace(self, sampler=sampler, steps=steps, mask_guidance=weight)
+
+    def _few_step(self, steps: int) -> Self:
+        only = dataclasses.replace(type(self)(), sampler=FEW_STEP, steps=steps, mask_guidance=1.0)
+        for field in dataclasses.fields(self):
+            own, plain, fixed = (getattr(s, field.name) for s in (self, type(self)(), only))
+            hint = "Leave it out, or use the checkpoint that few-step training began with."
+            found = f"{own} with a checkpoint of few-step training"
+            require(own in (plain, fixed), f"--{field.name}", found, f"{fixed}, the one it learnt", hint)
+        return only
 
     def guide(self, guidance_model: Denoiser | None = None) -> Guidance:
         """What guides sampling of pairs, by settled settings."""

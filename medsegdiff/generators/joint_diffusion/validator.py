@@ -6,30 +6,26 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from medsegdiff.conditioning.base import Condition, encode
-from medsegdiff.data.dataset import SampleTensors, from_channels
-from medsegdiff.data.hashing import to_grey
-from medsegdiff.data.pictures import contact_sheet
-from medsegdiff.engine.device import autocast
-from medsegdiff.engine.files import make_folder, write_bytes, write_png
+from medsegdiff.data.dataset import SampleTensors
+from medsegdiff.engine.device import autocast, choose_device
+from medsegdiff.engine.files import write_bytes
 from medsegdiff.engine.rng import generator
-from medsegdiff.features.pair_features import feature_distance, feature_matrix
 from medsegdiff.generators.joint_diffusion.codec import PairCodec, encode_sdf
 from medsegdiff.generators.joint_diffusion.config import TrainConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
 from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, sigma_table
+from medsegdiff.generators.joint_diffusion.sample_quality import SampleQuality
 from medsegdiff.generators.joint_diffusion.sampling import sample_pairs
 from medsegdiff.generators.joint_diffusion.sampling_settings import default_guidance
 
 BANDS = (0.05, 0.15, 0.4, 1.0, 2.5, 6.0, 20.0)  # noise levels at which val is looked at, both modalities alike
-EVAL_NOISE, EVAL_SAMPLES, BASELINE = 11, 12, 13  # purpose numbers of the random streams
+EVAL_NOISE, EVAL_SAMPLES = 11, 12  # purpose numbers of the random streams
 EVAL_BATCH = 32
 
 
@@ -53,31 +49,15 @@ class Validator:
         self.val = dataclasses.replace(val, masks=encode_sdf(val.masks, codec.sdf_truncation))
         self.best: dict[str, float] = {"step": -1, "val_loss": math.inf}
         self.history: list[dict[str, float]] = []
-        train_features, val_features = (_features(s.images, s.masks, _aspects(s)) for s in (train, val))
-        self.measured = ~np.isnan(train_features).all(axis=0)  # what no train picture has cannot be compared
-        train_features, self.val_features = train_features[:, self.measured], val_features[:, self.measured]
-        self.scale = np.nanstd(train_features, axis=0)
-        # Equal class shares on both sides: sampling takes classes in turn
-        self.val_rows = _balanced_rows(val.labels, config.eval_samples, config.seed)
-        baseline_rows = _balanced_rows(train.labels, config.eval_samples, config.seed)
-        self.baseline = feature_distance(train_features[baseline_rows], self.val_features[self.val_rows], self.scale)
+        self.quality = SampleQuality(train, val, config.eval_samples, config.seed, choose_device(config.device))
 
     def validate(self, model: Denoiser, step: int, output: Path, known: dict[str, float]) -> dict[str, float]:
         """Scores of `model` beside those `known` already; also writes samples/step_<step>.png and history.jsonl."""
         scores = self.val_losses(model) | known
         images, masks, labels = self.sample(model)
-        median = float(np.median(_aspects(self.val)))
-        features = _features(images, masks, [median] * len(images))[:, self.measured]
-        scores["quality/feature_distance"] = feature_distance(features, self.val_features[self.val_rows], self.scale)
-        scores["quality/feature_distance_baseline"] = self.baseline
-        scores["quality/empty_masks"] = float((masks == 0).flatten(1).all(dim=1).float().mean())
-        shown = min(32, len(images))
-        titles = [self.classes[int(k)] for k in labels[:shown]]
-        spec = self.val.spec
-        pictures = [from_channels(image) for image in images[:shown].numpy()]
-        maps = [spec.from_coverage(mask) for mask in masks[:shown].numpy()]
-        sheet = contact_sheet(pictures, maps, titles, spec=spec)
-        write_png(make_folder(output / "samples") / f"step_{step:07d}.png", sheet)
+        scores |= self.quality.scores(images, masks)
+        titles = [self.classes[int(k)] for k in labels]
+        self.quality.write_sheet(output, step, images, masks, titles)
         self.history = [*self.history, {"step": step, **scores}]
         lines = "".join(json.dumps(row) + "\n" for row in self.history)
         write_bytes(output / "history.jsonl", lines.encode())
@@ -144,27 +124,3 @@ class Validator:
                 parts.append(sample_pairs(model, self.codec, cond, sigmas, noise, guidance=guidance))
         images, masks = (torch.cat(column) for column in zip(*parts, strict=True))
         return images, masks, labels
-
-
-def _aspects(pairs: SampleTensors) -> list[float]:
-    """True width over height of every picture."""
-    return [r.width * r.pixel_aspect / r.height for r in pairs.records]
-
-
-def _features(images: Tensor, masks: Tensor, aspects: list[float]) -> np.ndarray[Any, Any]:
-    """(N, K F) features of the grey image with each mask class in turn, of (N, C, S, S) and (N, K, S, S) uint8."""
-    grey = [to_grey(from_channels(image)) for image in images.numpy()]
-    layers = masks.transpose(0, 1).numpy()
-    found = [feature_matrix(zip(grey, np.where(m > 127, 255, 0), aspects, strict=True)) for m in layers]
-    return np.concatenate(found, axis=1)
-
-
-def _balanced_rows(labels: Tensor, count: int, seed: int) -> np.ndarray[Any, Any]:
-    """Up to `count` rows, equally many of each class."""
-    classes = torch.unique(labels)
-    share = min(max(1, count // len(classes)), int(torch.bincount(labels)[classes].min()))
-    rows = []
-    for number, label in enumerate(classes):
-        pool = torch.nonzero(labels == label).flatten()
-        rows.append(pool[torch.randperm(len(pool), generator=generator(seed, number, BASELINE))[:share]])
-    return torch.cat(rows).numpy()

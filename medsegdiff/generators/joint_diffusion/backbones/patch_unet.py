@@ -20,6 +20,7 @@ from medsegdiff.generators.joint_diffusion.backbones.blocks import (
     ConditionEmbedding,
     OutputRefiner,
     TransformerBlock,
+    closed_linear,
     decoder_stages,
     encoder_stages,
     group_norm,
@@ -35,6 +36,27 @@ Settings = ModelConfig  # those of every U-Net
 def build(inputs: Inputs, settings: ModelConfig) -> PatchUNet:
     """The network of these settings."""
     return PatchUNet(inputs.img_size, inputs.modality, inputs.conditions, **settings.own)
+
+
+class LayoutCode(nn.Module):
+    """The picture's coarse layout, 8 x 8, as a part of the embedding, so that every block knows it.
+
+    At the highest noise level it is noise, and so the latent vector that decides a picture as a whole (StyleGAN, Karras
+    et al. 2019): convolutions see too little of the low frequencies of noise to make pictures differ as a whole.
+    """
+
+    SIDE, GAIN = 8, 5.0  # places a side; factor of what is learnt, as of an equalised learning rate
+
+    def __init__(self, channels: int, embedding: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(channels * self.SIDE**2, 2 * embedding)
+        self.out = closed_linear(2 * embedding, embedding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, S, S) to (B, E)."""
+        layout = F.adaptive_avg_pool2d(x, self.SIDE).flatten(1)
+        code: Tensor = self.GAIN * self.out(F.silu(self.hidden(F.layer_norm(layout, layout.shape[1:]))))
+        return code
 
 
 class Bottleneck(nn.Module):
@@ -72,11 +94,13 @@ class PatchUNet(ConditionEmbedding):
         transformer_depth: int = 4,
         num_heads: int = 4,
         dropout: float = 0.1,
+        layout_code: bool = False,
     ) -> None:
         embedding = 4 * model_channels
         super().__init__(max(modality) + 1, conditions, embedding)
         widths = [model_channels * m for m in channel_mult]
         self.patch_size = patch_size
+        self.layout_code = LayoutCode(len(modality), embedding) if layout_code else None
         self.stem = nn.Conv2d(len(modality) * patch_size**2, widths[0], 3, padding=1)
         self.down = encoder_stages(widths, num_res_blocks, embedding, dropout)
         side = img_size // (patch_size * 2 ** (len(widths) - 1))
@@ -89,6 +113,8 @@ class PatchUNet(ConditionEmbedding):
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Conditions) -> Tensor:
         embedding = self.embedding(c_noise, cond)
+        if self.layout_code is not None:
+            embedding = embedding + self.layout_code(x)
         h = self.stem(F.pixel_unshuffle(x, self.patch_size).contiguous(memory_format=torch.channels_last))
         skips = []
         for stage in self.down:

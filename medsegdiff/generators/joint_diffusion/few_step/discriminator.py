@@ -1,0 +1,136 @@
+"""Discriminators that look through a frozen network, at four scales, and one that sees pixels of image and mask.
+
+Projected GAN (Sauer et al., NeurIPS 2021): features of a network made for photographs, mixed by a fixed random
+projection, are what small networks classify as real or not; hundreds of pictures are then enough. Each also gets the
+noisy pair that the estimate was made from, as in denoising diffusion GANs (Xiao et al., ICLR 2022), so that it sees
+whether the estimate fits it, and the class (Miyato and Koyama, ICLR 2018, projection).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  (the field's usual name)
+from torch.nn.utils.parametrizations import spectral_norm
+
+from medsegdiff.features.perceptual.mobilenet import TAPS, FrozenFeatures
+
+WIDTH = 64  # channels of a head
+PIXEL_WIDTH = 16  # ... and of the first layer of the one on pixels
+SMALLER = 0.75  # share of the side at which pictures without their finest detail are looked at
+
+
+class Head(nn.Module):
+    """Logits of one feature map, beside which stand mask and noisy pair, averaged to its size."""
+
+    projection: Tensor
+
+    def __init__(self, channels: int, beside: int, kinds: int, stride: int, random: torch.Generator) -> None:
+        super().__init__()
+        self.register_buffer("projection", torch.randn(WIDTH, channels, 1, 1, generator=random) / channels**0.5)
+        self.first = spectral_norm(nn.Conv2d(WIDTH + beside + 1, WIDTH, 3, stride=stride, padding=1))
+        self.second = spectral_norm(nn.Conv2d(WIDTH, WIDTH, 3, padding=1))
+        self.logit = Logit(WIDTH, kinds)
+
+    def forward(self, features: Tensor, beside: Tensor, kind: Tensor, level: Tensor) -> Tensor:
+        """(B, n) logits of features (B, channels, h, h), maps (B, beside, S, S), kinds (B,) and levels (B,)."""
+        h = F.conv2d(features, self.projection)
+        size = (h.shape[-2], h.shape[-1])
+        h = torch.cat([h, F.adaptive_avg_pool2d(beside, size), _spread(h, level).expand(-1, -1, *size)], dim=1)
+        h = F.leaky_relu(self.second(F.leaky_relu(self.first(h), 0.2)), 0.2)
+        logits: Tensor = self.logit(h, kind)
+        return logits
+
+
+class Logit(nn.Module):
+    """A logit at every position, with a term of its own for each kind of picture."""
+
+    def __init__(self, width: int, kinds: int) -> None:
+        super().__init__()
+        self.plain = spectral_norm(nn.Conv2d(width, 1, 1))
+        self.by_kind = spectral_norm(nn.Embedding(kinds, width))
+
+    def forward(self, h: Tensor, kind: Tensor) -> Tensor:
+        """(B, n) of maps (B, width, h, w)."""
+        return (self.plain(h) + (h * self.by_kind(kind)[:, :, None, None]).sum(dim=1, keepdim=True)).flatten(1)
+
+
+class OnPixels(nn.Module):
+    """Logits of image, mask and noisy pair themselves: whether outlines fit, and how they look."""
+
+    def __init__(self, channels: int, kinds: int) -> None:
+        super().__init__()
+        widths, layers = [channels, PIXEL_WIDTH, 2 * PIXEL_WIDTH, 4 * PIXEL_WIDTH], []
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [spectral_norm(nn.Conv2d(before, after, 4, stride=2, padding=1)), nn.LeakyReLU(0.2)]
+        layers += [spectral_norm(nn.Conv2d(widths[-1], widths[-1], 3, padding=1)), nn.LeakyReLU(0.2)]
+        self.layers, self.logit = nn.Sequential(*layers), Logit(widths[-1], kinds)
+
+    def forward(self, x: Tensor, kind: Tensor) -> Tensor:
+        logits: Tensor = self.logit(self.layers(x), kind)
+        return logits
+
+
+class Discriminator(nn.Module):
+    """All of them. `kinds`: classes of pictures, twice, since pictures without their finest detail are others."""
+
+    def __init__(self, features: FrozenFeatures, channels: int, image_channels: int, kinds: int, seed: int) -> None:
+        super().__init__()
+        self.image_channels = image_channels
+        random, beside = torch.Generator().manual_seed(seed), 2 * channels - image_channels
+        self.heads = nn.ModuleList(
+            Head(width, beside, kinds, 2 if number == 0 else 1, random) for number, width in enumerate(TAPS.values())
+        )
+        self.on_pixels = OnPixels(2 * channels, kinds)
+        self.features = features
+
+    def forward(self, x: Tensor, noisy: Tensor, kind: Tensor, level: Tensor, smaller: int) -> list[Tensor]:
+        """[(B, n) logits of each discriminator] of pairs x and noisy pairs (B, C, S, S), both of about unit variance.
+
+        `smaller`: the first so many have no finest detail, and are looked at at a smaller size. Images are in [-1, 1].
+        """
+        parts = [part for part in (slice(smaller), slice(smaller, None)) if len(x[part])]
+        found = [self._part(x[p], noisy[p], kind[p], level[p], p.start is None) for p in parts]
+        return [torch.cat([logits.flatten() for logits in of_one]) for of_one in zip(*found, strict=True)]
+
+    def _part(self, x: Tensor, noisy: Tensor, kind: Tensor, level: Tensor, smaller: bool) -> list[Tensor]:
+        image, mask = x[:, : self.image_channels] / 2 + 0.5, x[:, self.image_channels :]
+        beside = torch.cat([mask, noisy], dim=1)
+        if smaller:
+            side = round(SMALLER * x.shape[-1])
+            image = F.interpolate(image, size=(side, side), mode="area")
+        maps: Sequence[Tensor] = self.features(image)
+        found = [head(m, beside, kind, level) for head, m in zip(self.heads, maps, strict=True)]
+        return [*found, self.on_pixels(torch.cat([x, noisy], dim=1), kind)]
+
+
+def _spread(h: Tensor, level: Tensor) -> Tensor:
+    """(B, 1, 1, 1) mean standard deviation over the pairs of the same level (Karras et al. 2018, progressive GANs)."""
+    spread = h.new_zeros(len(h), 1, 1, 1)
+    for number in level.unique():
+        rows = level == number
+        if int(rows.sum()) > 1:
+            spread = torch.where(rows.view(-1, 1, 1, 1), h[rows].std(dim=0).mean(), spread)
+    return 2 * spread - 1
+
+
+def moved(pairs: Tensor, image_channels: Sequence[int], random: torch.Generator) -> Tensor:
+    """Pairs (B, C, S, S) shifted, and those channels brightened and stretched, each pair in its own way.
+
+    What discriminators see of real and of generated pairs alike (Zhao et al., NeurIPS 2020, differentiable
+    augmentation): they learn hundreds of pictures by heart otherwise.
+    """
+    n, side = len(pairs), pairs.shape[-1]
+    chance = torch.rand(4, n, generator=random).to(pairs.device)
+    contrast, brightness = ((chance[0] - 0.5) * 0.6).exp(), (chance[1] - 0.5) * 0.6
+    theta = torch.zeros(n, 2, 3, device=pairs.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1
+    theta[:, :, 2] = ((chance[2:].T * 2 - 1) * side / 8).round() * 2 / side  # whole pixels: nothing is smoothed
+    grid = F.affine_grid(theta, list(pairs.shape), align_corners=False)
+    pairs = F.grid_sample(pairs, grid, mode="nearest", padding_mode="reflection", align_corners=False)
+    grey = torch.zeros(pairs.shape[1], dtype=torch.bool, device=pairs.device)
+    grey[list(image_channels)] = True
+    changed = pairs * contrast.view(-1, 1, 1, 1) + brightness.view(-1, 1, 1, 1)
+    return torch.where(grey.view(1, -1, 1, 1), changed, pairs)

@@ -1,0 +1,370 @@
+"""Few-step training: the denoiser of a checkpoint learns to sample in a few network calls, against discriminators.
+
+A denoiser trained by squared error returns the mean of what a noisy picture may have been, so that many small steps are
+needed, and a network that is too small leaves anatomy out. Here every estimate has to look like a real pair to
+discriminators (Sauer et al. 2023, adversarial diffusion distillation; Xiao et al. 2022, denoising diffusion GANs).
+Sampling then is: estimate, add noise of the next level, estimate again (`samplers.renoise`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, relu
+
+from medsegdiff.conditioning.base import Conditions, encode, rows_of
+from medsegdiff.data.dataset import SampleTensors, load_tensors
+from medsegdiff.data.records import SampleSet, read_samples
+from medsegdiff.data.sampling import sample_indices
+from medsegdiff.data.transforms import GENERATIVE, augment
+from medsegdiff.engine.device import READ_EVERY, autocast, choose_device, send, settle_precision
+from medsegdiff.engine.ema import Averages
+from medsegdiff.engine.files import read_record, write_bytes
+from medsegdiff.engine.loop import LoopConfig, Scalars, run_loop
+from medsegdiff.engine.optimise import Optimisation
+from medsegdiff.engine.rng import generator
+from medsegdiff.engine.run_folder import TRAINING, RunFolder
+from medsegdiff.engine.settings import fingerprint_of
+from medsegdiff.errors import require
+from medsegdiff.features.perceptual.mobilenet import load_mobilenet
+from medsegdiff.generators.base import BEST_FILE
+from medsegdiff.generators.joint_diffusion.backbones.config import ModelConfig
+from medsegdiff.generators.joint_diffusion.checkpoint import ModelCard, build_denoiser, load_checkpoint, save_checkpoint
+from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA, encode_sdf
+from medsegdiff.generators.joint_diffusion.denoiser import Denoiser, expand_levels
+from medsegdiff.generators.joint_diffusion.few_step.config import FewStepConfig
+from medsegdiff.generators.joint_diffusion.few_step.discriminator import Discriminator, moved
+from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, sigma_table
+from medsegdiff.generators.joint_diffusion.run import FINER, LAST_FILE, data_digest
+from medsegdiff.generators.joint_diffusion.sample_quality import SampleQuality
+from medsegdiff.generators.joint_diffusion.samplers import FEW_STEP
+from medsegdiff.generators.joint_diffusion.sampling import sample_pairs
+
+logger = logging.getLogger(__name__)
+
+AUGMENT, LEVELS, NOISE, MOVES, WEIGHTS, EVAL_SAMPLES = 31, 32, 33, 34, 35, 36  # purpose numbers of random streams
+EVAL_BATCH = 16
+LARGEST_WEIGHT = 25.0  # of the squared error: at low noise there is one right answer, and many chances to blur
+KNOWN_WEIGHT = 1.0  # least weight of a mask whose image is known
+
+
+def few_step(config: FewStepConfig) -> dict[str, Any]:
+    """Train, or go on training; returns the summary that it also writes to `<output_dir>/summary.json`.
+
+    Writes best_model.safetensors (lowest distance of samples to val), last_model.safetensors, samples/, tensorboard/,
+    history.jsonl. Raises `UserError` for settings, a checkpoint or data that do not fit.
+    """
+    config = settle_precision(config)
+    pairs = read_samples(Path(config.data_dir))
+    denoiser, card, digest = load_checkpoint(Path(config.checkpoint_path))
+    _check(config, card, pairs)
+    places = ("checkpoint_path", "data_dir", "output_dir", "device", "save_every", "feature_weights")
+    fingerprint = fingerprint_of(config, "few-step", places) | {"checkpoint": digest, "data": data_digest(pairs)}
+    files = (BEST_FILE, LAST_FILE, "history.jsonl", "samples/*.png")
+    folder = RunFolder(config.output_dir, TRAINING, fingerprint, files)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(folder.held())
+        if folder.is_finished():
+            logger.info("%s holds this run, finished", folder.path)
+            return dict(read_record(folder.sign))
+        trainer = FewStepTrainer(config, card, denoiser, pairs)
+        text = "few-step training on %d pairs: %d steps of %d pairs at levels %s on %s"
+        shown = ", ".join(f"{level:g}" for level in config.sigmas)
+        logger.info(text, len(trainer.train_set), config.num_steps, config.batch_size, shown, trainer.device)
+        loop = LoopConfig(
+            folder=folder,
+            total_steps=config.num_steps,
+            evals=config.evals,
+            save_every=config.save_every,
+            images_per_step=config.batch_size,
+            bar=("loss", "discriminator_loss"),
+            read_every=READ_EVERY.get(trainer.device.type, 1),
+            sample_ids=trainer.sample_ids,
+        )
+        summary = run_loop(trainer, loop, "few-step training")
+        save_checkpoint(folder.path / LAST_FILE, trainer.ema.model.state_dict(), trainer.card_at(config.num_steps))
+        return folder.finish(summary | {"best": trainer.best, "config": dataclasses.asdict(config)})
+
+
+def _check(config: FewStepConfig, card: ModelCard, pairs: SampleSet) -> None:
+    """Raise `UserError` for a checkpoint that cannot learn this, or that learnt other pictures."""
+    where, hint = f"--checkpoint_path {config.checkpoint_path}", "Give the checkpoint of an ordinary training."
+    require(not card.few_step, where, "a checkpoint of few-step training", "one that is not yet", hint)
+    fits = isinstance(card.model, ModelConfig) and card.backbone == "patch_unet"
+    require(fits, where, f"backbone {card.backbone}", "patch_unet", "Train one with --backbone patch_unet.")
+    learnt = {hashes["image_hash"] for hashes in card.train_hashes}
+    own = {record.image_hash for record in pairs.select("train").records}
+    expected = "the train split that the checkpoint learnt, and no other: it would have seen val or test pictures"
+    found = f"{len(own - learnt)} train pictures that it did not learn, {len(learnt - own)} that are missing"
+    require(own == learnt, f"--data_dir {pairs.root}", found, expected, "Give the sample folder of that training.")
+    size = card.model.size_multiple * 4
+    require(card.img_size >= size, where, f"pictures of {card.img_size} px", f"{size} px or more", hint)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A step's pairs; those that are seen smaller come first."""
+
+    noisy: Tensor  # (B, C, S, S)
+    real: Tensor  # (B, C, S, S) what estimates should look like
+    real_noisy: Tensor  # (B, C, S, S) a noisy version of it
+    sigma: Tensor  # (B, M)
+    level: Tensor  # (B,) row of the table of levels
+    kind: Tensor  # (B,) class; of those seen smaller, class + number of classes
+    cond: Conditions
+    weight: Tensor  # (B, M) of the squared error; 0 for the network's own pictures, which have no right answer
+    smaller: int
+
+
+class FewStepTrainer:
+    """Steps, evaluation and state of generator and discriminators, for `run_loop`."""
+
+    def __init__(self, config: FewStepConfig, card: ModelCard, denoiser: Denoiser, pairs: SampleSet) -> None:
+        self.config, self.pairs, self.device = config, pairs, choose_device(config.device)
+        assert isinstance(card.model, ModelConfig)
+        model = dataclasses.replace(card.model, layout_code=True, dropout=0.0)
+        self.card = dataclasses.replace(card, model=model, few_step=list(config.sigmas), step=0, scores={})
+        self.codec, self.classes = card.codec, card.classes
+        self.train_set = load_tensors(pairs.select("train"), FINER * card.img_size, what="train split")
+        val, train = (load_tensors(pairs.select(s), card.img_size, what=f"{s} split") for s in ("val", "train"))
+        self.quality = SampleQuality(train, val, config.eval_samples, config.seed, self.device)
+        radius = self.codec.sdf_truncation * FINER
+        coded = dataclasses.replace(self.train_set, masks=encode_sdf(self.train_set.masks, radius))
+        self.resident: SampleTensors = coded.to(self.device)
+        self.known = encode(card.conditions, [vars(r) for r in self.train_set.records])
+        self.denoiser = self._network(denoiser).to(self.device)
+        self.ema = Averages(self.denoiser, [config.ema_length])
+        channels, kinds = len(self.codec.mean), 2 * len(self.classes)
+        torch.manual_seed(int(generator(config.seed, WEIGHTS).initial_seed()))
+        self.discriminator = Discriminator(
+            load_mobilenet(config.feature_weights), channels, self.codec.image_channels, kinds, config.seed
+        ).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.levels = torch.tensor(config.sigmas)
+        low_res = self.denoiser.low_res
+        self.small_levels = 0 if low_res is None else int((self.levels >= low_res.sigma).sum())
+        self.sides = [
+            Optimisation(network, torch.optim.AdamW(learning, lr=lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True),
+                         average, precision=config.precision, grad_clip=config.grad_clip)
+            for network, learning, lr, average in (
+                (self.denoiser, list(self.denoiser.parameters()), config.lr, self.ema),
+                (self.discriminator, [p for p in self.discriminator.parameters() if p.requires_grad],
+                 config.discriminator_lr, None),
+            )
+        ]  # fmt: skip
+        self.best: dict[str, float] = {"step": -1, "distance": math.inf}
+        self.history: list[dict[str, float]] = []
+
+    def _network(self, trained: Denoiser) -> Denoiser:
+        """The network of the checkpoint with a layout code, which as yet says nothing."""
+        torch.manual_seed(int(generator(self.config.seed, WEIGHTS, 1).initial_seed()))
+        network = build_denoiser(self.card)
+        network.load_state_dict(trained.state_dict(), strict=False)
+        return network
+
+    def card_at(self, step: int, scores: dict[str, float] | None = None) -> ModelCard:
+        """What travels with the weights of `step`."""
+        return dataclasses.replace(self.card, step=step, scores=scores or {})
+
+    def sample_ids(self, step: int) -> list[str]:
+        """Ids of the pairs that `step` sees."""
+        return [self.train_set.records[row].id for row in self._rows(step).tolist()]
+
+    def _rows(self, step: int) -> Tensor:
+        count = self.config.batch_size
+        labels, balanced = self.train_set.labels, self.config.balance_classes
+        return sample_indices(labels, step * count, count, self.config.seed, balanced)
+
+    def _level_rows(self, smaller: int, random: torch.Generator) -> Tensor:
+        """(B,) numbers of levels: of those seen smaller many at the first one, the others at all alike."""
+        n, own = self.config.batch_size, self.small_levels
+        anywhere = torch.rand(n, generator=random)
+        first = torch.rand(n, generator=random) < self.config.share_first
+        low = torch.where(first, 0, (anywhere * own).long())
+        high = own + (anywhere * (len(self.levels) - own)).long()
+        return torch.where(torch.arange(n) < smaller, low, high)
+
+    def _batch(self, step: int) -> _Batch:
+        config, n = self.config, self.config.batch_size
+        smaller = n - round(config.full_share * n) if 0 < self.small_levels < len(self.levels) else 0
+        smaller = n if self.small_levels == len(self.levels) else smaller
+        rows = self._rows(step)
+        images, masks, labels = self.resident.batch(send(rows, self.device))
+        images, masks = augment(images, masks, GENERATIVE, generator(config.seed, step, AUGMENT))
+        x0 = self.codec.encode(avg_pool2d(images, FINER), avg_pool2d(masks, FINER))
+        cond = {name: send(values[rows], self.device) for name, values in self.known.items()}
+        random = generator(config.seed, step, LEVELS)
+        level = self._level_rows(smaller, random)
+        simulated = (torch.rand(n, generator=random) < config.share_simulated) & (level > 0)
+        sigma = self._sigma(level, simulated, torch.rand(n, generator=random)).to(self.device)
+        noises = torch.randn((3, *x0.shape), generator=generator(config.seed, step, NOISE)).to(self.device)
+        start = self._simulated(x0, level, simulated, cond, noises[0])
+        modality = self.denoiser.modality
+        by_channel = expand_levels(sigma, modality, x0.ndim)
+        known = send(~simulated, self.device)
+        weight = config.regression_weight * torch.where(sigma > 0, 1 / sigma.square(), 0.0).clamp(max=LARGEST_WEIGHT)
+        image_known = (sigma[:, IMAGE] == 0) & (sigma[:, MASK] > 0)
+        weight[:, MASK] = torch.where(image_known, weight[:, MASK].clamp(min=KNOWN_WEIGHT), weight[:, MASK])
+        return _Batch(
+            start + by_channel * noises[1],
+            self._without_detail(x0, sigma, smaller),
+            x0 + by_channel * noises[2],
+            sigma,
+            send(level, self.device),
+            labels + (torch.arange(n) < smaller).to(self.device) * len(self.classes),
+            cond,
+            weight * known[:, None],
+            smaller,
+        )
+
+    def _sigma(self, level: Tensor, simulated: Tensor, chance: Tensor) -> Tensor:
+        """(B, M) levels: alike for most; a share has one modality known, or the image hidden."""
+        config = self.config
+        sigma = self.levels[level][:, None].repeat(1, 2)
+        edges = torch.tensor([config.share_mask_clean, config.share_image_clean, config.share_image_hidden]).cumsum(0)
+        sigma[(chance < edges[0]) & ~simulated, MASK] = 0
+        sigma[(chance >= edges[0]) & (chance < edges[1]) & ~simulated, IMAGE] = 0
+        sigma[(chance >= edges[1]) & (chance < edges[2]) & ~simulated, IMAGE] = self.levels[0]
+        return sigma
+
+    @torch.no_grad()
+    def _simulated(self, x0: Tensor, level: Tensor, chosen: Tensor, cond: Conditions, noise: Tensor) -> Tensor:
+        """x0, and for those `chosen` what the network makes of it one level up: what it will be given in sampling."""
+        rows = torch.nonzero(chosen).flatten()
+        if not len(rows):
+            return x0
+        sigma = self.levels[level[rows] - 1].to(self.device)[:, None].expand(-1, 2)
+        own, there = rows.to(self.device), sigma[:, :1, None, None]
+        with autocast(self.device, self.config.precision):
+            estimate = self.denoiser(x0[own] + there * noise[own], sigma, rows_of(cond, own))
+        return x0.index_copy(0, own, estimate.float())
+
+    def _without_detail(self, x0: Tensor, sigma: Tensor, smaller: int) -> Tensor:
+        """Pairs as estimates of the first `smaller` ones can be: without the finest detail, but for what is known."""
+        low_res = self.denoiser.low_res
+        if low_res is None or not smaller:
+            return x0
+        coarse = low_res.enlarged(low_res.reduced(x0[:smaller]))
+        known = expand_levels(sigma[:smaller], self.denoiser.modality, x0.ndim) == 0
+        return torch.cat([torch.where(known, x0[:smaller], coarse), x0[smaller:]])
+
+    def _seen(self, batch: _Batch, x: Tensor, noisy: Tensor, random: torch.Generator) -> list[Tensor]:
+        """Logits of the discriminators of pairs x beside noisy ones."""
+        modality, channels = self.denoiser.modality, x.shape[1]
+        scale = 1 / (batch.sigma.square() + SIGMA_DATA**2).sqrt()
+        image, mask = self.codec.pixels(x)
+        both = torch.cat([torch.cat([image, mask], dim=1) * 2 - 1, noisy * expand_levels(scale, modality, x.ndim)], 1)
+        own = range(self.codec.image_channels)
+        both = moved(both, [*own, *(channels + c for c in own)], random)
+        logits: list[Tensor] = self.discriminator(
+            both[:, :channels], both[:, channels:], batch.kind, batch.level, batch.smaller
+        )
+        return logits
+
+    def train_step(self, step: int) -> Scalars:
+        """One step of the generator, then one of the discriminators on the same pairs."""
+        config, batch = self.config, self._batch(step)
+        share = min(1.0, (step + 1) / config.warmup_steps)
+        random = functools.partial(generator, config.seed, step, MOVES)
+        found: dict[str, Tensor] = {}
+
+        def generator_loss(_: int) -> Tensor:
+            with autocast(self.device, config.precision):
+                estimate = self.denoiser(batch.noisy, batch.sigma, batch.cond)
+                error = (estimate - batch.real).square().flatten(2).mean(dim=2)
+                columns = [error.index_select(1, own).mean(dim=1) for own in self.denoiser.channels_of()]
+                regression = (torch.stack(columns, dim=1) * batch.weight).sum(dim=1).mean()
+                logits = self._seen(batch, estimate, batch.noisy, random(0))
+            fooled = -torch.stack([of_one.float().mean() for of_one in logits]).mean()
+            found["estimate"] = estimate.detach().float()
+            found.update(adversarial=fooled.detach(), regression=regression.detach())
+            return fooled + regression
+
+        def discriminator_loss(_: int) -> Tensor:
+            with autocast(self.device, config.precision):
+                real = self._seen(batch, batch.real, batch.real_noisy, random(1))
+                fake = self._seen(batch, found["estimate"], batch.noisy, random(2))
+            both = zip(real, fake, strict=True)
+            loss = torch.stack([relu(1 - r.float()).mean() + relu(1 + f.float()).mean() for r, f in both])
+            found["discriminator"] = loss.mean().detach()
+            return loss.mean()
+
+        learning = [p for p in self.discriminator.parameters() if p.requires_grad]
+        for p in learning:
+            p.requires_grad_(False)
+        norm = self.sides[0].step(step, config.lr * share, generator_loss)
+        for p in learning:
+            p.requires_grad_(True)
+        self.sides[1].step(step, config.discriminator_lr * share, discriminator_loss)
+        assert norm is not None
+        return {
+            "loss": found["adversarial"] + found["regression"],
+            "regression": found["regression"],
+            "discriminator_loss": found["discriminator"],
+            "grad_norm": norm,
+        }
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Sample quality and a sample grid of the averaged weights; saves them where they are the best."""
+        output = Path(self.config.output_dir)
+        images, masks, titles = self._sample()
+        scores = self.quality.scores(images, masks)
+        self.quality.write_sheet(output, step, images, masks, titles)
+        self.history.append({"step": step, **scores})
+        write_bytes(output / "history.jsonl", "".join(json.dumps(row) + "\n" for row in self.history).encode())
+        distance = scores.get("quality/perceptual_distance", scores["quality/feature_distance"])
+        if distance < self.best["distance"]:
+            self.best = {"step": step, "distance": distance, **scores}
+            save_checkpoint(output / BEST_FILE, self.ema.model.state_dict(), self.card_at(step, scores))
+        return scores
+
+    def _sample(self) -> tuple[Tensor, Tensor, list[str]]:
+        """`eval_samples` pairs, the classes in turn, always of the same noise."""
+        config, size = self.config, self.card.img_size
+        titles = [self.classes[k % len(self.classes)] for k in range(config.eval_samples)]
+        sigmas = sigma_table("joint", self.card.diffusion, 0, config.sigmas)
+        parts = []
+        for start in range(0, len(titles), EVAL_BATCH):
+            chunk = titles[start : start + EVAL_BATCH]
+
+            def noise(step: int, start: int = start, count: int = len(chunk)) -> Tensor:
+                shape = (count, len(self.codec.mean), size, size)
+                return torch.randn(shape, generator=generator(config.seed, start, step, EVAL_SAMPLES))
+
+            cond = encode(self.card.conditions, [{"label": label} for label in chunk])
+            with autocast(self.device, config.precision):
+                parts.append(sample_pairs(self.ema.model, self.codec, cond, sigmas, noise, sampler=FEW_STEP))
+        images, masks = (torch.cat(column) for column in zip(*parts, strict=True))
+        return images, masks, titles
+
+    def finished(self) -> bool:
+        """The number of steps is fixed by the settings."""
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both networks, both optimisers, the average, best so far."""
+        networks = {"denoiser": self.denoiser.state_dict(), "discriminator": self._learnt()}
+        sides = [side.state_dict() for side in self.sides]
+        return networks | {"sides": sides, "best": self.best, "history": self.history}
+
+    def _learnt(self) -> dict[str, Tensor]:
+        """The discriminators without the network that they look through."""
+        return {k: v for k, v in self.discriminator.state_dict().items() if not k.startswith("features.")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put all of it back."""
+        self.denoiser.load_state_dict(state["denoiser"])
+        features = {k: v for k, v in self.discriminator.state_dict().items() if k.startswith("features.")}
+        self.discriminator.load_state_dict(features | state["discriminator"])
+        for side, own in zip(self.sides, state["sides"], strict=True):
+            side.load_state_dict(own)
+        self.best, self.history = state["best"], state["history"]
