@@ -33,7 +33,9 @@ from medsegdiff.generators.joint_diffusion.sampling_settings import MASK_GUIDANC
 from medsegdiff.synthesis.config import GenerateConfig
 
 RESULTS = ROOT / "docs" / "results"
-DEFAULTS = SamplingSettings(mask_guidance=MASK_GUIDANCE)  # what `generate` does where no setting says otherwise
+DEFAULTS = SamplingSettings(mask_guidance=MASK_GUIDANCE).settled(
+    DiffusionConfig()
+)  # what `generate` does where no setting says otherwise
 PLAIN = {"mask_guidance": 1, "sigma_scale": 1}
 
 

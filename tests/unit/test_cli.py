@@ -20,6 +20,7 @@ from medsegdiff.data.config import CombineConfig, PrepareConfig
 from medsegdiff.downstream.config import SegmentConfig
 from medsegdiff.errors import UserError
 from medsegdiff.generators.joint_diffusion.backbones import medsegdiff_v2
+from medsegdiff.generators.joint_diffusion.backbones.patch_unet import Settings
 from medsegdiff.generators.joint_diffusion.config import ModelConfig, TrainConfig
 from medsegdiff.synthesis.config import GenerateConfig
 
@@ -76,7 +77,7 @@ def test_the_users_own_command_lines_are_understood() -> None:
 def test_nested_flags_and_lists_as_written() -> None:
     """Damage: only the first of space-separated values is read."""
     config = parse("train", TrainConfig, "--data_dir d --model.channel_mult 1 2 3 --model.num_heads 8".split())
-    assert config.model == ModelConfig(channel_mult=[1, 2, 3], num_heads=8)
+    assert config.model == Settings(channel_mult=[1, 2, 3], num_heads=8)
     config = parse("prepare", PrepareConfig, "--classes benign malignant normal --input_dir a --output_dir b".split())
     assert config.classes == ["benign", "malignant", "normal"]
 

@@ -18,6 +18,7 @@ DEAD = {  # settings that had one legal value, or were set from elsewhere
     "model": ("in_channels", "out_channels", "num_classes", "augment_conditioning"),
     "diffusion": ("sigma_data",),
 }
+LATER = {"layout_code": False}  # settings of patch_unet that came later, with what networks without them had
 STREAMS = ("mask_share", "use_anchor", "use_spectrum", "use_band_pass")  # settings of medsegdiff_v2 that all had
 
 
@@ -28,6 +29,8 @@ def migrated(values: dict[str, Any]) -> dict[str, Any]:
         return values
     dead = DEAD if values.get("backbone") == "medsegdiff_v2" else DEAD | {"model": (*DEAD["model"], *STREAMS)}
     kept = {part: {k: v for k, v in values[part].items() if k not in dead[part]} for part in DEAD if part in values}
+    if dead is not DEAD:
+        kept["model"] = LATER | kept["model"]
     return {**values, **kept}
 
 

@@ -46,7 +46,6 @@ class ModelConfig(NetworkConfig):
     transformer_depth: int = 4  # how many of them
     num_heads: int = 4  # attention heads of each
     dropout: float = 0.1  # in residual and transformer blocks
-    layout_code: bool = False  # embed the picture's coarse layout too; few-step training adds it, for variety
 
     def __post_init__(self) -> None:
         super().__post_init__()

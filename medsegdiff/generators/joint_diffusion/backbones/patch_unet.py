@@ -8,6 +8,7 @@ seams between patches, which otherwise show as jagged mask edges, and the grain 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
@@ -30,10 +31,16 @@ from medsegdiff.generators.joint_diffusion.backbones.blocks import (
 from medsegdiff.generators.joint_diffusion.backbones.config import ModelConfig
 
 REFINER_FEATURES = 4  # channels that the coarse network hands to the output stage
-Settings = ModelConfig  # those of every U-Net
 
 
-def build(inputs: Inputs, settings: ModelConfig) -> PatchUNet:
+@dataclass(frozen=True)
+class Settings(ModelConfig):
+    """Settings of this network: those of every U-Net, and the layout code."""
+
+    layout_code: bool = False  # embed the picture's coarse layout too; few-step training adds it, for variety
+
+
+def build(inputs: Inputs, settings: Settings) -> PatchUNet:
     """The network of these settings."""
     return PatchUNet(inputs.img_size, inputs.modality, inputs.conditions, **settings.own)
 

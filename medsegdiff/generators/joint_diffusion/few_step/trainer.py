@@ -38,7 +38,7 @@ from medsegdiff.engine.settings import fingerprint_of
 from medsegdiff.errors import require
 from medsegdiff.features.perceptual.mobilenet import load_mobilenet
 from medsegdiff.generators.base import BEST_FILE
-from medsegdiff.generators.joint_diffusion.backbones.config import ModelConfig
+from medsegdiff.generators.joint_diffusion.backbones.patch_unet import Settings
 from medsegdiff.generators.joint_diffusion.checkpoint import ModelCard, build_denoiser, load_checkpoint, save_checkpoint
 from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA, encode_sdf
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser, expand_levels
@@ -100,15 +100,18 @@ def _check(config: FewStepConfig, card: ModelCard, pairs: SampleSet) -> None:
     """Raise `UserError` for a checkpoint that cannot learn this, or that learnt other pictures."""
     where, hint = f"--checkpoint_path {config.checkpoint_path}", "Give the checkpoint of an ordinary training."
     require(not card.few_step, where, "a checkpoint of few-step training", "one that is not yet", hint)
-    fits = isinstance(card.model, ModelConfig) and card.backbone == "patch_unet"
-    require(fits, where, f"backbone {card.backbone}", "patch_unet", "Train one with --backbone patch_unet.")
+    require(
+        isinstance(card.model, Settings),
+        where,
+        f"backbone {card.backbone}",
+        "patch_unet",
+        "Train one with --backbone patch_unet.",
+    )
     learnt = {hashes["image_hash"] for hashes in card.train_hashes}
     own = {record.image_hash for record in pairs.select("train").records}
     expected = "the train split that the checkpoint learnt, and no other: it would have seen val or test pictures"
     found = f"{len(own - learnt)} train pictures that it did not learn, {len(learnt - own)} that are missing"
     require(own == learnt, f"--data_dir {pairs.root}", found, expected, "Give the sample folder of that training.")
-    size = card.model.size_multiple * 4
-    require(card.img_size >= size, where, f"pictures of {card.img_size} px", f"{size} px or more", hint)
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ class FewStepTrainer:
 
     def __init__(self, config: FewStepConfig, card: ModelCard, denoiser: Denoiser, pairs: SampleSet) -> None:
         self.config, self.pairs, self.device = config, pairs, choose_device(config.device)
-        assert isinstance(card.model, ModelConfig)
+        assert isinstance(card.model, Settings)
         model = dataclasses.replace(card.model, layout_code=True, dropout=0.0)
         self.card = dataclasses.replace(card, model=model, few_step=list(config.sigmas), step=0, scores={})
         self.codec, self.classes = card.codec, card.classes

@@ -1,0 +1,316 @@
+"""Few-step training: where it starts, what it sees, that it resumes to the bit, and how its checkpoints sample."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torchvision.models import mobilenet_v2
+from trainer_runs import same, settings, write_data
+
+from medsegdiff.data.records import read_samples
+from medsegdiff.errors import UserError
+from medsegdiff.features.perceptual.mobilenet import load_mobilenet
+from medsegdiff.generators.base import Request, load_generator
+from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint
+from medsegdiff.generators.joint_diffusion.config import ModelConfig
+from medsegdiff.generators.joint_diffusion.few_step.config import FewStepConfig
+from medsegdiff.generators.joint_diffusion.few_step.discriminator import Discriminator, _spread, moved
+from medsegdiff.generators.joint_diffusion.few_step.trainer import FewStepTrainer, few_step
+from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK
+from medsegdiff.generators.joint_diffusion.samplers import renoise
+from medsegdiff.generators.joint_diffusion.trainer import train
+
+if TYPE_CHECKING:
+    from sample_sets import WriteSamples
+
+LEVELS = [80.0, 6.0, 2.0, 0.7]
+TWO_SIZES = ModelConfig(
+    patch_size=2, model_channels=8, channel_mult=[1, 2], transformer_depth=1, num_heads=2, low_res_factor=2
+)
+
+
+@pytest.fixture(autouse=True)
+def _without_perceptual_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network for photographs takes a second a set."""
+    place = "medsegdiff.generators.joint_diffusion.sample_quality.packaged_weights"
+    monkeypatch.setattr(place, lambda: None)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MobileNetV2 that has learnt nothing."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "mobilenet.safetensors"
+    save_file(mobilenet_v2().state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, write_ellipses: WriteSamples) -> tuple[Path, Path]:
+    """A sample folder, and the checkpoint of a short training on it."""
+    root = tmp_path_factory.mktemp("few_step")
+    data = write_data(root / "data", write_ellipses)
+    train(settings(data, root / "trained", model=TWO_SIZES))
+    return data, root / "trained" / "best_model.safetensors"
+
+
+Config = Callable[..., FewStepConfig]
+
+
+@pytest.fixture
+def config(trained: tuple[Path, Path], weights: Path, tmp_path: Path) -> Config:
+    """Settings of a short run."""
+
+    def make(**changes: Any) -> FewStepConfig:
+        plain: dict[str, Any] = {
+            "checkpoint_path": str(trained[1]), "data_dir": str(trained[0]), "output_dir": str(tmp_path / "run"),
+            "feature_weights": str(weights), "sigmas": LEVELS, "num_steps": 4, "batch_size": 5, "evals": 2,
+            "save_every": 1, "eval_samples": 4, "warmup_steps": 2, "device": "cpu", "precision": "fp32",
+        }  # fmt: skip
+        return FewStepConfig(**plain | changes)
+
+    return make
+
+
+def trainer_of(config: FewStepConfig) -> FewStepTrainer:
+    """The trainer before its first step."""
+    denoiser, card, _ = load_checkpoint(Path(config.checkpoint_path))
+    return FewStepTrainer(config, card, denoiser, read_samples(Path(config.data_dir)))
+
+
+def test_it_starts_as_the_network_of_the_checkpoint(config: Config) -> None:
+    """Damage: weights that are not taken over, a layout code that says something before it has learnt anything."""
+    trainer = trainer_of(config())
+    before, _, _ = load_checkpoint(Path(config().checkpoint_path))
+    x, sigma = torch.randn(3, 2, 16, 16), torch.tensor([[80.0, 80], [2, 0], [0.3, 0.7]])
+    cond = {"label": torch.zeros(3).long()}
+    with torch.no_grad():
+        assert torch.equal(trainer.denoiser.train()(x, sigma, cond), before(x, sigma, cond))
+
+
+def test_both_sides_learn(config: Config) -> None:
+    """Damage: the generator's step moves the discriminators, one side has no gradient, the eyes of one learn."""
+    trainer = trainer_of(config())
+    own = [{k: v.clone() for k, v in n.state_dict().items()} for n in (trainer.denoiser, trainer.discriminator)]
+    scalars = trainer.train_step(0)
+    assert {"loss", "regression", "discriminator_loss", "grad_norm"} == set(scalars)
+    after = [trainer.denoiser.state_dict(), trainer.discriminator.state_dict()]
+    both = zip(own, after, strict=True)
+    changed = [{k for k, v in before.items() if not torch.equal(v, now[k])} for before, now in both]
+    assert any(k.startswith("backbone.layout_code.out") for k in changed[0])
+    assert any(k.startswith("backbone.stem") for k in changed[0])
+    assert {k.split(".")[0] for k in changed[1]} == {"heads", "on_pixels"}
+    assert not any("projection" in k for k in changed[1])
+
+
+def test_resumes_to_the_bit(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: an optimiser, the average, singular vectors of spectral norms or the history are not saved."""
+    straight, broken = (config(output_dir=str(tmp_path / name)) for name in ("straight", "broken"))
+    few_step(straight)
+    step = FewStepTrainer.train_step
+
+    def fail(self: FewStepTrainer, number: int) -> Any:
+        if number == 3:
+            raise KeyboardInterrupt
+        return step(self, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FewStepTrainer, "train_step", fail)
+        with pytest.raises(KeyboardInterrupt):
+            few_step(broken)
+    summary = few_step(broken)
+    states = [
+        torch.load(tmp_path / name / "state" / "step_00000004" / "state.pt", weights_only=True)["trainer"]
+        for name in ("straight", "broken")
+    ]
+    assert same(*states)
+    assert not any(name.startswith("features.") for name in states[0]["discriminator"])  # the eyes come from their file
+    assert (tmp_path / "straight" / "history.jsonl").read_text() == (tmp_path / "broken" / "history.jsonl").read_text()
+    assert few_step(broken) == json.loads(json.dumps(summary))  # finished: found, not trained again
+    with pytest.raises(UserError, match=r"other settings \(lr: 0\.0002 -> 0\.01\)"):
+        few_step(config(output_dir=str(tmp_path / "broken"), lr=0.01))
+
+
+def test_levels_and_what_is_known(config: Config) -> None:
+    """Damage: small pictures at levels of large ones, no mask or image known, the network's own pictures compared with
+    real ones."""
+    trainer = trainer_of(config(batch_size=40, full_share=0.25, share_mask_clean=0.3, share_image_clean=0.2))
+    batch = trainer._batch(0)
+    level, sigma = batch.level, batch.sigma
+    assert batch.smaller == 30
+    assert set(level[:30].tolist()) == {0, 1, 2}
+    assert (level[:30] == 0).sum() > (level[:30] == 1).sum()
+    assert set(level[30:].tolist()) == {3}
+    assert (sigma[:, MASK] == 0).any()
+    assert (sigma[:, IMAGE] == 0).any()
+    assert ((sigma == 0) | (sigma == torch.tensor(LEVELS)[level][:, None]) | (sigma == LEVELS[0])).all()
+    assert (batch.weight[level == 0][:, IMAGE] < 1e-4).all()
+    hinted = batch.weight[(sigma[:, IMAGE] == 0)][:, MASK]
+    assert ((hinted == 0) | (hinted >= 0.9)).all()
+    known = sigma == 0
+    assert torch.equal(batch.noisy[:, 0][known[:, IMAGE]], batch.real_noisy[:, 0][known[:, IMAGE]])
+
+
+def test_estimates_of_small_pictures_are_compared_with_pictures_without_detail(config: Config) -> None:
+    """Damage: a network that sees half the size is asked for detail that it cannot see, or a known mask is blurred."""
+    trainer = trainer_of(config())
+    x0, sigma = torch.randn(3, 2, 16, 16), torch.tensor([[6.0, 6], [6, 0], [0.7, 0.7]])
+    found = trainer._without_detail(x0, sigma, smaller=2)
+    low_res = trainer.denoiser.low_res
+    assert low_res is not None
+    assert torch.allclose(found[0], low_res.enlarged(low_res.reduced(x0[:1]))[0])
+    assert torch.equal(found[1, 1], x0[1, 1])
+    assert not torch.equal(found[1, 0], x0[1, 0])
+    assert torch.equal(found[2], x0[2])
+
+
+def test_discriminators_see_the_pair_and_its_noisy_one(weights: Path) -> None:
+    """Damage: a discriminator that looks at images alone."""
+    frozen = load_mobilenet(str(weights))
+    network = Discriminator(frozen, 2, 1, 4, seed=0)
+    random = torch.Generator().manual_seed(0)
+    x, noisy = torch.rand(2, 6, 2, 32, 32, generator=random)
+    kind, level = torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([0, 0, 0, 1, 1, 1])
+
+    def logits(**changes: Tensor) -> list[Tensor]:
+        given = {"x": x, "noisy": noisy, "kind": kind, "level": level} | changes
+        with torch.no_grad():
+            return network.eval()(**given, smaller=3)
+
+    plain = logits()
+    assert len(plain) == 5
+    other_mask = torch.cat([x[:, :1], 1 - x[:, 1:]], dim=1)
+    for changes in ({"x": other_mask}, {"noisy": 1 - noisy}, {"kind": 3 - kind}):
+        assert all(not torch.allclose(a, b) for a, b in zip(plain, logits(**changes), strict=True))
+
+
+def test_variety_is_that_of_pairs_of_one_level() -> None:
+    """Damage: pictures of other levels count, which differ anyway, and a collapse at one level goes unseen."""
+    random = torch.Generator().manual_seed(0)
+    h, level = torch.randn(6, 8, 4, 4, generator=random), torch.tensor([0, 0, 0, 1, 1, 2])
+    h[:3] = h[0]
+    found = _spread(h, level).flatten()
+    assert found[:3].tolist() == [-1, -1, -1]  # 2 x 0 - 1
+    assert (found[3:5] > 0.5).all()
+    assert found[5] == -1  # alone
+
+
+def test_pairs_are_moved_as_one() -> None:
+    """Damage: the mask moves in another way than its image, or is brightened; pixels are smoothed."""
+    pairs = torch.zeros(4, 4, 32, 32)
+    pairs[:, :, 12:20, 8:16] = 1
+    found = moved(pairs, [0, 2], torch.Generator().manual_seed(0))
+    assert set(found[:, 1].unique().tolist()) == {0.0, 1.0}
+    for n in range(4):
+        assert torch.equal(found[n, 0], found[n, 2])
+        assert len(found[n, 0].unique()) == 2
+        assert torch.equal(found[n, 0] > found[n, 0].mean(), found[n, 1] > 0.5)
+    assert not torch.equal(found[0, 1], found[1, 1])
+
+
+def test_renoise_takes_the_estimate_and_leaves_what_is_known() -> None:
+    """Damage: noise of another level, noise after the last step, or noise on a known mask."""
+    modality, table = torch.tensor([0, 1]), torch.tensor([[4.0, 0.0], [2.0, 0.0], [0.0, 0.0]])
+    seen: list[Tensor] = []
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        seen.append(x.clone())
+        return torch.full_like(x, 7.0)
+
+    start = torch.randn(1, 2, 4, 4)
+    found = renoise(denoise, start, table, modality, lambda step: torch.full((1, 2, 4, 4), 10.0 + step))
+    assert torch.equal(seen[1][:, 0], torch.full((1, 4, 4), 7 + 2 * 10.0))
+    assert torch.equal(found[:, 0], torch.full((1, 4, 4), 7.0))
+    assert torch.equal(found[:, 1], start[:, 1])
+    with pytest.raises(ValueError, match="stochastic"):
+        renoise(denoise, start, table, modality)
+
+
+@pytest.fixture(scope="module")
+def finished(trained: tuple[Path, Path], weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few-step checkpoint."""
+    folder = tmp_path_factory.mktemp("finished")
+    few_step(
+        FewStepConfig(
+            str(trained[1]), str(trained[0]), str(folder), str(weights), LEVELS, 2, 4, evals=1, eval_samples=4,
+            device="cpu", precision="fp32",
+        )
+    )  # fmt: skip
+    return folder / "best_model.safetensors"
+
+
+def requests(task: Any, given: dict[str, np.ndarray], count: int = 3) -> list[Request]:
+    return [Request(f"r{k}", task, (0, k), {"label": "benign"}, given) for k in range(count)]
+
+
+def test_its_checkpoints_sample_in_the_levels_that_they_learnt(finished: Path) -> None:
+    """Damage: they sample by the solver of ordinary checkpoints, or a sample depends on its batch."""
+    generator = load_generator(finished, batch_size=2)
+    settled = generator.settings("joint")
+    assert (settled["sampler"], settled["steps"], settled["mask_guidance"]) == ("renoise", 4, 1.0)
+    calls: list[Tensor] = []
+    generator.denoiser.register_forward_hook(lambda _, inputs, __: calls.append(inputs[1]))  # type: ignore[attr-defined]
+    alone = generator.sample(requests("joint", {}, 1), 0)
+    assert [float(sigma[0, IMAGE]) for sigma in calls] == pytest.approx(LEVELS)
+    both = generator.sample(requests("joint", {}, 2), 0)
+    assert np.array_equal(alone[0]["image"], both[0]["image"])
+    assert np.array_equal(alone[0]["mask"], both[0]["mask"])
+    assert not np.array_equal(both[0]["image"], both[1]["image"])
+
+
+def test_all_tasks_are_served(finished: Path) -> None:
+    """Damage: a task walks another table, or what is given comes back changed."""
+    generator = load_generator(finished)
+    mask = np.zeros((1, 16, 16), np.uint8)
+    mask[:, 4:9, 5:11] = 255
+    for result in generator.sample(requests("mask_to_image", {"mask": mask}), 0):
+        assert np.array_equal(result["mask"], mask[0])
+    found = generator.sample(requests("image_to_mask", {"image": mask // 2}), 0)
+    assert all(result["mask"].shape == (16, 16) for result in found)
+    assert all(result["image"].shape == (16, 16) for result in generator.sample(requests("mask_first", {}), 0))
+
+
+@pytest.mark.parametrize("setting", [{"sampler": "heun"}, {"steps": 20}, {"mask_guidance": 2.0}, {"guidance": 3.0}])
+def test_other_ways_to_sample_are_refused(finished: Path, setting: dict[str, Any]) -> None:
+    """Damage: a solver or guidance that it never learnt gives bad samples without a word."""
+    name = next(iter(setting))
+    with pytest.raises(UserError, match=rf"--{name}: found .* with a checkpoint of few-step training"):
+        load_generator(finished, setting)
+
+
+def test_what_it_cannot_start_from(
+    config: Config, finished: Path, tmp_path: Path, write_ellipses: WriteSamples
+) -> None:
+    """Damage: few-step training on top of itself, or on pictures that the checkpoint holds out."""
+    with pytest.raises(UserError, match="found a checkpoint of few-step training"):
+        few_step(config(checkpoint_path=str(finished)))
+    other = write_ellipses(tmp_path / "other", {"train": 4, "val": 3, "test": 1})
+    with pytest.raises(UserError, match="train pictures that it did not learn"):
+        few_step(config(data_dir=str(other.root)))
+    with pytest.raises(UserError, match=r"--feature_weights .*no such file"):
+        few_step(config(feature_weights=str(tmp_path / "none.pth")))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sigmas": [2.0, 6.0]}, "--sigmas"),
+        ({"sigmas": []}, "--sigmas"),
+        ({"share_mask_clean": 0.9, "share_image_clean": 0.2}, "add up to at most 1"),
+        ({"full_share": 1.5}, "full_share"),
+        ({"batch_size": 1}, "--batch_size"),
+    ],
+)
+def test_settings_that_cannot_be(config: Config, change: dict[str, Any], message: str) -> None:
+    """Damage: they end in a traceback, hours later."""
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(config(), **change)
