@@ -30,6 +30,7 @@ DESCRIBE = "describe --real_data real --output_dir out"
 TRAIN = "train --config tiny.yaml --data_dir real --output_dir out"
 COMBINE = "combine --real_data real --synthetic_data synthetic --output_dir out"
 GENERATE = "generate --checkpoint_path model.safetensors --output_dir out --steps 2 --device cpu"
+FEW_STEP = "few-step --checkpoint_path model.safetensors --data_dir real --output_dir out --device cpu"
 EXPORT = "export --checkpoint_path model.safetensors"
 IMAGE, MASK = "raw/benign/benign (1).png", "raw/benign/benign (1)_mask.png"
 
@@ -449,6 +450,11 @@ OUTPUTS = [
          ("real: found a data set made with other settings (seed: 0 -> 1)",)),
     Case("training folder made with other settings", f"{TRAIN} --lr 3e-4",
          ("out: found a run with other settings (lr: 0.0001 -> 0.0003)",), trained),
+    Case("few-step training of another data set", FEW_STEP.replace("_dir real", "_dir synthetic"),
+         ("--data_dir synthetic: found", "the train split that the checkpoint learnt")),
+    Case("weights of discriminators that are not there", f"{FEW_STEP} --feature_weights weights.pth",
+         ("--feature_weights weights.pth: found no such file",)),
+    Case("noise levels that rise", f"{FEW_STEP} --sigmas 2 6", ("--sigmas: found [2.0, 6.0]",)),
     Case("checkpoint exported over itself", f"{EXPORT} --output_path model.safetensors",
          ("--output_path: found model.safetensors; expected another file",)),
     Case("checkpoint exported as a pickle", f"{EXPORT} --output_path small.pth",
