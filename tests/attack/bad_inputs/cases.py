@@ -338,6 +338,11 @@ PAIRS = [
 ]  # fmt: skip
 
 CHECKPOINTS = [
+    Case("few-step training of another data set", FEW_STEP.replace("_dir real", "_dir synthetic"),
+         ("--data_dir synthetic: found", "the train split that the checkpoint learnt")),
+    Case("weights of discriminators that are not there", f"{FEW_STEP} --feature_weights weights.pth",
+         ("--feature_weights weights.pth: found no such file",)),
+    Case("noise levels that rise", f"{FEW_STEP} --sigmas 2 6", ("--sigmas: found [2.0, 6.0]",)),
     Case("missing checkpoint", "generate --checkpoint_path nowhere.pth --output_dir out", ("found no such file",)),
     Case("truncated checkpoint", GENERATE, ("found a damaged file",), cut("model.safetensors", 0.5)),
     Case("empty file as checkpoint", GENERATE, ("found a damaged file",), put("model.safetensors", "")),
@@ -450,11 +455,6 @@ OUTPUTS = [
          ("real: found a data set made with other settings (seed: 0 -> 1)",)),
     Case("training folder made with other settings", f"{TRAIN} --lr 3e-4",
          ("out: found a run with other settings (lr: 0.0001 -> 0.0003)",), trained),
-    Case("few-step training of another data set", FEW_STEP.replace("_dir real", "_dir synthetic"),
-         ("--data_dir synthetic: found", "the train split that the checkpoint learnt")),
-    Case("weights of discriminators that are not there", f"{FEW_STEP} --feature_weights weights.pth",
-         ("--feature_weights weights.pth: found no such file",)),
-    Case("noise levels that rise", f"{FEW_STEP} --sigmas 2 6", ("--sigmas: found [2.0, 6.0]",)),
     Case("checkpoint exported over itself", f"{EXPORT} --output_path model.safetensors",
          ("--output_path: found model.safetensors; expected another file",)),
     Case("checkpoint exported as a pickle", f"{EXPORT} --output_path small.pth",
