@@ -18,8 +18,8 @@ class FewStepConfig:
     feature_weights: str = "download"  # MobileNetV2 for the discriminators: file, or "download"
     sigmas: list[float] = field(default_factory=lambda: [80.0, 6.0, 2.0, 0.7, 0.25])  # noise levels, one a call
     num_steps: int = 4000  # steps of generator and discriminators
-    batch_size: int = 15  # pairs a step
-    full_share: float = 0.2  # of them at levels seen at full size; the others see smaller pictures, at less cost
+    batch_size: int = 16  # pairs a step
+    full_share: float = 0.25  # of them at levels seen at full size; the others see smaller pictures, at less cost
     share_first: float = 0.5  # of the others at the first level, where layout is decided
     share_simulated: float = 0.5  # whose noisy picture is the network's own, from one level up; others: a real one's
     share_mask_clean: float = 0.12  # with the mask known (mask -> image)
@@ -29,8 +29,8 @@ class FewStepConfig:
     lr: float = 2e-4  # learning rate of the generator
     discriminator_lr: float = 4e-4  # ... and of the discriminators
     warmup_steps: int = 100  # steps of linear warm-up of both
-    grad_clip: float = 5.0  # largest norm of the gradient of either
-    ema_length: float = 0.1  # of averaged weights, share of training
+    grad_clip: float = 5.0  # largest norm of the gradient of the generator
+    ema_length: float = 0.2  # of averaged weights, share of training
     balance_classes: bool = True  # sample every class equally often
     precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
     device: Device = "auto"  # auto: a GPU where there is one

@@ -1,4 +1,4 @@
-"""Discriminators that look through a frozen network, at four scales, and one that sees pixels of image and mask.
+"""Discriminators that look through a frozen network, at four scales, and two on pixels: of the pair, of the mask.
 
 Projected GAN (Sauer et al., NeurIPS 2021): features of a network made for photographs, mixed by a fixed random
 projection, are what small networks classify as real or not; hundreds of pictures are then enough. Each also gets the
@@ -58,7 +58,7 @@ class Logit(nn.Module):
 
 
 class OnPixels(nn.Module):
-    """Logits of image, mask and noisy pair themselves: whether outlines fit, and how they look."""
+    """Logits of pixels themselves."""
 
     def __init__(self, channels: int, kinds: int) -> None:
         super().__init__()
@@ -74,16 +74,23 @@ class OnPixels(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """All of them. `kinds`: classes of pictures, twice, since pictures without their finest detail are others."""
+    """All of them. `kinds`: classes of pictures, twice, since pictures without their finest detail are others.
 
-    def __init__(self, features: FrozenFeatures, channels: int, image_channels: int, kinds: int, seed: int) -> None:
+    `radius`: pixels at which distances of masks are cut. Outlines are shown as they are, and with edges a pixel wide:
+    by them classes differ, and in the distances they hardly show.
+    """
+
+    def __init__(
+        self, features: FrozenFeatures, channels: int, image_channels: int, kinds: int, radius: float, seed: int
+    ) -> None:
         super().__init__()
-        self.image_channels = image_channels
+        self.image_channels, self.radius = image_channels, max(radius, 1.0)
         random, beside = torch.Generator().manual_seed(seed), 2 * channels - image_channels
         self.heads = nn.ModuleList(
             Head(width, beside, kinds, 2 if number == 0 else 1, random) for number, width in enumerate(TAPS.values())
         )
-        self.on_pixels = OnPixels(2 * channels, kinds)
+        self.on_pairs = OnPixels(2 * channels, kinds)
+        self.on_masks = OnPixels(2 * (channels - image_channels), kinds)
         self.features = features
 
     def forward(self, x: Tensor, noisy: Tensor, kind: Tensor, level: Tensor, smaller: int) -> list[Tensor]:
@@ -103,7 +110,8 @@ class Discriminator(nn.Module):
             image = F.interpolate(image, size=(side, side), mode="area")
         maps: Sequence[Tensor] = self.features(image)
         found = [head(m, beside, kind, level) for head, m in zip(self.heads, maps, strict=True)]
-        return [*found, self.on_pixels(torch.cat([x, noisy], dim=1), kind)]
+        outlines = torch.cat([mask, torch.tanh(self.radius * mask)], dim=1)
+        return [*found, self.on_pairs(torch.cat([x, noisy], dim=1), kind), self.on_masks(outlines, kind)]
 
 
 def _spread(h: Tensor, level: Tensor) -> Tensor:

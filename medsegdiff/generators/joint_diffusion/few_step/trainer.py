@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, relu
 
 from medsegdiff.conditioning.base import Conditions, encode, rows_of
@@ -96,6 +96,11 @@ def few_step(config: FewStepConfig) -> dict[str, Any]:
         return folder.finish(summary | {"best": trainer.best, "config": dataclasses.asdict(config)})
 
 
+def _adam(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    """Without momentum, as usual where two networks chase each other."""
+    return torch.optim.Adam(parameters, lr=lr, betas=(0.0, 0.99), fused=True)
+
+
 def _check(config: FewStepConfig, card: ModelCard, pairs: SampleSet) -> None:
     """Raise `UserError` for a checkpoint that cannot learn this, or that learnt other pictures."""
     where, hint = f"--checkpoint_path {config.checkpoint_path}", "Give the checkpoint of an ordinary training."
@@ -150,20 +155,27 @@ class FewStepTrainer:
         channels, kinds = len(self.codec.mean), 2 * len(self.classes)
         torch.manual_seed(int(generator(config.seed, WEIGHTS).initial_seed()))
         self.discriminator = Discriminator(
-            load_mobilenet(config.feature_weights), channels, self.codec.image_channels, kinds, config.seed
+            load_mobilenet(config.feature_weights),
+            channels,
+            self.codec.image_channels,
+            kinds,
+            self.codec.sdf_truncation,
+            config.seed,
         ).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.levels = torch.tensor(config.sigmas)
         low_res = self.denoiser.low_res
         self.small_levels = 0 if low_res is None else int((self.levels >= low_res.sigma).sum())
-        self.sides = [
-            Optimisation(network, torch.optim.AdamW(learning, lr=lr, betas=(0.0, 0.99), weight_decay=0.01, fused=True),
-                         average, precision=config.precision, grad_clip=config.grad_clip)
-            for network, learning, lr, average in (
-                (self.denoiser, list(self.denoiser.parameters()), config.lr, self.ema),
-                (self.discriminator, [p for p in self.discriminator.parameters() if p.requires_grad],
-                 config.discriminator_lr, None),
-            )
-        ]  # fmt: skip
+        learning = [p for p in self.discriminator.parameters() if p.requires_grad]
+        self.sides = (
+            Optimisation(
+                self.denoiser,
+                _adam(list(self.denoiser.parameters()), config.lr),
+                self.ema,
+                precision=config.precision,
+                grad_clip=config.grad_clip,
+            ),
+            Optimisation(self.discriminator, _adam(learning, config.discriminator_lr), precision=config.precision),
+        )
         self.best: dict[str, float] = {"step": -1, "distance": math.inf}
         self.history: list[dict[str, float]] = []
 
