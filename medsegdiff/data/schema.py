@@ -97,7 +97,7 @@ def format_rows(rows: Iterable[SampleRecord]) -> str:
         for r in rows
     ]
     # csv leaves a lone carriage return unquoted, and reads it back as the end of the row
-    unusual = any("\r" in str(value) for row in cells for value in row.values())
+    unusual = any("\r" in str(value) for row in cells for pair in row.items() for value in pair)
     columns = [*COLUMNS, *(f"{ATTRIBUTE}{name}" for name in names)]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", quoting=csv.QUOTE_ALL if unusual else csv.QUOTE_MINIMAL)

@@ -60,6 +60,9 @@ class SamplingSettings:
         found = f"{weight} with a checkpoint that was trained with --diffusion.share_marginal 0"
         hint = "Leave it out, or train with a share above 0."
         require(knows or weight == 1, "--mask_guidance", found, "1: it knows no image without its mask", hint)
+        found, hint = f"{FEW_STEP} with a checkpoint that did not learn few-step sampling", "Leave it out."
+        solvers = ", ".join(name for name in SAMPLERS if name != FEW_STEP)
+        require(self.sampler != FEW_STEP, "--sampler", found, f"one of {solvers}", hint)
         sampler, steps = self.sampler or SAMPLER, self.steps or STEPS
         return dataclasses.replace(self, sampler=sampler, steps=steps, mask_guidance=weight)
 

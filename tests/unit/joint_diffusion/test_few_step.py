@@ -288,6 +288,12 @@ def test_other_ways_to_sample_are_refused(finished: Path, setting: dict[str, Any
         load_generator(finished, setting)
 
 
+def test_its_sampler_is_for_its_checkpoints(trained: tuple[Path, Path]) -> None:
+    """Damage: an ordinary checkpoint samples blurred means without a word."""
+    with pytest.raises(UserError, match="--sampler: found renoise with a checkpoint that did not learn"):
+        load_generator(trained[1], {"sampler": "renoise"})
+
+
 def test_what_it_cannot_start_from(
     config: Config, finished: Path, tmp_path: Path, write_ellipses: WriteSamples
 ) -> None:

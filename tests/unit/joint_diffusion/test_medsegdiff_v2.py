@@ -23,6 +23,7 @@ from medsegdiff.generators.joint_diffusion.backbones.medsegdiff_v2 import (
     SpectralAttention,
     SSFormerBlock,
 )
+from medsegdiff.generators.joint_diffusion.backbones.patch_unet import Settings as PatchUNetSettings
 from medsegdiff.generators.joint_diffusion.config import ModelConfig, TrainConfig
 
 SIDE, TOKENS = 32, 4  # pixels of a picture; tokens along a side of the bottleneck
@@ -272,7 +273,7 @@ def test_a_backbone_owns_its_settings() -> None:
     config = TrainConfig("d", backbone="medsegdiff_v2", model=small)
     assert config.model == Settings(model_channels=16, num_heads=2)
     assert TrainConfig("d", backbone="medsegdiff_v2").model == Settings()
-    assert TrainConfig("d").model == ModelConfig()
+    assert TrainConfig("d").model == PatchUNetSettings()
     with pytest.raises(UserError, match=r"--model: found mask_share, use_anchor, .*, of another backbone"):
         TrainConfig("d", model=Settings())
 
