@@ -11,7 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from torch import nn
 from torch.nn.functional import interpolate
@@ -58,6 +57,8 @@ def load_efficientnet(value: str) -> nn.Module:
 
     Raises `UserError` where the file cannot be read or holds another network.
     """
+    import timm  # here, as trainings without these features need not wait for it
+
     tensors = read_weights(Path(value), SETTING, named=f"the package {PACKAGE}")
     network: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
     own = list(network.state_dict())
