@@ -69,7 +69,7 @@ def _by_shares(rules: AuditRules, leaks: Leaks, usable: Mapping[str, Audit], lea
         return Verdict("fail", what)
     doubts = []
     if rules.version > 1 and (absent := [name for name in rules.measures if name not in usable]):
-        doubts.append(f"nothing was compared by {' and '.join(absent)}")
+        doubts.append(f"there is no usable comparison by {' and '.join(absent)}")
     if set(outcomes.values()) != {"pass"}:
         doubts.append(f"a nearest-to-train share above {rules.allowed} is not excluded")
     if missed := missed_kinds(rules, usable.values()):

@@ -29,7 +29,7 @@ def migrated(values: dict[str, Any]) -> dict[str, Any]:
         return values
     dead = DEAD if values.get("backbone") == "medsegdiff_v2" else DEAD | {"model": (*DEAD["model"], *STREAMS)}
     kept = {part: {k: v for k, v in values[part].items() if k not in dead[part]} for part in DEAD if part in values}
-    if dead is not DEAD:
+    if values.get("backbone", "patch_unet") == "patch_unet":
         kept["model"] = LATER | kept["model"]
     return {**values, **kept}
 

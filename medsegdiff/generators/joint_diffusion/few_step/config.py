@@ -44,8 +44,8 @@ class FewStepConfig:
         names = ("num_steps", "batch_size", "lr", "discriminator_lr", "warmup_steps", "grad_clip", "evals")
         require_positive(**{name: getattr(self, name) for name in (*names, "save_every", "eval_samples")})
         levels = self.sigmas
-        falling = len(levels) > 0 and min(levels) > 0 and all(a > b for a, b in zip(levels, levels[1:], strict=False))
-        require(falling, "--sigmas", levels, "noise levels above 0, each below the one before")
+        falling = len(levels) > 1 and min(levels) > 0 and all(a > b for a, b in zip(levels, levels[1:], strict=False))
+        require(falling, "--sigmas", levels, "two noise levels or more, above 0, each below the one before")
         for name in ("full_share", "share_first", "share_simulated"):
             require_fraction(name, getattr(self, name))
         known = self.share_mask_clean, self.share_image_clean, self.share_image_hidden
