@@ -13,9 +13,9 @@ from torch import nn
 from medsegdiff.evaluation.context import Context
 from medsegdiff.evaluation.reference_models.reference_model import ReferenceModel
 from medsegdiff.evaluation.sets import Pairs
+from medsegdiff.statistics.components import Components
 
 COMPONENTS = 32  # principal components that are kept: hundreds of pictures do not determine the covariance of 512
-SMALLEST = 1e-6  # share of the first component's deviation below which one is rounding
 BATCH = 32
 
 
@@ -38,10 +38,8 @@ def encoder_features(context: Context, pairs: Pairs) -> np.ndarray:
     """
     train = context.features("encoder, pooled", pooled, "train")
     own = train if pairs is context.sets.train else pooled(context, pairs)
-    mean = train.mean(axis=0)
-    _, spread, ways = np.linalg.svd(train - mean, full_matrices=False)
-    kept = min(COMPONENTS, int((spread > max(SMALLEST * spread[0], 1e-9)).sum()))
-    return np.asarray((own - mean) @ ways[:kept].T / (spread[:kept] / np.sqrt(len(train))))
+    found = Components.of(train, COMPONENTS)
+    return np.asarray(found.apply(own) / found.deviations)
 
 
 @torch.no_grad()

@@ -6,16 +6,16 @@ import hashlib
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from medsegdiff.engine.device import choose_device
 from medsegdiff.evaluation.config import EvaluateConfig
-from medsegdiff.evaluation.context import Context
+from medsegdiff.evaluation.context import SETS, Context
 from medsegdiff.evaluation.sets import Pairs
 from medsegdiff.features.perceptual.efficientnet import NETWORK, PACKAGE, SETTING, packaged_weights, perceptual_features
+from medsegdiff.statistics.components import Components
 
 COMPONENTS = 64  # principal components that are kept: hundreds of pictures do not determine the covariance of 1280
-SMALLEST = 1e-6  # share of the first component's deviation below which one is rounding
+KEPT = "perceptual, pooled"  # name under which the context keeps `pooled`
 TITLE = f"features of {NETWORK}, made for photographs"
 
 
@@ -40,34 +40,40 @@ def pooled(context: Context, pairs: Pairs) -> np.ndarray:
 
 def principal_components(context: Context, pairs: Pairs) -> np.ndarray:
     """(N, F) principal components of `pooled`, found on real train pictures, in its units; at most `COMPONENTS`."""
-    train = context.features("perceptual, pooled", pooled, "train")
-    own = train if pairs is context.sets.train else pooled(context, pairs)
-    mean = train.mean(axis=0)
-    _, spread, ways = np.linalg.svd(train - mean, full_matrices=False)
-    kept = min(COMPONENTS, int((spread > max(SMALLEST * spread[0], 1e-9)).sum()))
-    return np.asarray((own - mean) @ ways[:kept].T)
+    which = next(name for name in SETS if getattr(context.sets, name) is pairs)
+    train, own = (context.features(KEPT, pooled, name) for name in ("train", which))
+    return Components.of(train, COMPONENTS).apply(own)
 
 
-def perceptual_similarity(
-    weights: str, train: np.ndarray, device: torch.device
-) -> Callable[[np.ndarray, Pairs], np.ndarray]:
+def perceptual_similarity(context: Context) -> Callable[[np.ndarray, Pairs], np.ndarray]:
     """A measure for the privacy audit: the cosine between features, mirrored pictures included.
 
-    (N, S, S) uint8 pictures and K real ones -> (N, K). Features are taken from the mean of `train` (T, S, S). Those of
-    a set are kept, since the audit asks of it twice.
+    (N, S, S) uint8 grey pictures and K real ones -> (N, K). Features are taken from the mean of train. Those of a set
+    are kept, since the audit asks of it more than once; of grey sets they are those of the distances.
     """
-    mean = perceptual_features(train, weights, device).mean(axis=0)
-    kept: dict[bytes, np.ndarray] = {}
+    weights, device = perceptual_weights(context.config), choose_device(context.config.device)
+    assert weights is not None
+    grey = [name for name in SETS if getattr(context.sets, name).colours is None]
+    kept = {_digest(getattr(context.sets, name).images): context.features(KEPT, pooled, name) for name in grey}
+
+    def features(images: np.ndarray) -> np.ndarray:
+        key = _digest(images)
+        if key not in kept:
+            kept[key] = perceptual_features(images, weights, device)
+        return kept[key]
+
+    mean = features(context.sets.train.images).mean(axis=0)
 
     def directions(images: np.ndarray) -> np.ndarray:
-        key = hashlib.sha256(images.tobytes()).digest()  # of one audit, so of one size
-        if key not in kept:
-            features = perceptual_features(images, weights, device) - mean
-            kept[key] = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-        return kept[key]
+        centred = features(images) - mean
+        return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12))
 
     def measure(images: np.ndarray, real: Pairs) -> np.ndarray:
         there = directions(real.images).T
         return np.maximum(directions(images) @ there, directions(images[:, :, ::-1]) @ there)
 
     return measure
+
+
+def _digest(images: np.ndarray) -> bytes:
+    return hashlib.sha256(images.tobytes()).digest()  # of one evaluation, so of one size

@@ -15,7 +15,6 @@ from medsegdiff.evaluation.perceptual import (
     TITLE,
     perceptual_missing,
     perceptual_similarity,
-    perceptual_weights,
 )
 from medsegdiff.evaluation.privacy.audit import Audit, Similarity, audit
 from medsegdiff.evaluation.privacy.copying import similarity
@@ -91,10 +90,10 @@ def _measures(section: Section, context: Context) -> dict[str, Similarity]:
         model = cast(CrossEmbedding, reference_model.model)
         measures[EMBEDDING] = lambda images, real: similarities(model, images, real, device)
     measures[DETAIL] = fine_detail
-    if (weights := perceptual_weights(context.config)) is not None:
-        measures[PERCEPTUAL] = perceptual_similarity(weights, context.sets.train.images, device)
+    if (why := perceptual_missing(context.config)) is None:
+        measures[PERCEPTUAL] = perceptual_similarity(context)
     else:
-        section.skipped.append(f"Nearest real images by {TITLE}: {perceptual_missing(context.config)}")
+        section.skipped.append(f"Nearest real images by {TITLE}: {why}")
     return measures
 
 

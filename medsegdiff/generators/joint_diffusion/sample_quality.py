@@ -16,6 +16,7 @@ from medsegdiff.engine.files import make_folder, write_png
 from medsegdiff.engine.rng import generator
 from medsegdiff.features.pair_features import feature_distance, feature_matrix
 from medsegdiff.features.perceptual.efficientnet import packaged_weights, perceptual_features
+from medsegdiff.statistics.components import Components
 from medsegdiff.statistics.frechet import frechet_distance
 
 BASELINE = 13  # purpose number of the random stream
@@ -38,11 +39,9 @@ class SampleQuality:
         self.weights = packaged_weights()
         if self.weights is not None:  # those of all train pictures say which components count
             pooled = self._perceptual(train.images)
-            self.mean = pooled.mean(axis=0)
-            ways = np.linalg.svd(pooled - self.mean, full_matrices=False)[2][:COMPONENTS]
-            self.ways = ways.T
+            self.components = Components.of(pooled, COMPONENTS)
             self.val_perceptual = self._components(val.images[torch.from_numpy(rows)])
-            self.perceptual_baseline = frechet_distance((pooled[own] - self.mean) @ self.ways, self.val_perceptual)
+            self.perceptual_baseline = frechet_distance(self.components.apply(pooled[own]), self.val_perceptual)
 
     def scores(self, images: Tensor, masks: Tensor) -> dict[str, float]:
         """Figures of sampled images (N, C, S, S) and masks (N, K, S, S) uint8, the lower the better."""
@@ -66,7 +65,7 @@ class SampleQuality:
         return perceptual_features(pictures, self.weights, self.device)
 
     def _components(self, images: Tensor) -> np.ndarray[Any, Any]:
-        return np.asarray((self._perceptual(images) - self.mean) @ self.ways)
+        return self.components.apply(self._perceptual(images))
 
     def write_sheet(self, output: Path, step: int, images: Tensor, masks: Tensor, titles: list[str]) -> None:
         """samples/step_<step>.png of the first samples."""
