@@ -26,6 +26,11 @@ def denoising_loss(
     nothing (weight 0).
     """
     x = x0 + expand_levels(sigma, denoiser.modality, x0.ndim) * noise
-    error = (denoiser(x, sigma, cond, high) - x0).square().flatten(2).mean(dim=2)  # (B, C)
+    return squared_error(denoiser, denoiser(x, sigma, cond, high), x0) * loss_weight(sigma, config)
+
+
+def squared_error(denoiser: Denoiser, estimate: Tensor, x0: Tensor) -> Tensor:
+    """(B, M) squared errors of estimates (B, C, *S), averaged over pixels and channels of a modality."""
+    error = (estimate - x0).square().flatten(2).mean(dim=2)  # (B, C)
     columns = [error.index_select(1, own).mean(dim=1) for own in denoiser.channels_of()]
-    return torch.stack(columns, dim=1) * loss_weight(sigma, config)
+    return torch.stack(columns, dim=1)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from medsegdiff.conditioning.base import Conditions
+from medsegdiff.conditioning.base import Condition, Conditions, encode
+from medsegdiff.engine.device import autocast
 from medsegdiff.generators.joint_diffusion.codec import PairCodec
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.guidance import NONE, Guidance, guided_denoise, unconditional_denoise
@@ -62,6 +66,37 @@ def sample_pairs(
     x = sample_channels(denoise, codec, sigmas.to(device), noise, sampler=sampler, known=known)
     image, mask = codec.decode(x.float().cpu(), known=bool(sigmas[0, MASK] == 0))
     return (image * 255).round().to(torch.uint8), mask.to(torch.uint8) * 255
+
+
+def sample_labels(
+    denoiser: Denoiser,
+    codec: PairCodec,
+    conditions: Sequence[Condition],
+    labels: Sequence[str],
+    size: int,
+    sigmas: Tensor,
+    stream: Callable[[int, int], torch.Generator],
+    *,
+    batch: int,
+    precision: str,
+    **how: Any,
+) -> tuple[Tensor, Tensor]:
+    """`sample_pairs` of one pair for each of `labels`, `size` pixels a side, `batch` at a time; `how` is its own.
+
+    `stream(row, step)`: where the noise of the batch that begins with that row comes from.
+    """
+    parts = []
+    for start in range(0, len(labels), batch):
+        chunk = labels[start : start + batch]
+
+        def noise(step: int, start: int = start, count: int = len(chunk)) -> Tensor:
+            return torch.randn((count, len(codec.mean), size, size), generator=stream(start, step))
+
+        cond = encode(conditions, [{"label": label} for label in chunk])
+        with autocast(denoiser.modality.device, precision):
+            parts.append(sample_pairs(denoiser, codec, cond, sigmas, noise, **how))
+    images, masks = (torch.cat(column) for column in zip(*parts, strict=True))
+    return images, masks
 
 
 def sample_masks(

@@ -21,7 +21,7 @@ from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
 from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, sigma_table
 from medsegdiff.generators.joint_diffusion.sample_quality import SampleQuality
-from medsegdiff.generators.joint_diffusion.sampling import sample_pairs
+from medsegdiff.generators.joint_diffusion.sampling import sample_labels
 from medsegdiff.generators.joint_diffusion.sampling_settings import default_guidance
 
 BANDS = (0.05, 0.15, 0.4, 1.0, 2.5, 6.0, 20.0)  # noise levels at which val is looked at, both modalities alike
@@ -56,8 +56,7 @@ class Validator:
         scores = self.val_losses(model) | known
         images, masks, labels = self.sample(model)
         scores |= self.quality.scores(images, masks)
-        titles = [self.classes[int(k)] for k in labels]
-        self.quality.write_sheet(output, step, images, masks, titles)
+        self.quality.write_sheet(output, step, images, masks, labels)
         self.history = [*self.history, {"step": step, **scores}]
         lines = "".join(json.dumps(row) + "\n" for row in self.history)
         write_bytes(output / "history.jsonl", lines.encode())
@@ -102,25 +101,23 @@ class Validator:
         total = sum(weights[name.split("/")[0]] * value for name, value in result.items())
         return {"val_loss": total / len(BANDS), **result}
 
-    def sample(self, model: Denoiser) -> tuple[Tensor, Tensor, Tensor]:
-        """`eval_samples` pairs, the classes in turn: images (N, C, S, S), masks (N, K, S, S) uint8 and labels (N,).
+    def sample(self, model: Denoiser) -> tuple[Tensor, Tensor, list[str]]:
+        """`eval_samples` pairs, the classes in turn: images (N, C, S, S), masks (N, K, S, S) uint8 and N labels.
 
         Guided as `generate` does by default: what is looked at is what a user will get.
         """
         config = self.config
-        labels = torch.arange(config.eval_samples) % len(self.classes)
-        sigmas = sigma_table("joint", config.diffusion, config.eval_steps)
-        guidance = default_guidance(config.diffusion)
-        parts: list[tuple[Tensor, Tensor]] = []
-        for start in range(0, len(labels), EVAL_BATCH):
-            chunk = labels[start : start + EVAL_BATCH]
-            cond = encode(self.conditions, [{"label": self.classes[int(k)]} for k in chunk])
-            shape = (len(chunk), len(self.codec.mean), config.img_size, config.img_size)
-
-            def noise(step: int, start: int = start, shape: tuple[int, ...] = shape) -> Tensor:
-                return torch.randn(shape, generator=generator(config.seed, start, step, EVAL_SAMPLES))
-
-            with autocast(model.modality.device, config.precision):
-                parts.append(sample_pairs(model, self.codec, cond, sigmas, noise, guidance=guidance))
-        images, masks = (torch.cat(column) for column in zip(*parts, strict=True))
+        labels = [self.classes[k % len(self.classes)] for k in range(config.eval_samples)]
+        images, masks = sample_labels(
+            model,
+            self.codec,
+            self.conditions,
+            labels,
+            config.img_size,
+            sigma_table("joint", config.diffusion, config.eval_steps),
+            lambda row, step: generator(config.seed, row, step, EVAL_SAMPLES),
+            batch=EVAL_BATCH,
+            precision=config.precision,
+            guidance=default_guidance(config.diffusion),
+        )
         return images, masks, labels

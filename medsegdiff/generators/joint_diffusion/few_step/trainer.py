@@ -44,11 +44,12 @@ from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA, encode_sdf
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser, expand_levels
 from medsegdiff.generators.joint_diffusion.few_step.config import FewStepConfig
 from medsegdiff.generators.joint_diffusion.few_step.discriminator import Discriminator, moved
+from medsegdiff.generators.joint_diffusion.loss import squared_error
 from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, sigma_table
 from medsegdiff.generators.joint_diffusion.run import FINER, LAST_FILE, data_digest
 from medsegdiff.generators.joint_diffusion.sample_quality import SampleQuality
 from medsegdiff.generators.joint_diffusion.samplers import FEW_STEP
-from medsegdiff.generators.joint_diffusion.sampling import sample_pairs
+from medsegdiff.generators.joint_diffusion.sampling import sample_labels
 
 logger = logging.getLogger(__name__)
 
@@ -138,17 +139,17 @@ class FewStepTrainer:
     """Steps, evaluation and state of generator and discriminators, for `run_loop`."""
 
     def __init__(self, config: FewStepConfig, card: ModelCard, denoiser: Denoiser, pairs: SampleSet) -> None:
-        self.config, self.pairs, self.device = config, pairs, choose_device(config.device)
+        self.config, self.device = config, choose_device(config.device)
         assert isinstance(card.model, Settings)
         model = dataclasses.replace(card.model, layout_code=True, dropout=0.0)
         self.card = dataclasses.replace(card, model=model, few_step=list(config.sigmas), step=0, scores={})
         self.codec, self.classes = card.codec, card.classes
-        self.train_set = load_tensors(pairs.select("train"), FINER * card.img_size, what="train split")
+        large = load_tensors(pairs.select("train"), FINER * card.img_size, what="train split")
         val, train = (load_tensors(pairs.select(s), card.img_size, what=f"{s} split") for s in ("val", "train"))
         self.quality = SampleQuality(train, val, config.eval_samples, config.seed, self.device)
         radius = self.codec.sdf_truncation * FINER
-        coded = dataclasses.replace(self.train_set, masks=encode_sdf(self.train_set.masks, radius))
-        self.resident: SampleTensors = coded.to(self.device)
+        self.train_set = dataclasses.replace(large, masks=encode_sdf(large.masks, radius))
+        self.resident: SampleTensors = self.train_set.to(self.device)
         self.known = encode(card.conditions, [vars(r) for r in self.train_set.records])
         self.denoiser = self._network(denoiser).to(self.device)
         self.ema = Averages(self.denoiser, [config.ema_length])
@@ -165,7 +166,7 @@ class FewStepTrainer:
         self.levels = torch.tensor(config.sigmas)
         low_res = self.denoiser.low_res
         self.small_levels = 0 if low_res is None else int((self.levels >= low_res.sigma).sum())
-        learning = [p for p in self.discriminator.parameters() if p.requires_grad]
+        self.learning = [p for p in self.discriminator.parameters() if p.requires_grad]  # not what it looks through
         self.sides = (
             Optimisation(
                 self.denoiser,
@@ -174,7 +175,7 @@ class FewStepTrainer:
                 precision=config.precision,
                 grad_clip=config.grad_clip,
             ),
-            Optimisation(self.discriminator, _adam(learning, config.discriminator_lr), precision=config.precision),
+            Optimisation(self.discriminator, _adam(self.learning, config.discriminator_lr), precision=config.precision),
         )
         self.best: dict[str, float] = {"step": -1, "distance": math.inf}
         self.history: list[dict[str, float]] = []
@@ -295,9 +296,8 @@ class FewStepTrainer:
         def generator_loss(_: int) -> Tensor:
             with autocast(self.device, config.precision):
                 estimate = self.denoiser(batch.noisy, batch.sigma, batch.cond)
-                error = (estimate - batch.real).square().flatten(2).mean(dim=2)
-                columns = [error.index_select(1, own).mean(dim=1) for own in self.denoiser.channels_of()]
-                regression = (torch.stack(columns, dim=1) * batch.weight).sum(dim=1).mean()
+                error = squared_error(self.denoiser, estimate, batch.real)
+                regression = (error * batch.weight).sum(dim=1).mean()
                 logits = self._seen(batch, estimate, batch.noisy, random(0))
             fooled = -torch.stack([of_one.float().mean() for of_one in logits]).mean()
             found["estimate"] = estimate.detach().float()
@@ -313,11 +313,10 @@ class FewStepTrainer:
             found["discriminator"] = loss.mean().detach()
             return loss.mean()
 
-        learning = [p for p in self.discriminator.parameters() if p.requires_grad]
-        for p in learning:
+        for p in self.learning:
             p.requires_grad_(False)
         norm = self.sides[0].step(step, config.lr * share, generator_loss)
-        for p in learning:
+        for p in self.learning:
             p.requires_grad_(True)
         self.sides[1].step(step, config.discriminator_lr * share, discriminator_loss)
         assert norm is not None
@@ -344,22 +343,21 @@ class FewStepTrainer:
 
     def _sample(self) -> tuple[Tensor, Tensor, list[str]]:
         """`eval_samples` pairs, the classes in turn, always of the same noise."""
-        config, size = self.config, self.card.img_size
-        titles = [self.classes[k % len(self.classes)] for k in range(config.eval_samples)]
-        sigmas = sigma_table("joint", self.card.diffusion, 0, config.sigmas)
-        parts = []
-        for start in range(0, len(titles), EVAL_BATCH):
-            chunk = titles[start : start + EVAL_BATCH]
-
-            def noise(step: int, start: int = start, count: int = len(chunk)) -> Tensor:
-                shape = (count, len(self.codec.mean), size, size)
-                return torch.randn(shape, generator=generator(config.seed, start, step, EVAL_SAMPLES))
-
-            cond = encode(self.card.conditions, [{"label": label} for label in chunk])
-            with autocast(self.device, config.precision):
-                parts.append(sample_pairs(self.ema.model, self.codec, cond, sigmas, noise, sampler=FEW_STEP))
-        images, masks = (torch.cat(column) for column in zip(*parts, strict=True))
-        return images, masks, titles
+        config = self.config
+        labels = [self.classes[k % len(self.classes)] for k in range(config.eval_samples)]
+        images, masks = sample_labels(
+            self.ema.model,
+            self.codec,
+            self.card.conditions,
+            labels,
+            self.card.img_size,
+            sigma_table("joint", self.card.diffusion, 0, config.sigmas),
+            lambda row, step: generator(config.seed, row, step, EVAL_SAMPLES),
+            batch=EVAL_BATCH,
+            precision=config.precision,
+            sampler=FEW_STEP,
+        )
+        return images, masks, labels
 
     def finished(self) -> bool:
         """The number of steps is fixed by the settings."""
