@@ -36,7 +36,8 @@ class AuditRules:
     copying: float = 0.5  # share of pictures nearest to train without copying; surely above it: fail
     expected_beyond: float = 0.05  # share of pictures beyond the limit without copying; surely above it: fail
     allowed: float = 0.6  # largest share nearest to train that a pass has to exclude
+    every_measure: bool = False  # whether a pass needs all of `measures`, or those that are usable
 
 
-VERSIONS = (AuditRules(1), AuditRules(2, ("embedding", "fine detail", "perceptual features")))
+VERSIONS = (AuditRules(1), AuditRules(2, ("embedding", "fine detail", "perceptual features"), every_measure=True))
 CURRENT = VERSIONS[-1]

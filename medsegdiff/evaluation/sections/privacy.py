@@ -269,7 +269,8 @@ def _decide(
     total = len(context.sets.synthetic)
     verdicts = {}
     for rules in VERSIONS:
-        alike = dataclasses.replace(rules, version=CURRENT.version, measures=CURRENT.measures) == CURRENT
+        decided = {name: getattr(CURRENT, name) for name in ("version", "measures", "every_measure")}
+        alike = dataclasses.replace(rules, **decided) == CURRENT  # what is measured of a set is the same
         found = audits if alike else _audits(section, context, rules)
         found = {name: audit for name, audit in found.items() if name in rules.measures}
         verdicts[rules.version] = decide(rules, total, leaks, found, learnt)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 from tiny_networks import TWO_SIZES
+from trainer_runs import fail_at
 
 from medsegdiff.data.records import SampleSet, read_samples
-from medsegdiff.engine.loop import Scalars
 from medsegdiff.engine.memory import BatchSizeFinder, largest_batch, micro_batches, out_of_memory
 from medsegdiff.errors import UserError
 from medsegdiff.generators.joint_diffusion import trainer as train_module
@@ -161,15 +161,8 @@ def test_a_batch_that_fits_is_found_and_kept(
     """Damage: finding it anew where a run goes on, which may find another; other pairs a step; reporting nobody."""
     caplog.set_level(logging.INFO, "medsegdiff")
     config = settings(ellipses, tmp_path / "run", find_batch_size=True)
-    whole = DiffusionTrainer.train_step
-
-    def dying(self: DiffusionTrainer, step: int) -> Scalars:
-        if step == 2:
-            raise KeyboardInterrupt
-        return whole(self, step)
-
     with monkeypatch.context() as patch:
-        patch.setattr(DiffusionTrainer, "train_step", dying)
+        patch.setattr(DiffusionTrainer, "train_step", fail_at(3, DiffusionTrainer.train_step))
         with pytest.raises(KeyboardInterrupt):
             train(config)
     reported = "5 of 8 pairs a step fit into memory at once: going on as with --batch_size 4 --accumulate 2"

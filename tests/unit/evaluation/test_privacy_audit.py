@@ -207,7 +207,8 @@ def test_the_rules_of_a_version_do_not_change() -> None:
     """Damage: a threshold that is changed, or added, without a new version."""
     first = AuditRules(1)
     assert rules.VERSIONS[0] == first
-    assert rules.VERSIONS[1] == dataclasses.replace(first, version=2, measures=(*first.measures, "perceptual features"))
+    measures = (*first.measures, "perceptual features")
+    assert rules.VERSIONS[1] == dataclasses.replace(first, version=2, measures=measures, every_measure=True)
     assert [v.version for v in rules.VERSIONS] == list(range(1, len(rules.VERSIONS) + 1))
     assert tuple(dataclasses.astuple(first)) == (
         1,
@@ -228,6 +229,7 @@ def test_the_rules_of_a_version_do_not_change() -> None:
         0.5,
         0.05,
         0.6,
+        False,
     )
 
 

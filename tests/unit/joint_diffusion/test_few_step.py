@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models import mobilenet_v2
-from trainer_runs import same, settings, write_data
+from trainer_runs import fail_at, same, settings, write_data
 
 from medsegdiff.data.records import read_samples
 from medsegdiff.errors import UserError
@@ -116,15 +116,8 @@ def test_resumes_to_the_bit(config: Config, tmp_path: Path, monkeypatch: pytest.
     """Damage: an optimiser, the average, singular vectors of spectral norms or the history are not saved."""
     straight, broken = (config(output_dir=str(tmp_path / name)) for name in ("straight", "broken"))
     few_step(straight)
-    step = FewStepTrainer.train_step
-
-    def fail(self: FewStepTrainer, number: int) -> Any:
-        if number == 3:
-            raise KeyboardInterrupt
-        return step(self, number)
-
     with monkeypatch.context() as patch:
-        patch.setattr(FewStepTrainer, "train_step", fail)
+        patch.setattr(FewStepTrainer, "train_step", fail_at(4, FewStepTrainer.train_step))
         with pytest.raises(KeyboardInterrupt):
             few_step(broken)
     summary = few_step(broken)
