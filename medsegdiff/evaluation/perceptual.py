@@ -48,8 +48,9 @@ def principal_components(context: Context, pairs: Pairs) -> np.ndarray:
 def perceptual_similarity(context: Context) -> Callable[[np.ndarray, Pairs], np.ndarray]:
     """A measure for the privacy audit: the cosine between features, mirrored pictures included.
 
-    (N, S, S) uint8 grey pictures and K real ones -> (N, K). Features are taken from the mean of train. Those of a set
-    are kept, since the audit asks of it more than once; of grey sets they are those of the distances.
+    (N, S, S) uint8 grey pictures and K real ones -> (N, K). Features are taken from the middle between train and
+    held-out pictures: from the mean of train alone, its own would seem less alike. Those of a set are kept, since the
+    audit asks of it more than once; of grey sets they are those of the distances.
     """
     weights, device = perceptual_weights(context.config), choose_device(context.config.device)
     assert weights is not None
@@ -62,7 +63,8 @@ def perceptual_similarity(context: Context) -> Callable[[np.ndarray, Pairs], np.
             kept[key] = perceptual_features(images, weights, device)
         return kept[key]
 
-    mean = features(context.sets.train.images).mean(axis=0)
+    both = (context.sets.train, context.sets.held_out)
+    mean = np.mean([features(pairs.images).mean(axis=0) for pairs in both], axis=0)
 
     def directions(images: np.ndarray) -> np.ndarray:
         centred = features(images) - mean

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 
+from medsegdiff.engine.files import tensors_digest
 from medsegdiff.features.perceptual.weights import another_network, weights_of
 
 SETTING = "--feature_weights"
@@ -26,8 +27,9 @@ class FrozenFeatures(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, layers: nn.Sequential) -> None:
+    def __init__(self, layers: nn.Sequential, digest: str = "") -> None:
         super().__init__()
+        self.digest = digest  # of the weights as they were given
         self.layers = layers[: max(TAPS) + 1].eval().requires_grad_(False)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
@@ -58,8 +60,9 @@ def load_mobilenet(value: str) -> FrozenFeatures:
         layers.load_state_dict(named)
     except RuntimeError as error:
         raise another_network(value, SETTING, NETWORK, error) from error
+    digest = tensors_digest(layers.state_dict())
     _fuse(layers.eval())
-    return FrozenFeatures(layers).to(memory_format=torch.channels_last)
+    return FrozenFeatures(layers, digest).to(memory_format=torch.channels_last)
 
 
 def _fuse(module: nn.Module) -> None:

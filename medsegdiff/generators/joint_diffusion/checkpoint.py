@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from medsegdiff import __version__
 from medsegdiff.conditioning.base import Condition
 from medsegdiff.conditioning.registry import read_condition
 from medsegdiff.data.arrays import ArraySpec
-from medsegdiff.engine.files import write_bytes
+from medsegdiff.engine.files import tensors_digest, write_bytes
 from medsegdiff.engine.legacy import renamed
 from medsegdiff.errors import UserError
 from medsegdiff.generators.base import find_checkpoint, kind_of, opened
@@ -106,17 +105,7 @@ def load_checkpoint(path: Path) -> tuple[Denoiser, ModelCard, str]:
         raise UserError(
             path, f"weights or settings that do not fit ({reason})", "a whole checkpoint", "Train it anew."
         ) from error
-    return denoiser.eval().requires_grad_(False), card, content_digest(weights, metadata["card"])
-
-
-def content_digest(weights: dict[str, Tensor], card: str) -> str:
-    """12 hexadecimal digits that distinguish checkpoints by content: a file's bytes differ each time it is
-    written."""
-    digest = hashlib.sha256(card.encode())
-    for name, value in sorted(weights.items()):
-        digest.update(name.encode())
-        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
+    return denoiser.eval().requires_grad_(False), card, tensors_digest(weights, beside=metadata["card"])
 
 
 def _card(values: dict[str, Any]) -> ModelCard:

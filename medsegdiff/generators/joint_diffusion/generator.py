@@ -158,7 +158,10 @@ def levels_of(card: ModelCard) -> tuple[float, ...]:
     """Noise levels of `likelihood_score`, in standard deviations of the data.
 
     One more where high noise is taken off smaller pictures: at that level the network is asked of such a picture.
+    After few-step training those that were learnt, but for the first, which hides everything.
     """
+    if card.few_step:
+        return tuple(level / SIGMA_DATA for level in card.few_step[1:])
     if card.model.low_res_factor == 1:
         return LEVELS
     level = min(FURTHER * card.model.low_res_sigma, highest_sigma(card.diffusion))

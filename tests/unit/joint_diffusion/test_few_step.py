@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,8 @@ def config(trained: tuple[Path, Path], weights: Path, tmp_path: Path) -> Config:
 def trainer_of(config: FewStepConfig) -> FewStepTrainer:
     """The trainer before its first step."""
     denoiser, card, _ = load_checkpoint(Path(config.checkpoint_path))
-    return FewStepTrainer(config, card, denoiser, read_samples(Path(config.data_dir)))
+    pairs, features = read_samples(Path(config.data_dir)), load_mobilenet(config.feature_weights)
+    return FewStepTrainer(config, card, denoiser, pairs, features)
 
 
 def test_it_starts_as_the_network_of_the_checkpoint(config: Config) -> None:
@@ -134,23 +136,57 @@ def test_resumes_to_the_bit(config: Config, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_levels_and_what_is_known(config: Config) -> None:
-    """Damage: small pictures at levels of large ones, no mask or image known, the network's own pictures compared with
-    real ones."""
-    trainer = trainer_of(config(batch_size=40, full_share=0.25, share_mask_clean=0.3, share_image_clean=0.2))
+    """Damage: small pictures at levels of large ones, no mask or image known, also where the network itself began, the
+    network's own pictures compared with real ones."""
+    shares = {"share_mask_clean": 0.3, "share_image_clean": 0.2}
+    trainer = trainer_of(config(batch_size=40, full_share=0.25, share_simulated=0.8, **shares))
     batch = trainer._batch(0)
     level, sigma = batch.level, batch.sigma
     assert batch.smaller == 30
     assert set(level[:30].tolist()) == {0, 1, 2}
     assert (level[:30] == 0).sum() > (level[:30] == 1).sum()
     assert set(level[30:].tolist()) == {3}
-    assert (sigma[:, MASK] == 0).any()
-    assert (sigma[:, IMAGE] == 0).any()
     assert ((sigma == 0) | (sigma == torch.tensor(LEVELS)[level][:, None]) | (sigma == LEVELS[0])).all()
     assert (batch.weight[level == 0][:, IMAGE] < 1e-4).all()
-    hinted = batch.weight[(sigma[:, IMAGE] == 0)][:, MASK]
-    assert ((hinted == 0) | (hinted >= 0.9)).all()
-    known = sigma == 0
-    assert torch.equal(batch.noisy[:, 0][known[:, IMAGE]], batch.real_noisy[:, 0][known[:, IMAGE]])
+    image_known, mask_known = sigma[:, IMAGE] == 0, sigma[:, MASK] == 0
+    assert (batch.weight[image_known][:, MASK] >= 0.9).all()
+    assert torch.equal(batch.noisy[:, IMAGE][image_known], batch.real_noisy[:, IMAGE][image_known])
+    assert torch.equal(batch.noisy[:, MASK][mask_known], batch.real_noisy[:, MASK][mask_known])
+    own = (batch.weight[:, IMAGE] == 0) & ~image_known  # begun by the network itself
+    assert (own & mask_known).any()
+    assert (own & ~mask_known).any()
+    assert (~own & mask_known).any()
+
+
+def test_the_class_is_hidden_where_the_image_is_known(config: Config) -> None:
+    """Damage: segmentation, which is not told the class, asks for what was never learnt."""
+    batch = trainer_of(config(batch_size=40, share_image_clean=0.3))._batch(0)
+    image_known = (batch.sigma[:, IMAGE] == 0) & (batch.sigma[:, MASK] > 0)
+    assert image_known.any()
+    assert torch.equal(batch.cond["label"] == -1, image_known)
+
+
+@pytest.mark.parametrize("size", [2, 3, 16])
+def test_both_sizes_see_all_classes(config: Config, size: int) -> None:
+    """Damage: a small batch has no picture of full size, or full size always is of the same class."""
+    trainer = trainer_of(config(batch_size=size, full_share=0.1))
+    batches = [trainer._batch(step) for step in range(12)]
+    assert all(0 < batch.smaller < size for batch in batches)
+    for large in (False, True):
+        part = [b.kind[b.smaller :] if large else b.kind[: b.smaller] - len(trainer.classes) for b in batches]
+        assert set(torch.cat(part).tolist()) == set(range(len(trainer.classes)))
+
+
+def test_too_little_memory_is_said(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage: a traceback, hours after the command."""
+    trainer = trainer_of(config())
+
+    def full(step: int) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(trainer, "_batch", full)
+    with pytest.raises(UserError, match="--batch_size: found 5, too many for the memory of cpu"):
+        trainer.train_step(0)
 
 
 def test_estimates_of_small_pictures_are_compared_with_pictures_without_detail(config: Config) -> None:
@@ -180,11 +216,25 @@ def test_discriminators_see_the_pair_and_its_noisy_one(weights: Path) -> None:
             return network.eval()(**given, smaller=3)
 
     plain = logits()
-    assert len(plain) == 6
+    assert len(plain) == 8
     other_mask = torch.cat([x[:, :1], 1 - x[:, 1:]], dim=1)
-    for changes, blind in (({"x": other_mask}, 0), ({"noisy": 1 - noisy}, 1), ({"kind": 3 - kind}, 0)):
+    for changes, blind in (({"x": other_mask}, 0), ({"noisy": 1 - noisy}, 2), ({"kind": 3 - kind}, 0)):
         same = [torch.allclose(a, b) for a, b in zip(plain, logits(**changes), strict=True)]
-        assert same == [False] * (6 - blind) + [True] * blind  # the last one sees masks alone
+        assert same == [False] * (8 - blind) + [True] * blind  # the last ones see masks alone
+
+
+def test_what_is_noise_alone_is_not_shown(config: Config) -> None:
+    """Damage: discriminators tell pictures by the noise that they were made of, and variety is unlearnt."""
+    trainer = trainer_of(config(batch_size=40, share_image_hidden=0.3))
+    batch = trainer._batch(0)
+    shown: list[Tensor] = []
+    trainer.discriminator.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[1]))
+    with torch.no_grad():
+        trainer._seen(batch, batch.real, batch.noisy, torch.Generator().manual_seed(0))
+    first = batch.sigma == LEVELS[0]
+    assert (first[:, IMAGE] & ~first[:, MASK]).any()  # the image hidden, the mask seen
+    seen = shown[0][:, trainer.denoiser.modality].flatten(2).std(dim=2) > 0
+    assert torch.equal(seen, ~first)
 
 
 def test_variety_is_that_of_pairs_of_one_level() -> None:
@@ -193,7 +243,7 @@ def test_variety_is_that_of_pairs_of_one_level() -> None:
     h, level = torch.randn(6, 8, 4, 4, generator=random), torch.tensor([0, 0, 0, 1, 1, 2])
     h[:3] = h[0]
     found = _spread(h, level).flatten()
-    assert found[:3].tolist() == [-1, -1, -1]  # 2 x 0 - 1
+    assert found[:3].tolist() == pytest.approx([-1, -1, -1], abs=1e-3)  # 2 x 0 - 1
     assert (found[3:5] > 0.5).all()
     assert found[5] == -1  # alone
 
@@ -294,6 +344,12 @@ def test_what_it_cannot_start_from(
     with pytest.raises(UserError, match="found a checkpoint of few-step training"):
         few_step(config(checkpoint_path=str(finished)))
     other = write_ellipses(tmp_path / "other", {"train": 4, "val": 3, "test": 1})
+    turned = tmp_path / "turned"
+    shutil.copytree(config().data_dir, turned)
+    described = json.loads((turned / "dataset.json").read_text())
+    (turned / "dataset.json").write_text(json.dumps(described | {"classes": described["classes"][::-1]}))
+    with pytest.raises(UserError, match=r"found classes malignant, benign and .*those of the checkpoint: benign, mali"):
+        few_step(config(data_dir=str(turned)))
     with pytest.raises(UserError, match="train pictures that it did not learn"):
         few_step(config(data_dir=str(other.root)))
     with pytest.raises(UserError, match=r"--feature_weights .*no such file"):

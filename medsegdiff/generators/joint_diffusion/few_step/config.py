@@ -22,7 +22,7 @@ class FewStepConfig:
     full_share: float = 0.25  # of them at levels seen at full size; the others see smaller pictures, at less cost
     share_first: float = 0.5  # of the others at the first level, where layout is decided
     share_simulated: float = 0.5  # whose noisy picture is the network's own, from one level up; others: a real one's
-    share_mask_clean: float = 0.12  # with the mask known (mask -> image)
+    share_mask_clean: float = 0.1  # with the mask known (mask -> image)
     share_image_clean: float = 0.06  # with the image known (image -> mask)
     share_image_hidden: float = 0.06  # with the image at the highest level (mask first)
     regression_weight: float = 0.5  # of the squared error beside the discriminators, times 1 / sigma^2
@@ -30,13 +30,13 @@ class FewStepConfig:
     discriminator_lr: float = 4e-4  # ... and of the discriminators
     warmup_steps: int = 100  # steps of linear warm-up of both
     grad_clip: float = 5.0  # largest norm of the gradient of the generator
-    ema_length: float = 0.2  # of averaged weights, share of training
+    ema_length: float = 0.05  # of averaged weights, share of training
     balance_classes: bool = True  # sample every class equally often
     precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
     device: Device = "auto"  # auto: a GPU where there is one
     evals: int = 16  # evaluations in the whole run: sample quality, sample grid, checkpoint
     save_every: int = 250  # steps between two states to resume from
-    eval_samples: int = 64  # pairs sampled at each evaluation
+    eval_samples: int = 192  # pairs sampled at each evaluation
     seed: int = 0  # of everything random
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, relu
 
-from medsegdiff.conditioning.base import Conditions, encode, rows_of
+from medsegdiff.conditioning.base import Conditions, encode, hide, rows_of
 from medsegdiff.data.dataset import SampleTensors, load_tensors
 from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.data.sampling import sample_indices
@@ -31,12 +31,14 @@ from medsegdiff.engine.device import READ_EVERY, autocast, choose_device, send, 
 from medsegdiff.engine.ema import Averages
 from medsegdiff.engine.files import read_record, write_bytes
 from medsegdiff.engine.loop import LoopConfig, Scalars, run_loop
+from medsegdiff.engine.memory import out_of_memory
 from medsegdiff.engine.optimise import Optimisation
 from medsegdiff.engine.rng import generator
 from medsegdiff.engine.run_folder import TRAINING, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
-from medsegdiff.errors import require
-from medsegdiff.features.perceptual.mobilenet import load_mobilenet
+from medsegdiff.errors import UserError, require
+from medsegdiff.features.perceptual.efficientnet import packaged_weights
+from medsegdiff.features.perceptual.mobilenet import FrozenFeatures, load_mobilenet
 from medsegdiff.generators.base import BEST_FILE
 from medsegdiff.generators.joint_diffusion.backbones.patch_unet import Settings
 from medsegdiff.generators.joint_diffusion.checkpoint import ModelCard, build_denoiser, load_checkpoint, save_checkpoint
@@ -69,8 +71,14 @@ def few_step(config: FewStepConfig) -> dict[str, Any]:
     pairs = read_samples(Path(config.data_dir))
     denoiser, card, digest = load_checkpoint(Path(config.checkpoint_path))
     _check(config, card, pairs)
+    features = load_mobilenet(config.feature_weights)
     places = ("checkpoint_path", "data_dir", "output_dir", "device", "save_every", "feature_weights")
-    fingerprint = fingerprint_of(config, "few-step", places) | {"checkpoint": digest, "data": data_digest(pairs)}
+    fingerprint = fingerprint_of(config, "few-step", places) | {
+        "checkpoint": digest,
+        "data": data_digest(pairs),
+        "features": features.digest,
+        "best by": "texture" if packaged_weights() is None else "anatomy",
+    }
     files = (BEST_FILE, LAST_FILE, "history.jsonl", "samples/*.png")
     folder = RunFolder(config.output_dir, TRAINING, fingerprint, files)
     with contextlib.ExitStack() as stack:
@@ -78,7 +86,7 @@ def few_step(config: FewStepConfig) -> dict[str, Any]:
         if folder.is_finished():
             logger.info("%s holds this run, finished", folder.path)
             return dict(read_record(folder.sign))
-        trainer = FewStepTrainer(config, card, denoiser, pairs)
+        trainer = FewStepTrainer(config, card, denoiser, pairs, features)
         text = "few-step training on %d pairs: %d steps of %d pairs at levels %s on %s"
         shown = ", ".join(f"{level:g}" for level in config.sigmas)
         logger.info(text, len(trainer.train_set), config.num_steps, config.batch_size, shown, trainer.device)
@@ -113,11 +121,16 @@ def _check(config: FewStepConfig, card: ModelCard, pairs: SampleSet) -> None:
         "patch_unet",
         "Train one with --backbone patch_unet.",
     )
+    arrays, labels = card.arrays == pairs.arrays, card.classes == list(pairs.classes)
+    found = f"classes {', '.join(pairs.classes)} and {pairs.arrays.to_json()}"
+    expected = f"those of the checkpoint: {', '.join(card.classes)} and {card.arrays.to_json()}"
+    hint = "Give the sample folder of that training."
+    require(arrays and labels, f"--data_dir {pairs.root}", found, expected, hint)
     learnt = {hashes["image_hash"] for hashes in card.train_hashes}
     own = {record.image_hash for record in pairs.select("train").records}
     expected = "the train split that the checkpoint learnt, and no other: it would have seen val or test pictures"
     found = f"{len(own - learnt)} train pictures that it did not learn, {len(learnt - own)} that are missing"
-    require(own == learnt, f"--data_dir {pairs.root}", found, expected, "Give the sample folder of that training.")
+    require(own == learnt, f"--data_dir {pairs.root}", found, expected, hint)
 
 
 @dataclass(frozen=True)
@@ -131,14 +144,16 @@ class _Batch:
     level: Tensor  # (B,) row of the table of levels
     kind: Tensor  # (B,) class; of those seen smaller, class + number of classes
     cond: Conditions
-    weight: Tensor  # (B, M) of the squared error; 0 for the network's own pictures, which have no right answer
+    weight: Tensor  # (B, M) of the squared error; 0 where there is no right answer: of what the network itself began
     smaller: int
 
 
 class FewStepTrainer:
     """Steps, evaluation and state of generator and discriminators, for `run_loop`."""
 
-    def __init__(self, config: FewStepConfig, card: ModelCard, denoiser: Denoiser, pairs: SampleSet) -> None:
+    def __init__(
+        self, config: FewStepConfig, card: ModelCard, denoiser: Denoiser, pairs: SampleSet, features: FrozenFeatures
+    ) -> None:
         self.config, self.device = config, choose_device(config.device)
         assert isinstance(card.model, Settings)
         model = dataclasses.replace(card.model, layout_code=True, dropout=0.0)
@@ -156,7 +171,7 @@ class FewStepTrainer:
         channels, kinds = len(self.codec.mean), 2 * len(self.classes)
         torch.manual_seed(int(generator(config.seed, WEIGHTS).initial_seed()))
         self.discriminator = Discriminator(
-            load_mobilenet(config.feature_weights),
+            features,
             channels,
             self.codec.image_channels,
             kinds,
@@ -205,63 +220,69 @@ class FewStepTrainer:
         n, own = self.config.batch_size, self.small_levels
         anywhere = torch.rand(n, generator=random)
         first = torch.rand(n, generator=random) < self.config.share_first
-        low = torch.where(first, 0, (anywhere * own).long())
+        low = torch.where(first | (own < 2), 0, 1 + (anywhere * (own - 1)).long())
         high = own + (anywhere * (len(self.levels) - own)).long()
         return torch.where(torch.arange(n) < smaller, low, high)
 
+    def _smaller(self) -> int:
+        """How many pairs of a batch are seen smaller: where there are levels of both sizes, one of each at least."""
+        n = self.config.batch_size
+        if self.small_levels in (0, len(self.levels)):
+            return n if self.small_levels else 0
+        return min(max(n - round(self.config.full_share * n), 1), n - 1)
+
     def _batch(self, step: int) -> _Batch:
-        config, n = self.config, self.config.batch_size
-        smaller = n - round(config.full_share * n) if 0 < self.small_levels < len(self.levels) else 0
-        smaller = n if self.small_levels == len(self.levels) else smaller
-        rows = self._rows(step)
+        config, n, smaller = self.config, self.config.batch_size, self._smaller()
+        random = generator(config.seed, step, LEVELS)
+        rows = self._rows(step)[torch.randperm(n, generator=random)]  # or the same classes would be seen smaller
         images, masks, labels = self.resident.batch(send(rows, self.device))
         images, masks = augment(images, masks, GENERATIVE, generator(config.seed, step, AUGMENT))
         x0 = self.codec.encode(avg_pool2d(images, FINER), avg_pool2d(masks, FINER))
-        cond = {name: send(values[rows], self.device) for name, values in self.known.items()}
-        random = generator(config.seed, step, LEVELS)
         level = self._level_rows(smaller, random)
+        table = self._tables(torch.rand(n, generator=random))
+        sigma = table[torch.arange(n), level]
         simulated = (torch.rand(n, generator=random) < config.share_simulated) & (level > 0)
-        sigma = self._sigma(level, simulated, torch.rand(n, generator=random)).to(self.device)
-        noises = torch.randn((3, *x0.shape), generator=generator(config.seed, step, NOISE)).to(self.device)
-        start = self._simulated(x0, level, simulated, cond, noises[0])
-        modality = self.denoiser.modality
-        by_channel = expand_levels(sigma, modality, x0.ndim)
-        known = send(~simulated, self.device)
-        weight = config.regression_weight * torch.where(sigma > 0, 1 / sigma.square(), 0.0).clamp(max=LARGEST_WEIGHT)
+        above = table[torch.arange(n), (level - 1).clamp(min=0)]
         image_known = (sigma[:, IMAGE] == 0) & (sigma[:, MASK] > 0)
-        weight[:, MASK] = torch.where(image_known, weight[:, MASK].clamp(min=KNOWN_WEIGHT), weight[:, MASK])
+        cond = {name: send(hide(values[rows], ~image_known), self.device) for name, values in self.known.items()}
+        noises = torch.randn((3, *x0.shape), generator=generator(config.seed, step, NOISE)).to(self.device)
+        start = self._simulated(x0, torch.nonzero(simulated).flatten(), above, cond, noises[0])
+        weight = config.regression_weight * torch.where(sigma > 0, 1 / sigma.square(), 0.0).clamp(max=LARGEST_WEIGHT)
+        weight[simulated] = 0
+        weight[image_known, MASK] = weight[image_known, MASK].clamp(min=KNOWN_WEIGHT)
+        sigma = send(sigma, self.device)
+        by_channel = expand_levels(sigma, self.denoiser.modality, x0.ndim)
         return _Batch(
             start + by_channel * noises[1],
             self._without_detail(x0, sigma, smaller),
             x0 + by_channel * noises[2],
             sigma,
             send(level, self.device),
-            labels + (torch.arange(n) < smaller).to(self.device) * len(self.classes),
+            labels + send(torch.arange(n) < smaller, self.device) * len(self.classes),
             cond,
-            weight * known[:, None],
+            send(weight, self.device),
             smaller,
         )
 
-    def _sigma(self, level: Tensor, simulated: Tensor, chance: Tensor) -> Tensor:
-        """(B, M) levels: alike for most; a share has one modality known, or the image hidden."""
+    def _tables(self, chance: Tensor) -> Tensor:
+        """(B, levels, M) levels from first to last: alike for most, with one modality known, or the image hidden."""
         config = self.config
-        sigma = self.levels[level][:, None].repeat(1, 2)
+        table = self.levels[None, :, None].repeat(len(chance), 1, 2)
         edges = torch.tensor([config.share_mask_clean, config.share_image_clean, config.share_image_hidden]).cumsum(0)
-        sigma[(chance < edges[0]) & ~simulated, MASK] = 0
-        sigma[(chance >= edges[0]) & (chance < edges[1]) & ~simulated, IMAGE] = 0
-        sigma[(chance >= edges[1]) & (chance < edges[2]) & ~simulated, IMAGE] = self.levels[0]
-        return sigma
+        table[chance < edges[0], :, MASK] = 0
+        table[(chance >= edges[0]) & (chance < edges[1]), :, IMAGE] = 0
+        table[(chance >= edges[1]) & (chance < edges[2]), :, IMAGE] = self.levels[0]
+        return table
 
     @torch.no_grad()
-    def _simulated(self, x0: Tensor, level: Tensor, chosen: Tensor, cond: Conditions, noise: Tensor) -> Tensor:
-        """x0, and for those `chosen` what the network makes of it one level up: what it will be given in sampling."""
-        rows = torch.nonzero(chosen).flatten()
+    def _simulated(self, x0: Tensor, rows: Tensor, above: Tensor, cond: Conditions, noise: Tensor) -> Tensor:
+        """x0, and in `rows` what the network makes of it one level up: what it will be given in sampling."""
         if not len(rows):
             return x0
-        sigma = self.levels[level[rows] - 1].to(self.device)[:, None].expand(-1, 2)
-        own, there = rows.to(self.device), sigma[:, :1, None, None]
+        sigma, own = send(above[rows], self.device), send(rows, self.device)
+        noisy = x0[own] + expand_levels(sigma, self.denoiser.modality, x0.ndim) * noise[own]
         with autocast(self.device, self.config.precision):
-            estimate = self.denoiser(x0[own] + there * noise[own], sigma, rows_of(cond, own))
+            estimate = self.denoiser(noisy, sigma, rows_of(cond, own))
         return x0.index_copy(0, own, estimate.float())
 
     def _without_detail(self, x0: Tensor, sigma: Tensor, smaller: int) -> Tensor:
@@ -277,6 +298,9 @@ class FewStepTrainer:
         """Logits of the discriminators of pairs x beside noisy ones."""
         modality, channels = self.denoiser.modality, x.shape[1]
         scale = 1 / (batch.sigma.square() + SIGMA_DATA**2).sqrt()
+        # At the first level the noisy pair is noise alone, from which the network has to make variety: discriminators
+        # that saw it would tell its pictures by what they owe to it, and teach it to pay the noise no heed
+        scale = torch.where(batch.sigma < self.config.sigmas[0], scale, 0.0)
         image, mask = self.codec.pixels(x)
         both = torch.cat([torch.cat([image, mask], dim=1) * 2 - 1, noisy * expand_levels(scale, modality, x.ndim)], 1)
         own = range(self.codec.image_channels)
@@ -287,7 +311,20 @@ class FewStepTrainer:
         return logits
 
     def train_step(self, step: int) -> Scalars:
-        """One step of the generator, then one of the discriminators on the same pairs."""
+        """One step of the generator, then one of the discriminators on the same pairs.
+
+        Raises `UserError` where memory does not hold it.
+        """
+        try:
+            return self._step(step)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        # Not within `except`: the traceback holds what the step had computed
+        found = f"{self.config.batch_size}, too many for the memory of {self.device}"
+        raise UserError("--batch_size", found, "fewer pairs a step", "Give a smaller one and a new --output_dir.")
+
+    def _step(self, step: int) -> Scalars:
         config, batch = self.config, self._batch(step)
         share = min(1.0, (step + 1) / config.warmup_steps)
         random = functools.partial(generator, config.seed, step, MOVES)
