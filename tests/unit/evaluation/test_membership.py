@@ -115,6 +115,13 @@ def test_smaller_pictures_are_asked_of_too(pairs: SampleSet, tmp_path: Path) -> 
     assert [score.shape for score in scores.values()] == [(len(data),)] * 3
 
 
+def test_few_step_checkpoints_are_asked_at_their_levels(tmp_path: Path) -> None:
+    """Damage: a network that learnt four levels is asked at others, where it knows neither train nor held-out."""
+    card = load_generator(random_checkpoint(tmp_path / "two.safetensors", model=TWO_SIZES)).model_card  # type: ignore[attr-defined]
+    learnt = dataclasses.replace(card, few_step=[80.0, 6.0, 0.7])
+    assert levels_of(learnt) == pytest.approx((6.0 / SIGMA_DATA, 0.7 / SIGMA_DATA))
+
+
 def test_a_model_of_other_pictures_is_refused(pairs: SampleSet, tmp_path: Path) -> None:
     """Damage: a figure comes from a model for which train and held-out mean nothing."""
     other = random_checkpoint(tmp_path / "other.safetensors")

@@ -213,7 +213,7 @@ def test_discriminators_see_the_pair_and_its_noisy_one(weights: Path) -> None:
     def logits(**changes: Tensor) -> list[Tensor]:
         given = {"x": x, "noisy": noisy, "kind": kind, "level": level} | changes
         with torch.no_grad():
-            return network.eval()(**given, smaller=3)
+            return network.eval()(**given)
 
     plain = logits()
     assert len(plain) == 8

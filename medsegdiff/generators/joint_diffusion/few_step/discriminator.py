@@ -1,4 +1,4 @@
-"""Discriminators that look through a frozen network, at four scales, and two on pixels: of the pair, of the mask.
+"""Discriminators that look through a frozen network, at four scales, and on pixels: of the pair, of the mask.
 
 Projected GAN (Sauer et al., NeurIPS 2021): features of a network made for photographs, mixed by a fixed random
 projection, are what small networks classify as real or not; hundreds of pictures are then enough. Each also gets the
@@ -19,7 +19,6 @@ from medsegdiff.features.perceptual.mobilenet import TAPS, FrozenFeatures
 
 WIDTH = 64  # channels of a head
 PIXEL_WIDTH = 16  # ... and of the first layer of the one on pixels
-SMALLER = 0.75  # share of the side at which pictures without their finest detail are looked at
 
 
 class Head(nn.Module):
@@ -30,16 +29,19 @@ class Head(nn.Module):
     def __init__(self, channels: int, beside: int, kinds: int, stride: int, random: torch.Generator) -> None:
         super().__init__()
         self.register_buffer("projection", torch.randn(WIDTH, channels, 1, 1, generator=random) / channels**0.5)
-        self.first = spectral_norm(nn.Conv2d(WIDTH + beside + 1, WIDTH, 3, stride=stride, padding=1))
-        self.second = spectral_norm(nn.Conv2d(WIDTH, WIDTH, 3, padding=1))
+        self.first = spectral_norm(nn.Conv2d(WIDTH + beside, WIDTH, 3, stride=stride, padding=1))
+        self.norm = _norm(WIDTH)
+        self.second = spectral_norm(nn.Conv2d(WIDTH + 1, WIDTH, 3, padding=1))
         self.logit = Logit(WIDTH, kinds)
 
     def forward(self, features: Tensor, beside: Tensor, kind: Tensor, level: Tensor) -> Tensor:
         """(B, n) logits of features (B, channels, h, h), maps (B, beside, S, S), kinds (B,) and levels (B,)."""
         h = F.conv2d(features, self.projection)
-        size = (h.shape[-2], h.shape[-1])
-        h = torch.cat([h, F.adaptive_avg_pool2d(beside, size), _spread(h, level).expand(-1, -1, *size)], dim=1)
-        h = F.leaky_relu(self.second(F.leaky_relu(self.first(h), 0.2)), 0.2)
+        spread = _spread(h, level)
+        h = torch.cat([h, F.adaptive_avg_pool2d(beside, (h.shape[-2], h.shape[-1]))], dim=1)
+        h = F.leaky_relu(self.norm(self.first(h)), 0.2)
+        h = torch.cat([h, spread.expand(-1, -1, *h.shape[-2:])], dim=1)
+        h = F.leaky_relu(self.second(h), 0.2)
         logits: Tensor = self.logit(h, kind)
         return logits
 
@@ -74,11 +76,17 @@ class OnPixels(nn.Module):
         return [logit(h, kind) for logit, h in zip(self.logits, maps, strict=True)]
 
 
+def _norm(width: int) -> nn.Module:
+    """Without it the spectral norms leave little of the signal, and discriminators hardly learn."""
+    return nn.GroupNorm(max(width // 8, 1), width)
+
+
 def _halving(kernel: int, *widths: int) -> nn.Sequential:
     """Convolutions that each halve the size, from width to width, and one that keeps it."""
     layers: list[nn.Module] = []
     for before, after in zip(widths, widths[1:], strict=False):
-        layers += [spectral_norm(nn.Conv2d(before, after, kernel, stride=2, padding=1)), nn.LeakyReLU(0.2)]
+        convolution = spectral_norm(nn.Conv2d(before, after, kernel, stride=2, padding=1))
+        layers += [convolution, _norm(after), nn.LeakyReLU(0.2)]
     return nn.Sequential(*layers, spectral_norm(nn.Conv2d(after, after, 3, padding=1)), nn.LeakyReLU(0.2))
 
 
@@ -102,21 +110,13 @@ class Discriminator(nn.Module):
         self.on_masks = OnPixels(2 * (channels - image_channels), kinds)
         self.features = features
 
-    def forward(self, x: Tensor, noisy: Tensor, kind: Tensor, level: Tensor, smaller: int) -> list[Tensor]:
+    def forward(self, x: Tensor, noisy: Tensor, kind: Tensor, level: Tensor) -> list[Tensor]:
         """[(B, n) logits of each discriminator] of pairs x and noisy pairs (B, C, S, S), both of about unit variance.
 
-        `smaller`: the first so many have no finest detail, and are looked at at a smaller size. Images are in [-1, 1].
+        Images are in [-1, 1].
         """
-        parts = [part for part in (slice(smaller), slice(smaller, None)) if len(x[part])]
-        found = [self._part(x[p], noisy[p], kind[p], level[p], p.start is None) for p in parts]
-        return [torch.cat([logits.flatten() for logits in of_one]) for of_one in zip(*found, strict=True)]
-
-    def _part(self, x: Tensor, noisy: Tensor, kind: Tensor, level: Tensor, smaller: bool) -> list[Tensor]:
         image, mask = x[:, : self.image_channels] / 2 + 0.5, x[:, self.image_channels :]
         beside = torch.cat([mask, noisy], dim=1)
-        if smaller:
-            side = round(SMALLER * x.shape[-1])
-            image = F.interpolate(image, size=(side, side), mode="area")
         maps: Sequence[Tensor] = self.features(image)
         found = [head(m, beside, kind, level) for head, m in zip(self.heads, maps, strict=True)]
         outlines = torch.cat([mask, torch.tanh(self.radius * mask)], dim=1)

@@ -305,9 +305,7 @@ class FewStepTrainer:
         both = torch.cat([torch.cat([image, mask], dim=1) * 2 - 1, noisy * expand_levels(scale, modality, x.ndim)], 1)
         own = range(self.codec.image_channels)
         both = moved(both, [*own, *(channels + c for c in own)], random)
-        logits: list[Tensor] = self.discriminator(
-            both[:, :channels], both[:, channels:], batch.kind, batch.level, batch.smaller
-        )
+        logits: list[Tensor] = self.discriminator(both[:, :channels], both[:, channels:], batch.kind, batch.level)
         return logits
 
     def train_step(self, step: int) -> Scalars:
