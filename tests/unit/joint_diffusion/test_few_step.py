@@ -142,7 +142,7 @@ def test_levels_and_what_is_known(config: Config) -> None:
     trainer = trainer_of(config(batch_size=40, full_share=0.25, share_simulated=0.8, **shares))
     batch = trainer._batch(0)
     level, sigma = batch.level, batch.sigma
-    assert batch.smaller == 30
+    assert int((batch.kind >= len(trainer.classes)).sum()) == 30
     assert set(level[:30].tolist()) == {0, 1, 2}
     assert (level[:30] == 0).sum() > (level[:30] == 1).sum()
     assert set(level[30:].tolist()) == {3}
@@ -171,10 +171,12 @@ def test_both_sizes_see_all_classes(config: Config, size: int) -> None:
     """Damage: a small batch has no picture of full size, or full size always is of the same class."""
     trainer = trainer_of(config(batch_size=size, full_share=0.1))
     batches = [trainer._batch(step) for step in range(12)]
-    assert all(0 < batch.smaller < size for batch in batches)
-    for large in (False, True):
-        part = [b.kind[b.smaller :] if large else b.kind[: b.smaller] - len(trainer.classes) for b in batches]
-        assert set(torch.cat(part).tolist()) == set(range(len(trainer.classes)))
+    count = len(trainer.classes)
+    small = [batch.kind >= count for batch in batches]
+    assert all(0 < int(rows.sum()) < size for rows in small)
+    for rows in (small, [~of_one for of_one in small]):
+        seen = torch.cat([batch.kind[own] % count for batch, own in zip(batches, rows, strict=True)])
+        assert set(seen.tolist()) == set(range(count))
 
 
 def test_too_little_memory_is_said(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,9 +220,9 @@ def test_discriminators_see_the_pair_and_its_noisy_one(weights: Path) -> None:
     plain = logits()
     assert len(plain) == 8
     other_mask = torch.cat([x[:, :1], 1 - x[:, 1:]], dim=1)
-    for changes, blind in (({"x": other_mask}, 0), ({"noisy": 1 - noisy}, 2), ({"kind": 3 - kind}, 0)):
+    for changes, blind in (({"x": other_mask}, 0), ({"noisy": 1 - noisy}, 4), ({"kind": 3 - kind}, 0)):
         same = [torch.allclose(a, b) for a, b in zip(plain, logits(**changes), strict=True)]
-        assert same == [False] * (8 - blind) + [True] * blind  # the last ones see masks alone
+        assert same == [False] * (8 - blind) + [True] * blind  # the last ones see masks, or pairs, alone
 
 
 def test_what_is_noise_alone_is_not_shown(config: Config) -> None:

@@ -30,7 +30,7 @@ class FewStepConfig:
     discriminator_lr: float = 4e-4  # ... and of the discriminators
     warmup_steps: int = 100  # steps of linear warm-up of both
     grad_clip: float = 5.0  # largest norm of the gradient of the generator
-    ema_length: float = 0.05  # of averaged weights, share of training
+    ema_length: float = 0.1  # of averaged weights, share of training
     balance_classes: bool = True  # sample every class equally often
     precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
     device: Device = "auto"  # auto: a GPU where there is one

@@ -1,9 +1,10 @@
 """Discriminators that look through a frozen network, at four scales, and on pixels: of the pair, of the mask.
 
 Projected GAN (Sauer et al., NeurIPS 2021): features of a network made for photographs, mixed by a fixed random
-projection, are what small networks classify as real or not; hundreds of pictures are then enough. Each also gets the
-noisy pair that the estimate was made from, as in denoising diffusion GANs (Xiao et al., ICLR 2022), so that it sees
-whether the estimate fits it, and the class (Miyato and Koyama, ICLR 2018, projection).
+projection, are what small networks classify as real or not; hundreds of pictures are then enough. Beside them stands
+the noisy pair that the estimate was made from, as in denoising diffusion GANs (Xiao et al., ICLR 2022), so that they
+see whether the estimate fits it; from pixels its noise would only distract. All get the class (Miyato and Koyama, ICLR
+2018, projection).
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class Discriminator(nn.Module):
         self.heads = nn.ModuleList(
             Head(width, beside, kinds, 2 if number == 0 else 1, random) for number, width in enumerate(TAPS.values())
         )
-        self.on_pairs = OnPixels(2 * channels, kinds)
+        self.on_pairs = OnPixels(channels, kinds)
         self.on_masks = OnPixels(2 * (channels - image_channels), kinds)
         self.features = features
 
@@ -120,7 +121,7 @@ class Discriminator(nn.Module):
         maps: Sequence[Tensor] = self.features(image)
         found = [head(m, beside, kind, level) for head, m in zip(self.heads, maps, strict=True)]
         outlines = torch.cat([mask, torch.tanh(self.radius * mask)], dim=1)
-        return [*found, *self.on_pairs(torch.cat([x, noisy], dim=1), kind), *self.on_masks(outlines, kind)]
+        return [*found, *self.on_pairs(x, kind), *self.on_masks(outlines, kind)]
 
 
 def _spread(h: Tensor, level: Tensor) -> Tensor:

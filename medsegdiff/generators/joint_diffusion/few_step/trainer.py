@@ -145,7 +145,6 @@ class _Batch:
     kind: Tensor  # (B,) class; of those seen smaller, class + number of classes
     cond: Conditions
     weight: Tensor  # (B, M) of the squared error; 0 where there is no right answer: of what the network itself began
-    smaller: int
 
 
 class FewStepTrainer:
@@ -261,7 +260,6 @@ class FewStepTrainer:
             labels + send(torch.arange(n) < smaller, self.device) * len(self.classes),
             cond,
             send(weight, self.device),
-            smaller,
         )
 
     def _tables(self, chance: Tensor) -> Tensor:
