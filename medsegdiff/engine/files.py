@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
 from medsegdiff.engine.legacy import renamed
 from medsegdiff.errors import STORAGE, UserError
@@ -149,15 +145,3 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-def tensors_digest(tensors: Mapping[str, Tensor], beside: str = "") -> str:
-    """12 hexadecimal digits that distinguish weights by content: a file's bytes differ each time it is written.
-
-    `beside`: text that counts too.
-    """
-    digest = hashlib.sha256(beside.encode())
-    for name, value in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]

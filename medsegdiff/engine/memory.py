@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from medsegdiff.engine.distributed import Distributed
 from medsegdiff.errors import UserError, require
 
+Result = TypeVar("Result")
 Config = TypeVar("Config", bound=Any)  # with batch_size, accumulate and checkpoint_gradients
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,17 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+
+
+def within_memory(step: Callable[[], Result], too_large: Callable[[], UserError]) -> Result:
+    """What `step()` returns. Raises `too_large()` where memory ran out."""
+    try:
+        return step()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+    # Not within `except`: the traceback holds what the step had computed
+    raise too_large()
 
 
 def fits(try_step: Callable[[int], object], size: int) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 
-from medsegdiff.engine.files import tensors_digest
+from medsegdiff.engine.weights import tensors_digest
 from medsegdiff.features.perceptual.weights import another_network, weights_of
 
 SETTING = "--feature_weights"
@@ -27,7 +27,7 @@ class FrozenFeatures(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, layers: nn.Sequential, digest: str = "") -> None:
+    def __init__(self, layers: nn.Sequential, digest: str) -> None:
         super().__init__()
         self.digest = digest  # of the weights as they were given
         self.layers = layers[: max(TAPS) + 1].eval().requires_grad_(False)

@@ -16,8 +16,9 @@ from medsegdiff import __version__
 from medsegdiff.conditioning.base import Condition
 from medsegdiff.conditioning.registry import read_condition
 from medsegdiff.data.arrays import ArraySpec
-from medsegdiff.engine.files import tensors_digest, write_bytes
+from medsegdiff.engine.files import write_bytes
 from medsegdiff.engine.legacy import renamed
+from medsegdiff.engine.weights import tensors_digest
 from medsegdiff.errors import UserError
 from medsegdiff.generators.base import find_checkpoint, kind_of, opened
 from medsegdiff.generators.joint_diffusion.backbones import Inputs, build_backbone, settings_of, settle_settings

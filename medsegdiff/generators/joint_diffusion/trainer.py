@@ -27,7 +27,7 @@ from medsegdiff.engine.device import READ_EVERY, autocast, send, settle_precisio
 from medsegdiff.engine.distributed import Distributed
 from medsegdiff.engine.ema import Averages
 from medsegdiff.engine.loop import LoopConfig, Scalars, lr_factor, run_loop
-from medsegdiff.engine.memory import BatchSizeFinder, out_of_memory
+from medsegdiff.engine.memory import BatchSizeFinder, within_memory
 from medsegdiff.engine.optimise import Optimisation
 from medsegdiff.engine.rng import generator
 from medsegdiff.engine.run_folder import RunFolder
@@ -334,13 +334,8 @@ class DiffusionTrainer:
 
     def train_step(self, step: int) -> Scalars:
         """One optimiser step over `accumulate` batches. Raises `UserError` where memory does not hold one."""
-        try:
-            return self._step(step)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-        # Not within `except`: the traceback holds what the step had computed
-        raise self.batch_size_finder.too_large(self.config)
+        too_large = functools.partial(self.batch_size_finder.too_large, self.config)
+        return within_memory(lambda: self._step(step), too_large)
 
     def _step(self, step: int) -> Scalars:
         config = self.config

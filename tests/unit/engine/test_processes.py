@@ -138,3 +138,10 @@ def test_other_phases_do_not_wait_for_accelerate() -> None:
     modules = "medsegdiff.engine.loop, medsegdiff.downstream.supervised, medsegdiff.engine.device, medsegdiff.cli"
     code = f"import {modules}, sys; sys.exit('accelerate' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_data_are_prepared_without_torch() -> None:
+    """Damage: importing torch in a module that every phase uses: phases 1 and 4 then start seconds later."""
+    modules = "medsegdiff.data.prepare, medsegdiff.data.combine, medsegdiff.data.phantom, medsegdiff.cli"
+    code = f"import {modules}, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

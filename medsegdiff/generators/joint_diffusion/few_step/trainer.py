@@ -31,7 +31,7 @@ from medsegdiff.engine.device import READ_EVERY, autocast, choose_device, send, 
 from medsegdiff.engine.ema import Averages
 from medsegdiff.engine.files import read_record, write_bytes
 from medsegdiff.engine.loop import LoopConfig, Scalars, run_loop
-from medsegdiff.engine.memory import out_of_memory
+from medsegdiff.engine.memory import within_memory
 from medsegdiff.engine.optimise import Optimisation
 from medsegdiff.engine.rng import generator
 from medsegdiff.engine.run_folder import TRAINING, RunFolder
@@ -311,14 +311,10 @@ class FewStepTrainer:
 
         Raises `UserError` where memory does not hold it.
         """
-        try:
-            return self._step(step)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-        # Not within `except`: the traceback holds what the step had computed
         found = f"{self.config.batch_size}, too many for the memory of {self.device}"
-        raise UserError("--batch_size", found, "fewer pairs a step", "Give a smaller one and a new --output_dir.")
+        hint = "Give a smaller one and a new --output_dir."
+        too_large = functools.partial(UserError, "--batch_size", found, "fewer pairs a step", hint)
+        return within_memory(lambda: self._step(step), too_large)
 
     def _step(self, step: int) -> Scalars:
         config, batch = self.config, self._batch(step)
