@@ -73,6 +73,11 @@ COMMANDS = {
         "medsegdiff.downstream.benchmark:segment",
         "phase 5: samples -> segmentation model and its scores on real test pictures",
     ),
+    "predict": Command(
+        "medsegdiff.downstream.predict:PredictConfig",
+        "medsegdiff.downstream.predict:predict_pictures",
+        "a network of phase 5 -> masks (or classes) of new pictures",
+    ),
     "evaluate": Command(
         "medsegdiff.evaluation.config:EvaluateConfig",
         "medsegdiff.evaluation.run:evaluate",

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+from medsegdiff.engine.packaged import packaged
 from medsegdiff.errors import UserError
 
 FINITE = "a finite number"
@@ -169,11 +170,15 @@ def _double_key(tree: Any) -> str | None:
 
 
 def read_yaml(path: str) -> dict[str, Given]:
-    """The settings in a YAML file. Refuses one that cannot be read, is no mapping, or has a key twice."""
+    """The settings in a YAML file, or in one that comes with medsegdiff, by its name ("busi_128").
+
+    Refuses one that cannot be read, is no mapping, or has a key twice.
+    """
     import yaml
 
+    file = Path(path).expanduser()
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
+        text = (file if file.exists() else packaged("configs").get(path, file)).read_text(encoding="utf-8")
         values, tree = yaml.safe_load(text), yaml.compose(text)
     except OSError as error:
         raise UserError(path, error.strerror or error, "a readable YAML file", "Check the path.") from error
@@ -239,15 +244,39 @@ def parse(name: str, config_class: type, argv: Sequence[str]) -> Any:
                 _refuse_stray(behind[1:], name)
             given |= read_yaml(behind[0])
     given |= {key: Given(f"--{key}", behind) for key, behind in flags if key != "config"}
+    return _configured(name, config_class, given, {key: [k for k, _ in flags].count(key) for key, _ in flags})
+
+
+def from_keywords(name: str, config_class: type, values: Mapping[str, Any], file: str | None = None) -> Any:
+    """The configuration that Python `values` (over those of a YAML `file`) describe. Raises `UserError` as `parse`.
+
+    Nested settings are mappings or have a dot: {"model": {"width": 8}} is {"model.width": 8}.
+    """
+    given = {} if file is None else read_yaml(file)
+    plain = {key: Given(key, _plain(value)) for key, value in _leaves(dict(values))}
+    return _configured(name, config_class, given | plain, {})
+
+
+def _plain(value: Any) -> Any:
+    """Paths as text, tuples as lists, numbers of numpy as those of Python."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
+
+
+def _configured(name: str, config_class: type, given: dict[str, Given], times: Mapping[str, int]) -> Any:
+    """The configuration of what is given; `times`: how often each flag stands on the command line."""
     chosen = chosen_in(config_class, given)
     known = {setting.key: setting for setting in settings(config_class, chosen)}
     for key, one in given.items():
         owner = " ".join([f"medsegdiff {name}", *(f"--{k} {v}" for k, v in _chooses(config_class, chosen, key))])
-        if one.where == f"--{key}":
+        if key in times:
             _refuse_unknown(f"medsegdiff {name}", key, known, owner, "--")
-            given[key] = _of_flag(one, known[key], [k for k, _ in flags].count(key), name)
+            given[key] = _of_flag(one, known[key], times[key], name)
         else:
-            _refuse_unknown(one.where.rpartition(", ")[0], key, known, owner)
+            _refuse_unknown(one.where.rpartition(", ")[0] or name, key, known, owner)
     values = {key: _checked(one, known[key], name) for key, one in given.items()}
     missing = [s.key for s in known.values() if s.default is dataclasses.MISSING and s.key not in given]
     if missing:

@@ -16,7 +16,6 @@ from medsegdiff.errors import require_positive
 log = logging.getLogger(__name__)
 
 WARNING = "phantom data: simulated, not patients; these figures say nothing about real pictures"
-SETTINGS_FILE = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
 SHEET_FILE = "contact_sheet.png"  # what `generate` draws beside its pairs
 SCRIPTS = {
     "phantom": "medsegdiff phantom",
@@ -33,7 +32,7 @@ class QuickstartConfig:
     """The whole pipeline in a few minutes, at 64 pixels."""
 
     output_dir: str = "runs/quickstart"  # folder for the outputs of all phases; a second run goes on in it
-    train_config: str = SETTINGS_FILE  # settings of the generative training
+    train_config: str = "quickstart"  # settings of the generative training: a YAML file, or one of medsegdiff's
     num_samples_per_class: int = 48  # synthetic pairs of each class
     steps: int = 150  # optimiser steps of each of the two segmentation trainings
     seed: int = 0  # of every phase

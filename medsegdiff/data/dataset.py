@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from medsegdiff.data.arrays import ArraySpec, resize_anisotropic
+from medsegdiff.data.hashing import to_grey
 from medsegdiff.data.records import SampleRecord, SampleSet
 from medsegdiff.errors import UserError
 
@@ -40,6 +42,13 @@ class SampleTensors:
 def to_channels(picture: np.ndarray) -> np.ndarray:
     """(C, H, W) of a (H, W) grey or (H, W, 3) RGB picture."""
     return picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1)
+
+
+def to_grey_or_rgb(picture: np.ndarray, channels: int) -> np.ndarray:
+    """(H, W) of a grey or RGB uint8 picture for 1 channel (Rec. 601 luma), (H, W, 3) RGB for 3."""
+    if channels == 1:
+        return to_grey(picture)
+    return picture if picture.ndim == 3 else cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB)
 
 
 def from_channels(image: np.ndarray) -> np.ndarray:

@@ -44,23 +44,27 @@ def has_fast_bf16(device: torch.device) -> bool:
 def settle_precision(config: Config, device: torch.device | None = None) -> Config:
     """`config` with `precision` replaced by what it means on its device, or on `device` where that is given.
 
-    auto is bf16 where the device has it, else fp16 on a GPU and fp32 on a CPU. bf16 on a GPU without it becomes fp16,
-    which is said. Raises `UserError` for fp16 on a CPU. What was settled decides the numbers, so it stands in the
-    fingerprint of a run: one that began in bf16 is not gone on with in fp32 unnoticed.
+    What was settled decides the numbers, so it stands in the fingerprint of a run: one that began in bf16 is not gone
+    on with in fp32 unnoticed. Raises as `settle` does.
     """
-    device = device or choose_device(config.device)
-    asked = config.precision
+    return dataclasses.replace(config, precision=settle(config.precision, device or choose_device(config.device)))
+
+
+def settle(precision: str, device: torch.device) -> str:
+    """What a `precision` setting means on a device.
+
+    auto is bf16 where the device has it, else fp16 on a GPU and fp32 on a CPU. bf16 on a GPU without it becomes fp16,
+    which is said. Raises `UserError` for fp16 on a CPU.
+    """
     if device.type == "cpu":
-        if asked == "fp16":
+        if precision == "fp16":
             raise UserError("--precision", "fp16 on a CPU", "bf16, fp32 or auto there", "Leave it out.")
-        settled = asked if asked != "auto" else "bf16" if has_fast_bf16(device) else "fp32"
-    elif asked in ("auto", "bf16") and not has_fast_bf16(device):
-        settled = "fp16"
-        level = logging.INFO if asked == "auto" else logging.WARNING
+        return precision if precision != "auto" else "bf16" if has_fast_bf16(device) else "fp32"
+    if precision in ("auto", "bf16") and not has_fast_bf16(device):
+        level = logging.INFO if precision == "auto" else logging.WARNING
         logger.log(level, "this GPU has no bf16: computing in fp16 (--precision fp32 is slower and more exact)")
-    else:
-        settled = "bf16" if asked == "auto" else asked
-    return dataclasses.replace(config, precision=settled)
+        return "fp16"
+    return "bf16" if precision == "auto" else precision
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -18,6 +18,7 @@ import numpy as np
 import safetensors
 
 from medsegdiff.data.arrays import ArraySpec
+from medsegdiff.engine.packaged import packaged
 from medsegdiff.errors import UserError, require
 
 if TYPE_CHECKING:  # torch takes seconds, and settings of `generate` import this file
@@ -104,10 +105,13 @@ class LikelihoodScore(Protocol):
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The safetensors file that `path` means: itself, or the one beside a .pth name.
+    """The safetensors file that `path` means: itself, the one beside a .pth name, or weights that come with medsegdiff.
 
     Raises `UserError` where there is none. A .pth or .pt file itself is never opened, since a pickle runs code.
     """
+    known = packaged("pretrained")
+    if str(path) in known and not path.exists():
+        return known[str(path)]
     hint = "Train one (phase 2), or correct the path."
     if path.is_dir():
         inside = path / BEST_FILE
@@ -122,7 +126,8 @@ def find_checkpoint(path: Path) -> Path:
     found = "no such file"
     if path.is_file():
         found = "a pickle, which is never opened since it can run code" if is_pickle else "a file of another kind"
-    raise UserError(path, found, f"a checkpoint, {beside.name}", hint)
+    names = "" if path.suffix or path.parent.name else f", or a name of what comes with medsegdiff: {', '.join(known)}"
+    raise UserError(path, found, f"a checkpoint, {beside.name}{names if known else ''}", hint)
 
 
 @contextlib.contextmanager

@@ -72,16 +72,22 @@ def read_inputs(
             raise UserError(path, "a name without letters or digits", "one that can be an id", "Rename the file.")
         if label is not None and not name.lower().startswith(label.lower()):
             name = f"{label}_{name}"
-        digest, relative = content_hash(picture), str(path.relative_to(folder))
+        relative = str(path.relative_to(folder))
         if name in found:
             raise UserError(
                 path, f"the same name {name!r} as {found[name].file}", "unlike names", "Rename one of them."
             )
-        height, width = picture.shape[:2]
-        found[name] = ConditioningInput(
-            name, relative, label, f"m{digest[:12]}", width, height, 1.0, digest, _resized(picture, kind, size, spec)
-        )
+        found[name] = input_of(picture, kind, name, size, spec, file=relative, label=label)
     return [found[name] for name in sorted(found)]
+
+
+def input_of(
+    picture: np.ndarray, kind: str, name: str, size: int, spec: ArraySpec, *, file: str = "", label: str | None = None
+) -> ConditioningInput:
+    """A native mask of pixel values or uint8 image (`kind`: "masks" or "images") that stands in no sample folder."""
+    digest, (height, width) = content_hash(picture), picture.shape[:2]
+    resized = _resized(picture, kind, size, spec)
+    return ConditioningInput(name, file, label, f"m{digest[:12]}", width, height, 1.0, digest, resized)
 
 
 def _resized(picture: np.ndarray, kind: str, size: int, spec: ArraySpec) -> np.ndarray:

@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.data.dataset import from_channels
 from medsegdiff.data.decoding import read_grey
 from medsegdiff.data.pictures import contact_sheet, spread
 from medsegdiff.engine.files import DATASET_FILE, make_folder, read_json, write_bytes, write_json, write_png
-from medsegdiff.generators.base import Generator, GeneratorCard
+from medsegdiff.generators.base import Arrays, Generator, GeneratorCard
 from medsegdiff.synthesis.inputs import ConditioningInput
 from medsegdiff.synthesis.plan import Chunk, batched, record_file
 
@@ -37,9 +40,7 @@ def run_chunk(generator: Generator, task: Chunk, folder: Path) -> None:
     rows = []
     spec = generator.card.arrays
     for image, some in zip(images, batched(sampled, samples), strict=True):
-        index = np.stack([spec.index_map(arrays["mask"]) for arrays in some])
-        masks = np.stack([index == k for k in range(1, len(spec.foreground) + 1)], axis=1)
-        rows.append(_write(folder, image, masks, some[0]["expected_mask"], spec))
+        rows.append(_write(folder, image, estimate(some, image.width, image.height, spec), spec))
     write_json(record_file(task, folder), {"rows": rows})
 
 
@@ -71,45 +72,77 @@ def _index(shares: np.ndarray) -> np.ndarray:
     return np.where(shares.max(axis=0) > 0.5, shares.argmax(axis=0) + 1, 0)
 
 
-def _write(
-    folder: Path, image: ConditioningInput, sampled: np.ndarray, expected: np.ndarray, spec: ArraySpec
-) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class MaskEstimate:
+    """What several sampled masks of one image say together, at the size of the image."""
+
+    mask: np.ndarray  # (H, W) uint8 of pixel values: what more than half of the samples show
+    samples: np.ndarray  # (n, H, W) uint8 of pixel values
+    probability: np.ndarray  # (K, H, W) float32, share of the samples that show each class
+    doubt: np.ndarray  # (H, W) float32 entropy of `probability`, from 0 (sure) to 1 (even)
+    expected: np.ndarray  # (K, H, W) float32 probability by one network call
+    agreement: float | None  # mean Dice between two samples; None of one sample
+    classes: tuple[str, ...]  # mask classes but the background
+
+    @property
+    def mask_pil(self) -> Image.Image:
+        """The mask as a PIL image."""
+        return Image.fromarray(self.mask)
+
+
+def estimate(sampled: Sequence[Arrays], width: int, height: int, spec: ArraySpec) -> MaskEstimate:
+    """What the sampled masks of one image say together, at its native size."""
+
+    def native(shares: np.ndarray) -> np.ndarray:
+        size = (width, height)
+        layers = [cv2.resize(part, size, interpolation=cv2.INTER_LINEAR) for part in shares.astype(np.float32)]
+        return np.clip(np.stack(layers), 0, 1)
+
+    index = np.stack([spec.index_map(arrays["mask"]) for arrays in sampled])
+    masks = np.stack([index == k for k in range(1, len(spec.foreground) + 1)], axis=1)
+    samples = np.stack([native(mask) > 0.5 for mask in masks])
+    mean = samples.mean(axis=0)
+    agreed = [agreement(layer) for layer in samples.transpose(1, 0, 2, 3)] if len(samples) > 1 else []
+    return MaskEstimate(
+        spec.values_of(_index(mean)),
+        np.stack([spec.values_of(_index(mask)) for mask in samples]),
+        mean.astype(np.float32),
+        class_entropy(mean).astype(np.float32),
+        native(sampled[0]["expected_mask"]),
+        float(np.mean(agreed)) if agreed else None,
+        spec.foreground,
+    )
+
+
+def _write(folder: Path, image: ConditioningInput, found: MaskEstimate, spec: ArraySpec) -> dict[str, Any]:
     """Write the pictures of one image at its native size; returns its row of the table.
 
     Means and one-call estimates of label maps are one picture a class.
     """
-    size = (image.width, image.height)
-
-    def native(shares: np.ndarray) -> np.ndarray:
-        layers = [cv2.resize(part, size, interpolation=cv2.INTER_LINEAR) for part in shares.astype(np.float32)]
-        return np.clip(np.stack(layers), 0, 1)
 
     def write(name: str, values: np.ndarray, more: str = "") -> None:
         write_png(folder / name / f"{image.id}{more}.png", values.round().astype(np.uint8))
 
-    samples = np.stack([native(mask) > 0.5 for mask in sampled])
-    mean = samples.mean(axis=0)
-    consensus, doubt = _index(mean), class_entropy(mean)
-    write("masks", spec.values_of(consensus))
-    write("uncertainty", doubt * 255)
-    for name, shares in (("mean", mean), ("one_call", native(expected))):
+    write("masks", found.mask)
+    write("uncertainty", found.doubt * 255)
+    for name, shares in (("mean", found.probability), ("one_call", found.expected)):
         for label, share in zip(spec.foreground, shares, strict=True):
             write(name, share * 255, "" if spec.is_binary else f"_{label}")
-    for number, mask in enumerate(samples):
-        write("samples", spec.values_of(_index(mask)), f"_{number:03d}")
-    areas = samples.any(axis=1).mean(axis=(1, 2))
-    agreed = [agreement(layer) for layer in samples.transpose(1, 0, 2, 3)] if len(samples) > 1 else []
+    for number, mask in enumerate(found.samples):
+        write("samples", mask, f"_{number:03d}")
+    areas = (spec.index_map(found.samples) > 0).mean(axis=(1, 2))
     values = {
-        "agreement": float(np.mean(agreed)) if agreed else None,
+        "agreement": found.agreement,
         "area": float(areas.mean()),
         "area_std": float(areas.std()),
-        "area_consensus": float((consensus > 0).mean()),
-        "area_one_call": float(expected.sum(axis=0).mean()),
-        "uncertainty": float(doubt.mean()),
+        "area_consensus": float((spec.index_map(found.mask) > 0).mean()),
+        "area_one_call": float(found.expected.sum(axis=0).mean()),
+        "uncertainty": float(found.doubt.mean()),
     }
     return {
         "id": image.id, "image_file_name": image.file, "width": image.width, "height": image.height,
-        "samples": len(sampled), **{name: None if value is None else round(value, 5) for name, value in values.items()},
+        "samples": len(found.samples),
+        **{name: None if value is None else round(value, 5) for name, value in values.items()},
     }  # fmt: skip
 
 

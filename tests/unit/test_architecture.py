@@ -18,7 +18,7 @@ PACKAGE = ROOT / "medsegdiff"
 # itself. A new part has to find its place here first.
 FLOORS = (
     {"errors"},
-    {"statistics", "engine", "flags"},
+    {"statistics", "engine"},
     {"features"},
     {"data"},
     {"conditioning"},
@@ -27,7 +27,7 @@ FLOORS = (
     {"downstream"},
     {"evaluation"},
     {"flags"},
-    {"cli"},
+    {"api", "cli"},
     {"quickstart", "__main__"},
 )
 SCRIPTS = {

@@ -96,15 +96,22 @@ def predict_probabilities(
     `model` is in evaluation mode on `device`; `mean` and `std` are the grey values that it was trained with, in [0, 1].
     With `config.tta_flip` the mean of the probabilities of each picture and of its mirror image.
     """
-    parts: list[Tensor] = []
-    for rows in torch.arange(len(data)).split(PREDICT_BATCH):
-        images = data.batch(rows)[0].to(device)
-        views = [images, images.flip(-1)] if config.tta_flip else [images]
-        found = []
-        for view in views:
-            x = ((view - mean) / std).contiguous(memory_format=torch.channels_last)
-            with autocast(device, config.precision):
-                logits = model(x)
-            found.append(logits.double().softmax(dim=1))
-        parts.append(torch.stack(found).mean(dim=0).cpu())
+    parts = [
+        predict_classes(model, data.batch(rows)[0].to(device), mean, std, config.precision, config.tta_flip).cpu()
+        for rows in torch.arange(len(data)).split(PREDICT_BATCH)
+    ]
     return torch.cat(parts).numpy()
+
+
+def predict_classes(model: nn.Module, images: Tensor, mean: float, std: float, precision: str, flip: bool) -> Tensor:
+    """float64 probabilities (B, K) of images (B, C, S, S) in [0, 1], on the device of the model.
+
+    `flip`: the mean of those of the pictures and of their mirror images.
+    """
+    found = []
+    for view in [images, images.flip(-1)] if flip else [images]:
+        x = ((view - mean) / std).contiguous(memory_format=torch.channels_last)
+        with autocast(images.device, precision):
+            logits = model(x)
+        found.append(logits.double().softmax(dim=1))
+    return torch.stack(found).mean(dim=0)
