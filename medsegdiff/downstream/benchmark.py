@@ -22,7 +22,6 @@ from medsegdiff.downstream.train_and_test import (
     not_compared,
     run_folder,
     score_weights,
-    sha256,
     total_steps,
     train_and_test,
 )
@@ -30,6 +29,7 @@ from medsegdiff.engine.device import settle_precision
 from medsegdiff.engine.files import (
     SCORES_FILE,
     differing_keys,
+    file_digest,
     make_folder,
     read_json,
     write_json,
@@ -92,7 +92,7 @@ def _weights(config: SegmentConfig, parts: Sequence[SegmentConfig]) -> Weights:
     """{run: SHA-256 of its weights}: what scores on other data belong to. A single run is called "."."""
     files = [Path(part.output_dir) / WEIGHTS_FILE for part in parts]
     names = ["."] if config.seeds is None else [file.parent.name for file in files]
-    return {name: sha256(file) if file.is_file() else None for name, file in zip(names, files, strict=True)}
+    return {name: file_digest(file) if file.is_file() else None for name, file in zip(names, files, strict=True)}
 
 
 def _check_layout(config: SegmentConfig, pairs: SampleSet) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from medsegdiff.downstream.summary import summarise
 from medsegdiff.downstream.tasks import Rows, Task
 from medsegdiff.downstream.weights import save_weights
 from medsegdiff.engine.device import choose_device
-from medsegdiff.engine.files import SCORES_FILE, read_json, read_record
+from medsegdiff.engine.files import SCORES_FILE, file_digest, read_json, read_record
 from medsegdiff.engine.loop import LoopConfig, run_loop
 from medsegdiff.engine.run_folder import SEGMENTATION, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
@@ -87,17 +86,11 @@ def score_weights(run: Path, task: Task, data: SampleTensors, config: SegmentCon
     return rows
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def run_fingerprint(config: SegmentConfig, pairs: SampleSet) -> dict[str, Any]:
     """What decides the weights: settings, pairs, and the content of a file with weights, wherever it lies."""
     fingerprint = {**fingerprint_of(config, "segment", NOT_IN_FINGERPRINT), "data": pairs.content}
     if config.encoder_weights is not None and Path(config.encoder_weights).is_file():
-        fingerprint["encoder_weights"] = f"sha256:{sha256(Path(config.encoder_weights))}"
+        fingerprint["encoder_weights"] = f"sha256:{file_digest(Path(config.encoder_weights))}"
     return fingerprint
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -39,6 +40,12 @@ def write_bytes(path: Path, data: bytes) -> None:
             temporary.unlink()  # half a file on a full disk takes room, and is of no use
         error.filename, error.filename2 = str(path), None  # a write that fails does not say which file it was
         raise
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

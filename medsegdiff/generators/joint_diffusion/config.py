@@ -24,6 +24,7 @@ class TrainConfig:
 
     data_dir: str  # sample folder; its train split is learnt, its val split watched, its test split not touched
     output_dir: str = "./checkpoints"  # checkpoints, sample grids, TensorBoard scalars
+    init_from: str | None = None  # checkpoint whose weights training starts from; default: from scratch
     backbone: str = "patch_unet"  # denoising network: patch_unet, or medsegdiff_v2 with its two streams
     img_size: int = 256  # side of the square that pictures are resized to, pixels; a multiple of what the model needs
     batch_size: int = 8  # pairs an optimiser step and accumulation part

@@ -6,16 +6,19 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
+from pathlib import Path
 from typing import Any
 
 from medsegdiff.data.records import SampleSet
 from medsegdiff.engine.distributed import Distributed
-from medsegdiff.engine.files import read_record
+from medsegdiff.engine.files import file_digest, read_record
 from medsegdiff.engine.run_folder import TRAINING, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
-from medsegdiff.errors import require
-from medsegdiff.generators.base import BEST_FILE
+from medsegdiff.errors import UserError, require
+from medsegdiff.generators.base import BEST_FILE, find_checkpoint
+from medsegdiff.generators.joint_diffusion.checkpoint import ModelCard, load_checkpoint
 from medsegdiff.generators.joint_diffusion.config import TrainConfig
+from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.legacy import migrated
 
 logger = logging.getLogger(__name__)
@@ -61,9 +64,40 @@ def run_folder(config: TrainConfig, pairs: SampleSet) -> RunFolder:
 
 def run_fingerprint(config: TrainConfig, pairs: SampleSet) -> dict[str, Any]:
     """What a run is known by: settings and data that decide the weights (but for the last bits of their numbers)."""
-    places = ("data_dir", "output_dir", "device", "save_every")
+    places = ("data_dir", "output_dir", "device", "save_every", "init_from")
     fingerprint = fingerprint_of(config, "train", (*places, "compile", "checkpoint_gradients", "find_batch_size"))
-    return fingerprint | {"data": data_digest(pairs), "augmented_at": FINER, "small_augmented_at": FINER}
+    found = fingerprint | {"data": data_digest(pairs), "augmented_at": FINER, "small_augmented_at": FINER}
+    # Only where it is set: other runs are known by what they were known by before
+    return found if config.init_from is None else found | {"init_from": file_digest(initial_file(config.init_from))}
+
+
+def initial_file(name: str) -> Path:
+    """The checkpoint of `init_from`. Raises `UserError` where there is none."""
+    return find_checkpoint(Path(name))
+
+
+def start_from(path: Path, denoiser: Denoiser, card: ModelCard, pairs: SampleSet) -> list[dict[str, str]]:
+    """Put the weights of a checkpoint into a fresh network; returns the hashes of the pictures that they learnt.
+
+    Raises `UserError` where it is of another network, and where it learnt val or test pictures of `pairs`.
+    """
+    initial, before, _ = load_checkpoint(path)
+    named = [(c.backbone, c.model, c.classes, str(c.arrays), [d.name for d in c.conditions]) for c in (before, card)]
+    kinds = ("backbone", "settings of the network", "classes", "arrays", "conditions")
+    differing = [kind for kind, old, new in zip(kinds, *named, strict=True) if old != new]
+    hint = "Give the settings and data set that it was trained with, or train from scratch."
+    require(not differing, "--init_from", f"a checkpoint with other {', '.join(differing)}", "one of this network", hint)
+    learnt = {value for hashes in before.train_hashes for value in hashes.values()}
+    held_out = [r.id for r in pairs.records if r.split != "train" and learnt & {r.image_hash, r.perceptual_hash}]
+    if held_out:
+        found = f"a checkpoint that learnt {len(held_out)} val or test pictures, such as {held_out[0]}"
+        raise UserError("--init_from", found, "one that learnt none of them", "Use the split that it was trained on.")
+    try:
+        denoiser.load_state_dict(initial.state_dict())
+    except RuntimeError as error:
+        found = f"weights of other sizes ({str(error).splitlines()[1].strip()})"
+        raise UserError("--init_from", found, "those of this network", hint) from error
+    return before.train_hashes
 
 
 def data_digest(pairs: SampleSet) -> str:

@@ -39,7 +39,15 @@ from medsegdiff.generators.joint_diffusion.config import DiffusionConfig, TrainC
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
 from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, sample_sigma
-from medsegdiff.generators.joint_diffusion.run import FINER, LAST_FILE, check_shares, enter, run_folder
+from medsegdiff.generators.joint_diffusion.run import (
+    FINER,
+    LAST_FILE,
+    check_shares,
+    enter,
+    initial_file,
+    run_folder,
+    start_from,
+)
 from medsegdiff.generators.joint_diffusion.validator import Validator
 
 logger = logging.getLogger(__name__)
@@ -181,7 +189,11 @@ class DiffusionTrainer:
         radius = config.diffusion.sdf_truncation
         self.codec = PairCodec.fit(self.train_set.images, encode_sdf(self.train_set.masks, radius), radius)
         torch.manual_seed(int(generator(config.seed, WEIGHTS).initial_seed()))
-        self.denoiser = build_denoiser(self.card(0)).to(self.device)
+        self.learnt_before: list[dict[str, str]] = []
+        fresh = build_denoiser(self.card(0))
+        if config.init_from is not None:
+            self.learnt_before = start_from(initial_file(config.init_from), fresh, self.card(0), pairs)
+        self.denoiser = fresh.to(self.device)
         self.ema = Averages(self.denoiser, config.ema_lengths)
         self.optimiser = torch.optim.AdamW(
             self.denoiser.parameters(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
@@ -259,13 +271,19 @@ class DiffusionTrainer:
             diffusion=self.config.diffusion,
             codec=self.codec,
             aspects=aspects,
-            train_hashes=[{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in records],
+            train_hashes=self._learnt(),
             step=step,
             scores=scores or {},
             backbone=self.config.backbone,
             arrays=self.train_set.spec,
             always_shown={c: self._always_shown(i) for i, c in enumerate(self.pairs.classes)},
         )
+
+    def _learnt(self) -> list[dict[str, str]]:
+        """Hashes of the train pictures, and of those that the initial weights had learnt."""
+        own = [{"image_hash": r.image_hash, "perceptual_hash": r.perceptual_hash} for r in self.train_set.records]
+        known = {hashes["image_hash"] for hashes in own}
+        return own + [hashes for hashes in self.learnt_before if hashes["image_hash"] not in known]
 
     def _always_shown(self, label: int) -> dict[str, float]:
         """Mask classes that every train picture of the class of this number shows, and the least share of it."""
