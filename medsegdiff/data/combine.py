@@ -19,7 +19,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from medsegdiff.data.config import CombineConfig, PrepareConfig
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS
@@ -35,6 +34,7 @@ from medsegdiff.data.records import (
     write_samples,
 )
 from medsegdiff.engine.files import DATASET_FILE, make_folder, write_json
+from medsegdiff.engine.progress import progress_bar
 from medsegdiff.engine.run_folder import DATA_SET, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
 from medsegdiff.errors import UserError
@@ -125,7 +125,7 @@ def _check_pictures(pairs: SampleSet, what: str) -> None:
             pairs.read_mask(record)
 
     with ThreadPoolExecutor(2) as pool:  # decoding releases the interpreter lock
-        for _ in tqdm(pool.map(read, pairs.records), f"checking {what}", len(pairs), unit="pair", leave=False):
+        for _ in progress_bar(pool.map(read, pairs.records), f"checking {what}", len(pairs), unit="pair", leave=False):
             pass
 
 
@@ -336,7 +336,7 @@ def _link_all(folder: Path, items: list[tuple[SampleSet, SampleRecord, SampleRec
     for name in ("images", "masks"):
         make_folder(folder / name)
     records = []
-    for pairs, there, here in tqdm(items, desc="linking pairs", unit="pair", leave=False):
+    for pairs, there, here in progress_bar(items, desc="linking pairs", unit="pair", leave=False):
         names = f"images/{here.id}.png", f"masks/{here.id}.png" if there.mask_file_name else ""
         for old, new in zip((there.image_file_name, there.mask_file_name), names, strict=True):
             if old:

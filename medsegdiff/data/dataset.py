@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from medsegdiff.data.arrays import ArraySpec, resize_anisotropic
 from medsegdiff.data.hashing import to_grey
 from medsegdiff.data.records import SampleRecord, SampleSet
+from medsegdiff.engine.progress import progress_bar
 from medsegdiff.errors import UserError
 
 
@@ -68,7 +68,7 @@ def load_tensors(pairs: SampleSet, size: int, *, what: str) -> SampleTensors:
     spec = pairs.arrays
     images = np.empty((len(pairs), spec.channels, size, size), dtype=np.uint8)
     masks = np.empty((len(pairs), len(spec.foreground), size, size), dtype=np.uint8)
-    for row, record in enumerate(tqdm(pairs.records, desc=f"reading {what}", unit="pair", leave=False)):
+    for row, record in enumerate(progress_bar(pairs.records, desc=f"reading {what}", unit="pair", leave=False)):
         images[row] = to_channels(resize_anisotropic(pairs.read_image(record), size))
         if spec.foreground:
             masks[row] = spec.coverage(pairs.read_mask(record), size)

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from medsegdiff.data.arrays import BACKGROUND, BINARY, check_mask_values
 from medsegdiff.data.config import PrepareConfig
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS, class_conflicts, duplicate_groups, scene_correlations
@@ -26,6 +24,7 @@ from medsegdiff.data.readers import AUTO, READERS, RawSample, RawSet, ReadOption
 from medsegdiff.data.records import SampleRecord, SampleSet, class_counts, read_samples, write_sample, write_samples
 from medsegdiff.data.splits import assign_folds, assign_splits
 from medsegdiff.engine.files import write_json
+from medsegdiff.engine.progress import progress_bar
 from medsegdiff.engine.run_folder import DATA_SET, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
 from medsegdiff.errors import UserError, require
@@ -222,7 +221,7 @@ def _write_all(folder: Path, found: RawSet, plan: Plan) -> list[SampleRecord]:
 
     with ThreadPoolExecutor(2) as pool:
         done = pool.map(write, plan.samples, plan.groups, plan.splits, plan.folds)
-        return list(tqdm(done, "writing pairs", len(plan.samples), unit="pair", leave=False))
+        return list(progress_bar(done, "writing pairs", len(plan.samples), unit="pair", leave=False))
 
 
 def _read_options(config: PrepareConfig) -> ReadOptions:

@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.data.dataset import from_channels
@@ -28,6 +27,7 @@ from medsegdiff.downstream.train_and_test import WEIGHTS_FILE
 from medsegdiff.downstream.weights import load_weights
 from medsegdiff.engine.device import choose_device, settle
 from medsegdiff.engine.files import DATASET_FILE, make_folder, write_bytes, write_json, write_png
+from medsegdiff.engine.progress import progress_bar
 from medsegdiff.engine.run_folder import DATA_SET, RunFolder
 from medsegdiff.engine.settings import Device, Precision, expand_home
 from medsegdiff.engine.weights import tensors_digest
@@ -166,7 +166,7 @@ def _write(
     rows: list[dict[str, Any]] = []
     shown = {image.id for image in spread(inputs, SHEET_PICTURES)}
     sheet: list[tuple[np.ndarray, np.ndarray | None, str]] = []
-    with tqdm(total=len(inputs), desc="predicting", unit="picture") as bar:
+    with progress_bar(total=len(inputs), desc="predicting", unit="picture") as bar:
         for start in range(0, len(inputs), PREDICT_BATCH):
             some = inputs[start : start + PREDICT_BATCH]
             stack = torch.from_numpy(np.stack([image.picture for image in some]))

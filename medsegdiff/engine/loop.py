@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from medsegdiff.engine.distributed import SingleProcess
+from medsegdiff.engine.progress import progress_bar
 from medsegdiff.engine.run_folder import RunFolder
 from medsegdiff.engine.state import damaged_state, latest_state, save_state
 from medsegdiff.errors import UserError
@@ -169,7 +169,9 @@ class _Curves:
         shown = config.processes.is_main
         folder = str(config.folder.path / "tensorboard")
         self.writer = SummaryWriter(folder, purge_step=step + 1) if shown else None
-        self.bar = tqdm(total=config.total_steps, initial=step, desc=description, unit="step", disable=not shown)
+        self.bar = progress_bar(
+            total=config.total_steps, initial=step, desc=description, unit="step", disable=not shown
+        )
 
     def add(self, step: int, scalars: Scalars, started: float) -> None:
         """Keep what a step returned that began at `started`, without a wait for it."""

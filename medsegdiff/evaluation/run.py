@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from medsegdiff.data.records import LEARNT, SampleRecord, SampleSet, content_digest, read_samples
 from medsegdiff.downstream.config import SIZE_FACTOR
 from medsegdiff.engine.device import settle_precision
+from medsegdiff.engine.progress import progress_bar
 from medsegdiff.engine.run_folder import EVALUATION, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
 from medsegdiff.errors import UserError
@@ -52,7 +52,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         reference_models = fit_reference_models(config, real, sets)
         context = Context(sets, real, synthetic, reference_models, config)
         sections: dict[str, Section] = {}
-        bar = tqdm(metrics, desc="evaluating", unit="metric")
+        bar = progress_bar(metrics, desc="evaluating", unit="metric")
         for metric in bar:
             bar.set_postfix_str(metric.name)
             section = metric.run(context)

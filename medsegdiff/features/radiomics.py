@@ -14,7 +14,8 @@ from collections.abc import Callable
 import numpy as np
 import pywt
 from skimage.feature import graycomatrix
-from tqdm import tqdm
+
+from medsegdiff.engine.progress import progress_bar
 
 LEVELS = 32  # bins of the 256 grey values
 SMALLEST_LESION = 16  # pixels below which a lesion has no texture
@@ -45,7 +46,7 @@ def radiomics(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
     NaN for those of a lesion of fewer than `SMALLEST_LESION` pixels.
     """
     both = zip(images, masks, strict=True)
-    rows = [pair_radiomics(*pair) for pair in tqdm(both, "radiomics", len(images), leave=False, unit="picture")]
+    rows = [pair_radiomics(*pair) for pair in progress_bar(both, "radiomics", len(images), leave=False, unit="picture")]
     return np.stack(rows) if rows else np.zeros((0, len(NAMES)))
 
 

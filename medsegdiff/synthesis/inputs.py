@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from medsegdiff.data.arrays import BINARY, GREY_BINARY, ArraySpec, resize_anisotropic
 from medsegdiff.data.dataset import to_channels
@@ -18,6 +17,7 @@ from medsegdiff.data.mask_files import read_binary_mask, read_label_map
 from medsegdiff.data.readers.matching import MASK_NAME, SUFFIXES, pictures, subfolders
 from medsegdiff.data.records import read_samples
 from medsegdiff.engine.files import DATASET_FILE, read_json, require_folder
+from medsegdiff.engine.progress import progress_bar
 from medsegdiff.errors import UserError
 
 GREY_SHARE = 0.05  # least share of an ultrasound picture that is neither black nor white; masks have next to nothing
@@ -64,7 +64,9 @@ def read_inputs(
             "--split", split, f"--{kind} that is a sample folder", f"{folder} has no splits; leave --split out."
         )
     found: dict[str, ConditioningInput] = {}
-    for label, stem, paths in tqdm(_picture_files(folder, kind, classes), f"reading {kind}", unit="file", leave=False):
+    for label, stem, paths in progress_bar(
+        _picture_files(folder, kind, classes), f"reading {kind}", unit="file", leave=False
+    ):
         path = paths[0]
         picture = _mask(paths, spec) if kind == "masks" else _as_image(path, spec.channels)
         name = re.sub(r"[^\w.-]+", "-", stem).strip("-.")
@@ -103,7 +105,7 @@ def _from_pairs(folder: Path, kind: str, size: int, split: str | None, spec: Arr
     if not len(pairs):
         raise UserError(folder, f"no pair in the {split} split", "at least one", "Choose another --split.")
     result = []
-    for r in tqdm(sorted(pairs.records, key=lambda r: r.id), desc=f"reading {kind}", unit="file", leave=False):
+    for r in progress_bar(sorted(pairs.records, key=lambda r: r.id), desc=f"reading {kind}", unit="file", leave=False):
         masks = kind == "masks"
         picture = pairs.read_mask(r) if masks else pairs.read_image(r)
         name, digest = (r.mask_file_name, r.mask_hash) if masks else (r.image_file_name, r.image_hash)

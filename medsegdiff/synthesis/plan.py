@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from tqdm import tqdm
-
+from medsegdiff.engine.progress import progress_bar
 from medsegdiff.generators.base import TASKS, Request, Task
 from medsegdiff.synthesis.inputs import ConditioningInput
 
@@ -116,7 +115,7 @@ def run_pending(tasks: list[Chunk], folder: Path, work: Callable[[Chunk], None],
     (folder / CHUNKS).mkdir(exist_ok=True)
     todo = pending(tasks, folder)
     total, left = (sum(len(t.items) for t in some) for some in (tasks, todo))
-    with tqdm(total=total, initial=total - left, desc="sampling", unit=unit) as bar:
+    with progress_bar(total=total, initial=total - left, desc="sampling", unit=unit) as bar:
         for task in todo:
             work(task)
             bar.update(len(task.items))

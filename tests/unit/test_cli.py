@@ -25,9 +25,12 @@ from medsegdiff.generators.joint_diffusion.config import ModelConfig, TrainConfi
 from medsegdiff.synthesis.config import GenerateConfig
 
 
-def test_a_line_stands_above_the_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_stands_above_the_progress_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Damage: a plain handler, which writes behind the bar: the bar is neither taken off nor drawn again."""
     main(["--help"])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with tqdm(total=2, mininterval=0) as bar:
         bar.update(1)
         before = capsys.readouterr()
@@ -318,3 +321,59 @@ def test_the_quickstart_prints_lines_that_can_be_typed() -> None:
         config = parse(phase.command, config_class, argv)
         assert config.output_dir.startswith("a b/c/")
         assert phase.command in quickstart.SCRIPTS
+
+
+def phantom(folder: Path, *more: str) -> list[str]:
+    """The command line of a few phantoms."""
+    counts = "--num_benign 1 --num_malignant 1 --duplicates 0"
+    return ["phantom", "--output_dir", str(folder), *counts.split(), *more]
+
+
+def test_a_command_ends_with_time_and_the_next_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Damage: nothing is said of what comes next, or a path with a blank could not be typed."""
+    assert main(phantom(tmp_path / "a b")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].startswith("phantom took ")
+    assert lines[-1] == f"next: medsegdiff prepare --input_dir '{tmp_path / 'a b'}' --output_dir samples"
+
+
+def test_next_commands_can_be_typed() -> None:
+    """Damage: the next command has a flag that was renamed, or names a field that its configuration lacks."""
+    for name, command in cli.COMMANDS.items():
+        config = {field.name: "x" for field in dataclasses.fields(cli.load(command.config))}
+        words = command.then.format(**config).split()
+        if words:
+            program, following, *flags = words
+            assert program == "medsegdiff", name
+            cli.parse(following, cli.load(cli.COMMANDS[following].config), flags)
+
+
+def test_quiet_and_a_log_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Damage: --quiet hides errors too, or the log file lacks what was said, or the error."""
+    log = tmp_path / "log.txt"
+    assert main(phantom(tmp_path / "raw", "--quiet", "--log_file", str(log))) == 0
+    assert capsys.readouterr() == ("", "")
+    assert (
+        main(["prepare", "--input_dir", str(tmp_path / "no"), "--output_dir", "x", f"--log_file={log}", "--quiet"]) == 2
+    )
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.removeprefix("error: ").strip() in log.read_text()
+    assert main(phantom(tmp_path / "raw", "--log_file", str(log))) == 0
+    assert "next: medsegdiff prepare" in log.read_text()
+    assert "next: medsegdiff prepare" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words", [["--threads"], ["--threads", "0"], ["--threads=two"], ["--log_file"], ["--log_file", "--quiet"]]
+)
+def test_flags_of_every_command_need_their_values(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Damage: the next flag is taken for a file name, or a wrong number is int's own error."""
+    assert main(["phantom", "--output_dir", "nowhere", *words]) == 2
+    assert words[0].split("=")[0] in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """Damage: --version is an unknown command."""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("medsegdiff ")

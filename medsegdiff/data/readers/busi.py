@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from medsegdiff.data.decoding import read_grey
 from medsegdiff.data.readers.matching import (
@@ -28,6 +27,7 @@ from medsegdiff.data.readers.matching import (
     unique_names,
 )
 from medsegdiff.data.readers.raw import RawSample, ReadOptions
+from medsegdiff.engine.progress import progress_bar
 from medsegdiff.errors import UserError
 
 CLASSES = ("benign", "malignant")
@@ -67,7 +67,7 @@ def read(root: Path, options: ReadOptions) -> list[RawSample]:
     names = unique_names([(label, image) for label, image, _ in tasks])
     with ThreadPoolExecutor(2) as pool:  # decoding releases the interpreter lock
         found = pool.map(lambda task: _read_pair(*task), tasks)
-        pixels = list(tqdm(found, total=len(tasks), desc="reading pictures", unit="pair", leave=False))
+        pixels = list(progress_bar(found, total=len(tasks), desc="reading pictures", unit="pair", leave=False))
     return [
         RawSample(name, label, f"{image.parent.name}/{image.name}", picture, mask, files=1 + len(masks))
         for name, (label, image, masks), (picture, mask) in zip(names, tasks, pixels, strict=True)

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.data.decoding import decode
@@ -38,6 +37,7 @@ from medsegdiff.data.readers.matching import (
 )
 from medsegdiff.data.readers.raw import RawSample, RawSet, ReadOptions
 from medsegdiff.data.readers.table import TABLE, Row, read_table
+from medsegdiff.engine.progress import progress_bar
 from medsegdiff.errors import UserError
 
 LAYOUT = "folders: images/x.png and masks/x.png, or class folders, or either in train, val and test"
@@ -93,7 +93,9 @@ def read(root: Path, options: ReadOptions) -> RawSet:
         return picture, _read_mask(f, picture, options) if has_masks else None
 
     with ThreadPoolExecutor(2) as pool:  # decoding releases the interpreter lock
-        read_files = list(tqdm(pool.map(load, found), "reading pictures", len(found), unit="picture", leave=False))
+        read_files = list(
+            progress_bar(pool.map(load, found), "reading pictures", len(found), unit="picture", leave=False)
+        )
     samples = []
     for name, f, (picture, mask) in zip(_names(found), found, read_files, strict=True):
         row = table.get(f.image, Row())

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import interpolate
-from tqdm import tqdm
 
+from medsegdiff.engine.progress import progress_bar
 from medsegdiff.features.perceptual.weights import another_network, read_weights
 
 SETTING = "--perceptual_weights"
@@ -43,7 +43,7 @@ def perceptual_features(images: np.ndarray, weights: str, device: torch.device) 
     network = load_efficientnet(weights).to(device)
     parts = [np.zeros((0, FEATURES))]
     with torch.no_grad():
-        for first in tqdm(range(0, len(images), BATCH), "perceptual features", leave=False, unit="batch"):
+        for first in progress_bar(range(0, len(images), BATCH), "perceptual features", leave=False, unit="batch"):
             batch = torch.from_numpy(np.ascontiguousarray(images[first : first + BATCH])).to(device).float() / 127.5 - 1
             x = batch[:, None].expand(-1, 3, -1, -1) if batch.ndim == 3 else batch.permute(0, 3, 1, 2)
             x = interpolate(x, size=(SIDE, SIDE), mode="bicubic", antialias=True).clamp(-1, 1)

@@ -8,8 +8,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
+from medsegdiff.engine.progress import progress_bar
 from medsegdiff.errors import UserError
 from medsegdiff.features.perceptual.weights import another_network, weights_of
 
@@ -27,7 +27,7 @@ def inception_features(images: np.ndarray, weights: str, device: torch.device) -
     network = load_inception(weights).to(device)
     parts = []
     with torch.no_grad():
-        for first in tqdm(range(0, len(images), BATCH), "Inception", leave=False, unit="batch"):
+        for first in progress_bar(range(0, len(images), BATCH), "Inception", leave=False, unit="batch"):
             batch = torch.from_numpy(images[first : first + BATCH, None]).expand(-1, 3, -1, -1)
             parts.append(torch.cat(network(batch.to(device)), dim=1).double().cpu().numpy())
     return np.concatenate(parts)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from medsegdiff.conditioning.base import encode
 from medsegdiff.data.dataset import SampleTensors, from_channels
 from medsegdiff.engine.device import autocast
+from medsegdiff.engine.progress import progress_bar
 from medsegdiff.engine.rng import generator
 from medsegdiff.errors import require
 from medsegdiff.generators.base import Arrays, Generator, GeneratorCard, Request, Task, batches, settings_of
@@ -141,7 +141,7 @@ class JointDiffusion:
         known = encode(card.conditions, [vars(r) for r in samples.records])
         levels = levels_of(card)
         scores = np.zeros((len(levels), len(data)))
-        for rows in tqdm(torch.arange(len(data)).split(SCORED), desc="membership", unit="batch", leave=False):
+        for rows in progress_bar(torch.arange(len(data)).split(SCORED), desc="membership", unit="batch", leave=False):
             images, masks, _ = data.batch(rows)
             x0 = card.codec.encode(images, masks).to(self.device)
             cond = {name: values[rows].to(self.device) for name, values in known.items()}

@@ -86,7 +86,9 @@ def start_from(path: Path, denoiser: Denoiser, card: ModelCard, pairs: SampleSet
     kinds = ("backbone", "settings of the network", "classes", "arrays", "conditions")
     differing = [kind for kind, old, new in zip(kinds, *named, strict=True) if old != new]
     hint = "Give the settings and data set that it was trained with, or train from scratch."
-    require(not differing, "--init_from", f"a checkpoint with other {', '.join(differing)}", "one of this network", hint)
+    require(
+        not differing, "--init_from", f"a checkpoint with other {', '.join(differing)}", "one of this network", hint
+    )
     learnt = {value for hashes in before.train_hashes for value in hashes.values()}
     held_out = [r.id for r in pairs.records if r.split != "train" and learnt & {r.image_hash, r.perceptual_hash}]
     if held_out:
