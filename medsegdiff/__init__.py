@@ -6,9 +6,9 @@ pairs = medsegdiff.load_generator("busi-128").sample(4, label="malignant", seed=
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
+from medsegdiff.engine.packages import load
 from medsegdiff.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'medsegdiff' has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    return load(f"{_MODULES[name]}:{name}")
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,6 @@ help text is the comment beside the field. Values come from the dataclass's defa
 from __future__ import annotations
 
 import difflib
-import importlib
 import logging
 import shlex
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 from medsegdiff import __version__
 from medsegdiff.engine.cores import use_cores
+from medsegdiff.engine.packages import load, missing_package
 from medsegdiff.errors import UserError, from_os_error, require
 from medsegdiff.flags import help_text, parse, settings
 
@@ -90,7 +90,7 @@ COMMANDS = {
         "medsegdiff predict --model_path {output_dir} --images PICTURES",
     ),
     "predict": Command(
-        "medsegdiff.downstream.predict:PredictConfig",
+        "medsegdiff.downstream.config:PredictConfig",
         "medsegdiff.downstream.predict:predict_pictures",
         "a network of phase 5 -> masks (or classes) of new pictures",
     ),
@@ -121,12 +121,6 @@ COMMANDS = {
         "all five phases on a small phantom data set",
     ),
 }
-
-
-def load(address: str) -> Any:
-    """The object at "module:name"."""
-    module, name = address.split(":")
-    return getattr(importlib.import_module(module), name)
 
 
 @dataclass(frozen=True)
@@ -227,6 +221,11 @@ def main(argv: Sequence[str]) -> int:
         if refusal is None:  # a bug, which needs its traceback
             raise
         return _refuse(refusal)
+    except ModuleNotFoundError as error:
+        missing = missing_package(error)
+        if missing is None:
+            raise
+        return _refuse(missing)
     except KeyboardInterrupt:
         print("stopped; the same command goes on with what was saved", file=sys.stderr)
         return 130

@@ -15,7 +15,8 @@ from medsegdiff.data.dataset import to_channels
 from medsegdiff.data.records import SampleSet, class_counts, read_samples
 from medsegdiff.data.schema import ATTRIBUTE, SPLITS, SampleRecord
 from medsegdiff.data.splits import assign_splits
-from medsegdiff.errors import UserError, require, require_fraction
+from medsegdiff.engine.packages import missing_package
+from medsegdiff.errors import require, require_fraction
 
 if TYPE_CHECKING:
     import pandas
@@ -116,8 +117,8 @@ class SampleDataset(Dataset[Any]):
         """
         try:
             import pandas
-        except ImportError as error:
-            raise UserError("pandas", "no such package", "pandas", "Install it: pip install pandas.") from error
+        except ModuleNotFoundError as error:
+            raise missing_package(error) or error from error
         return pandas.DataFrame([_row(self.samples.root, record) for record in self.records])
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from medsegdiff import __version__
 from medsegdiff.engine.files import make_folder, write_bytes
+from medsegdiff.engine.packages import missing_package
 from medsegdiff.errors import UserError, require
 from medsegdiff.generators.base import BEST_FILE, GeneratorCard, find_checkpoint, load_generator
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 CARD_FILE = "README.md"  # what a repository shows
-INSTALL = "Install it: pip install huggingface_hub."
 
 
 def find_weights(name: str | Path) -> Path:
@@ -119,6 +119,6 @@ def _first_line(error: Exception) -> str:
 def _hub() -> Any:
     try:
         import huggingface_hub
-    except ImportError as error:
-        raise UserError("huggingface_hub", "no such package", "huggingface_hub", INSTALL) from error
+    except ModuleNotFoundError as error:
+        raise missing_package(error) or error from error
     return huggingface_hub

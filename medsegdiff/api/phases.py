@@ -13,20 +13,22 @@ import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from medsegdiff.api.dataset import SampleDataset
 from medsegdiff.api.generator import LoadedGenerator, load_generator
-from medsegdiff.api.segmenter import Segmenter, load_segmenter
 from medsegdiff.data.config import CombineConfig, PrepareConfig
 from medsegdiff.data.records import SampleSet
-from medsegdiff.downstream.config import SegmentConfig
-from medsegdiff.downstream.predict import PredictConfig
+from medsegdiff.downstream.config import PredictConfig, SegmentConfig
+from medsegdiff.engine.packages import load
 from medsegdiff.evaluation.config import EvaluateConfig
 from medsegdiff.flags import from_keywords
 from medsegdiff.generators.base import BEST_FILE
 from medsegdiff.generators.joint_diffusion.config import TrainConfig
 from medsegdiff.synthesis.config import GenerateConfig
+
+if TYPE_CHECKING:
+    from medsegdiff.api.segmenter import Segmenter
 
 Config = TypeVar("Config")
 SHEETS = ("contact_sheet.png", "overview.png")  # what phases draw of samples
@@ -107,7 +109,9 @@ class SegmentationResult:
 
     def load(self, seed: int | None = None) -> Segmenter:
         """The network, ready to predict; `seed` names one of several."""
-        return load_segmenter(self.path if seed is None else self.path / f"seed_{seed}")
+        path = self.path if seed is None else self.path / f"seed_{seed}"
+        found: Segmenter = load("medsegdiff.api.segmenter:load_segmenter")(path)
+        return found
 
     def __repr__(self) -> str:
         return f"SegmentationResult({self.path})"
@@ -143,15 +147,13 @@ class EvaluationResult:
 
 def prepare(config: PrepareConfig | str | Path | None = None, **settings: Any) -> SamplesResult:
     """Phase 1: `prepare(input_dir=..., output_dir=...)`. Raises `UserError` as the command line reports it."""
-    from medsegdiff.data.prepare import prepare as run
-
+    run = load("medsegdiff.data.prepare:prepare")
     return _samples(run(_settled("prepare", PrepareConfig, config, settings)))
 
 
 def train(config: TrainConfig | str | Path | None = None, **settings: Any) -> TrainingResult:
     """Phase 2: `train(data_dir=..., output_dir=..., num_epochs=...)`. Raises `UserError`."""
-    from medsegdiff.generators.joint_diffusion.trainer import train as run
-
+    run = load("medsegdiff.generators.joint_diffusion.trainer:train")
     found = _settled("train", TrainConfig, config, settings)
     return TrainingResult(Path(found.output_dir), run(found))
 
@@ -161,8 +163,7 @@ def generate(config: GenerateConfig | str | Path | None = None, **settings: Any)
 
     To a folder, and resumable. `load_generator` samples in memory.
     """
-    from medsegdiff.synthesis.run import generate as run
-
+    run = load("medsegdiff.synthesis.run:generate")
     found = _settled("generate", GenerateConfig, config, settings)
     result = run(found)
     return _samples(result) if isinstance(result, SampleSet) else MasksResult(Path(found.output_dir), result)
@@ -170,15 +171,13 @@ def generate(config: GenerateConfig | str | Path | None = None, **settings: Any)
 
 def combine(config: CombineConfig | str | Path | None = None, **settings: Any) -> SamplesResult:
     """Phase 4: `combine(real_data=..., synthetic_data=..., output_dir=...)`. Raises `UserError`."""
-    from medsegdiff.data.combine import combine as run
-
+    run = load("medsegdiff.data.combine:combine")
     return _samples(run(_settled("combine", CombineConfig, config, settings)))
 
 
 def train_segmentation(config: SegmentConfig | str | Path | None = None, **settings: Any) -> SegmentationResult:
     """Phase 5: `train_segmentation(data_dir=..., output_dir=..., seeds=[0, 1, 2])`. Raises `UserError`."""
-    from medsegdiff.downstream.benchmark import segment as run
-
+    run = load("medsegdiff.downstream.benchmark:segment")
     found = _settled("segment", SegmentConfig, config, settings)
     return SegmentationResult(Path(found.output_dir), run(found))
 
@@ -188,16 +187,14 @@ def predict(config: PredictConfig | str | Path | None = None, **settings: Any) -
 
     `load_segmenter` predicts in memory.
     """
-    from medsegdiff.downstream.predict import predict_pictures as run
-
+    run = load("medsegdiff.downstream.predict:predict_pictures")
     found = _settled("predict", PredictConfig, config, settings)
     return MasksResult(Path(found.output_dir), run(found))
 
 
 def evaluate(config: EvaluateConfig | str | Path | None = None, **settings: Any) -> EvaluationResult:
     """How good, varied and private samples are: `evaluate(real_data=..., synthetic_data=...)`. Raises `UserError`."""
-    from medsegdiff.evaluation.run import evaluate as run
-
+    run = load("medsegdiff.evaluation.run:evaluate")
     found = _settled("evaluate", EvaluateConfig, config, settings)
     return EvaluationResult(Path(found.output_dir), run(found))
 

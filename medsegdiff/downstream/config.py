@@ -1,4 +1,4 @@
-"""Settings of segment."""
+"""Settings of segment and predict."""
 
 from __future__ import annotations
 
@@ -81,3 +81,18 @@ class SegmentConfig:
             require(self.seed == 0, "--seed and --seeds", "both", "one of them", "Leave one out.")
         if self.task == "classify":
             require(self.encoder is None, "--encoder", self.encoder, "none with --task classify", "Name it as --model.")
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """A trained network of phase 5 -> masks (or classes) of new pictures."""
+
+    model_path: str  # what phase 5 wrote: its folder, or best_model.safetensors
+    images: str  # folder of pictures: any, in class folders, or a sample folder
+    output_dir: str = "./predictions"  # masks, probabilities, predictions.csv, contact_sheet.png
+    split: Literal["train", "val", "test"] | None = None  # of a sample folder; default: all of it
+    device: Device = "auto"  # auto: a GPU where there is one
+    precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
+
+    def __post_init__(self) -> None:
+        expand_home(self)

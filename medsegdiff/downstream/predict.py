@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ from medsegdiff.data.dataset import from_channels
 from medsegdiff.data.pictures import contact_sheet, spread
 from medsegdiff.downstream.classification.models import load_classifier
 from medsegdiff.downstream.classification.training import predict_classes
+from medsegdiff.downstream.config import PredictConfig
 from medsegdiff.downstream.segmentation.models import load_model
 from medsegdiff.downstream.segmentation.training import PREDICT_BATCH, predict
 from medsegdiff.downstream.train_and_test import WEIGHTS_FILE
@@ -29,7 +30,7 @@ from medsegdiff.engine.device import choose_device, settle
 from medsegdiff.engine.files import DATASET_FILE, make_folder, write_bytes, write_json, write_png
 from medsegdiff.engine.progress import progress_bar
 from medsegdiff.engine.run_folder import DATA_SET, RunFolder
-from medsegdiff.engine.settings import Device, Precision, expand_home
+from medsegdiff.engine.settings import Device, Precision
 from medsegdiff.engine.weights import tensors_digest
 from medsegdiff.errors import UserError
 from medsegdiff.synthesis.inputs import ConditioningInput, read_inputs
@@ -40,21 +41,6 @@ KIND = "predictions"  # in dataset.json, where samples have their classes
 TABLE_FILE = "predictions.csv"
 SHEET_PICTURES = 64
 SIZES = ("width", "height")
-
-
-@dataclass(frozen=True)
-class PredictConfig:
-    """A trained network of phase 5 -> masks (or classes) of new pictures."""
-
-    model_path: str  # what phase 5 wrote: its folder, or best_model.safetensors
-    images: str  # folder of pictures: any, in class folders, or a sample folder
-    output_dir: str = "./predictions"  # masks, probabilities, predictions.csv, contact_sheet.png
-    split: Literal["train", "val", "test"] | None = None  # of a sample folder; default: all of it
-    device: Device = "auto"  # auto: a GPU where there is one
-    precision: Precision = "auto"  # autocast type; auto: bf16 where the device has it, else fp16 (GPU) or fp32 (CPU)
-
-    def __post_init__(self) -> None:
-        expand_home(self)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def test_new_splits_keep_groups_whole(ellipses: SampleSet) -> None:
 def test_pandas_is_asked_for_only_when_needed(ellipses: SampleSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage: pandas is imported with the package, or its absence is a traceback."""
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(medsegdiff.UserError, match="pip install pandas"):
+    with pytest.raises(medsegdiff.UserError, match=r"pip install 'medsegdiff\[hub\]'"):
         medsegdiff.load_dataset(ellipses.root).to_pandas()
 
 

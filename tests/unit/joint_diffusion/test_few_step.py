@@ -25,7 +25,7 @@ from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint
 from medsegdiff.generators.joint_diffusion.config import ModelConfig
 from medsegdiff.generators.joint_diffusion.few_step.config import FewStepConfig
 from medsegdiff.generators.joint_diffusion.few_step.discriminator import Discriminator, _spread, moved
-from medsegdiff.generators.joint_diffusion.few_step.trainer import FewStepTrainer, few_step
+from medsegdiff.generators.joint_diffusion.few_step.trainer import MISMATCHED, FewStepTrainer, few_step, hinge_loss
 from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK
 from medsegdiff.generators.joint_diffusion.samplers import renoise
 from medsegdiff.generators.joint_diffusion.trainer import train
@@ -213,16 +213,24 @@ def test_discriminators_see_the_pair_and_its_noisy_one(weights: Path) -> None:
     kind, level = torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([0, 0, 0, 1, 1, 1])
 
     def logits(**changes: Tensor) -> list[Tensor]:
-        given = {"x": x, "noisy": noisy, "kind": kind, "level": level} | changes
+        given = {"x": x, "noisy": noisy, "kinds": kind[None], "level": level} | changes
         with torch.no_grad():
             return network.eval()(**given)
 
     plain = logits()
     assert len(plain) == 8
     other_mask = torch.cat([x[:, :1], 1 - x[:, 1:]], dim=1)
-    for changes, blind in (({"x": other_mask}, 0), ({"noisy": 1 - noisy}, 4), ({"kind": 3 - kind}, 0)):
+    for changes, blind in (({"x": other_mask}, 0), ({"noisy": 1 - noisy}, 4), ({"kinds": 3 - kind[None]}, 0)):
         same = [torch.allclose(a, b) for a, b in zip(plain, logits(**changes), strict=True)]
         assert same == [False] * (8 - blind) + [True] * blind  # the last ones see masks, or pairs, alone
+    for both, own, other in zip(
+        logits(kinds=torch.stack([kind, 3 - kind])), plain, logits(kinds=3 - kind[None]), strict=True
+    ):
+        assert torch.allclose(both, torch.cat([own, other]), atol=1e-5)
+    weights = network.weights(2.0)
+    assert len(weights) == 8
+    assert float(weights.sum()) == pytest.approx(1)
+    assert weights[-1] == weights[-2] == 2 * weights[0]
 
 
 def test_what_is_noise_alone_is_not_shown(config: Config) -> None:
@@ -250,17 +258,61 @@ def test_variety_is_that_of_pairs_of_one_level() -> None:
     assert found[5] == -1  # alone
 
 
-def test_pairs_are_moved_as_one() -> None:
-    """Damage: the mask moves in another way than its image, or is brightened; pixels are smoothed."""
+def test_pairs_are_moved_as_one_and_stay_at_their_depth() -> None:
+    """Damage: the mask moves in another way than its image; grey values or depth change, by which machines differ."""
     pairs = torch.zeros(4, 4, 32, 32)
-    pairs[:, :, 12:20, 8:16] = 1
-    found = moved(pairs, [0, 2], torch.Generator().manual_seed(0))
-    assert set(found[:, 1].unique().tolist()) == {0.0, 1.0}
+    pairs[:, :, 12:20, 8:16] = 0.7
+    found = moved(pairs, torch.Generator().manual_seed(0))
+    assert set(found.unique().tolist()) == set(pairs.unique().tolist())
     for n in range(4):
-        assert torch.equal(found[n, 0], found[n, 2])
-        assert len(found[n, 0].unique()) == 2
-        assert torch.equal(found[n, 0] > found[n, 0].mean(), found[n, 1] > 0.5)
-    assert not torch.equal(found[0, 1], found[1, 1])
+        assert all(torch.equal(found[n, 0], found[n, channel]) for channel in range(1, 4))
+        assert torch.equal(found[n, 0].any(dim=1), pairs[n, 0].any(dim=1))
+    assert not torch.equal(found[0], found[1])
+
+
+def test_other_classes_keep_their_size(config: Config) -> None:
+    """Damage: a small picture is called a full one, or a pair its own class."""
+    trainer = trainer_of(config())
+    count = len(trainer.classes)
+    kind = torch.arange(2 * count).repeat(20)
+    found = trainer._others(kind, torch.Generator().manual_seed(0))
+    assert found is not None
+    assert (found != kind).all()
+    assert torch.equal(found // count, kind // count)
+    trainer.classes = trainer.classes[:1]
+    assert trainer._others(kind, torch.Generator()) is None
+
+
+def test_a_real_pair_of_the_wrong_class_is_false() -> None:
+    """Damage: the wrong class is called right, or counts as much as generated pairs."""
+    good, bad = torch.full((1, 3, 4), 2.0), torch.full((1, 3, 4), -2.0)
+    assert hinge_loss(good, bad) == 0
+    assert hinge_loss(torch.zeros(1, 3, 4), torch.zeros(1, 3, 4)) == 2
+    assert hinge_loss(torch.cat([good, bad]), bad) == 0
+    assert hinge_loss(torch.cat([good, good]), bad) == MISMATCHED * 3
+
+
+def test_discriminators_see_masks_by_their_outlines(config: Config) -> None:
+    """Damage: they see the codes as the network draws them, and know them by that; or no gradient comes back."""
+    trainer = trainer_of(config())
+    radius = 4.0
+    trainer.codec = dataclasses.replace(trainer.codec, sdf_truncation=radius)
+    y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    code = (0.5 + (4 - ((y - 8) ** 2 + (x - 8) ** 2).sqrt()) / 2 / radius).clamp(0, 1)[None, None]
+    rough = (code + 0.02 * torch.rand(code.shape, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    assert torch.equal(trainer._exact(rough), trainer._exact(trainer._exact(rough)))
+    assert float((trainer._exact(rough) - code).abs().max()) < 1 / radius
+    shown: list[Tensor] = []
+    trainer.discriminator.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    batch = trainer._batch(0)
+    size = len(batch.real)
+    wild = torch.cat([rough, rough + 3])  # far above what a code can be
+    pairs = trainer.codec.encode(torch.full((size, 1, 16, 16), 0.5), wild[torch.arange(size) % 2])
+    logits = trainer._seen(batch, pairs, batch.noisy, torch.Generator().manual_seed(0))
+    assert len(shown[0][:, 1].unique()) < 200  # of codes in 255ths
+    (gradient,) = torch.autograd.grad(sum(of_one.sum() for of_one in logits), pairs)
+    assert (gradient[0::2, 1] != 0).any()
+    assert (gradient[1::2, 1] == 0).all()  # the discriminators drive no code away for ever
 
 
 def test_renoise_takes_the_estimate_and_leaves_what_is_known() -> None:

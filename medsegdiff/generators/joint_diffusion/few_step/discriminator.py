@@ -35,15 +35,15 @@ class Head(nn.Module):
         self.second = spectral_norm(nn.Conv2d(WIDTH + 1, WIDTH, 3, padding=1))
         self.logit = Logit(WIDTH, kinds)
 
-    def forward(self, features: Tensor, beside: Tensor, kind: Tensor, level: Tensor) -> Tensor:
-        """(B, n) logits of features (B, channels, h, h), maps (B, beside, S, S), kinds (B,) and levels (B,)."""
+    def forward(self, features: Tensor, beside: Tensor, kinds: Tensor, level: Tensor) -> Tensor:
+        """(k, B, n) logits of features (B, channels, h, h), maps (B, beside, S, S), kinds (k, B) and levels (B,)."""
         h = F.conv2d(features, self.projection)
         spread = _spread(h, level)
         h = torch.cat([h, F.adaptive_avg_pool2d(beside, (h.shape[-2], h.shape[-1]))], dim=1)
         h = F.leaky_relu(self.norm(self.first(h)), 0.2)
         h = torch.cat([h, spread.expand(-1, -1, *h.shape[-2:])], dim=1)
         h = F.leaky_relu(self.second(h), 0.2)
-        logits: Tensor = self.logit(h, kind)
+        logits: Tensor = self.logit(h, kinds)
         return logits
 
 
@@ -55,9 +55,10 @@ class Logit(nn.Module):
         self.plain = spectral_norm(nn.Conv2d(width, 1, 1))
         self.by_kind = spectral_norm(nn.Embedding(kinds, width))
 
-    def forward(self, h: Tensor, kind: Tensor) -> Tensor:
-        """(B, n) of maps (B, width, h, w)."""
-        return (self.plain(h) + (h * self.by_kind(kind)[:, :, None, None]).sum(dim=1, keepdim=True)).flatten(1)
+    def forward(self, h: Tensor, kinds: Tensor) -> Tensor:
+        """(k, B, n) of maps (B, width, h, w), were they of the kinds (k, B)."""
+        by_kind = torch.einsum("bchw,kbc->kbhw", h, self.by_kind(kinds))
+        return (self.plain(h)[:, 0] + by_kind).flatten(2)
 
 
 class OnPixels(nn.Module):
@@ -70,11 +71,11 @@ class OnPixels(nn.Module):
         self.whole = _halving(3, width, width, width)
         self.logits = nn.ModuleList(Logit(width, kinds) for _ in range(2))
 
-    def forward(self, x: Tensor, kind: Tensor) -> list[Tensor]:
-        """(B, n) logits of places and of the whole, of maps (B, channels, S, S) and kinds (B,)."""
+    def forward(self, x: Tensor, kinds: Tensor) -> list[Tensor]:
+        """(k, B, n) logits of places and of the whole, of maps (B, channels, S, S) and kinds (k, B)."""
         places = self.places(x)
         maps = (places, self.whole(places))
-        return [logit(h, kind) for logit, h in zip(self.logits, maps, strict=True)]
+        return [logit(h, kinds) for logit, h in zip(self.logits, maps, strict=True)]
 
 
 def _norm(width: int) -> nn.Module:
@@ -111,17 +112,23 @@ class Discriminator(nn.Module):
         self.on_masks = OnPixels(2 * (channels - image_channels), kinds)
         self.features = features
 
-    def forward(self, x: Tensor, noisy: Tensor, kind: Tensor, level: Tensor) -> list[Tensor]:
-        """[(B, n) logits of each discriminator] of pairs x and noisy pairs (B, C, S, S), both of about unit variance.
+    def weights(self, on_masks: float) -> Tensor:
+        """Shares, adding up to 1, of the logits that `forward` returns; those of masks alone count `on_masks` times."""
+        found = torch.ones(len(self.heads) + len(self.on_pairs.logits) + len(self.on_masks.logits))
+        found[-len(self.on_masks.logits) :] = on_masks
+        return found / found.sum()
 
-        Images are in [-1, 1].
+    def forward(self, x: Tensor, noisy: Tensor, kinds: Tensor, level: Tensor) -> list[Tensor]:
+        """[(k, B, n) logits of each discriminator] of pairs x and noisy ones (B, C, S, S), both of about unit variance.
+
+        Images are in [-1, 1]. Every pair is looked at as if it were of each of its `kinds` (k, B).
         """
         image, mask = x[:, : self.image_channels] / 2 + 0.5, x[:, self.image_channels :]
         beside = torch.cat([mask, noisy], dim=1)
         maps: Sequence[Tensor] = self.features(image)
-        found = [head(m, beside, kind, level) for head, m in zip(self.heads, maps, strict=True)]
+        found = [head(m, beside, kinds, level) for head, m in zip(self.heads, maps, strict=True)]
         outlines = torch.cat([mask, torch.tanh(self.radius * mask)], dim=1)
-        return [*found, *self.on_pairs(x, kind), *self.on_masks(outlines, kind)]
+        return [*found, *self.on_pairs(x, kinds), *self.on_masks(outlines, kinds)]
 
 
 def _spread(h: Tensor, level: Tensor) -> Tensor:
@@ -136,22 +143,18 @@ def _spread(h: Tensor, level: Tensor) -> Tensor:
     return 2 * spread - 1
 
 
-def moved(pairs: Tensor, image_channels: Sequence[int], random: torch.Generator) -> Tensor:
-    """Pairs (B, C, S, S) shifted, and those channels brightened and stretched, each pair in its own way.
+def moved(pairs: Tensor, random: torch.Generator) -> Tensor:
+    """Pairs (B, C, S, S) shifted to the left or right by up to an eighth, each in its own way.
 
     What discriminators see of real and of generated pairs alike (Zhao et al., NeurIPS 2020, differentiable
-    augmentation): they learn hundreds of pictures by heart otherwise.
+    augmentation): they learn hundreds of pictures by heart otherwise. Grey values and depth stay: by them machines and
+    settings differ, and where every picture is brightened by chance nobody sees that generated ones are all alike.
     """
     n, side = len(pairs), pairs.shape[-1]
-    chance = torch.rand(4, n, generator=random).to(pairs.device)
-    contrast, brightness = ((chance[0] - 0.5) * 0.6).exp(), (chance[1] - 0.5) * 0.6
+    shift = torch.rand(n, generator=random).to(pairs.device) * 2 - 1
     theta = torch.zeros(n, 2, 3, device=pairs.device)
     theta[:, 0, 0] = theta[:, 1, 1] = 1
-    theta[:, :, 2] = ((chance[2:].T * 2 - 1) * side / 8).round() * 2 / side  # whole pixels: nothing is smoothed
+    theta[:, 0, 2] = (shift * side / 8).round() * 2 / side  # whole pixels: nothing is smoothed
     with torch.autocast(pairs.device.type, enabled=False):  # half precision misses the middles of pixels
         grid = F.affine_grid(theta, list(pairs.shape), align_corners=False)
-    pairs = F.grid_sample(pairs, grid, mode="nearest", padding_mode="reflection", align_corners=False)
-    grey = torch.zeros(pairs.shape[1], dtype=torch.bool, device=pairs.device)
-    grey[list(image_channels)] = True
-    changed = pairs * contrast.view(-1, 1, 1, 1) + brightness.view(-1, 1, 1, 1)
-    return torch.where(grey.view(1, -1, 1, 1), changed, pairs)
+    return F.grid_sample(pairs, grid, mode="nearest", padding_mode="reflection", align_corners=False)

@@ -58,6 +58,10 @@ logger = logging.getLogger(__name__)
 AUGMENT, LEVELS, NOISE, MOVES, WEIGHTS, EVAL_SAMPLES = 31, 32, 33, 34, 35, 36  # purpose numbers of random streams
 EVAL_BATCH = 16
 LARGEST_WEIGHT = 25.0  # of the squared error: at low noise there is one right answer, and many chances to blur
+MISMATCHED = 0.25  # share of real pairs that are called another class among what is false
+ON_MASKS = 2.0  # weight of the discriminators of masks in the generator's loss, beside 1 of each other one
+NEAR = 0.15  # how far from an exact code of a mask discriminators still have a say, with codes from 0 to 1
+EXACT_WEIGHT = 10.0  # of the squared distance to it
 KNOWN_WEIGHT = 1.0  # least weight of a mask whose image is known
 
 
@@ -103,6 +107,18 @@ def few_step(config: FewStepConfig) -> dict[str, Any]:
         summary = run_loop(trainer, loop, "few-step training")
         save_checkpoint(folder.path / LAST_FILE, trainer.ema.model.state_dict(), trainer.card_at(config.num_steps))
         return folder.finish(summary | {"best": trainer.best, "config": dataclasses.asdict(config)})
+
+
+def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Of logits (k, B, n) of real pairs and (1, B, n) of generated ones; 2 by chance alone, 0 where all is known.
+
+    With k = 2 the second logits are those of real pairs called another class, which count as generated ones to a share
+    of `MISMATCHED` (Reed et al., ICML 2016): discriminators hardly look at the class otherwise.
+    """
+    loss, false = relu(1 - real[0]).mean(), relu(1 + fake).mean()
+    if len(real) > 1:
+        false = (1 - MISMATCHED) * false + MISMATCHED * relu(1 + real[1]).mean()
+    return loss + false
 
 
 def _adam(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
@@ -177,6 +193,7 @@ class FewStepTrainer:
             self.codec.sdf_truncation,
             config.seed,
         ).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.weights = self.discriminator.weights(ON_MASKS).to(self.device)
         self.levels = torch.tensor(config.sigmas)
         low_res = self.denoiser.low_res
         self.small_levels = 0 if low_res is None else int((self.levels >= low_res.sigma).sum())
@@ -292,19 +309,45 @@ class FewStepTrainer:
         known = expand_levels(sigma[:smaller], self.denoiser.modality, x0.ndim) == 0
         return torch.cat([torch.where(known, x0[:smaller], coarse), x0[smaller:]])
 
-    def _seen(self, batch: _Batch, x: Tensor, noisy: Tensor, random: torch.Generator) -> list[Tensor]:
-        """Logits of the discriminators of pairs x beside noisy ones."""
-        modality, channels = self.denoiser.modality, x.shape[1]
+    def _seen(
+        self, batch: _Batch, x: Tensor, noisy: Tensor, random: torch.Generator, also: Tensor | None = None
+    ) -> list[Tensor]:
+        """Logits (k, B, n) of the discriminators of pairs x beside noisy ones.
+
+        k is 2 where they are looked at as of other kinds (B,) too (`also`).
+        """
+        modality = self.denoiser.modality
         scale = 1 / (batch.sigma.square() + SIGMA_DATA**2).sqrt()
         # At the first level the noisy pair is noise alone, from which the network has to make variety: discriminators
         # that saw it would tell its pictures by what they owe to it, and teach it to pay the noise no heed
         scale = torch.where(batch.sigma < self.config.sigmas[0], scale, 0.0)
         image, mask = self.codec.pixels(x)
+        # No network draws distances that are exact everywhere: who saw those it draws would know them by that alone,
+        # and look at no outline. The gradient passes as if nothing had been done, up to `NEAR` from what is exact
+        exact = self._exact(mask)
+        near = torch.minimum(torch.maximum(mask, exact - NEAR), exact + NEAR)
+        mask = near + (exact - near).detach()
         both = torch.cat([torch.cat([image, mask], dim=1) * 2 - 1, noisy * expand_levels(scale, modality, x.ndim)], 1)
-        own = range(self.codec.image_channels)
-        both = moved(both, [*own, *(channels + c for c in own)], random)
-        logits: list[Tensor] = self.discriminator(both[:, :channels], both[:, channels:], batch.kind, batch.level)
+        both, channels = moved(both, random), x.shape[1]
+        kinds = batch.kind[None] if also is None else torch.stack([batch.kind, also])
+        logits: list[Tensor] = self.discriminator(both[:, :channels], both[:, channels:], kinds, batch.level)
         return logits
+
+    @torch.no_grad()
+    def _exact(self, masks: Tensor) -> Tensor:
+        """Estimated codes of masks (B, K, S, S), where they are distances, as those of the masks that they decode to."""
+        if not self.codec.sdf_truncation:
+            return masks
+        lesions = (avg_pool2d(masks, 3, stride=1, padding=1, count_include_pad=False) > 0.5).to(torch.uint8) * 255
+        return send(encode_sdf(lesions.cpu(), self.codec.sdf_truncation).float() / 255, masks.device)
+
+    def _others(self, kind: Tensor, random: torch.Generator) -> Tensor | None:
+        """(B,) kinds of the same size and of another class; None where there is one class only."""
+        count = len(self.classes)
+        if count < 2:
+            return None
+        further = 1 + (torch.rand(len(kind), generator=random) * (count - 1)).long()
+        return kind // count * count + (kind % count + send(further, kind.device)) % count
 
     def train_step(self, step: int) -> Scalars:
         """One step of the generator, then one of the discriminators on the same pairs.
@@ -326,21 +369,23 @@ class FewStepTrainer:
             with autocast(self.device, config.precision):
                 estimate = self.denoiser(batch.noisy, batch.sigma, batch.cond)
                 error = squared_error(self.denoiser, estimate, batch.real)
+                masks = self.codec.pixels(estimate)[1].float()
                 regression = (error * batch.weight).sum(dim=1).mean()
+                regression = regression + EXACT_WEIGHT * (masks - self._exact(masks)).square().mean()
                 logits = self._seen(batch, estimate, batch.noisy, random(0))
-            fooled = -torch.stack([of_one.float().mean() for of_one in logits]).mean()
+            fooled = -(torch.stack([of_one.float().mean() for of_one in logits]) * self.weights).sum()
             found["estimate"] = estimate.detach().float()
             found.update(adversarial=fooled.detach(), regression=regression.detach())
             return fooled + regression
 
         def discriminator_loss(_: int) -> Tensor:
             with autocast(self.device, config.precision):
-                real = self._seen(batch, batch.real, batch.real_noisy, random(1))
+                others = self._others(batch.kind, random(3))
+                real = self._seen(batch, batch.real, batch.real_noisy, random(1), others)
                 fake = self._seen(batch, found["estimate"], batch.noisy, random(2))
-            both = zip(real, fake, strict=True)
-            loss = torch.stack([relu(1 - r.float()).mean() + relu(1 + f.float()).mean() for r, f in both])
-            found["discriminator"] = loss.mean().detach()
-            return loss.mean()
+            loss = torch.stack([hinge_loss(r.float(), f.float()) for r, f in zip(real, fake, strict=True)]).mean()
+            found["discriminator"] = loss.detach()
+            return loss
 
         for p in self.learning:
             p.requires_grad_(False)
