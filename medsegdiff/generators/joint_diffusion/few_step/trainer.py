@@ -335,7 +335,7 @@ class FewStepTrainer:
 
     @torch.no_grad()
     def _exact(self, masks: Tensor) -> Tensor:
-        """Estimated codes of masks (B, K, S, S), where they are distances, as those of the masks that they decode to."""
+        """Estimated codes of masks (B, K, S, S), where they are distances: those of the masks that they decode to."""
         if not self.codec.sdf_truncation:
             return masks
         lesions = (avg_pool2d(masks, 3, stride=1, padding=1, count_include_pad=False) > 0.5).to(torch.uint8) * 255
