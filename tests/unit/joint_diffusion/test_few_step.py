@@ -292,29 +292,6 @@ def test_a_real_pair_of_the_wrong_class_is_false() -> None:
     assert hinge_loss(torch.cat([good, good]), bad) == MISMATCHED * 3
 
 
-def test_discriminators_see_masks_by_their_outlines(config: Config) -> None:
-    """Damage: they see the codes as the network draws them, and know them by that; or no gradient comes back."""
-    trainer = trainer_of(config())
-    radius = 4.0
-    trainer.codec = dataclasses.replace(trainer.codec, sdf_truncation=radius)
-    y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
-    code = (0.5 + (4 - ((y - 8) ** 2 + (x - 8) ** 2).sqrt()) / 2 / radius).clamp(0, 1)[None, None]
-    rough = (code + 0.02 * torch.rand(code.shape, generator=torch.Generator().manual_seed(0))).requires_grad_()
-    assert torch.equal(trainer._exact(rough), trainer._exact(trainer._exact(rough)))
-    assert float((trainer._exact(rough) - code).abs().max()) < 1 / radius
-    shown: list[Tensor] = []
-    trainer.discriminator.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
-    batch = trainer._batch(0)
-    size = len(batch.real)
-    wild = torch.cat([rough, rough + 3])  # far above what a code can be
-    pairs = trainer.codec.encode(torch.full((size, 1, 16, 16), 0.5), wild[torch.arange(size) % 2])
-    logits = trainer._seen(batch, pairs, batch.noisy, torch.Generator().manual_seed(0))
-    assert len(shown[0][:, 1].unique()) < 200  # of codes in 255ths
-    (gradient,) = torch.autograd.grad(sum(of_one.sum() for of_one in logits), pairs)
-    assert (gradient[0::2, 1] != 0).any()
-    assert (gradient[1::2, 1] == 0).all()  # the discriminators drive no code away for ever
-
-
 def test_renoise_takes_the_estimate_and_leaves_what_is_known() -> None:
     """Damage: noise of another level, noise after the last step, or noise on a known mask."""
     modality, table = torch.tensor([0, 1]), torch.tensor([[4.0, 0.0], [2.0, 0.0], [0.0, 0.0]])

@@ -60,8 +60,6 @@ EVAL_BATCH = 16
 LARGEST_WEIGHT = 25.0  # of the squared error: at low noise there is one right answer, and many chances to blur
 MISMATCHED = 0.25  # share of real pairs that are called another class among what is false
 ON_MASKS = 2.0  # weight of the discriminators of masks in the generator's loss, beside 1 of each other one
-NEAR = 0.15  # how far from an exact code of a mask discriminators still have a say, with codes from 0 to 1
-EXACT_WEIGHT = 10.0  # of the squared distance to it
 KNOWN_WEIGHT = 1.0  # least weight of a mask whose image is known
 
 
@@ -322,24 +320,11 @@ class FewStepTrainer:
         # that saw it would tell its pictures by what they owe to it, and teach it to pay the noise no heed
         scale = torch.where(batch.sigma < self.config.sigmas[0], scale, 0.0)
         image, mask = self.codec.pixels(x)
-        # No network draws distances that are exact everywhere: who saw those it draws would know them by that alone,
-        # and look at no outline. The gradient passes as if nothing had been done, up to `NEAR` from what is exact
-        exact = self._exact(mask)
-        near = torch.minimum(torch.maximum(mask, exact - NEAR), exact + NEAR)
-        mask = near + (exact - near).detach()
         both = torch.cat([torch.cat([image, mask], dim=1) * 2 - 1, noisy * expand_levels(scale, modality, x.ndim)], 1)
         both, channels = moved(both, random), x.shape[1]
         kinds = batch.kind[None] if also is None else torch.stack([batch.kind, also])
         logits: list[Tensor] = self.discriminator(both[:, :channels], both[:, channels:], kinds, batch.level)
         return logits
-
-    @torch.no_grad()
-    def _exact(self, masks: Tensor) -> Tensor:
-        """Estimated codes of masks (B, K, S, S), where they are distances: those of the masks that they decode to."""
-        if not self.codec.sdf_truncation:
-            return masks
-        lesions = (avg_pool2d(masks, 3, stride=1, padding=1, count_include_pad=False) > 0.5).to(torch.uint8) * 255
-        return send(encode_sdf(lesions.cpu(), self.codec.sdf_truncation).float() / 255, masks.device)
 
     def _others(self, kind: Tensor, random: torch.Generator) -> Tensor | None:
         """(B,) kinds of the same size and of another class; None where there is one class only."""
@@ -369,9 +354,7 @@ class FewStepTrainer:
             with autocast(self.device, config.precision):
                 estimate = self.denoiser(batch.noisy, batch.sigma, batch.cond)
                 error = squared_error(self.denoiser, estimate, batch.real)
-                masks = self.codec.pixels(estimate)[1].float()
                 regression = (error * batch.weight).sum(dim=1).mean()
-                regression = regression + EXACT_WEIGHT * (masks - self._exact(masks)).square().mean()
                 logits = self._seen(batch, estimate, batch.noisy, random(0))
             fooled = -(torch.stack([of_one.float().mean() for of_one in logits]) * self.weights).sum()
             found["estimate"] = estimate.detach().float()
