@@ -25,7 +25,13 @@ from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint
 from medsegdiff.generators.joint_diffusion.config import ModelConfig
 from medsegdiff.generators.joint_diffusion.few_step.config import FewStepConfig
 from medsegdiff.generators.joint_diffusion.few_step.discriminator import Discriminator, _spread, moved
-from medsegdiff.generators.joint_diffusion.few_step.trainer import MISMATCHED, FewStepTrainer, few_step, hinge_loss
+from medsegdiff.generators.joint_diffusion.few_step.trainer import (
+    MISMATCHED,
+    FewStepTrainer,
+    few_step,
+    hinge_loss,
+    lacking_lesion,
+)
 from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK
 from medsegdiff.generators.joint_diffusion.samplers import renoise
 from medsegdiff.generators.joint_diffusion.trainer import train
@@ -290,6 +296,16 @@ def test_a_real_pair_of_the_wrong_class_is_false() -> None:
     assert hinge_loss(torch.zeros(1, 3, 4), torch.zeros(1, 3, 4)) == 2
     assert hinge_loss(torch.cat([good, bad]), bad) == 0
     assert hinge_loss(torch.cat([good, good]), bad) == MISMATCHED * 3
+
+
+def test_a_class_with_lesions_has_one() -> None:
+    """Damage: an empty mask of a class with lesions costs nothing, or one of a class without them does."""
+    masks = torch.full((3, 2, 8, 8), 0.1)
+    masks[2, 1, 4, 4] = 0.9
+    lesion = torch.tensor([1.0, 0.0, 1.0])
+    assert float(lacking_lesion(masks, lesion)) == pytest.approx(0.25)  # (0.6 - 0.1) / 2
+    assert float(lacking_lesion(masks[2:], lesion[2:])) == 0
+    assert float(lacking_lesion(masks, torch.zeros(3))) == 0
 
 
 def test_renoise_takes_the_estimate_and_leaves_what_is_known() -> None:

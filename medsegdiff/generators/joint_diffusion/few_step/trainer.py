@@ -60,6 +60,7 @@ EVAL_BATCH = 16
 LARGEST_WEIGHT = 25.0  # of the squared error: at low noise there is one right answer, and many chances to blur
 MISMATCHED = 0.25  # share of real pairs that are called another class among what is false
 ON_MASKS = 2.0  # weight of the discriminators of masks in the generator's loss, beside 1 of each other one
+SUREST = 0.6  # least of the largest value of a mask that has a lesion, where the edge is 0.5
 KNOWN_WEIGHT = 1.0  # least weight of a mask whose image is known
 
 
@@ -117,6 +118,15 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
     if len(real) > 1:
         false = (1 - MISMATCHED) * false + MISMATCHED * relu(1 + real[1]).mean()
     return loss + false
+
+
+def lacking_lesion(masks: Tensor, has_lesion: Tensor) -> Tensor:
+    """What the largest values of estimated masks (B, K, S, S) lack of `SUREST`, the mean over those that have a lesion.
+
+    `has_lesion` (B,) is 0 or 1. Discriminators see a mask without a lesion as one false picture among many, and take
+    thousands of steps over the last few in a hundred.
+    """
+    return (relu(SUREST - masks.flatten(1).amax(dim=1)) * has_lesion).sum() / has_lesion.sum().clamp(min=1)
 
 
 def _adam(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
@@ -192,6 +202,8 @@ class FewStepTrainer:
             config.seed,
         ).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.weights = self.discriminator.weights(ON_MASKS).to(self.device)
+        named = torch.tensor([float(name in card.lesion_classes) for name in self.classes])
+        self.has_lesion = named.repeat(2).to(self.device)  # of both sizes of pictures
         self.levels = torch.tensor(config.sigmas)
         low_res = self.denoiser.low_res
         self.small_levels = 0 if low_res is None else int((self.levels >= low_res.sigma).sum())
@@ -354,7 +366,8 @@ class FewStepTrainer:
             with autocast(self.device, config.precision):
                 estimate = self.denoiser(batch.noisy, batch.sigma, batch.cond)
                 error = squared_error(self.denoiser, estimate, batch.real)
-                regression = (error * batch.weight).sum(dim=1).mean()
+                lacking = lacking_lesion(self.codec.pixels(estimate)[1].float(), self.has_lesion[batch.kind])
+                regression = (error * batch.weight).sum(dim=1).mean() + lacking
                 logits = self._seen(batch, estimate, batch.noisy, random(0))
             fooled = -(torch.stack([of_one.float().mean() for of_one in logits]) * self.weights).sum()
             found["estimate"] = estimate.detach().float()
