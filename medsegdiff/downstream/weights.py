@@ -31,8 +31,11 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     expected = "the best_model.safetensors of a run of phase 5"
     try:
         with safe_open(path, framework="pt") as file:
-            settings = json.loads((file.metadata() or {})["settings"])
+            metadata = file.metadata() or {}
+            if "settings" not in metadata:
+                raise UserError(path, "weights of another kind", expected, "Check the path.")
+            settings = json.loads(metadata["settings"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise UserError(path, f"{type(error).__name__}: {error}", expected, "Check the path.") from error
     return weights, settings

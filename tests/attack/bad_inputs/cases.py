@@ -344,6 +344,16 @@ CHECKPOINTS = [
          ("--feature_weights weights.pth: found no such file",)),
     Case("noise levels that rise", f"{FEW_STEP} --sigmas 2 6", ("--sigmas: found [2.0, 6.0]",)),
     Case("missing checkpoint", "generate --checkpoint_path nowhere.pth --output_dir out", ("found no such file",)),
+    Case("a name that no weights have", "generate --checkpoint_path busi-12 --output_dir out",
+         ("or a name of what comes with medsegdiff: busi-128",)),
+    Case("training from weights that are not there", f"{TRAIN} --init_from nowhere.safetensors",
+         ("nowhere.safetensors: found no such file",)),
+    Case("training from weights of another network", f"{TRAIN} --init_from model.safetensors --model.model_channels 32",
+         ("--init_from: found a checkpoint with other settings of the network",)),
+    Case("predicting with a generator", "predict --model_path model.safetensors --images real --output_dir out",
+         ("model.safetensors: found weights of another kind", "best_model.safetensors of a run of phase 5")),
+    Case("predicting with a folder without weights", "predict --model_path real --images real --output_dir out",
+         ("real: found no best_model.safetensors",)),
     Case("truncated checkpoint", GENERATE, ("found a damaged file",), cut("model.safetensors", 0.5)),
     Case("empty file as checkpoint", GENERATE, ("found a damaged file",), put("model.safetensors", "")),
     Case("checkpoint of another version", GENERATE, ("version '99'; expected kind",), metadata(version="99")),
@@ -442,6 +452,8 @@ SETTINGS = [
 ]  # fmt: skip
 
 OUTPUTS = [
+    Case("no file behind --log_file", f"{DESCRIBE} --log_file", ("--log_file: found nothing behind it",)),
+    Case("no threads", f"{DESCRIBE} --threads 0", ("--threads: found 0; expected a number above 0",)),
     Case("output folder that holds something else", PREPARE, ("out: found other files",),
          both(lambda folder: (folder / "out").mkdir(), put("out/thesis.txt", "years of work"))),
     Case("half-made output that is somebody else's", PREPARE, ("out.partial: found other files",),
