@@ -16,10 +16,10 @@ from medsegdiff.engine.device import choose_device, settle
 from medsegdiff.engine.settings import Device, Precision
 from medsegdiff.errors import UserError, require
 from medsegdiff.generators import base
-from medsegdiff.generators.base import TASKS, Generator, Request, Task
+from medsegdiff.generators.base import TASKS, Generator, Task
 from medsegdiff.synthesis.inputs import input_of
 from medsegdiff.synthesis.masks import MaskEstimate, estimate
-from medsegdiff.synthesis.plan import Chunk, Item, batched, plan_images, plan_masks
+from medsegdiff.synthesis.plan import Chunk, Item, batched, pair_item, plan_images, plan_masks
 from medsegdiff.synthesis.samples import sample_chunk
 
 BATCHES = {"cpu": 8}  # samples computed together, by device; 50 elsewhere
@@ -131,8 +131,7 @@ class LoadedGenerator:
         known = self.generator.card.classes
         for number in itertools.count():
             for label in labels:
-                key = (seed, TASKS.index(task), known.index(label), number)
-                yield Item(Request(f"syn_{label}_{number:06d}", task, key, {"label": label}, {}))
+                yield pair_item(task, label, known, number, seed)
 
     def _sampled(self, items: Iterator[Item], max_redraws: int) -> Iterator[Sample]:
         for number, some in enumerate(batched(items, self.batch_size)):

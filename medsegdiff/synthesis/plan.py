@@ -50,13 +50,15 @@ def plan_pairs(
     """`per_class` new pairs of each of `classes`; `known` are the classes in the order of the generator."""
     chunks = []
     for label in classes:
-        key = (seed, TASKS.index(task), known.index(label))
-        items = [
-            Item(Request(f"syn_{label}_{number:06d}", task, (*key, number), {"label": label}, {}))
-            for number in range(per_class)
-        ]
+        items = [pair_item(task, label, known, number, seed) for number in range(per_class)]
         chunks += [Chunk(f"{label}_{n:05d}", some) for n, some in enumerate(batched(items, chunk_size))]
     return chunks
+
+
+def pair_item(task: Task, label: str, known: list[str], number: int, seed: int) -> Item:
+    """New pair `number` of a class; `known` are the classes in the order of the generator."""
+    key = (seed, TASKS.index(task), known.index(label), number)
+    return Item(Request(f"syn_{label}_{number:06d}", task, key, {"label": label}, {}))
 
 
 def plan_images(
