@@ -24,10 +24,11 @@ from medsegdiff.generators.base import Request, load_generator
 from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint
 from medsegdiff.generators.joint_diffusion.config import ModelConfig
 from medsegdiff.generators.joint_diffusion.few_step.config import FewStepConfig
-from medsegdiff.generators.joint_diffusion.few_step.discriminator import Discriminator, _spread, moved
+from medsegdiff.generators.joint_diffusion.few_step.discriminator import Discriminator, OnLesions, _spread, moved
 from medsegdiff.generators.joint_diffusion.few_step.trainer import (
     MISMATCHED,
     FewStepTrainer,
+    areas_apart,
     few_step,
     hinge_loss,
     lacking_lesion,
@@ -224,19 +225,68 @@ def test_discriminators_see_the_pair_and_its_noisy_one(weights: Path) -> None:
             return network.eval()(**given)
 
     plain = logits()
-    assert len(plain) == 8
+    assert len(plain) == 9
     other_mask = torch.cat([x[:, :1], 1 - x[:, 1:]], dim=1)
-    for changes, blind in (({"x": other_mask}, 0), ({"noisy": 1 - noisy}, 4), ({"kinds": 3 - kind[None]}, 0)):
+    for changes, blind in (({"x": other_mask}, 0), ({"noisy": 1 - noisy}, 5), ({"kinds": 3 - kind[None]}, 0)):
         same = [torch.allclose(a, b) for a, b in zip(plain, logits(**changes), strict=True)]
-        assert same == [False] * (8 - blind) + [True] * blind  # the last ones see masks, or pairs, alone
+        assert same == [False] * (9 - blind) + [True] * blind  # the last ones see masks, or pairs, alone
     for both, own, other in zip(
         logits(kinds=torch.stack([kind, 3 - kind])), plain, logits(kinds=3 - kind[None]), strict=True
     ):
         assert torch.allclose(both, torch.cat([own, other]), atol=1e-5)
-    weights = network.weights(2.0)
-    assert len(weights) == 8
+    weights = network.weights(2.0, 3.0)
+    assert len(weights) == 9
     assert float(weights.sum()) == pytest.approx(1)
-    assert weights[-1] == weights[-2] == 2 * weights[0]
+    assert weights[-2] == weights[-3] == 2 * weights[0]
+    assert weights[-1] == pytest.approx(3 * float(weights[0]))
+
+
+def test_lesions_are_what_lies_inside_the_mask() -> None:
+    """Damage: maps that see the mask, so that it is judged without its image; or the whole picture counts."""
+    torch.manual_seed(0)
+    network = OnLesions(1, 1, 2, 8).eval()
+    image, kinds = torch.rand(2, 1, 32, 32), torch.tensor([[0, 1]])
+    mask = (0.5 - (torch.arange(32) - 16).abs() / 16).expand(
+        2, 1, 32, 32
+    )  # a band across, its edges 8 px off the middle
+    with torch.no_grad():
+        found = network(image, mask, kinds)
+        assert found.shape == (1, 2, 2)
+        assert torch.allclose(network(torch.full_like(image, 0.5), mask, kinds), found) is False
+        assert torch.allclose(network(image, -mask, kinds)[..., 0], -found[..., 0], atol=1e-5)  # inside is outside
+        assert torch.allclose(network(image, -mask, kinds)[..., 1], found[..., 1], atol=1e-5)  # the outline is the same
+        assert torch.allclose(network(image, torch.ones_like(mask), kinds)[..., 1], found[..., 1]) is False
+
+
+def test_areas_apart_is_least_where_they_are_spread_alike() -> None:
+    """Damage: lesions that are all of the mean size cost nothing; a kind that has one lesion in the batch counts."""
+    real = [torch.linspace(0, 4, 401), torch.linspace(10, 14, 401)]
+    kind = torch.tensor([0] * 41 + [1] * 41)
+    spread = torch.linspace(0, 4, 41)
+
+    def apart(own: Tensor) -> float:
+        return float(areas_apart(torch.cat([own, own + 10]), kind, real))
+
+    assert abs(apart(spread)) < 0.05
+    assert apart(torch.full((41,), 2.0)) == pytest.approx(2 / 3, abs=0.02)  # 2 x mean |y - 2| - mean |y - y'|
+    assert apart(spread / 2 + 1) > 0.1
+    assert apart(spread + 1) > 0.2
+    assert float(areas_apart(torch.tensor([9.0]), torch.tensor([0]), real)) == 0
+    with_one = areas_apart(torch.cat([spread, torch.tensor([99.0])]), torch.tensor([0] * 41 + [1]), real)
+    assert float(with_one) == pytest.approx(apart(spread), abs=1e-4)
+
+
+def test_areas_are_asked_for_where_they_are_decided(config: Config) -> None:
+    """Damage: areas at later levels, or of known masks, are pulled to those of other pictures."""
+    trainer = trainer_of(config(batch_size=40, share_mask_clean=0.3))
+    batch = trainer._batch(0)
+    masks = trainer.codec.pixels(batch.real)[1].requires_grad_()
+    trainer._areas_apart(batch, masks).backward()
+    assert masks.grad is not None
+    asked = masks.grad.flatten(1).abs().amax(dim=1) > 0
+    begun = (batch.level == 0) & (batch.sigma > 0).all(dim=1)
+    assert asked.any()
+    assert not asked[~begun].any()
 
 
 def test_what_is_noise_alone_is_not_shown(config: Config) -> None:

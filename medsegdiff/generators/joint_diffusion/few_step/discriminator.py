@@ -1,4 +1,4 @@
-"""Discriminators that look through a frozen network, at four scales, and on pixels: of the pair, of the mask.
+"""Discriminators that look through a frozen network, at four scales, and on pixels: of pair, mask, lesion.
 
 Projected GAN (Sauer et al., NeurIPS 2021): features of a network made for photographs, mixed by a fixed random
 projection, are what small networks classify as real or not; hundreds of pictures are then enough. Beside them stands
@@ -78,6 +78,58 @@ class OnPixels(nn.Module):
         return [logit(h, kinds) for logit, h in zip(self.logits, maps, strict=True)]
 
 
+class OnLesions(nn.Module):
+    """Logits of maps of the image inside a mask against outside, and along its outline against elsewhere.
+
+    The maps never see the mask: a projection discriminator (Miyato and Koyama, ICLR 2018) whose condition is the mask,
+    pixel by pixel. It has the form of the networks that will learn to segment the pairs, and so it finds what would
+    teach them to know generated lesions only.
+    """
+
+    def __init__(self, image_channels: int, masks: int, kinds: int, radius: float) -> None:
+        super().__init__()
+        self.radius, self.maps = radius, 2 * masks
+        widths = [PIXEL_WIDTH * k for k in (1, 2, 3, 4)]
+        first = [_keeping(image_channels, widths[0], stride=2)]
+        deeper = [
+            nn.Sequential(_keeping(a, b, stride=2), _keeping(b, b)) for a, b in zip(widths, widths[1:], strict=False)
+        ]
+        self.down = nn.ModuleList([*first, *deeper])
+        back = widths[::-1]
+        self.up = nn.ModuleList(_keeping(a + b, b) for a, b in zip(back, back[1:], strict=False))
+        self.plain = spectral_norm(nn.Conv2d(widths[0], self.maps, 1))
+        self.by_kind = spectral_norm(nn.Embedding(kinds, self.maps * widths[0]))
+
+    def forward(self, image: Tensor, mask: Tensor, kinds: Tensor) -> Tensor:
+        """(k, B, 2 K) logits of images (B, C, S, S), K masks (B, K, S, S) and kinds (k, B), all in [-1, 1]."""
+        skipped, h = [], image
+        for down in self.down:
+            h = down(h)
+            skipped.append(h)
+        skipped.pop()
+        for up in self.up:
+            beside = skipped.pop()
+            h = up(torch.cat([F.interpolate(h, size=beside.shape[-2:]), beside], dim=1))
+        by_kind = self.by_kind(kinds).unflatten(-1, (self.maps, -1))
+        maps = self.plain(h) + torch.einsum("bchw,kbmc->kbmhw", h, by_kind)
+        inside = (torch.tanh(self.radius * mask) + 1) / 2
+        outline = 1 - torch.tanh(self.radius * mask / 2).square()
+        place = torch.cat([inside, outline], dim=1)
+        place = F.adaptive_avg_pool2d(place, (h.shape[-2], h.shape[-1]))
+        return _mean_over(maps, place) - _mean_over(maps, 1 - place)
+
+
+def _mean_over(maps: Tensor, place: Tensor) -> Tensor:
+    """(k, B, n) means of maps (k, B, n, h, w) over places (B, n, h, w), shares of each pixel."""
+    return (maps * place).sum(dim=(-2, -1)) / place.sum(dim=(-2, -1)).clamp(min=1)
+
+
+def _keeping(before: int, after: int, stride: int = 1) -> nn.Sequential:
+    """A convolution of three pixels with its norm."""
+    convolution = spectral_norm(nn.Conv2d(before, after, 3, stride=stride, padding=1))
+    return nn.Sequential(convolution, _norm(after), nn.LeakyReLU(0.2))
+
+
 def _norm(width: int) -> nn.Module:
     """Without it the spectral norms leave little of the signal, and discriminators hardly learn."""
     return nn.GroupNorm(max(width // 8, 1), width)
@@ -110,12 +162,13 @@ class Discriminator(nn.Module):
         )
         self.on_pairs = OnPixels(channels, kinds)
         self.on_masks = OnPixels(2 * (channels - image_channels), kinds)
+        self.on_lesions = OnLesions(image_channels, channels - image_channels, kinds, self.radius)
         self.features = features
 
-    def weights(self, on_masks: float) -> Tensor:
-        """Shares, adding up to 1, of the logits that `forward` returns; those of masks alone count `on_masks` times."""
-        found = torch.ones(len(self.heads) + len(self.on_pairs.logits) + len(self.on_masks.logits))
-        found[-len(self.on_masks.logits) :] = on_masks
+    def weights(self, on_masks: float, on_lesions: float) -> Tensor:
+        """Shares, adding up to 1, of the logits that `forward` returns, beside 1 of each head and each one of pairs."""
+        ones = [1.0] * (len(self.heads) + len(self.on_pairs.logits))
+        found = torch.tensor([*ones, *[on_masks] * len(self.on_masks.logits), on_lesions])
         return found / found.sum()
 
     def forward(self, x: Tensor, noisy: Tensor, kinds: Tensor, level: Tensor) -> list[Tensor]:
@@ -128,7 +181,8 @@ class Discriminator(nn.Module):
         maps: Sequence[Tensor] = self.features(image)
         found = [head(m, beside, kinds, level) for head, m in zip(self.heads, maps, strict=True)]
         outlines = torch.cat([mask, torch.tanh(self.radius * mask)], dim=1)
-        return [*found, *self.on_pairs(x, kinds), *self.on_masks(outlines, kinds)]
+        on_lesions = self.on_lesions(x[:, : self.image_channels], mask, kinds)
+        return [*found, *self.on_pairs(x, kinds), *self.on_masks(outlines, kinds), on_lesions]
 
 
 def _spread(h: Tensor, level: Tensor) -> Tensor:

@@ -60,6 +60,8 @@ EVAL_BATCH = 16
 LARGEST_WEIGHT = 25.0  # of the squared error: at low noise there is one right answer, and many chances to blur
 MISMATCHED = 0.25  # share of real pairs that are called another class among what is false
 ON_MASKS = 2.0  # weight of the discriminators of masks in the generator's loss, beside 1 of each other one
+ON_LESIONS = 2.0  # ... and of the one of what is inside and outside of masks
+AREAS = 1.0  # weight of the distance between the areas of lesions, in logarithms
 SUREST = 0.6  # least of the largest value of a mask that has a lesion, where the edge is 0.5
 KNOWN_WEIGHT = 1.0  # least weight of a mask whose image is known
 
@@ -127,6 +129,22 @@ def lacking_lesion(masks: Tensor, has_lesion: Tensor) -> Tensor:
     thousands of steps over the last few in a hundred.
     """
     return (relu(SUREST - masks.flatten(1).amax(dim=1)) * has_lesion).sum() / has_lesion.sum().clamp(min=1)
+
+
+def areas_apart(log_areas: Tensor, kind: Tensor, real: list[Tensor]) -> Tensor:
+    """Energy distance between log areas (n,) of generated lesions and all `real` ones of their kind (n,), their mean.
+
+    Without bias however few they are (Szekely and Rizzo, 2013), so that it can be asked of a batch; a kind with fewer
+    than two says nothing. Discriminators judge picture by picture, and sizes that become rare look no less real.
+    """
+    found = [log_areas.new_zeros(())]
+    for number in kind.unique().tolist():
+        own, others = log_areas[kind == number], real[number]
+        if len(own) > 1 and len(others) > 1:
+            between = (own[:, None] - others).abs().mean()
+            within = [(same[:, None] - same).abs().sum() / (len(same) * (len(same) - 1)) for same in (own, others)]
+            found.append(2 * between - sum(within))
+    return torch.stack(found).sum() / max(len(found) - 1, 1)
 
 
 def _adam(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
@@ -201,9 +219,12 @@ class FewStepTrainer:
             self.codec.sdf_truncation,
             config.seed,
         ).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.weights = self.discriminator.weights(ON_MASKS).to(self.device)
+        self.weights = self.discriminator.weights(ON_MASKS, ON_LESIONS).to(self.device)
         named = torch.tensor([float(name in card.lesion_classes) for name in self.classes])
         self.has_lesion = named.repeat(2).to(self.device)  # of both sizes of pictures
+        areas = self._log_areas(avg_pool2d(self.train_set.masks.float() / 255, FINER))
+        labels = self.train_set.labels
+        self.real_areas = [areas[labels == number].to(self.device) for number in range(len(self.classes))]
         self.levels = torch.tensor(config.sigmas)
         low_res = self.denoiser.low_res
         self.small_levels = 0 if low_res is None else int((self.levels >= low_res.sigma).sum())
@@ -346,6 +367,17 @@ class FewStepTrainer:
         further = 1 + (torch.rand(len(kind), generator=random) * (count - 1)).long()
         return kind // count * count + (kind % count + send(further, kind.device)) % count
 
+    def _log_areas(self, coded: Tensor) -> Tensor:
+        """(B,) logarithms of how many pixels coded masks (B, K, S, S) cover, one at least."""
+        return self.codec.covered(coded).flatten(1).sum(dim=1).clamp(min=1).log()
+
+    def _areas_apart(self, batch: _Batch, masks: Tensor) -> Tensor:
+        """Of the areas of estimated masks from those of their class, at the first level, where they are decided."""
+        begun = (batch.level == 0) & (batch.sigma > 0).all(dim=1)
+        kind = batch.kind % len(self.classes)
+        rows = torch.nonzero(begun & (self.has_lesion[kind] > 0)).flatten()
+        return areas_apart(self._log_areas(masks[rows]), kind[rows], self.real_areas)
+
     def train_step(self, step: int) -> Scalars:
         """One step of the generator, then one of the discriminators on the same pairs.
 
@@ -366,12 +398,14 @@ class FewStepTrainer:
             with autocast(self.device, config.precision):
                 estimate = self.denoiser(batch.noisy, batch.sigma, batch.cond)
                 error = squared_error(self.denoiser, estimate, batch.real)
-                lacking = lacking_lesion(self.codec.pixels(estimate)[1].float(), self.has_lesion[batch.kind])
-                regression = (error * batch.weight).sum(dim=1).mean() + lacking
+                masks = self.codec.pixels(estimate)[1].float()
+                lacking = lacking_lesion(masks, self.has_lesion[batch.kind])
+                apart = self._areas_apart(batch, masks)
+                regression = (error * batch.weight).sum(dim=1).mean() + lacking + AREAS * apart
                 logits = self._seen(batch, estimate, batch.noisy, random(0))
             fooled = -(torch.stack([of_one.float().mean() for of_one in logits]) * self.weights).sum()
             found["estimate"] = estimate.detach().float()
-            found.update(adversarial=fooled.detach(), regression=regression.detach())
+            found.update(adversarial=fooled.detach(), regression=regression.detach(), areas=apart.detach())
             return fooled + regression
 
         def discriminator_loss(_: int) -> Tensor:
@@ -393,6 +427,7 @@ class FewStepTrainer:
         return {
             "loss": found["adversarial"] + found["regression"],
             "regression": found["regression"],
+            "areas_apart": found["areas"],
             "discriminator_loss": found["discriminator"],
             "grad_norm": norm,
         }
