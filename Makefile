@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: quickstart test test-all lint types unit attack mutation format clean help
+.PHONY: quickstart test test-all lint types unit attack mutation docs format clean help
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -47,12 +47,17 @@ attack: .venv/.ready  ## pytest: kill points, full disks, every bad input
 mutation: .venv/.ready  ## damage diffusion, codec, splits and combine at random: do the tests notice?
 	@$(BIN)/python tests/mutate.py
 
+docs: .venv/.ready  ## the documentation as a site, in site/
+	@$(BIN)/python docs/write_reference.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "site/index.html"
+
 format: .venv/.ready  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## remove caches and runs/quickstart; .venv stays
-	rm -rf runs/quickstart runs/quickstart.partial build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf runs/quickstart runs/quickstart.partial build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 help:  ## this list

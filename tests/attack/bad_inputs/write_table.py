@@ -1,4 +1,4 @@
-"""Write docs/errors.md: `python tests/attack/bad_inputs/write_table.py` runs every case and notes what it prints."""
+"""Write docs/reference/errors.md: `python tests/attack/bad_inputs/write_table.py` runs all cases, notes what they print."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from bad_base import Case, Outcome, build_base, run
 from cases import CASES
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "errors.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "reference" / "errors.md"
 TEXT = """\
 # Errors
 

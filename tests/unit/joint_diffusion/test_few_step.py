@@ -165,6 +165,28 @@ def test_levels_and_what_is_known(config: Config) -> None:
     assert (~own & mask_known).any()
 
 
+def test_noisy_pairs_of_its_own_come_all_the_way_from_noise(config: Config) -> None:
+    """Damage: they begin one level up, at a real picture, and errors that add up over the calls are never judged."""
+    trainer = trainer_of(config())
+    calls = torch.tensor([0, 1, 3, 2])
+    random = torch.Generator().manual_seed(0)
+    x0, noises = torch.randn(4, 2, 32, 32, generator=random), torch.randn(4, 4, 2, 32, 32, generator=random)
+    table = torch.tensor(LEVELS)[None, :, None].repeat(4, 1, 2)
+    table[3, :, MASK] = 0  # known
+    cond = {name: values[:4] for name, values in trainer.known.items()}
+    given: list[tuple[Tensor, Tensor]] = []
+    trainer.denoiser.register_forward_pre_hook(lambda _, inputs: given.append(inputs[:2]))
+    found = trainer._simulated(x0, calls, table, cond, noises)
+    assert [len(sigma) for _, sigma in given] == [3, 2, 1]
+    assert [float(sigma[0, IMAGE]) for _, sigma in given] == list(LEVELS[:3])
+    assert torch.allclose(
+        given[0][0], x0[1:] + table[1:, 0][:, trainer.denoiser.modality][..., None, None] * noises[0, 1:]
+    )
+    assert torch.equal(found[0], x0[0])
+    assert torch.allclose(found[3, 1], x0[3, 1], atol=1e-5)
+    assert (found[1:, 0] - x0[1:, 0]).abs().amin(dim=(1, 2)).max() > 0
+
+
 def test_the_class_is_hidden_where_the_image_is_known(config: Config) -> None:
     """Damage: segmentation, which is not told the class, asks for what was never learnt."""
     batch = trainer_of(config(batch_size=40, share_image_clean=0.3))._batch(0)

@@ -19,9 +19,9 @@ class FewStepConfig:
     sigmas: list[float] = field(default_factory=lambda: [80.0, 6.0, 2.0, 0.7, 0.25])  # noise levels, one a call
     num_steps: int = 4000  # steps of generator and discriminators
     batch_size: int = 16  # pairs a step
-    full_share: float = 0.25  # of them at levels seen at full size; the others see smaller pictures, at less cost
+    full_share: float = 0.375  # of them at levels seen at full size; the others see smaller pictures, at less cost
     share_first: float = 0.5  # of the others at the first level, where layout is decided
-    share_simulated: float = 0.5  # beyond the first level, whose noisy picture is the network's own, not a real one's
+    share_simulated: float = 0.75  # beyond the first level, whose noisy picture is the network's own, not a real one's
     share_mask_clean: float = 0.1  # with the mask known (mask -> image)
     share_image_clean: float = 0.06  # with the image known (image -> mask)
     share_image_hidden: float = 0.06  # with the image at the highest level (mask first)
