@@ -1,4 +1,4 @@
-"""The figures of pretrained/MODEL_CARD.md, from a run of busi_128_cpu.py.
+"""The figures of pretrained/MODEL_CARD.md, from a run of reproduce_busi.py.
 
     python benchmarks/model_card.py --run_dir runs/busi_128_long
 
@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from busi_128_cpu import cell, dice_cells, finished, verdict_lines
+from reproduce_busi import cell, dice_cells, finished, verdict_lines
 
 from medsegdiff.engine.files import REPORT_FILE, SUMMARY_FILE, read_json
 
@@ -56,7 +56,7 @@ def dice_rows(run: Path) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run_dir", type=Path, required=True, help="of busi_128_cpu.py")
+    parser.add_argument("--run_dir", type=Path, required=True, help="of reproduce_busi.py")
     run = parser.parse_args().run_dir
     train = read_json(run / "checkpoints" / SUMMARY_FILE)
     report = read_json(run / "evaluation" / REPORT_FILE)

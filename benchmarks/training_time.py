@@ -1,4 +1,4 @@
-"""Copying and quality against training time: runs of busi_128_cpu.py side by side.
+"""Copying and quality against training time: runs of reproduce_busi.py side by side.
 
     python benchmarks/training_time.py --run_dirs runs/busi_128 runs/busi_128_long
 
@@ -13,10 +13,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from busi_128_cpu import ROOT, cell
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from model_card import interval
+from reproduce_busi import ROOT, cell
 
 from medsegdiff.engine.files import REPORT_FILE, SCORES_FILE, SUMMARY_FILE, read_json, write_bytes, write_json
 
@@ -108,7 +108,7 @@ def picture(found: list[dict[str, Any]], target: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run_dirs", type=Path, nargs="+", required=True, help="folders of busi_128_cpu.py")
+    parser.add_argument("--run_dirs", type=Path, nargs="+", required=True, help="folders of reproduce_busi.py")
     found = sorted(map(reported, parser.parse_args().run_dirs), key=lambda row: row["minutes"])
     notes = RESULTS / "training_time_notes.md"
     words = notes.read_text().rstrip() + "\n\n" if notes.is_file() else ""

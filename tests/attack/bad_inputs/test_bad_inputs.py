@@ -1,4 +1,4 @@
-"""Every bad input is one clear line and status 2, leaves nothing that looks finished, and stands in the page of errors."""
+"""Every bad input is one clear line and status 2, leaves nothing that looks finished, and stands in docs/reference."""
 
 from __future__ import annotations
 

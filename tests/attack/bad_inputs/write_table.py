@@ -1,4 +1,4 @@
-"""Write docs/reference/errors.md: `python tests/attack/bad_inputs/write_table.py` runs all cases, notes what they print."""
+"""Write docs/reference/errors.md: `python tests/attack/bad_inputs/write_table.py` runs every case."""
 
 from __future__ import annotations
 

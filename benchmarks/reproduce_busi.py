@@ -1,13 +1,13 @@
 """Real BUSI at 128 px on two CPU cores: all five phases and the evaluation, and the table that is reported from them.
 
-    python benchmarks/busi_128_cpu.py --input_dir Dataset_BUSI_with_GT --run_dir runs/busi_128
+    python benchmarks/reproduce_busi.py --input_dir Dataset_BUSI_with_GT --run_dir runs/busi_128
 
 Runs what is not finished yet (every phase goes on where it stopped), then writes docs/results/busi_128_cpu.md and its
 picture from the JSON files that the phases left. With `--table_only` it writes these alone. Test pictures are compared
 with in `describe` and `evaluate` and scored in the last commands; nothing is chosen by them. A longer training of the
 same recipe has a page of its own:
 
-    python benchmarks/busi_128_cpu.py --input_dir Dataset_BUSI_with_GT --run_dir runs/busi_128_long --num_epochs 1000
+    python benchmarks/reproduce_busi.py --input_dir Dataset_BUSI_with_GT --run_dir runs/busi_128_long --num_epochs 1000
         --page busi_128_long
 """
 
@@ -190,7 +190,7 @@ def opening(run: Path, seeds: list[int], page: str) -> list[str]:
     return [
         f"# Real BUSI at 128 px on two CPU cores, {train['seconds'] / 60:.0f} minutes of training",
         "",
-        f"Written by `python benchmarks/busi_128_cpu.py --table_only{which}` from the JSON files of the run.",
+        f"Written by `python benchmarks/reproduce_busi.py --table_only{which}` from the JSON files of the run.",
         f"Machine: {machine}.",
         f"Data: the published BUSI, benign and malignant, near-duplicates grouped ({splits} pairs), seed 0. Scores are",
         "taken at 128 x 128 pixels. Intervals are 95 % bootstraps over seeds and groups of test pictures. Seeds of the",
