@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medsegdiff.cli import run
+from medsegdiff.cli import COMMANDS, load
 from medsegdiff.engine.settings import expand_home
 from medsegdiff.errors import require_positive
+from medsegdiff.flags import from_keywords
+from medsegdiff.generators.base import BEST_FILE
 
 log = logging.getLogger(__name__)
 
+EXPECT = "The generator has learnt for a minute or two, so no gain is to be expected; docs/results has real pictures."
 WARNING = "phantom data: simulated, not patients; these figures say nothing about real pictures"
 SHEET_FILE = "contact_sheet.png"  # what `generate` draws beside its pairs
 SCRIPTS = {
@@ -24,6 +27,7 @@ SCRIPTS = {
     "generate": "python generate_synthetic.py",
     "combine": "python create_combined_dataset.py",
     "segment": "python train_segmentation.py",
+    "evaluate": "medsegdiff evaluate",
 }
 
 
@@ -48,43 +52,57 @@ class Phase:
 
     title: str
     command: str  # a subcommand of medsegdiff
-    flags: str
+    settings: dict[str, Any]  # its flags
+    config: str | None = None  # YAML file beneath them, or the name of one of medsegdiff's
+
+    @property
+    def line(self) -> str:
+        """As it could be typed."""
+        words = ["--config", self.config] if self.config else []
+        words += [word for key, value in self.settings.items() for word in (f"--{key}", str(value))]
+        return f"{SCRIPTS[self.command]} {shlex.join(words)}"
+
+    def run(self) -> Any:
+        """Call the library function of the command. Raises `UserError` as it does."""
+        command = COMMANDS[self.command]
+        return load(command.function)(from_keywords(self.command, load(command.config), self.settings, self.config))
 
 
 def phases(config: QuickstartConfig) -> list[Phase]:
     """What the quickstart runs, in order; each could be typed by hand just as well."""
-    out, seed = config.output_dir, f"--seed {config.seed}"
-    real, synthetic, combined = (shlex.quote(f"{out}/{name}") for name in ("real", "synthetic", "combined"))
-    raw, checkpoints = shlex.quote(f"{out}/phantom"), shlex.quote(f"{out}/checkpoints")
-    scores = [shlex.quote(f"{out}/segmentation_{name}") for name in ("real", "combined")]
-    segment = f"--img_size 64 --steps {config.steps} --batch_size 16 --evals 6 --patience 6 {seed}"
-    settings = f"--config {shlex.quote(config.train_config)}"
-    count = f"--num_samples_per_class {config.num_samples_per_class}"
+    out, seed = Path(config.output_dir), {"seed": config.seed}
+    names = "phantom", "real", "checkpoints", "synthetic", "combined", "segmentation_real", "segmentation_combined"
+    raw, real, checkpoints, synthetic, combined, alone, both = (str(out / name) for name in names)
+    segment = {"img_size": 64, "steps": config.steps, "batch_size": 16, "evals": 6, "patience": 6, **seed}
+    count = {"num_samples_per_class": config.num_samples_per_class}
+    short = {"reference_model_steps": config.steps, "embedding_steps": config.steps // 3, "bootstrap": 100}
+    pairs = {"real_data": real, "synthetic_data": synthetic}
     return [
-        Phase("a phantom in the layout of BUSI", "phantom", f"--output_dir {raw} {seed}"),
-        Phase("phase 1: prepare", "prepare", f"--input_dir {raw} --output_dir {real} {seed}"),
-        Phase("phase 2: train", "train", f"{settings} --data_dir {real} --output_dir {checkpoints} {seed}"),
+        Phase("a phantom in the layout of BUSI", "phantom", {"output_dir": raw, **seed}),
+        Phase("phase 1: prepare", "prepare", {"input_dir": raw, "output_dir": real, **seed}),
+        Phase("phase 2: train", "train", {"data_dir": real, "output_dir": checkpoints, **seed}, config.train_config),
         Phase(
             "phase 3: generate",
             "generate",
-            f"--checkpoint_path {checkpoints}/best_model.pth {count} --output_dir {synthetic} {seed}",
+            {"checkpoint_path": f"{checkpoints}/{BEST_FILE}", **count, "output_dir": synthetic, **seed},
         ),
-        Phase(
-            "phase 4: combine",
-            "combine",
-            f"--real_data {real} --synthetic_data {synthetic} --output_dir {combined} {seed}",
-        ),
-        Phase("phase 5: segment, real pairs only", "segment", f"--data_dir {real} --output_dir {scores[0]} {segment}"),
+        Phase("phase 4: combine", "combine", {**pairs, "output_dir": combined, **seed}),
+        Phase("phase 5: segment, real pairs only", "segment", {"data_dir": real, "output_dir": alone, **segment}),
         Phase(
             "phase 5: segment, real and synthetic pairs",
             "segment",
-            f"--data_dir {combined} --output_dir {scores[1]} --baseline {scores[0]} {segment}",
+            {"data_dir": combined, "output_dir": both, "baseline": alone, **segment},
+        ),
+        Phase(
+            "evaluate the synthetic pairs",
+            "evaluate",
+            {**pairs, "output_dir": str(out / "evaluation"), **short, **seed},
         ),
     ]
 
 
 def quickstart(config: QuickstartConfig) -> dict[str, Any]:
-    """Run all phases, log each as the command line it is, and end with a table; returns the last phase's results.
+    """Run all phases, log each as the command line it is, and end with a table; returns the results of phase 5.
 
     The same call goes on where an interrupted one stopped. Raises `UserError` as the phases do.
     """
@@ -94,19 +112,23 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     seconds: list[float] = []
     for number, phase in enumerate(todo, start=1):
         log.info("\n== %d/%d %s", number, len(todo), phase.title)
-        log.info("$ %s %s", SCRIPTS[phase.command], phase.flags)
+        log.info("$ %s", phase.line)
         started = time.perf_counter()
-        results.append(run(phase.command, shlex.split(phase.flags)))
+        results.append(phase.run())
         seconds.append(time.perf_counter() - started)
         log.info("(%.0f s)", seconds[-1])
-    sheet = Path(config.output_dir).absolute() / "synthetic" / SHEET_FILE
-    log.info("\n%s", report(todo, seconds, results[-2], results[-1]))
-    log.info("\npicture of generated pairs: %s", sheet)
-    return dict(results[-1])
+    real, combined, evaluation = results[-3:]
+    out = Path(config.output_dir).absolute()
+    log.info("\n%s", report(todo, seconds, real, combined, evaluation))
+    log.info("\npicture of generated pairs: %s", out / "synthetic" / SHEET_FILE)
+    log.info("report on them: %s", out / "evaluation" / "report.html")
+    return dict(combined)
 
 
-def report(todo: list[Phase], seconds: list[float], real: dict[str, Any], combined: dict[str, Any]) -> str:
-    """Seconds of every phase, and Dice of the two segmentation runs side by side."""
+def report(
+    todo: list[Phase], seconds: list[float], real: dict[str, Any], combined: dict[str, Any], evaluation: dict[str, Any]
+) -> str:
+    """Seconds of every phase, Dice of the two segmentation runs side by side, verdicts, and what it means, in words."""
     lines = [f"{phase.title:<45}{spent:>6.0f} s" for phase, spent in zip(todo, seconds, strict=True)]
     lines += [f"{'together':<45}{sum(seconds):>6.0f} s", "", WARNING]
     lines += [f"Dice on test phantoms at {combined['img_size']} x {combined['img_size']} pixels, mean [95 % interval]"]
@@ -115,7 +137,20 @@ def report(todo: list[Phase], seconds: list[float], real: dict[str, Any], combin
         before, after = (run["test"][subgroup]["dice"] for run in (real, combined))
         cells = f"{_interval(before):<22}{_interval(after):<22}{_interval(compared['dice']['difference'], '+')}"
         lines.append(f"{subgroup:<12}{before['n']:>4}  {cells}")
+    lines += ["", in_words(combined["comparison"]["subgroups"]["all"]["dice"]["difference"]), ""]
+    lines += [f"{line['metric']}: {line['outcome']}" for line in evaluation["verdicts"]]
     return "\n".join(lines)
+
+
+def in_words(difference: dict[str, float]) -> str:
+    """What a difference of Dice and its interval show."""
+    if difference["low"] > 0:
+        found = "Synthetic pairs raised Dice here: the whole interval of the difference is above 0."
+    elif difference["high"] < 0:
+        found = "Synthetic pairs lowered Dice here: the whole interval of the difference is below 0."
+    else:
+        found = "Nothing is shown: the interval of the difference holds 0."
+    return f"{found} {EXPECT}"
 
 
 def _interval(cell: dict[str, float], sign: str = "") -> str:

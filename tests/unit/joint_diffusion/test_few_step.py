@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,10 +26,10 @@ from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint
 from medsegdiff.generators.joint_diffusion.config import ModelConfig
 from medsegdiff.generators.joint_diffusion.few_step.config import FewStepConfig
 from medsegdiff.generators.joint_diffusion.few_step.discriminator import Discriminator, OnLesions, _spread, moved
+from medsegdiff.generators.joint_diffusion.few_step.shapes import RealShapes, energy_distance, shapes
 from medsegdiff.generators.joint_diffusion.few_step.trainer import (
     MISMATCHED,
     FewStepTrainer,
-    areas_apart,
     few_step,
     hinge_loss,
     lacking_lesion,
@@ -280,35 +281,66 @@ def test_lesions_are_what_lies_inside_the_mask() -> None:
         assert torch.allclose(network(image, torch.ones_like(mask), kinds)[..., 1], found[..., 1]) is False
 
 
-def test_areas_apart_is_least_where_they_are_spread_alike() -> None:
-    """Damage: lesions that are all of the mean size cost nothing; a kind that has one lesion in the batch counts."""
-    real = [torch.linspace(0, 4, 401), torch.linspace(10, 14, 401)]
-    kind = torch.tensor([0] * 41 + [1] * 41)
-    spread = torch.linspace(0, 4, 41)
-
-    def apart(own: Tensor) -> float:
-        return float(areas_apart(torch.cat([own, own + 10]), kind, real))
-
-    assert abs(apart(spread)) < 0.05
-    assert apart(torch.full((41,), 2.0)) == pytest.approx(2 / 3, abs=0.02)  # 2 x mean |y - 2| - mean |y - y'|
-    assert apart(spread / 2 + 1) > 0.1
-    assert apart(spread + 1) > 0.2
-    assert float(areas_apart(torch.tensor([9.0]), torch.tensor([0]), real)) == 0
-    with_one = areas_apart(torch.cat([spread, torch.tensor([99.0])]), torch.tensor([0] * 41 + [1]), real)
-    assert float(with_one) == pytest.approx(apart(spread), abs=1e-4)
+def discs(*radii: float, side: int = 48) -> Tensor:
+    """(n, 1, side, side) masks of discs in the middle, shares of pixels."""
+    away = (torch.arange(side) - side / 2 + 0.5).square()
+    return torch.stack([(r - (away[:, None] + away).sqrt() + 0.5).clamp(0, 1) for r in radii])[:, None]
 
 
-def test_areas_are_asked_for_where_they_are_decided(config: Config) -> None:
-    """Damage: areas at later levels, or of known masks, are pulled to those of other pictures."""
+def test_shapes_are_those_of_circles_ellipses_and_pairs() -> None:
+    """Damage: a figure that size alone changes, or that does not see length, two lesions, or a rough outline."""
+    small, large = shapes(discs(6, 15)).exp()
+    assert float(small[0]) == pytest.approx(math.pi * 36, rel=0.02)
+    assert small[1:].tolist() == pytest.approx(large[1:].tolist(), rel=0.05)
+    assert float(large[1]) == pytest.approx(1 / (2 * math.pi), rel=0.02)
+    assert float(large[2]) == pytest.approx(4 * math.pi, rel=0.2)  # differences of pixels run a little long
+    two = torch.maximum(discs(6).roll(12, dims=-1), discs(6).roll(-12, dims=-1))
+    assert shapes(two)[0, 1] > small.log()[1] + 1
+    rough = discs(15) * (torch.arange(48) % 4 < 3)
+    assert shapes(rough)[0, 2] > large.log()[2] + 0.5
+    three = discs(6).expand(-1, 3, -1, -1)  # classes of a label map are taken together
+    assert torch.allclose(shapes(three), shapes(discs(6)))
+
+
+def test_the_energy_distance_is_0_where_both_are_spread_alike() -> None:
+    """Damage: what is all alike costs nothing, or the few of a batch are drawn together."""
+    y = torch.linspace(0, 4, 401)[:, None]
+    spread = torch.linspace(0, 4, 41)[:, None]
+    assert abs(float(energy_distance(spread, y))) < 0.05
+    assert float(energy_distance(torch.full((41, 1), 2.0), y)) == pytest.approx(2 / 3, abs=0.02)  # 2 E|y-2| - E|y-y'|
+    assert float(energy_distance(spread / 2 + 1, y)) > 0.1
+    random = torch.Generator().manual_seed(0)
+    drawn = [float(energy_distance(torch.rand(3, 1, generator=random) * 4, y)) for _ in range(400)]
+    assert abs(sum(drawn) / 400) < 0.1
+
+
+def test_shapes_apart_goes_by_kind_and_leaves_out_what_is_empty() -> None:
+    """Damage: benign lesions are compared with malignant ones; an empty mask makes the loss NaN; one lesion counts."""
+    real = RealShapes([discs(5, 6, 7, 8), discs(14, 15, 16, 17)])
+    kind = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    alike, swapped = discs(5, 6, 7, 8, 14, 15, 16, 17), discs(14, 15, 16, 17, 5, 6, 7, 8)
+    assert float(real.apart(alike, kind)) < 0.1 < float(real.apart(swapped, kind))
+    with_empty = torch.cat([alike, torch.zeros(1, 1, 48, 48)]).requires_grad_()
+    found = real.apart(with_empty, torch.tensor([*kind, 0]))
+    found.backward()
+    assert float(found.detach()) == pytest.approx(float(real.apart(alike, kind)))
+    assert with_empty.grad is not None
+    assert with_empty.grad.isfinite().all()
+    assert float(real.apart(alike[:1], kind[:1])) == 0
+    assert float(RealShapes([discs(5), discs(6)]).apart(alike, kind)) == 0
+
+
+def test_shapes_are_asked_for_where_the_network_began_with_noise(config: Config) -> None:
+    """Damage: lesions of real pictures, or known masks, are pulled to the shape of others."""
     trainer = trainer_of(config(batch_size=40, share_mask_clean=0.3))
     batch = trainer._batch(0)
     masks = trainer.codec.pixels(batch.real)[1].requires_grad_()
-    trainer._areas_apart(batch, masks).backward()
+    trainer._shapes_apart(batch, masks).backward()
     assert masks.grad is not None
     asked = masks.grad.flatten(1).abs().amax(dim=1) > 0
-    begun = (batch.level == 0) & (batch.sigma > 0).all(dim=1)
     assert asked.any()
-    assert not asked[~begun].any()
+    assert (batch.sigma[asked] > 0).all()
+    assert ((batch.level == 0) | (batch.weight[:, MASK] == 0))[asked].all()
 
 
 def test_what_is_noise_alone_is_not_shown(config: Config) -> None:

@@ -46,6 +46,7 @@ from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA, encode_sdf
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser, expand_levels
 from medsegdiff.generators.joint_diffusion.few_step.config import FewStepConfig
 from medsegdiff.generators.joint_diffusion.few_step.discriminator import Discriminator, moved
+from medsegdiff.generators.joint_diffusion.few_step.shapes import RealShapes
 from medsegdiff.generators.joint_diffusion.loss import squared_error
 from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, sigma_table
 from medsegdiff.generators.joint_diffusion.run import FINER, LAST_FILE, data_digest
@@ -61,7 +62,7 @@ LARGEST_WEIGHT = 25.0  # of the squared error: at low noise there is one right a
 MISMATCHED = 0.25  # share of real pairs that are called another class among what is false
 ON_MASKS = 2.0  # weight of the discriminators of masks in the generator's loss, beside 1 of each other one
 ON_LESIONS = 2.0  # ... and of the one of what is inside and outside of masks
-AREAS = 0.1  # weight of the distance between the areas of lesions, in logarithms
+SHAPES = 0.3  # weight of the distance between sizes and outlines of lesions, generated and real
 SUREST = 0.6  # least of the largest value of a mask that has a lesion, where the edge is 0.5
 KNOWN_WEIGHT = 1.0  # least weight of a mask whose image is known
 
@@ -131,22 +132,6 @@ def lacking_lesion(masks: Tensor, has_lesion: Tensor) -> Tensor:
     return (relu(SUREST - masks.flatten(1).amax(dim=1)) * has_lesion).sum() / has_lesion.sum().clamp(min=1)
 
 
-def areas_apart(log_areas: Tensor, kind: Tensor, real: list[Tensor]) -> Tensor:
-    """Energy distance between log areas (n,) of generated lesions and all `real` ones of their kind (n,), their mean.
-
-    Without bias however few they are (Szekely and Rizzo, 2013), so that it can be asked of a batch; a kind with fewer
-    than two says nothing. Discriminators judge picture by picture, and sizes that become rare look no less real.
-    """
-    found = [log_areas.new_zeros(())]
-    for number in kind.unique().tolist():
-        own, others = log_areas[kind == number], real[number]
-        if len(own) > 1 and len(others) > 1:
-            between = (own[:, None] - others).abs().mean()
-            within = [(same[:, None] - same).abs().sum() / (len(same) * (len(same) - 1)) for same in (own, others)]
-            found.append(2 * between - sum(within))
-    return torch.stack(found).sum() / max(len(found) - 1, 1)
-
-
 def _adam(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
     """Without momentum, as usual where two networks chase each other."""
     return torch.optim.Adam(parameters, lr=lr, betas=(0.0, 0.99), fused=True)
@@ -186,6 +171,7 @@ class _Batch:
     level: Tensor  # (B,) row of the table of levels
     kind: Tensor  # (B,) class; of those seen smaller, class + number of classes
     cond: Conditions
+    own: Tensor  # (B,) neither modality is known, and all of it began with noise alone
     weight: Tensor  # (B, M) of the squared error; 0 where there is no right answer: of what the network itself began
 
 
@@ -222,11 +208,9 @@ class FewStepTrainer:
         self.weights = self.discriminator.weights(ON_MASKS, ON_LESIONS).to(self.device)
         named = torch.tensor([float(name in card.lesion_classes) for name in self.classes])
         self.has_lesion = named.repeat(2).to(self.device)  # of both sizes of pictures
-        areas = self._log_areas(avg_pool2d(self.train_set.masks.float() / 255, FINER))
-        labels = self.train_set.labels
-        self.real_areas = [areas[labels == number].to(self.device) for number in range(len(self.classes))]
         self.levels = torch.tensor(config.sigmas)
         low_res = self.denoiser.low_res
+        self.real_shapes = self._real_shapes()
         self.small_levels = 0 if low_res is None else int((self.levels >= low_res.sigma).sum())
         self.learning = [p for p in self.discriminator.parameters() if p.requires_grad]  # not what it looks through
         self.sides = (
@@ -297,6 +281,7 @@ class FewStepTrainer:
         weight = config.regression_weight * torch.where(sigma > 0, 1 / sigma.square(), 0.0).clamp(max=LARGEST_WEIGHT)
         weight[simulated] = 0
         weight[image_known, MASK] = weight[image_known, MASK].clamp(min=KNOWN_WEIGHT)
+        own = ((level == 0) | simulated) & (sigma > 0).all(dim=1)
         sigma = send(sigma, self.device)
         by_channel = expand_levels(sigma, self.denoiser.modality, x0.ndim)
         return _Batch(
@@ -307,6 +292,7 @@ class FewStepTrainer:
             send(level, self.device),
             labels + send(torch.arange(n) < smaller, self.device) * len(self.classes),
             cond,
+            send(own, self.device),
             send(weight, self.device),
         )
 
@@ -373,16 +359,19 @@ class FewStepTrainer:
         further = 1 + (torch.rand(len(kind), generator=random) * (count - 1)).long()
         return kind // count * count + (kind % count + send(further, kind.device)) % count
 
-    def _log_areas(self, coded: Tensor) -> Tensor:
-        """(B,) logarithms of how many pixels coded masks (B, K, S, S) cover, one at least."""
-        return self.codec.covered(coded).flatten(1).sum(dim=1).clamp(min=1).log()
+    def _real_shapes(self) -> RealShapes:
+        """Those of the train split, class by class, and once more without the finest detail."""
+        coded = avg_pool2d(self.train_set.masks.float() / 255, FINER)
+        low_res = self.denoiser.low_res
+        small = coded if low_res is None else low_res.enlarged(low_res.reduced(coded))
+        labels = self.train_set.labels
+        sizes = [self.codec.covered(of_size) for of_size in (coded, small)]
+        return RealShapes([size[labels == number] for size in sizes for number in range(len(self.classes))])
 
-    def _areas_apart(self, batch: _Batch, masks: Tensor) -> Tensor:
-        """Of the areas of estimated masks from those of their class, at the first level, where they are decided."""
-        begun = (batch.level == 0) & (batch.sigma > 0).all(dim=1)
-        kind = batch.kind % len(self.classes)
-        rows = torch.nonzero(begun & (self.has_lesion[kind] > 0)).flatten()
-        return areas_apart(self._log_areas(masks[rows]), kind[rows], self.real_areas)
+    def _shapes_apart(self, batch: _Batch, masks: Tensor) -> Tensor:
+        """Of estimated masks from those of their kind, where the network began with noise alone."""
+        rows = torch.nonzero(batch.own & (self.has_lesion[batch.kind] > 0)).flatten()
+        return self.real_shapes.apart(self.codec.covered(masks[rows]), batch.kind[rows])
 
     def train_step(self, step: int) -> Scalars:
         """One step of the generator, then one of the discriminators on the same pairs.
@@ -406,12 +395,12 @@ class FewStepTrainer:
                 error = squared_error(self.denoiser, estimate, batch.real)
                 masks = self.codec.pixels(estimate)[1].float()
                 lacking = lacking_lesion(masks, self.has_lesion[batch.kind])
-                apart = self._areas_apart(batch, masks)
-                regression = (error * batch.weight).sum(dim=1).mean() + lacking + AREAS * apart
+                apart = self._shapes_apart(batch, masks)
+                regression = (error * batch.weight).sum(dim=1).mean() + lacking + SHAPES * apart
                 logits = self._seen(batch, estimate, batch.noisy, random(0))
             fooled = -(torch.stack([of_one.float().mean() for of_one in logits]) * self.weights).sum()
             found["estimate"] = estimate.detach().float()
-            found.update(adversarial=fooled.detach(), regression=regression.detach(), areas=apart.detach())
+            found.update(adversarial=fooled.detach(), regression=regression.detach(), shapes=apart.detach())
             return fooled + regression
 
         def discriminator_loss(_: int) -> Tensor:
@@ -433,7 +422,7 @@ class FewStepTrainer:
         return {
             "loss": found["adversarial"] + found["regression"],
             "regression": found["regression"],
-            "areas_apart": found["areas"],
+            "shapes_apart": found["shapes"],
             "discriminator_loss": found["discriminator"],
             "grad_norm": norm,
         }
