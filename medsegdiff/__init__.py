@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from medsegdiff.api.samples import Sample, Samples
     from medsegdiff.api.segmenter import Classifier, Prediction, Segmenter, load_classifier, load_segmenter
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where each name is, imported when it is first asked for: torch takes seconds
 _PLACES = {
