@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import logging
 import math
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 Scalars = Mapping[str, Tensor | float]  # 0-dimensional tensors stay where they were computed until they are read
 NAMED = 16  # pairs of a batch that a message names
+PACE = 8  # readings that a pace is taken of
+SLOWER = 10.0
 WRITE_EVERY = 10  # steps between two points of a curve in TensorBoard
 
 
@@ -159,12 +163,34 @@ def _resume(trainer: Trainer, output_dir: Path) -> Progress:
         raise damaged_state(folder, error) from error
 
 
+class Pace:
+    """Notices steps that have become much slower than they were, and says once what to do."""
+
+    def __init__(self) -> None:
+        self.first: list[float] = []  # seconds a step, of the first readings
+        self.last: deque[float] = deque(maxlen=PACE)
+        self.said = False
+
+    def add(self, seconds: float) -> None:
+        """Note what a step took; warn where the last ones all took `SLOWER` times as long as the first ones."""
+        if len(self.first) < PACE:
+            self.first.append(seconds)
+            return
+        self.last.append(seconds)
+        usual = statistics.median(self.first)
+        if not self.said and len(self.last) == PACE and min(self.last) > SLOWER * usual:
+            self.said = True
+            text = "steps take %.3g s, at first %.3g s: does another program use these cores? Stop it, or go on with %s"
+            logger.warning(text, statistics.median(self.last), usual, "--threads N, N the cores that are left")
+
+
 class _Curves:
     """Progress bar and TensorBoard, fed with what steps returned, which it reads many at a time: one wait for all."""
 
     def __init__(self, config: LoopConfig, step: int, description: str) -> None:
         self.config = config
         self.unread: list[tuple[int, Scalars]] = []
+        self.pace = Pace()
         self.since = 0.0  # when the first unread step began
         shown = config.processes.is_main
         folder = str(config.folder.path / "tensorboard")
@@ -185,7 +211,9 @@ class _Curves:
         steps, numbers = [step for step, _ in rows], _numbers([row for _, row in rows], config.processes)
         for step, scalars in zip(steps, numbers, strict=True):
             _check(scalars, step, config)
-        speed = config.images_per_step * len(rows) / max(time.perf_counter() - self.since, 1e-9)
+        spent = max(time.perf_counter() - self.since, 1e-9)
+        self.pace.add(spent / max(len(rows), 1))
+        speed = config.images_per_step * len(rows) / spent
         shown = {name: f"{numbers[-1][name]:.4f}" if name in numbers[-1] else "-" for name in config.bar}
         self.bar.set_postfix(shown | {"img/s": f"{speed:.1f}"}, refresh=False)
         self.bar.update(len(rows))
