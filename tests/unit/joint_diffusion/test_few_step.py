@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 from torchvision.models import mobilenet_v2
 from trainer_runs import fail_at, same, settings, write_data
 
@@ -26,7 +27,7 @@ from medsegdiff.generators.joint_diffusion.checkpoint import load_checkpoint
 from medsegdiff.generators.joint_diffusion.config import ModelConfig
 from medsegdiff.generators.joint_diffusion.few_step.config import FewStepConfig
 from medsegdiff.generators.joint_diffusion.few_step.discriminator import Discriminator, OnLesions, _spread, moved
-from medsegdiff.generators.joint_diffusion.few_step.shapes import RealShapes, energy_distance, shapes
+from medsegdiff.generators.joint_diffusion.few_step.lesions import RealLesions, edges, energy_distance, shapes
 from medsegdiff.generators.joint_diffusion.few_step.trainer import (
     MISMATCHED,
     FewStepTrainer,
@@ -148,7 +149,7 @@ def test_levels_and_what_is_known(config: Config) -> None:
     network's own pictures compared with real ones."""
     shares = {"share_mask_clean": 0.3, "share_image_clean": 0.2}
     trainer = trainer_of(config(batch_size=40, full_share=0.25, share_simulated=0.8, **shares))
-    batch = trainer._batch(0)
+    batch = trainer.batches.make(0)
     level, sigma = batch.level, batch.sigma
     assert int((batch.kind >= len(trainer.classes)).sum()) == 30
     assert set(level[:30].tolist()) == {0, 1, 2}
@@ -174,10 +175,10 @@ def test_noisy_pairs_of_its_own_come_all_the_way_from_noise(config: Config) -> N
     x0, noises = torch.randn(4, 2, 32, 32, generator=random), torch.randn(4, 4, 2, 32, 32, generator=random)
     table = torch.tensor(LEVELS)[None, :, None].repeat(4, 1, 2)
     table[3, :, MASK] = 0  # known
-    cond = {name: values[:4] for name, values in trainer.known.items()}
+    cond = {name: values[:4] for name, values in trainer.batches.known.items()}
     given: list[tuple[Tensor, Tensor]] = []
     trainer.denoiser.register_forward_pre_hook(lambda _, inputs: given.append(inputs[:2]))
-    found = trainer._simulated(x0, calls, table, cond, noises)
+    found = trainer.batches._simulated(x0, calls, table, cond, noises)
     assert [len(sigma) for _, sigma in given] == [3, 2, 1]
     assert [float(sigma[0, IMAGE]) for _, sigma in given] == list(LEVELS[:3])
     assert torch.allclose(
@@ -190,7 +191,7 @@ def test_noisy_pairs_of_its_own_come_all_the_way_from_noise(config: Config) -> N
 
 def test_the_class_is_hidden_where_the_image_is_known(config: Config) -> None:
     """Damage: segmentation, which is not told the class, asks for what was never learnt."""
-    batch = trainer_of(config(batch_size=40, share_image_clean=0.3))._batch(0)
+    batch = trainer_of(config(batch_size=40, share_image_clean=0.3)).batches.make(0)
     image_known = (batch.sigma[:, IMAGE] == 0) & (batch.sigma[:, MASK] > 0)
     assert image_known.any()
     assert torch.equal(batch.cond["label"] == -1, image_known)
@@ -200,7 +201,7 @@ def test_the_class_is_hidden_where_the_image_is_known(config: Config) -> None:
 def test_both_sizes_see_all_classes(config: Config, size: int) -> None:
     """Damage: a small batch has no picture of full size, or full size always is of the same class."""
     trainer = trainer_of(config(batch_size=size, full_share=0.1))
-    batches = [trainer._batch(step) for step in range(12)]
+    batches = [trainer.batches.make(step) for step in range(12)]
     count = len(trainer.classes)
     small = [batch.kind >= count for batch in batches]
     assert all(0 < int(rows.sum()) < size for rows in small)
@@ -216,7 +217,7 @@ def test_too_little_memory_is_said(config: Config, monkeypatch: pytest.MonkeyPat
     def full(step: int) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(trainer, "_batch", full)
+    monkeypatch.setattr(trainer.batches, "make", full)
     with pytest.raises(UserError, match="--batch_size: found 5, too many for the memory of cpu"):
         trainer.train_step(0)
 
@@ -225,7 +226,7 @@ def test_estimates_of_small_pictures_are_compared_with_pictures_without_detail(c
     """Damage: a network that sees half the size is asked for detail that it cannot see, or a known mask is blurred."""
     trainer = trainer_of(config())
     x0, sigma = torch.randn(3, 2, 16, 16), torch.tensor([[6.0, 6], [6, 0], [0.7, 0.7]])
-    found = trainer._without_detail(x0, sigma, smaller=2)
+    found = trainer.batches._without_detail(x0, sigma, smaller=2)
     low_res = trainer.denoiser.low_res
     assert low_res is not None
     assert torch.allclose(found[0], low_res.enlarged(low_res.reduced(x0[:1]))[0])
@@ -314,39 +315,72 @@ def test_the_energy_distance_is_0_where_both_are_spread_alike() -> None:
     assert abs(sum(drawn) / 400) < 0.1
 
 
-def test_shapes_apart_goes_by_kind_and_leaves_out_what_is_empty() -> None:
-    """Damage: benign lesions are compared with malignant ones; an empty mask makes the loss NaN; one lesion counts."""
-    real = RealShapes([discs(5, 6, 7, 8), discs(14, 15, 16, 17)])
+def lesions(mask: Tensor, step: float = 0.3, line: float = 0.0) -> Tensor:
+    """Images (n, 1, side, side) that are darker by `step` where the masks are, with a line around them."""
+    ring = max_pool2d(mask, 5, 1, 2) - mask
+    return 0.6 - step * mask + line * ring
+
+
+def test_edges_say_how_clear_they_are_and_how_evenly() -> None:
+    """Damage: faint lesions look like clear ones, an edge that half vanishes like a whole one; a line is unseen."""
+    mask = discs(12)
+    clear, faint, lined = (edges(lesions(mask, *given), mask)[0] for given in ((0.3,), (0.05,), (0.3, 0.2)))
+    assert float(clear[0]) == pytest.approx(0.3, abs=0.05)  # less, as pixels on the edge are of both sides
+    assert float(faint[0]) == pytest.approx(0.05, abs=0.01)
+    assert float(clear[2]) == pytest.approx(0, abs=0.01)
+    assert float(lined[2]) > 0.05
+    half = torch.where(torch.arange(48) < 24, lesions(mask, 0.3), lesions(mask, 0.0))
+    assert float(clear[1]) < 0.03 < 0.1 < float(edges(half, mask)[0, 1])
+    brighter = edges(lesions(mask) + 0.2, mask)[0]
+    assert torch.allclose(brighter, clear, atol=1e-3)
+
+
+def test_lesions_apart_goes_by_kind_and_leaves_out_what_is_empty() -> None:
+    """Damage: benign lesions are compared with malignant ones; an empty mask makes the loss NaN; one lesion counts;
+    faint ones are not missed."""
+    small, large = discs(5, 6, 7, 8), discs(14, 15, 16, 17)
+    steps = torch.tensor([0.05, 0.1, 0.2, 0.4]).view(4, 1, 1, 1)
+    real = RealLesions([(lesions(m, steps), m) for m in (small, large)])
     kind = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
-    alike, swapped = discs(5, 6, 7, 8, 14, 15, 16, 17), discs(14, 15, 16, 17, 5, 6, 7, 8)
-    assert float(real.apart(alike, kind)) < 0.1 < float(real.apart(swapped, kind))
+    alike, swapped = torch.cat([small, large]), torch.cat([large, small])
+    both = torch.cat([steps, steps])
+
+    def apart(masks: Tensor, step: Tensor | float) -> float:
+        return float(real.apart(lesions(masks, step), masks, kind))
+
+    assert apart(alike, both) < 0.1 < apart(swapped, both)
+    assert apart(alike, 0.4) > 0.3
     with_empty = torch.cat([alike, torch.zeros(1, 1, 48, 48)]).requires_grad_()
-    found = real.apart(with_empty, torch.tensor([*kind, 0]))
+    images = torch.cat([lesions(alike, both), torch.rand(1, 1, 48, 48)]).requires_grad_()
+    found = real.apart(images, with_empty, torch.tensor([*kind, 0]))
     found.backward()
-    assert float(found.detach()) == pytest.approx(float(real.apart(alike, kind)))
-    assert with_empty.grad is not None
-    assert with_empty.grad.isfinite().all()
-    assert float(real.apart(alike[:1], kind[:1])) == 0
-    assert float(RealShapes([discs(5), discs(6)]).apart(alike, kind)) == 0
+    assert float(found.detach()) == pytest.approx(apart(alike, both))
+    for given in (images, with_empty):
+        assert given.grad is not None
+        assert given.grad.isfinite().all()
+    assert float(real.apart(images[:1], alike[:1], kind[:1])) == 0
+    alone = RealLesions([(lesions(m[:1]), m[:1]) for m in (small, large)])
+    assert float(alone.apart(lesions(alike), alike, kind)) == 0
 
 
-def test_shapes_are_asked_for_where_the_network_began_with_noise(config: Config) -> None:
+def test_lesions_are_compared_where_the_network_began_with_noise(config: Config) -> None:
     """Damage: lesions of real pictures, or known masks, are pulled to the shape of others."""
     trainer = trainer_of(config(batch_size=40, share_mask_clean=0.3))
-    batch = trainer._batch(0)
-    masks = trainer.codec.pixels(batch.real)[1].requires_grad_()
-    trainer._shapes_apart(batch, masks).backward()
-    assert masks.grad is not None
-    asked = masks.grad.flatten(1).abs().amax(dim=1) > 0
-    assert asked.any()
-    assert (batch.sigma[asked] > 0).all()
-    assert ((batch.level == 0) | (batch.weight[:, MASK] == 0))[asked].all()
+    batch = trainer.batches.make(0)
+    images, masks = (array.requires_grad_() for array in trainer.codec.pixels(batch.real))
+    trainer._lesions_apart(batch, images, masks).backward()
+    for given in (images, masks):
+        assert given.grad is not None
+        asked = given.grad.flatten(1).abs().amax(dim=1) > 0
+        assert asked.any()
+        assert (batch.sigma[asked] > 0).all()
+        assert ((batch.level == 0) | (batch.weight[:, MASK] == 0))[asked].all()
 
 
 def test_what_is_noise_alone_is_not_shown(config: Config) -> None:
     """Damage: discriminators tell pictures by the noise that they were made of, and variety is unlearnt."""
     trainer = trainer_of(config(batch_size=40, share_image_hidden=0.3))
-    batch = trainer._batch(0)
+    batch = trainer.batches.make(0)
     shown: list[Tensor] = []
     trainer.discriminator.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[1]))
     with torch.no_grad():

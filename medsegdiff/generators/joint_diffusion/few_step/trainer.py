@@ -14,7 +14,6 @@ import functools
 import json
 import logging
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, relu
 
-from medsegdiff.conditioning.base import Conditions, encode, hide, rows_of
-from medsegdiff.data.dataset import SampleTensors, load_tensors
+from medsegdiff.data.dataset import load_tensors
 from medsegdiff.data.records import SampleSet, read_samples
-from medsegdiff.data.sampling import sample_indices
-from medsegdiff.data.transforms import GENERATIVE, augment
 from medsegdiff.engine.device import READ_EVERY, autocast, choose_device, send, settle_precision
 from medsegdiff.engine.ema import Averages
 from medsegdiff.engine.files import read_record, write_bytes
@@ -42,13 +38,14 @@ from medsegdiff.features.perceptual.mobilenet import FrozenFeatures, load_mobile
 from medsegdiff.generators.base import BEST_FILE
 from medsegdiff.generators.joint_diffusion.backbones.patch_unet import Settings
 from medsegdiff.generators.joint_diffusion.checkpoint import ModelCard, build_denoiser, load_checkpoint, save_checkpoint
-from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA, encode_sdf
+from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser, expand_levels
+from medsegdiff.generators.joint_diffusion.few_step.batches import Batch, Batches
 from medsegdiff.generators.joint_diffusion.few_step.config import FewStepConfig
 from medsegdiff.generators.joint_diffusion.few_step.discriminator import Discriminator, moved
-from medsegdiff.generators.joint_diffusion.few_step.shapes import RealShapes
+from medsegdiff.generators.joint_diffusion.few_step.lesions import RealLesions
 from medsegdiff.generators.joint_diffusion.loss import squared_error
-from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, sigma_table
+from medsegdiff.generators.joint_diffusion.noise import sigma_table
 from medsegdiff.generators.joint_diffusion.run import FINER, LAST_FILE, data_digest
 from medsegdiff.generators.joint_diffusion.sample_quality import SampleQuality
 from medsegdiff.generators.joint_diffusion.samplers import FEW_STEP
@@ -56,15 +53,13 @@ from medsegdiff.generators.joint_diffusion.sampling import sample_labels
 
 logger = logging.getLogger(__name__)
 
-AUGMENT, LEVELS, NOISE, MOVES, WEIGHTS, EVAL_SAMPLES = 31, 32, 33, 34, 35, 36  # purpose numbers of random streams
+MOVES, WEIGHTS, EVAL_SAMPLES = 34, 35, 36  # purpose numbers of random streams
 EVAL_BATCH = 16
-LARGEST_WEIGHT = 25.0  # of the squared error: at low noise there is one right answer, and many chances to blur
 MISMATCHED = 0.25  # share of real pairs that are called another class among what is false
 ON_MASKS = 2.0  # weight of the discriminators of masks in the generator's loss, beside 1 of each other one
 ON_LESIONS = 2.0  # ... and of the one of what is inside and outside of masks
-SHAPES = 0.3  # weight of the distance between sizes and outlines of lesions, generated and real
+LESIONS = 1.0  # weight of the distance between sizes, outlines and edges of lesions, generated and real
 SUREST = 0.6  # least of the largest value of a mask that has a lesion, where the edge is 0.5
-KNOWN_WEIGHT = 1.0  # least weight of a mask whose image is known
 
 
 def few_step(config: FewStepConfig) -> dict[str, Any]:
@@ -95,7 +90,7 @@ def few_step(config: FewStepConfig) -> dict[str, Any]:
         trainer = FewStepTrainer(config, card, denoiser, pairs, features)
         text = "few-step training on %d pairs: %d steps of %d pairs at levels %s on %s"
         shown = ", ".join(f"{level:g}" for level in config.sigmas)
-        logger.info(text, len(trainer.train_set), config.num_steps, config.batch_size, shown, trainer.device)
+        logger.info(text, len(trainer.batches.train_set), config.num_steps, config.batch_size, shown, trainer.device)
         loop = LoopConfig(
             folder=folder,
             total_steps=config.num_steps,
@@ -160,21 +155,6 @@ def _check(config: FewStepConfig, card: ModelCard, pairs: SampleSet) -> None:
     require(own == learnt, f"--data_dir {pairs.root}", found, expected, hint)
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """A step's pairs; those that are seen smaller come first."""
-
-    noisy: Tensor  # (B, C, S, S)
-    real: Tensor  # (B, C, S, S) what estimates should look like
-    real_noisy: Tensor  # (B, C, S, S) a noisy version of it
-    sigma: Tensor  # (B, M)
-    level: Tensor  # (B,) row of the table of levels
-    kind: Tensor  # (B,) class; of those seen smaller, class + number of classes
-    cond: Conditions
-    own: Tensor  # (B,) neither modality is known, and all of it began with noise alone
-    weight: Tensor  # (B, M) of the squared error; 0 where there is no right answer: of what the network itself began
-
-
 class FewStepTrainer:
     """Steps, evaluation and state of generator and discriminators, for `run_loop`."""
 
@@ -189,11 +169,8 @@ class FewStepTrainer:
         large = load_tensors(pairs.select("train"), FINER * card.img_size, what="train split")
         val, train = (load_tensors(pairs.select(s), card.img_size, what=f"{s} split") for s in ("val", "train"))
         self.quality = SampleQuality(train, val, config.eval_samples, config.seed, self.device)
-        radius = self.codec.sdf_truncation * FINER
-        self.train_set = dataclasses.replace(large, masks=encode_sdf(large.masks, radius))
-        self.resident: SampleTensors = self.train_set.to(self.device)
-        self.known = encode(card.conditions, [vars(r) for r in self.train_set.records])
         self.denoiser = self._network(denoiser).to(self.device)
+        self.batches = Batches(config, card, self.denoiser, large)
         self.ema = Averages(self.denoiser, [config.ema_length])
         channels, kinds = len(self.codec.mean), 2 * len(self.classes)
         torch.manual_seed(int(generator(config.seed, WEIGHTS).initial_seed()))
@@ -208,10 +185,7 @@ class FewStepTrainer:
         self.weights = self.discriminator.weights(ON_MASKS, ON_LESIONS).to(self.device)
         named = torch.tensor([float(name in card.lesion_classes) for name in self.classes])
         self.has_lesion = named.repeat(2).to(self.device)  # of both sizes of pictures
-        self.levels = torch.tensor(config.sigmas)
-        low_res = self.denoiser.low_res
-        self.real_shapes = self._real_shapes()
-        self.small_levels = 0 if low_res is None else int((self.levels >= low_res.sigma).sum())
+        self.real_lesions = self._real_lesions()
         self.learning = [p for p in self.discriminator.parameters() if p.requires_grad]  # not what it looks through
         self.sides = (
             Optimisation(
@@ -239,101 +213,10 @@ class FewStepTrainer:
 
     def sample_ids(self, step: int) -> list[str]:
         """Ids of the pairs that `step` sees."""
-        return [self.train_set.records[row].id for row in self._rows(step).tolist()]
-
-    def _rows(self, step: int) -> Tensor:
-        count = self.config.batch_size
-        labels, balanced = self.train_set.labels, self.config.balance_classes
-        return sample_indices(labels, step * count, count, self.config.seed, balanced)
-
-    def _level_rows(self, smaller: int, random: torch.Generator) -> Tensor:
-        """(B,) numbers of levels: of those seen smaller many at the first one, the others at all alike."""
-        n, own = self.config.batch_size, self.small_levels
-        anywhere = torch.rand(n, generator=random)
-        first = torch.rand(n, generator=random) < self.config.share_first
-        low = torch.where(first | (own < 2), 0, 1 + (anywhere * (own - 1)).long())
-        high = own + (anywhere * (len(self.levels) - own)).long()
-        return torch.where(torch.arange(n) < smaller, low, high)
-
-    def _smaller(self) -> int:
-        """How many pairs of a batch are seen smaller: where there are levels of both sizes, one of each at least."""
-        n = self.config.batch_size
-        if self.small_levels in (0, len(self.levels)):
-            return n if self.small_levels else 0
-        return min(max(n - round(self.config.full_share * n), 1), n - 1)
-
-    def _batch(self, step: int) -> _Batch:
-        config, n, smaller = self.config, self.config.batch_size, self._smaller()
-        random = generator(config.seed, step, LEVELS)
-        rows = self._rows(step)[torch.randperm(n, generator=random)]  # or the same classes would be seen smaller
-        images, masks, labels = self.resident.batch(send(rows, self.device))
-        images, masks = augment(images, masks, GENERATIVE, generator(config.seed, step, AUGMENT))
-        x0 = self.codec.encode(avg_pool2d(images, FINER), avg_pool2d(masks, FINER))
-        level = self._level_rows(smaller, random)
-        table = self._tables(torch.rand(n, generator=random))
-        sigma = table[torch.arange(n), level]
-        simulated = (torch.rand(n, generator=random) < config.share_simulated) & (level > 0)
-        image_known = (sigma[:, IMAGE] == 0) & (sigma[:, MASK] > 0)
-        cond = {name: send(hide(values[rows], ~image_known), self.device) for name, values in self.known.items()}
-        count = 2 + len(self.levels)
-        noises = torch.randn((count, *x0.shape), generator=generator(config.seed, step, NOISE)).to(self.device)
-        start = self._simulated(x0, torch.where(simulated, level, 0), table, cond, noises[2:])
-        weight = config.regression_weight * torch.where(sigma > 0, 1 / sigma.square(), 0.0).clamp(max=LARGEST_WEIGHT)
-        weight[simulated] = 0
-        weight[image_known, MASK] = weight[image_known, MASK].clamp(min=KNOWN_WEIGHT)
-        own = ((level == 0) | simulated) & (sigma > 0).all(dim=1)
-        sigma = send(sigma, self.device)
-        by_channel = expand_levels(sigma, self.denoiser.modality, x0.ndim)
-        return _Batch(
-            start + by_channel * noises[0],
-            self._without_detail(x0, sigma, smaller),
-            x0 + by_channel * noises[1],
-            sigma,
-            send(level, self.device),
-            labels + send(torch.arange(n) < smaller, self.device) * len(self.classes),
-            cond,
-            send(own, self.device),
-            send(weight, self.device),
-        )
-
-    def _tables(self, chance: Tensor) -> Tensor:
-        """(B, levels, M) levels from first to last: alike for most, with one modality known, or the image hidden."""
-        config = self.config
-        table = self.levels[None, :, None].repeat(len(chance), 1, 2)
-        edges = torch.tensor([config.share_mask_clean, config.share_image_clean, config.share_image_hidden]).cumsum(0)
-        table[chance < edges[0], :, MASK] = 0
-        table[(chance >= edges[0]) & (chance < edges[1]), :, IMAGE] = 0
-        table[(chance >= edges[1]) & (chance < edges[2]), :, IMAGE] = self.levels[0]
-        return table
-
-    @torch.no_grad()
-    def _simulated(self, x0: Tensor, calls: Tensor, table: Tensor, cond: Conditions, noises: Tensor) -> Tensor:
-        """x0, and what the network itself makes of noise in `calls` (B,) calls, where those are any.
-
-        Sampling gives it that (Yin et al., NeurIPS 2024, DMD2): of one call alone, after a real picture, nobody would
-        judge the errors that add up over all of them.
-        """
-        found = x0.clone()
-        for number in range(int(calls.max())):
-            rows = torch.nonzero(calls > number).flatten()
-            sigma, own = send(table[rows, number], self.device), send(rows, self.device)
-            noisy = found[own] + expand_levels(sigma, self.denoiser.modality, x0.ndim) * noises[number, own]
-            with autocast(self.device, self.config.precision):
-                estimate = self.denoiser(noisy, sigma, rows_of(cond, own))
-            found = found.index_copy(0, own, estimate.float())
-        return found
-
-    def _without_detail(self, x0: Tensor, sigma: Tensor, smaller: int) -> Tensor:
-        """Pairs as estimates of the first `smaller` ones can be: without the finest detail, but for what is known."""
-        low_res = self.denoiser.low_res
-        if low_res is None or not smaller:
-            return x0
-        coarse = low_res.enlarged(low_res.reduced(x0[:smaller]))
-        known = expand_levels(sigma[:smaller], self.denoiser.modality, x0.ndim) == 0
-        return torch.cat([torch.where(known, x0[:smaller], coarse), x0[smaller:]])
+        return [self.batches.train_set.records[row].id for row in self.batches.rows(step).tolist()]
 
     def _seen(
-        self, batch: _Batch, x: Tensor, noisy: Tensor, random: torch.Generator, also: Tensor | None = None
+        self, batch: Batch, x: Tensor, noisy: Tensor, random: torch.Generator, also: Tensor | None = None
     ) -> list[Tensor]:
         """Logits (k, B, n) of the discriminators of pairs x beside noisy ones.
 
@@ -359,19 +242,23 @@ class FewStepTrainer:
         further = 1 + (torch.rand(len(kind), generator=random) * (count - 1)).long()
         return kind // count * count + (kind % count + send(further, kind.device)) % count
 
-    def _real_shapes(self) -> RealShapes:
+    def _real_lesions(self) -> RealLesions:
         """Those of the train split, class by class, and once more without the finest detail."""
-        coded = avg_pool2d(self.train_set.masks.float() / 255, FINER)
+        train = self.batches.train_set
+        pictures = [avg_pool2d(arrays.float() / 255, FINER) for arrays in (train.images, train.masks)]
         low_res = self.denoiser.low_res
-        small = coded if low_res is None else low_res.enlarged(low_res.reduced(coded))
-        labels = self.train_set.labels
-        sizes = [self.codec.covered(of_size) for of_size in (coded, small)]
-        return RealShapes([size[labels == number] for size in sizes for number in range(len(self.classes))])
+        small = pictures if low_res is None else [low_res.enlarged(low_res.reduced(array)) for array in pictures]
+        found = []
+        for images, coded in (pictures, small):
+            masks = self.codec.covered(coded)
+            rows = [train.labels == number for number in range(len(self.classes))]
+            found += [(images[own], masks[own]) for own in rows]
+        return RealLesions(found)
 
-    def _shapes_apart(self, batch: _Batch, masks: Tensor) -> Tensor:
-        """Of estimated masks from those of their kind, where the network began with noise alone."""
+    def _lesions_apart(self, batch: Batch, images: Tensor, masks: Tensor) -> Tensor:
+        """Of estimated pairs from those of their kind, where the network began with noise alone."""
         rows = torch.nonzero(batch.own & (self.has_lesion[batch.kind] > 0)).flatten()
-        return self.real_shapes.apart(self.codec.covered(masks[rows]), batch.kind[rows])
+        return self.real_lesions.apart(images[rows], self.codec.covered(masks[rows]), batch.kind[rows])
 
     def train_step(self, step: int) -> Scalars:
         """One step of the generator, then one of the discriminators on the same pairs.
@@ -384,7 +271,7 @@ class FewStepTrainer:
         return within_memory(lambda: self._step(step), too_large)
 
     def _step(self, step: int) -> Scalars:
-        config, batch = self.config, self._batch(step)
+        config, batch = self.config, self.batches.make(step)
         share = min(1.0, (step + 1) / config.warmup_steps)
         random = functools.partial(generator, config.seed, step, MOVES)
         found: dict[str, Tensor] = {}
@@ -393,14 +280,14 @@ class FewStepTrainer:
             with autocast(self.device, config.precision):
                 estimate = self.denoiser(batch.noisy, batch.sigma, batch.cond)
                 error = squared_error(self.denoiser, estimate, batch.real)
-                masks = self.codec.pixels(estimate)[1].float()
+                images, masks = (array.float() for array in self.codec.pixels(estimate))
                 lacking = lacking_lesion(masks, self.has_lesion[batch.kind])
-                apart = self._shapes_apart(batch, masks)
-                regression = (error * batch.weight).sum(dim=1).mean() + lacking + SHAPES * apart
+                apart = self._lesions_apart(batch, images, masks)
+                regression = (error * batch.weight).sum(dim=1).mean() + lacking + LESIONS * apart
                 logits = self._seen(batch, estimate, batch.noisy, random(0))
             fooled = -(torch.stack([of_one.float().mean() for of_one in logits]) * self.weights).sum()
             found["estimate"] = estimate.detach().float()
-            found.update(adversarial=fooled.detach(), regression=regression.detach(), shapes=apart.detach())
+            found.update(adversarial=fooled.detach(), regression=regression.detach(), lesions=apart.detach())
             return fooled + regression
 
         def discriminator_loss(_: int) -> Tensor:
@@ -422,7 +309,7 @@ class FewStepTrainer:
         return {
             "loss": found["adversarial"] + found["regression"],
             "regression": found["regression"],
-            "shapes_apart": found["shapes"],
+            "lesions_apart": found["lesions"],
             "discriminator_loss": found["discriminator"],
             "grad_norm": norm,
         }
