@@ -37,7 +37,8 @@ def edges(image: Tensor, covered: Tensor) -> Tensor:
     """(B, 3) of images (B, C, S, S) in [0, 1] along the outlines of masks (B, K, S, S): step, its spread, line.
 
     Step is how much brighter it is outside than inside, as a mean over the outline; its spread along the outline is
-    small where the edge is as clear everywhere; line is how much brighter it is just outside than farther off.
+    small where the edge is as clear everywhere; line is how much brighter it is just outside than farther
+    off, a little below 0 without one, since pixels on the edge are of both sides.
     """
     mask, grey = covered.amax(dim=1, keepdim=True), image.mean(dim=1, keepdim=True)
     outside = {width: _averaged(grey, 1 - mask, width) for width in (NEAR, AROUND, FAR)}
