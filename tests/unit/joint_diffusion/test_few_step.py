@@ -331,7 +331,7 @@ def test_edges_say_how_clear_they_are_and_how_evenly() -> None:
     half = torch.where(torch.arange(48) < 24, lesions(mask, 0.3), lesions(mask, 0.0))
     assert float(clear[1]) < 0.03 < 0.1 < float(edges(half, mask)[0, 1])
     brighter = edges(lesions(mask) + 0.2, mask)[0]
-    assert torch.allclose(brighter, clear, atol=1e-3)
+    assert torch.allclose(brighter, clear, atol=0.02)
 
 
 def test_lesions_apart_goes_by_kind_and_leaves_out_what_is_empty() -> None:
