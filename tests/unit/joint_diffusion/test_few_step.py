@@ -113,7 +113,7 @@ def test_both_sides_learn(config: Config) -> None:
     trainer = trainer_of(config())
     own = [{k: v.clone() for k, v in n.state_dict().items()} for n in (trainer.denoiser, trainer.discriminator)]
     scalars = trainer.train_step(0)
-    assert {"loss", "regression", "discriminator_loss", "grad_norm"} == set(scalars)
+    assert {"loss", "regression", "lesions_apart", "discriminator_loss", "grad_norm"} == set(scalars)
     after = [trainer.denoiser.state_dict(), trainer.discriminator.state_dict()]
     both = zip(own, after, strict=True)
     changed = [{k for k, v in before.items() if not torch.equal(v, now[k])} for before, now in both]
