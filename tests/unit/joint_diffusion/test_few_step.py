@@ -119,7 +119,7 @@ def test_both_sides_learn(config: Config) -> None:
     changed = [{k for k, v in before.items() if not torch.equal(v, now[k])} for before, now in both]
     assert any(k.startswith("backbone.layout_code.out") for k in changed[0])
     assert any(k.startswith("backbone.stem") for k in changed[0])
-    assert {k.split(".")[0] for k in changed[1]} == {"heads", "on_pairs", "on_masks"}
+    assert {k.split(".")[0] for k in changed[1]} == {"heads", "on_pairs", "on_masks", "on_lesions"}
     assert not any("projection" in k for k in changed[1])
 
 
