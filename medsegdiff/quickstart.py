@@ -75,7 +75,7 @@ def phases(config: QuickstartConfig) -> list[Phase]:
     raw, real, checkpoints, synthetic, combined, alone, both = (str(out / name) for name in names)
     segment = {"img_size": 64, "steps": config.steps, "batch_size": 16, "evals": 6, "patience": 6, **seed}
     count = {"num_samples_per_class": config.num_samples_per_class}
-    short = {"reference_model_steps": config.steps, "embedding_steps": config.steps // 3, "bootstrap": 100}
+    short = {"reference_model_steps": config.steps, "embedding_steps": max(config.steps // 3, 1), "bootstrap": 100}
     pairs = {"real_data": real, "synthetic_data": synthetic}
     return [
         Phase("a phantom in the layout of BUSI", "phantom", {"output_dir": raw, **seed}),
