@@ -9,6 +9,7 @@ from pathlib import Path
 from medsegdiff.cli import COMMANDS, load
 from medsegdiff.engine.packaged import packaged
 from medsegdiff.flags import Setting, settings
+from medsegdiff.quickstart import SCRIPTS
 
 PAGE = Path(__file__).parent / "reference" / "flags.md"
 TEXT = """\
@@ -22,14 +23,6 @@ These work with every command: `--quiet` (warnings and errors only), `--log_file
 
 This page is written by `python docs/write_reference.py`.
 """
-SCRIPTS = {
-    "prepare": "prepare_busi_dataset.py",
-    "train": "train_medsegdiff.py",
-    "generate": "generate_synthetic.py",
-    "combine": "create_combined_dataset.py",
-    "segment": "train_segmentation.py",
-}
-
 TYPES = {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}
 
 
@@ -72,8 +65,8 @@ def page() -> str:
     lines = [TEXT]
     for name, command in COMMANDS.items():
         lines += [f"## medsegdiff {name}", "", f"{command.summary[0].upper()}{command.summary[1:]}."]
-        if name in SCRIPTS:
-            lines[-1] += f" The same as `python {SCRIPTS[name]}`."
+        if SCRIPTS.get(name, "").startswith("python "):
+            lines[-1] += f" The same as `{SCRIPTS[name]}`."
         lines += ["", *table(load(command.config)), ""]
     return "\n".join([*lines[:-1], *configurations()]) + "\n"
 

@@ -78,22 +78,23 @@ def energy_distance(x: Tensor, y: Tensor) -> Tensor:
 class RealLesions:
     """Real lesions of each kind, and how far generated ones are from them.
 
-    `of_kind`: (images (n, C, S, S) in [0, 1], masks (n, K, S, S) as shares of pixels), kind by kind.
+    `of_kind`: (images (n, C, S, S) in [0, 1], masks (n, K, S, S) as shares of pixels), kind by kind; `device`: where
+    generated ones are.
     """
 
-    def __init__(self, of_kind: list[tuple[Tensor, Tensor]]) -> None:
-        found = [_described(images, masks)[0] for images, masks in of_kind]
+    def __init__(self, of_kind: list[tuple[Tensor, Tensor]], device: torch.device | str = "cpu") -> None:
+        found = [_described(images, masks)[0].to(device) for images, masks in of_kind]
         every = torch.cat(found)
-        self.scale = every.std(dim=0).clamp(min=1e-3) if len(every) > 1 else torch.ones(every.shape[1])
+        self.scale = every.std(dim=0).clamp(min=1e-3) if len(every) > 1 else every.new_ones(every.shape[1])
         self.of_kind = [kind / self.scale for kind in found]
 
     def apart(self, images: Tensor, masks: Tensor, kind: Tensor) -> Tensor:
         """Mean over the kinds (B,) of the energy distance of pairs as above; 0 where there are too few lesions."""
         given, lesion = _described(images, masks)
-        given, kind = given / self.scale.to(masks.device), kind[lesion]
+        given, kind = given / self.scale, kind[lesion]
         found = []
         for number in kind.unique().tolist():
-            own, real = given[kind == number], self.of_kind[number].to(masks.device)
+            own, real = given[kind == number], self.of_kind[number]
             if len(own) > 1 and len(real) > 1:
                 found.append(energy_distance(own, real))
         return torch.stack(found).mean() if found else masks.new_zeros(())

@@ -248,12 +248,12 @@ class FewStepTrainer:
         pictures = [avg_pool2d(arrays.float() / 255, FINER) for arrays in (train.images, train.masks)]
         low_res = self.denoiser.low_res
         small = pictures if low_res is None else [low_res.enlarged(low_res.reduced(array)) for array in pictures]
+        rows = [train.labels == number for number in range(len(self.classes))]
         found = []
         for images, coded in (pictures, small):
             masks = self.codec.covered(coded)
-            rows = [train.labels == number for number in range(len(self.classes))]
             found += [(images[own], masks[own]) for own in rows]
-        return RealLesions(found)
+        return RealLesions(found, self.device)
 
     def _lesions_apart(self, batch: Batch, images: Tensor, masks: Tensor) -> Tensor:
         """Of estimated pairs from those of their kind, where the network began with noise alone."""
