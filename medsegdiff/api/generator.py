@@ -19,10 +19,9 @@ from medsegdiff.generators import base
 from medsegdiff.generators.base import TASKS, Generator, Task
 from medsegdiff.synthesis.inputs import input_of
 from medsegdiff.synthesis.masks import MaskEstimate, estimate
-from medsegdiff.synthesis.plan import Chunk, Item, batched, pair_item, plan_images, plan_masks
+from medsegdiff.synthesis.plan import Chunk, Item, batched, chunk_size_on, pair_item, plan_images, plan_masks
 from medsegdiff.synthesis.samples import sample_chunk
 
-BATCHES = {"cpu": 8}  # samples computed together, by device; 50 elsewhere
 MAX_REDRAWS = 20
 
 
@@ -174,7 +173,7 @@ def load_generator(
     from medsegdiff.api.hub import find_weights  # here: circles are not wanted, nor its packages for plain files
 
     place = choose_device(device)
-    size = batch_size or BATCHES.get(place.type, 50)
+    size = batch_size or chunk_size_on(place)
     generator = base.load_generator(
         find_weights(name), settings, device=place, precision=settle(precision, place), batch_size=size
     )

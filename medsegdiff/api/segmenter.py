@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from medsegdiff.api.pictures import as_array
-from medsegdiff.data.arrays import resize_anisotropic
+from medsegdiff.data.arrays import at_native_size, resize_anisotropic
 from medsegdiff.data.dataset import to_channels
-from medsegdiff.downstream.predict import Predictor, load_predictor, native
+from medsegdiff.downstream.predict import Predictor, load_predictor
 from medsegdiff.engine.settings import Device, Precision
 from medsegdiff.errors import UserError
 
@@ -40,7 +40,7 @@ class Segmenter:
     def predict(self, image: np.ndarray | Image.Image) -> Prediction:
         """The mask of an image, (H, W) or (H, W, 3) uint8 of any size. Raises `UserError` for another array."""
         found = _probabilities(self.predictor, image)
-        probability = native(found, *_size(image))
+        probability = at_native_size(found, *_size(image))
         return Prediction(self.predictor.mask(probability), probability, self.predictor.spec.foreground)
 
 

@@ -132,3 +132,8 @@ def check_mask_values(values: Mapping[Any, Any]) -> None:
         raise ValueError("a pixel value of its own for each class")
     if BACKGROUND not in values or len(values) < 2:
         raise ValueError(f"{BACKGROUND} and one or more classes")
+
+
+def at_native_size(shares: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(K, height, width) float32 values of (K, S, S) ones, bilinear: back from the square that a network saw."""
+    return np.stack([cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR) for part in shares])

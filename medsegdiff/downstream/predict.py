@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medsegdiff.data.arrays import ArraySpec
+from medsegdiff.data.arrays import ArraySpec, at_native_size
 from medsegdiff.data.dataset import from_channels
 from medsegdiff.data.pictures import contact_sheet, spread
-from medsegdiff.downstream.classification.models import load_classifier
+from medsegdiff.downstream.classification.models import restored_classifier
 from medsegdiff.downstream.classification.training import predict_classes
 from medsegdiff.downstream.config import PredictConfig
-from medsegdiff.downstream.segmentation.models import load_model
+from medsegdiff.downstream.segmentation.models import restored_model
 from medsegdiff.downstream.segmentation.training import PREDICT_BATCH, predict
 from medsegdiff.downstream.train_and_test import WEIGHTS_FILE
 from medsegdiff.downstream.weights import load_weights
@@ -98,9 +98,9 @@ def load_predictor(path: Path, device: Device = "auto", precision: Precision = "
     Raises `UserError` where there is none, or one for each seed.
     """
     place = choose_device(device)
-    file = _weights_file(path)
-    task = load_weights(file)[1]["config"].get("task", "segment")
-    model, settings = (load_classifier if task == "classify" else load_model)(file)
+    weights, settings = load_weights(_weights_file(path))
+    task = settings["config"].get("task", "segment")
+    model, _ = (restored_classifier if task == "classify" else restored_model)(weights, settings)
     digest = tensors_digest(model.state_dict())
     return Predictor(model.to(place), settings, settle(precision, place), digest)
 
@@ -141,11 +141,6 @@ def predict_pictures(config: PredictConfig) -> list[dict[str, Any]]:
     return _read(run.path / TABLE_FILE)
 
 
-def native(probability: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(K, height, width) float32 probabilities at native size of (K, S, S) ones."""
-    return np.stack([cv2.resize(p, (width, height), interpolation=cv2.INTER_LINEAR) for p in probability])
-
-
 def _write(
     folder: Path, predictor: Predictor, inputs: Sequence[ConditioningInput], fingerprint: dict[str, Any]
 ) -> list[dict[str, Any]]:
@@ -184,7 +179,7 @@ def _one(
         shares = {f"probability:{name}": round(float(p), 6) for name, p in zip(predictor.classes, found, strict=True)}
         return {**row, "predicted": best, **shares}, None, f"{best} {found.max():.2f}"
     spec = predictor.spec
-    probability = native(found, image.width, image.height)
+    probability = at_native_size(found, image.width, image.height)
     mask = predictor.mask(probability)
     write_png(make_folder(folder / "masks") / f"{image.id}.png", mask)
     for name, share in zip(spec.foreground, probability, strict=True):

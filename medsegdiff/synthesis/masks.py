@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from medsegdiff.data.arrays import ArraySpec
+from medsegdiff.data.arrays import ArraySpec, at_native_size
 from medsegdiff.data.dataset import from_channels
 from medsegdiff.data.decoding import read_grey
 from medsegdiff.data.pictures import contact_sheet, spread
@@ -94,9 +94,7 @@ def estimate(sampled: Sequence[Arrays], width: int, height: int, spec: ArraySpec
     """What the sampled masks of one image say together, at its native size."""
 
     def native(shares: np.ndarray) -> np.ndarray:
-        size = (width, height)
-        layers = [cv2.resize(part, size, interpolation=cv2.INTER_LINEAR) for part in shares.astype(np.float32)]
-        return np.clip(np.stack(layers), 0, 1)
+        return np.clip(at_native_size(shares.astype(np.float32), width, height), 0, 1)
 
     index = np.stack([spec.index_map(arrays["mask"]) for arrays in sampled])
     masks = np.stack([index == k for k in range(1, len(spec.foreground) + 1)], axis=1)

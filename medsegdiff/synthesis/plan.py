@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from medsegdiff.engine.progress import progress_bar
 from medsegdiff.generators.base import TASKS, Request, Task
 from medsegdiff.synthesis.inputs import ConditioningInput
@@ -16,6 +18,7 @@ from medsegdiff.synthesis.inputs import ConditioningInput
 T = TypeVar("T")
 
 CHUNKS = "chunks"  # folder of the records of finished chunks
+ON_CPU, ELSEWHERE = 8, 50  # samples of a chunk. Batches are padded: large ones are dear where few are asked for
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class Chunk:
     def requests(self) -> list[Request]:
         """What the generator is asked for."""
         return [item.request for item in self.items]
+
+
+def chunk_size_on(device: torch.device) -> int:
+    """How many samples are computed together where nothing is set."""
+    return ON_CPU if device.type == "cpu" else ELSEWHERE
 
 
 def plan_pairs(

@@ -26,13 +26,12 @@ from medsegdiff.generators.base import TASKS, Generator, GeneratorCard, load_gen
 from medsegdiff.synthesis import masks, samples
 from medsegdiff.synthesis.config import OF_GENERATORS, GenerateConfig
 from medsegdiff.synthesis.inputs import ConditioningInput, read_inputs
-from medsegdiff.synthesis.plan import Chunk, plan_images, plan_masks, plan_pairs, run_pending
+from medsegdiff.synthesis.plan import Chunk, chunk_size_on, plan_images, plan_masks, plan_pairs, run_pending
 
 logger = logging.getLogger(__name__)
 
 # What does not decide what is sampled: where things lie (what was given counts by its content), and when to give up.
 NOT_IN_FINGERPRINT = ("checkpoint_path", "output_dir", "masks", "images", "split", "device", "max_redraws")
-CHUNK_SIZES = {"cpu": 8}  # by device; 50 elsewhere. Batches are padded: large ones are dear where few are asked for
 # Settings that a mode makes no use of.
 UNUSED = {
     "joint": ("num_samples_per_input",),
@@ -129,7 +128,7 @@ def settle(config: GenerateConfig) -> GenerateConfig:
     if samples is None:
         samples = {"image_to_mask": 8, "mask_to_image": 1}.get(mode)
     if chunk is None:
-        chunk = CHUNK_SIZES.get(choose_device(config.device).type, 50)
+        chunk = chunk_size_on(choose_device(config.device))
     return settle_precision(dataclasses.replace(config, mode=mode, num_samples_per_input=samples, chunk_size=chunk))
 
 

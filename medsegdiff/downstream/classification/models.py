@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from torch import nn
+from torch import Tensor, nn
 
 from medsegdiff.downstream.names import IMAGENET, check_timm_name
 from medsegdiff.downstream.pretrained import failed_download, load_encoder
@@ -60,7 +60,11 @@ def load_classifier(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 
     Raises `UserError` where the file is missing, broken or not of this kind.
     """
-    weights, settings = load_weights(path)
+    return restored_classifier(*load_weights(path))
+
+
+def restored_classifier(weights: dict[str, Tensor], settings: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """The same of what `load_weights` read."""
     config = settings["config"]
     shape = len(settings["classes"]), config["dropout"], config["img_size"], settings.get("channels", 1)
     model = build_classifier(config["model"], None, *shape)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
-from torch import nn
+from torch import Tensor, nn
 
 from medsegdiff.data.arrays import GREY_BINARY, ArraySpec
 from medsegdiff.downstream.names import check_timm_name, near_names
@@ -117,7 +117,11 @@ def _check_encoder(encoder: str, weights: str | None) -> None:
 
 def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a weights file, in evaluation mode on the CPU, and its settings; `UserError` for a broken file."""
-    weights, settings = load_weights(path)
+    return restored_model(*load_weights(path))
+
+
+def restored_model(weights: dict[str, Tensor], settings: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """The same of what `load_weights` read."""
     config = settings["config"]
     spec = ArraySpec.from_json(settings.get("arrays"))
     model = build_model(config["model"], config["encoder"], dropout=config.get("dropout", 0.0), spec=spec)
