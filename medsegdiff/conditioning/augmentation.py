@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medsegdiff.conditioning.base import Condition, Embedder, Sample
-from medsegdiff.data.records import SampleSet
+from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.data.transforms import MOVE_UNITS
 
 
@@ -27,7 +27,7 @@ class Augmentation(Condition):
     units: list[float]  # of each number, as `MOVE_UNITS` has them
 
     @classmethod
-    def fit(cls, pairs: SampleSet, drop_rate: float) -> Self:
+    def fit(cls, train: SampleTensors, classes: Sequence[str], drop_rate: float) -> Self:
         return cls(units=list(MOVE_UNITS))
 
     def encode(self, samples: Sequence[Sample]) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from medsegdiff.data.records import SampleSet
+from medsegdiff.data.dataset import SampleTensors
 
 Conditions = Mapping[str, Tensor]  # name -> (B, ...) values
 Sample = Mapping[str, Any]  # what is known of a sample: a row of metadata.csv, or what a request asks for
@@ -45,12 +45,21 @@ class Condition(ABC):
 
     @classmethod
     @abstractmethod
-    def fit(cls, pairs: SampleSet, drop_rate: float) -> Self:
-        """The condition as these samples have it. Raises `UserError` where they do not."""
+    def fit(cls, train: SampleTensors, classes: Sequence[str], drop_rate: float) -> Self:
+        """The condition as the samples to be learnt have it. Raises `UserError` where they do not."""
 
     @abstractmethod
     def encode(self, samples: Sequence[Sample]) -> Tensor:
         """(B, ...) values of samples; not given where a sample says nothing. `UserError` for one out of range."""
+
+    def seen(self, values: Tensor, images: Tensor, masks: Tensor) -> Tensor:
+        """Values (B, ...) of samples as they are seen, moved by augmentation: images (B, C, S, S) and masks
+        (B, K, S, S) in [0, 1]. What is not read from pictures stays as it is."""
+        return values
+
+    def hidden(self, values: Tensor, random: torch.Generator) -> Tensor:
+        """Values (B, ...), not given where chance hides them in training."""
+        return hide(values, torch.rand(len(values), generator=random) >= self.drop_rate)
 
     @abstractmethod
     def embedder(self, width: int) -> Embedder:
@@ -74,4 +83,12 @@ def rows_of(conditions: Conditions, index: Tensor | slice) -> Conditions:
 
 def encode(known: Sequence[Condition], samples: Sequence[Sample]) -> Conditions:
     """Values of those of the `known` conditions that any of the samples has."""
-    return {c.name: c.encode(samples) for c in known if any(s.get(c.name) not in (None, "") for s in samples)}
+    nothing: tuple[Any, ...] = (None, "", {})
+    return {c.name: c.encode(samples) for c in known if any(s.get(c.name) not in nothing for s in samples)}
+
+
+def encode_seen(known: Sequence[Condition], samples: SampleTensors) -> Conditions:
+    """Values of samples in memory as they are seen there."""
+    values = encode(known, [vars(record) for record in samples.records])
+    images, masks, _ = samples.batch(torch.arange(len(samples)))
+    return {c.name: c.seen(values[c.name], images, masks) for c in known if c.name in values}

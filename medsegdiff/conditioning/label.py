@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medsegdiff.conditioning.base import Condition, Embedder, Sample
-from medsegdiff.data.records import SampleSet
+from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.errors import require
 
 
@@ -23,8 +23,8 @@ class Label(Condition):
     classes: list[str]  # in the order of their numbers
 
     @classmethod
-    def fit(cls, pairs: SampleSet, drop_rate: float) -> Self:
-        return cls(drop_rate=drop_rate, classes=list(pairs.classes))
+    def fit(cls, train: SampleTensors, classes: Sequence[str], drop_rate: float) -> Self:
+        return cls(drop_rate=drop_rate, classes=list(classes))
 
     def encode(self, samples: Sequence[Sample]) -> Tensor:
         labels = [sample.get(self.name) or None for sample in samples]

@@ -12,6 +12,7 @@ from medsegdiff.errors import require
 # Networks embed conditions in this order
 CONDITIONS = {
     "label": "medsegdiff.conditioning.label:Label",
+    "attributes": "medsegdiff.conditioning.attributes:Attributes",
     "augmentation": "medsegdiff.conditioning.augmentation:Augmentation",
 }
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # torch takes seconds, and settings of `generate` import this
 
 Task = Literal["joint", "mask_first", "mask_to_image", "image_to_mask", "inpaint", "text_to_image"]
 TASKS: tuple[Task, ...] = get_args(Task)  # seeds hold places in it: new ones come last
-Value = str | float | Sequence[float]
+Value = str | float | Sequence[float] | Mapping[str, float]
 # "image": (S, S) or (S, S, 3) uint8; "mask": (S, S) uint8 pixel values as the card's arrays say; "expected_mask":
 # (K, S, S) shares from 0 to 1
 Arrays = Mapping[str, np.ndarray]

@@ -26,12 +26,25 @@ from medsegdiff.generators.base import TASKS, Generator, GeneratorCard, load_gen
 from medsegdiff.synthesis import masks, samples
 from medsegdiff.synthesis.config import OF_GENERATORS, GenerateConfig
 from medsegdiff.synthesis.inputs import ConditioningInput, read_inputs
-from medsegdiff.synthesis.plan import Chunk, chunk_size_on, plan_images, plan_masks, plan_pairs, run_pending
+from medsegdiff.synthesis.plan import (
+    Chunk,
+    batched,
+    chunk_size_on,
+    pair_item,
+    plan_images,
+    plan_masks,
+    plan_pairs,
+    run_pending,
+)
+from medsegdiff.synthesis.requests import Ranges, asked_of, check_ranges, parse_ranges, read_requests, with_attributes
 
 logger = logging.getLogger(__name__)
 
 # What does not decide what is sampled: where things lie (what was given counts by its content), and when to give up.
-NOT_IN_FINGERPRINT = ("checkpoint_path", "output_dir", "masks", "images", "split", "device", "max_redraws")
+NOT_IN_FINGERPRINT = (
+    *("checkpoint_path", "output_dir", "masks", "images", "split", "attributes", "requests"),
+    *("device", "max_redraws"),
+)
 # Settings that a mode makes no use of.
 UNUSED = {
     "joint": ("num_samples_per_input",),
@@ -59,7 +72,7 @@ def generate(config: GenerateConfig) -> SampleSet | list[dict[str, Any]]:
     kind = f"{config.mode}, which a generator of kind {generator.card.kind!r} does not serve"
     require(config.mode in serves, "--mode", kind, f"one of {', '.join(serves)}")
     classes, tasks, inputs = plan(config, generator.card)
-    fingerprint = _fingerprint(config, generator, classes, inputs)
+    fingerprint = _fingerprint(config, generator, classes, inputs) | _asked_digest(tasks)
     if config.mode == "image_to_mask":
         return _masks(config, generator, tasks, fingerprint)
     return _samples(config, generator, classes, tasks, fingerprint)
@@ -76,13 +89,35 @@ def plan(config: GenerateConfig, card: GeneratorCard) -> tuple[list[str], list[C
     known = f"classes of the checkpoint, with blanks between them: {' '.join(card.classes)}"
     require(not unknown, "--classes", " ".join(map(repr, unknown)), known)
     size, seed = config.chunk_size, config.seed
+    if config.requests is not None:
+        return _plan_requests(config, card)
+    ranges = parse_ranges(config.attributes or [])
+    check_ranges(card, ranges)
     if config.mode != "mask_to_image":
         counts = config.num_samples_per_class, size, seed
-        return classes, plan_pairs(config.mode, classes, card.classes, *counts), None
+        return classes, _asked(plan_pairs(config.mode, classes, card.classes, *counts), ranges, card), None
     inputs = _masks_to_use(config, card)
     sampled = {g.label for g in inputs}
     classes = classes if None in sampled else [c for c in card.classes if c in sampled]
-    return classes, plan_images(inputs, classes, card.classes, config.num_samples_per_input or 1, size, seed), inputs
+    chunks = plan_images(inputs, classes, card.classes, config.num_samples_per_input or 1, size, seed)
+    return classes, _asked(chunks, ranges, card), inputs
+
+
+def _asked(chunks: list[Chunk], ranges: Ranges, card: GeneratorCard) -> list[Chunk]:
+    """Chunks of which every item is asked for with a value of each range."""
+    return [Chunk(c.name, tuple(with_attributes(item, ranges, card) for item in c.items)) for c in chunks]
+
+
+def _plan_requests(config: GenerateConfig, card: GeneratorCard) -> tuple[list[str], list[Chunk], None]:
+    """A pair for each row of the table; rows without a class have the classes in turn."""
+    assert config.mode is not None and config.chunk_size is not None and config.requests is not None  # noqa: PT018
+    items = []
+    for number, row in enumerate(read_requests(Path(config.requests), card)):
+        label = row.label or card.classes[number % len(card.classes)]
+        item = pair_item(config.mode, label, card.classes, number, config.seed)
+        items.append(with_attributes(item, row.ranges, card))
+    chunks = [Chunk(f"requests_{n:05d}", some) for n, some in enumerate(batched(items, config.chunk_size))]
+    return [c for c in card.classes if any(item.label == c for item in items)], chunks, None
 
 
 def _samples(
@@ -142,6 +177,14 @@ def _fingerprint(
     found = fingerprint_of(config, "generate", left_out) | generator.settings(task)
     found |= {"checkpoint_sha256": generator.card.digest}
     return found | ({"classes": classes} if classes else {}) | ({} if inputs is None else {"inputs": _digest(inputs)})
+
+
+def _asked_digest(tasks: list[Chunk]) -> dict[str, str]:
+    """Of the attributes that are asked for, where any are: other folders are known by what they were known by."""
+    asked = [(item.request.id, sorted(asked_of(item).items())) for task in tasks for item in task.items]
+    if not any(values for _, values in asked):
+        return {}
+    return {"attributes": hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}
 
 
 def _digest(inputs: list[ConditioningInput]) -> str:

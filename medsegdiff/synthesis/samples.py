@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
 from medsegdiff.data.arrays import BINARY
+from medsegdiff.data.attributes import measure
 from medsegdiff.data.pictures import contact_sheet, spread
 from medsegdiff.data.records import SampleRecord, SampleSet, class_counts, write_sample, write_samples
 from medsegdiff.engine.files import read_json, write_json, write_png
-from medsegdiff.engine.rng import generator as random_stream
 from medsegdiff.errors import UserError
 from medsegdiff.generators.base import Arrays, Generator, GeneratorCard
 from medsegdiff.synthesis.plan import Chunk, Item, record_file
 from medsegdiff.synthesis.quality_filters import label_map_fault, mask_fault
+from medsegdiff.synthesis.requests import asked_of, aspect_of, write_obtained
 
-ASPECT = 22  # purpose number of the random streams
+logger = logging.getLogger(__name__)
+
 SHEET_PER_CLASS = 32
 SHEET_MASKS, SHEET_SAMPLES, SHEET_COLUMNS = 12, 7, 8  # conditioning masks, images beside each, pictures a row
 
@@ -35,21 +37,22 @@ def run_chunk(generator: Generator, task: Chunk, folder: Path, max_redraws: int)
             write_sample(
                 folder, arrays["image"], arrays["mask"], id=item.request.id, label=item.label, split="train",
                 group=item.request.id if item.conditioning_input is None else item.conditioning_input.group,
-                source=f"synthetic:{generator.card.digest}", pixel_aspect=_aspect(generator.card, item),
+                source=f"synthetic:{generator.card.digest}", pixel_aspect=aspect_of(generator.card, item),
                 generator=generator.card.digest,
                 derived_from="" if item.conditioning_input is None else item.conditioning_input.id,
+                attributes=_measured(generator.card, item, arrays),
             )
         )  # fmt: skip
     value = {"records": [dataclasses.asdict(r) for r in records], "faults": {k: dict(v) for k, v in faults.items()}}
     write_json(record_file(task, folder), value)
 
 
-def _aspect(card: GeneratorCard, item: Item) -> float:
-    """True width / height: that of the conditioning mask, else that of a train picture of the class."""
-    if item.conditioning_input is not None:
-        return item.conditioning_input.width * item.conditioning_input.pixel_aspect / item.conditioning_input.height
-    aspects = card.aspects[item.label]
-    return aspects[int(torch.randint(len(aspects), (1,), generator=random_stream(*item.request.seed, ASPECT)))]
+def _measured(card: GeneratorCard, item: Item, arrays: Arrays) -> dict[str, float]:
+    """Attributes of a sampled pair, where its mask says what is lesion."""
+    if not card.arrays.is_binary:
+        return {}
+    aspect = aspect_of(card, item) * arrays["mask"].shape[0] / arrays["mask"].shape[1]
+    return measure(arrays["image"], card.arrays.index_map(arrays["mask"]), aspect)
 
 
 def _fault(card: GeneratorCard, label: str, mask: np.ndarray) -> str | None:
@@ -118,6 +121,10 @@ def gather(
     )
     balance = {"generated": class_counts(records)["train"], "masks_redrawn": redrawn}
     write_json(folder / "class_balance.json", balance)
+    items = [item for task in tasks for item in task.items]
+    if any(asked_of(item) for item in items):
+        for line in write_obtained(folder, items, records):
+            logger.info("%s", line)
     write_png(folder / "contact_sheet.png", _input_sheet(tasks, pairs) if hashes else _sheet(pairs))
     return pairs
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medsegdiff.conditioning.base import encode
+from medsegdiff.conditioning.base import encode, encode_seen
 from medsegdiff.data.dataset import SampleTensors, from_channels
 from medsegdiff.engine.device import autocast
 from medsegdiff.engine.progress import progress_bar
@@ -138,7 +138,7 @@ class JointDiffusion:
         card = self.model_card
         masks = encode_sdf(samples.masks, card.codec.sdf_truncation)
         data = dataclasses.replace(samples, masks=masks)
-        known = encode(card.conditions, [vars(r) for r in samples.records])
+        known = encode_seen(card.conditions, samples)
         levels = levels_of(card)
         scores = np.zeros((len(levels), len(data)))
         for rows in progress_bar(torch.arange(len(data)).split(SCORED), desc="membership", unit="batch", leave=False):

@@ -79,10 +79,16 @@ def initial_file(name: str) -> Path:
 def start_from(path: Path, denoiser: Denoiser, card: ModelCard, pairs: SampleSet) -> list[dict[str, str]]:
     """Put the weights of a checkpoint into a fresh network; returns the hashes of the pictures that they learnt.
 
+    The network may take conditions that the checkpoint does not know: what embeds them says nothing at first.
     Raises `UserError` where it is of another network, and where it learnt val or test pictures of `pairs`.
     """
     initial, before, _ = load_checkpoint(path)
-    named = [(c.backbone, c.model, c.classes, str(c.arrays), [d.name for d in c.conditions]) for c in (before, card)]
+    fresh = {c.name for c in card.conditions} - {c.name for c in before.conditions} - {"label"}
+
+    def known(card: ModelCard) -> list[str]:
+        return [c.name for c in card.conditions if c.name not in fresh]
+
+    named = [(c.backbone, c.model, c.classes, str(c.arrays), known(c)) for c in (before, card)]
     kinds = ("backbone", "settings of the network", "classes", "arrays", "conditions")
     differing = [kind for kind, old, new in zip(kinds, *named, strict=True) if old != new]
     hint = "Give the settings and data set that it was trained with, or train from scratch."
@@ -95,7 +101,8 @@ def start_from(path: Path, denoiser: Denoiser, card: ModelCard, pairs: SampleSet
         found = f"a checkpoint that learnt {len(held_out)} val or test pictures, such as {held_out[0]}"
         raise UserError("--init_from", found, "one that learnt none of them", "Use the split that it was trained on.")
     try:
-        denoiser.load_state_dict(initial.state_dict())
+        new = {k: v for k, v in denoiser.state_dict().items() if any(f".conditions.{name}." in k for name in fresh)}
+        denoiser.load_state_dict(initial.state_dict() | new)
     except RuntimeError as error:
         found = f"weights of other sizes ({str(error).splitlines()[1].strip()})"
         raise UserError("--init_from", found, "those of this network", hint) from error

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from medsegdiff.conditioning.augmentation import Augmentation
-from medsegdiff.conditioning.base import Condition, Conditions, encode, hide
+from medsegdiff.conditioning.base import Condition, Conditions, encode
 from medsegdiff.conditioning.registry import CONDITIONS, condition_class
 from medsegdiff.data.dataset import SampleTensors, load_tensors
 from medsegdiff.data.records import SampleSet, read_samples
@@ -183,7 +183,9 @@ class DiffusionTrainer:
         self.val_set = load_tensors(pairs.select("val"), config.img_size, what="val split")
         names = [*config.conditions, *([Augmentation.name] if config.augment_prob else [])]
         self.conditions: list[Condition] = [
-            condition_class(name).fit(pairs, config.condition_dropout) for name in CONDITIONS if name in names
+            condition_class(name).fit(self.train_set, pairs.classes, config.condition_dropout)
+            for name in CONDITIONS
+            if name in names
         ]
         self.known = encode(self.conditions, [vars(r) for r in self.train_set.records])
         radius = config.diffusion.sdf_truncation
@@ -318,13 +320,15 @@ class DiffusionTrainer:
         elif config.augment:
             images, masks = augment(images, masks, GENERATIVE, chance)
         images, masks = avg_pool2d(images, self.finer), avg_pool2d(masks, self.finer)
+        for c in self.conditions:
+            if c.name in cond:
+                cond[c.name] = c.seen(cond[c.name], images, masks)
         random = generator(config.seed, seed_step, NOISE)
         x0 = self.codec.encode(images, masks)
         sigma = sample_sigma(len(x0), config.diffusion, random)
         noise = torch.randn(x0.shape, generator=random)
         for c in self.conditions:
-            keep = torch.rand(len(x0), generator=random) >= c.drop_rate
-            cond[c.name] = hide(cond[c.name], keep)
+            cond[c.name] = c.hidden(cond[c.name], random)
         own, high = torch.arange(len(x0))[self.processes.share(len(x0))], 0
         if not small:
             order, high = self.denoiser.by_size(sigma[own])

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medsegdiff.conditioning.base import Condition, encode
+from medsegdiff.conditioning.base import Condition, encode_seen
 from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.engine.device import autocast, choose_device
 from medsegdiff.engine.files import write_bytes
@@ -45,7 +45,7 @@ class Validator:
         self.codec = codec
         self.classes = classes
         self.conditions = conditions
-        self.known = encode(conditions, [vars(r) for r in val.records])
+        self.known = encode_seen(conditions, val)
         self.val = dataclasses.replace(val, masks=encode_sdf(val.masks, codec.sdf_truncation))
         self.best: dict[str, float] = {"step": -1, "val_loss": math.inf}
         self.history: list[dict[str, float]] = []

@@ -42,6 +42,20 @@ def test_weights_and_average_are_those_of_the_checkpoint(data: Path, first: Path
         assert torch.equal(value, before[name])
 
 
+def test_a_condition_that_is_new_says_nothing_at_first(data: Path, first: Path, tmp_path: Path) -> None:
+    """Damage: a checkpoint without attributes refused, or one whose network changes by their mere presence."""
+    found = trainer(data, tmp_path / "run", init_from=str(first), conditions=["label", "attributes"])
+    assert [c.name for c in found.conditions] == ["label", "attributes"]
+    x, sigma = torch.randn(2, 2, 16, 16), torch.full((2, 2), 0.5)
+    attributes = torch.full((2, len(found.conditions[1].names) + 1), 0.5)  # type: ignore[attr-defined]
+    label = {"label": torch.tensor([0, 1])}
+    with torch.no_grad():
+        before = load_checkpoint(first)[0](x, sigma, label)
+        assert torch.equal(found.ema.model(x, sigma, label | {"attributes": attributes}), before)
+    with pytest.raises(UserError, match="--init_from: found a checkpoint with other conditions"):
+        trainer(data, tmp_path / "run", init_from=str(first), conditions=[])
+
+
 def test_a_finished_training_goes_on(data: Path, first: Path, tmp_path: Path) -> None:
     """Damage: the fingerprint holds the path of the checkpoint and not its content, or old runs are not known again."""
     copy = tmp_path / "moved.safetensors"

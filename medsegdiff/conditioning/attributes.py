@@ -1,0 +1,148 @@
+"""Attributes of a sample as numbers: what is measured of its lesion, and columns that a data set brings itself."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medsegdiff.conditioning.base import Condition, Embedder, Sample
+from medsegdiff.data.attributes import MEASURED, measure
+from medsegdiff.data.dataset import SampleTensors, from_channels
+from medsegdiff.errors import UserError, require
+
+KNOTS = 17  # quantiles by which values of a name are brought to [-1, 1]
+FREQUENCIES = (1.0, 2.0, 4.0)  # of sines and cosines of them, half turns a unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attributes(Condition):
+    """Numbers by name, any of which may be left out.
+
+    Beside them the network gets the true width over height of the picture, by which shapes in a square picture are
+    read.
+    """
+
+    name: ClassVar[str] = "attributes"
+    kind: ClassVar[str] = "numbers"
+    names: list[str]
+    knots: list[list[float]]  # of each name, `KNOTS` quantiles of the values of the train split, each counted once
+
+    @classmethod
+    def fit(cls, train: SampleTensors, classes: Sequence[str], drop_rate: float) -> Self:
+        """Of the names that differ between train samples. Raises `UserError` where there is none."""
+        own = sorted({name for record in train.records for name in record.attributes} - set(MEASURED))
+        names = [*(MEASURED if train.spec.is_binary else ()), *own]
+        fitted = cls(drop_rate=drop_rate, names=names, knots=[])
+        images, masks, _ = train.batch(torch.arange(len(train)))
+        values = fitted.seen(fitted.encode([vars(r) for r in train.records]), images, masks).double().numpy()
+        found = {}
+        for name, column in zip(names, values.T, strict=False):
+            known = np.unique(column[~np.isnan(column)])
+            if len(known) > 1:
+                found[name] = [float(f"{q:.6g}") for q in np.quantile(known, np.linspace(0, 1, KNOTS))]
+        where, expected = "--conditions attributes", "lesion masks, or columns attribute:<name> of unlike numbers"
+        require(bool(found), where, "a data set without any", expected, "Leave it out.")
+        return cls(drop_rate=drop_rate, names=list(found), knots=list(found.values()))
+
+    def encode(self, samples: Sequence[Sample]) -> Tensor:
+        """(B, n + 1) values of the names, then the width over height of pictures; NaN where nothing is said.
+
+        Raises `UserError` for an unknown name and for a value beyond those of the train split.
+        """
+        rows = []
+        for sample in samples:
+            given: Mapping[str, float] = sample.get(self.name) or {}
+            if "aspect" in sample:  # a request, not a record
+                self.check(given)
+            rows.append([*(float(given.get(name, math.nan)) for name in self.names), _aspect(sample)])
+        return torch.tensor(rows, dtype=torch.float32)
+
+    def check(self, given: Mapping[str, float], where: str = "") -> None:
+        """Raise `UserError` for a name that is not known or a value that was never learnt; `where` is what gave it."""
+        for name, value in given.items():
+            if name not in self.names:
+                near = difflib.get_close_matches(name, self.names, 1)
+                hint = f"Did you mean {near[0]}?" if near else ""
+                raise UserError(where or "--attributes", name, f"some of {', '.join(self.names)}", hint)
+            low, *_, high = self.knots[self.names.index(name)]
+            expected = f"{low:.4g} to {high:.4g}, the range of the train split"
+            place = f"{where} column {name}" if where else f"--attributes {name}"
+            require(low <= value <= high, place, f"{value:g}", expected)
+
+    def seen(self, values: Tensor, images: Tensor, masks: Tensor) -> Tensor:
+        measured = [number for number, name in enumerate(self.names) if name in MEASURED]
+        if not measured:
+            return values
+        values, aspects = values.clone(), values[:, -1].tolist()
+        pictures = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        lesions = (masks > 0.5).any(dim=1).cpu().numpy()
+        for row, aspect in enumerate(aspects):
+            found = measure(from_channels(pictures[row]), lesions[row], aspect)
+            for number in measured:
+                values[row, number] = found.get(self.names[number], math.nan)
+        return values
+
+    def hidden(self, values: Tensor, random: torch.Generator) -> Tensor:
+        """All of some samples; of the others any number of them, so that few and many can be asked for."""
+        values = super().hidden(values, random)
+        kept = torch.rand(len(values), 1, generator=random)
+        chance = torch.rand(len(values), len(self.names), generator=random)
+        keep = torch.cat([chance < kept, torch.ones(len(values), 1, dtype=torch.bool)], dim=1)
+        return torch.where(keep, values, math.nan)
+
+    def embedder(self, width: int) -> Embedder:
+        return AttributesEmbedder(self.knots, width)
+
+
+def _aspect(sample: Sample) -> float:
+    """True width over height of a request, or of a record; NaN of a request that asks for no attribute."""
+    if "width" in sample:
+        return float(sample["width"] * sample["pixel_aspect"] / sample["height"])
+    return float(sample.get("aspect", math.nan))
+
+
+class AttributesEmbedder(Embedder):
+    """Sines and cosines of the place of each value among those of the train split; zero where it is not given.
+
+    Its last layer starts at zero: weights that learnt without attributes go on as they were.
+    """
+
+    knots: Tensor
+
+    def __init__(self, knots: Sequence[Sequence[float]], width: int) -> None:
+        super().__init__()
+        self.register_buffer("knots", torch.tensor(knots, dtype=torch.float32), persistent=False)
+        numbers = (len(knots) + 1) * (2 + 2 * len(FREQUENCIES))
+        self.first, self.last = nn.Linear(numbers, width), nn.Linear(width, width)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def null(self) -> Tensor:
+        return self._embedded(self.knots.new_full((1, len(self.knots) + 1), math.nan))[0]
+
+    def forward(self, values: Tensor) -> Tensor:
+        # The null itself where nothing is given: computed among others it would differ in last bits
+        return torch.where(values.isnan().all(dim=1, keepdim=True), self.null(), self._embedded(values))
+
+    def _embedded(self, values: Tensor) -> Tensor:
+        given = ~values.isnan()
+        known = torch.where(given, values, 0.0)
+        place = torch.cat([self.places(known[:, :-1]), known[:, -1:].clamp(min=0.1).log()], dim=1)
+        waves = [wave(math.pi * f * place) for f in FREQUENCIES for wave in (torch.sin, torch.cos)]
+        numbers = torch.stack([torch.ones_like(place), place, *waves], dim=2) * given[:, :, None]
+        vectors: Tensor = self.last(nn.functional.silu(self.first(numbers.flatten(1))))
+        return vectors
+
+    def places(self, values: Tensor) -> Tensor:
+        """(B, n) places in [-1, 1] of values (B, n) among the knots; equal knots are one."""
+        low, high = self.knots[:, :-1], self.knots[:, 1:]
+        share = ((values[:, :, None] - low) / (high - low).clamp(min=1e-9)).clamp(0, 1)
+        share = torch.where(high > low, share, (values[:, :, None] >= high).to(share))
+        return share.mean(dim=2) * 2 - 1

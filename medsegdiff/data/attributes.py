@@ -1,0 +1,24 @@
+"""What is measured of a sample and stands in its columns attribute:<name>."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from medsegdiff.data.hashing import to_grey
+from medsegdiff.features.lesion_shape import lesion_descriptors
+
+# Of `features.lesion_shape.DESCRIPTORS` those that say something of their own
+MEASURED = (
+    "area", "depth", "lateral", "depth_to_width", "irregularity", "sharpness", "echogenicity", "posterior", "count",
+)  # fmt: skip
+
+
+def measure(image: np.ndarray, mask: np.ndarray, aspect: float = 1.0) -> dict[str, float]:
+    """`MEASURED` of a (H, W) or (H, W, 3) uint8 image and its (H, W) mask; `aspect`: true width over height of a pixel.
+
+    As `lesion_descriptors` defines them. A name is left out where there is nothing to measure.
+    """
+    found = lesion_descriptors(to_grey(image), mask, aspect)
+    return {name: float(f"{found[name]:.5g}") for name in MEASURED if not math.isnan(found[name])}
