@@ -77,6 +77,11 @@ COMMANDS = {
         "phase 3: checkpoint -> new samples, or masks of images",
         "medsegdiff evaluate --real_data SAMPLES --synthetic_data {output_dir}",
     ),
+    "control": Command(
+        "medsegdiff.synthesis.control:ControlConfig",
+        "medsegdiff.synthesis.control:control",
+        "whether a checkpoint does what it is asked: each attribute swept, asked against obtained",
+    ),
     "combine": Command(
         "medsegdiff.data.config:CombineConfig",
         "medsegdiff.data.combine:combine",

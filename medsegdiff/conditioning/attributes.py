@@ -46,7 +46,9 @@ class Attributes(Condition):
         for name, column in zip(names, values.T, strict=False):
             known = np.unique(column[~np.isnan(column)])
             if len(known) > 1:
-                found[name] = [float(f"{q:.6g}") for q in np.quantile(known, np.linspace(0, 1, KNOTS))]
+                found[name] = [
+                    float(f"{q:.6g}") for q in np.quantile(known, np.linspace(0, 1, KNOTS), method="nearest")
+                ]
         where, expected = "--conditions attributes", "lesion masks, or columns attribute:<name> of unlike numbers"
         require(bool(found), where, "a data set without any", expected, "Leave it out.")
         return cls(drop_rate=drop_rate, names=list(found), knots=list(found.values()))

@@ -9,12 +9,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from medsegdiff.conditioning.attributes import Attributes
 from medsegdiff.conditioning.registry import read_condition
 from medsegdiff.data.records import SampleRecord
 from medsegdiff.data.schema import ATTRIBUTE
@@ -67,7 +67,7 @@ def read_requests(path: Path, card: GeneratorCard) -> list[Row]:
 
     Raises `UserError` naming row and column of what cannot be asked for.
     """
-    known = _names(card, "--requests")
+    known = attributes_of(card, "--requests").names
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = list(csv.reader(file))
@@ -94,22 +94,20 @@ def read_requests(path: Path, card: GeneratorCard) -> list[Row]:
     return rows
 
 
-def _names(card: GeneratorCard, where: str) -> list[str]:
-    """Attributes that a generator takes. Raises `UserError` where it takes none."""
-    described = [c for c in card.conditions if c["name"] == "attributes"]
+def attributes_of(card: GeneratorCard, where: str) -> Attributes:
+    """The attributes that a generator takes. Raises `UserError`, for the setting `where`, where it takes none."""
+    found = [c for c in map(read_condition, card.conditions) if isinstance(c, Attributes)]
     takes = ", ".join(c["name"] for c in card.conditions) or "nothing"
     hint = "Train one with --conditions label attributes."
-    require(bool(described), where, f"a checkpoint that takes {takes}", "one that takes attributes", hint)
-    return list(described[0]["names"])
+    require(bool(found), where, f"a checkpoint that takes {takes}", "one that takes attributes", hint)
+    return found[0]
 
 
 def check_ranges(card: GeneratorCard, ranges: Ranges, where: str = "") -> None:
     """Raise `UserError` for an attribute that the generator does not take, or never learnt such values of."""
     if not ranges:
         return
-    _names(card, where or "--attributes")
-    (described,) = (c for c in card.conditions if c["name"] == "attributes")
-    condition: Any = read_condition(described)
+    condition = attributes_of(card, where or "--attributes")
     for end in (0, 1):
         condition.check({name: ends[end] for name, ends in ranges.items()}, where)
 
