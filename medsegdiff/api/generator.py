@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from medsegdiff.generators.base import TASKS, Generator, Task
 from medsegdiff.synthesis.inputs import input_of
 from medsegdiff.synthesis.masks import MaskEstimate, estimate
 from medsegdiff.synthesis.plan import Chunk, Item, batched, chunk_size_on, pair_item, plan_images, plan_masks
+from medsegdiff.synthesis.requests import Ranges, attributes_of, check_ranges, with_attributes
 from medsegdiff.synthesis.samples import sample_chunk
 
 MAX_REDRAWS = 20
+Asked = float | tuple[float, float]  # a number, or the least and largest one
 
 
 class LoadedGenerator:
@@ -49,25 +51,42 @@ class LoadedGenerator:
         """What it can be asked for: joint, mask_to_image, image_to_mask, ..."""
         return [task for task in TASKS if task in self.generator.tasks]
 
+    @property
+    def attributes(self) -> dict[str, tuple[float, float]]:
+        """Attributes that it can be asked for, with their range in the train split; {} of one that takes none."""
+        if "attributes" not in [condition["name"] for condition in self.generator.card.conditions]:
+            return {}
+        taken = attributes_of(self.generator.card, "attributes")
+        return {name: (knots[0], knots[-1]) for name, knots in zip(taken.names, taken.knots, strict=True)}
+
     def __repr__(self) -> str:
         card = self.generator.card
         return f"LoadedGenerator({card.kind}, {card.img_size} px, {', '.join(card.classes)}; {', '.join(self.tasks)})"
 
     def sample(
-        self, n: int, label: str | None = None, *, seed: int = 0, task: Task = "joint", max_redraws: int = MAX_REDRAWS
+        self,
+        n: int,
+        label: str | None = None,
+        *,
+        attributes: Mapping[str, Asked] | None = None,
+        seed: int = 0,
+        task: Task = "joint",
+        max_redraws: int = MAX_REDRAWS,
     ) -> Samples:
         """`n` pairs of class `label`; of all classes in turn where it is None.
 
-        A pair whose mask is no lesion mask is sampled again, up to `max_redraws` times. Raises `UserError` for an
-        unknown class or task, and where a class keeps giving such masks.
+        `attributes`: numbers that all have, or (least, largest), of a checkpoint that takes them (`attributes`). A pair
+        whose mask is no lesion mask is sampled again, up to `max_redraws` times. Raises `UserError` for an unknown
+        class, task or attribute, for a value that was never learnt, and where a class keeps giving such masks.
         """
-        return Samples(self.stream(n, label, seed=seed, task=task, max_redraws=max_redraws))
+        return Samples(self.stream(n, label, attributes=attributes, seed=seed, task=task, max_redraws=max_redraws))
 
     def stream(
         self,
         n: int | None = None,
         label: str | None = None,
         *,
+        attributes: Mapping[str, Asked] | None = None,
         seed: int = 0,
         task: Task = "joint",
         max_redraws: int = MAX_REDRAWS,
@@ -77,7 +96,9 @@ class LoadedGenerator:
         require(seed >= 0, "seed", seed, "0 or more")
         pair_tasks = [t for t in self.tasks if t in ("joint", "mask_first")]
         require(task in pair_tasks, "task", task, f"one of {', '.join(pair_tasks)}")
-        items = self._items(self._labels(label), seed, task)
+        asked = {name: (v, v) if isinstance(v, int | float) else (v[0], v[1]) for name, v in (attributes or {}).items()}
+        check_ranges(self.generator.card, asked)
+        items = self._items(self._labels(label), seed, task, asked)
         return self._sampled(items if n is None else itertools.islice(items, n), max_redraws)
 
     def mask_to_image(
@@ -125,12 +146,12 @@ class LoadedGenerator:
         require(n > 0, "n", n, "a number above 0")
         require(seed >= 0, "seed", seed, "0 or more")
 
-    def _items(self, labels: Sequence[str], seed: int, task: Task) -> Iterator[Item]:
+    def _items(self, labels: Sequence[str], seed: int, task: Task, asked: Ranges) -> Iterator[Item]:
         """Pairs of the classes in turn, without end, numbered within each class as `generate` numbers them."""
         known = self.generator.card.classes
         for number in itertools.count():
             for label in labels:
-                yield pair_item(task, label, known, number, seed)
+                yield with_attributes(pair_item(task, label, known, number, seed), asked, self.generator.card)
 
     def _sampled(self, items: Iterator[Item], max_redraws: int) -> Iterator[Sample]:
         for number, some in enumerate(batched(items, self.batch_size)):

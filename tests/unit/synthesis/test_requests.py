@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tiny_networks import random_checkpoint, refuse_to_sample
 
+import medsegdiff
 from medsegdiff.conditioning.attributes import Attributes
 from medsegdiff.conditioning.label import Label
 from medsegdiff.data.attributes import MEASURED
@@ -102,6 +103,18 @@ def test_a_table_asks_row_by_row(checkpoint: Path, tmp_path: Path) -> None:
     plain = generate(settings(checkpoint, tmp_path / "plain", classes=["benign"]))
     assert isinstance(plain, SampleSet)
     assert pixels(found)["syn_benign_000002"] == pixels(plain)["syn_benign_000002"]  # a row that asks for nothing
+
+
+def test_python_asks_for_the_same(checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: attributes that the API takes and drops; other values than those of the command."""
+    found = generate(settings(checkpoint, tmp_path / "pairs", attributes=["area=0.3:0.6", "depth=0.5"]))
+    assert isinstance(found, SampleSet)
+    loaded = medsegdiff.load_generator(checkpoint, device="cpu", precision="fp32", batch_size=4, steps=2)
+    assert loaded.attributes == {"area": (0.0, 1.0), "depth": (0.1, 0.9)}
+    sampled = loaded.sample(4, "malignant", attributes={"area": (0.3, 0.6), "depth": 0.5})
+    assert [sample.image.tobytes() for sample in sampled] == [pixels(found)[sample.id] for sample in sampled]
+    with pytest.raises(UserError, match="--attributes area: found 3"):
+        loaded.sample(1, attributes={"area": 3})
 
 
 @pytest.mark.parametrize(
