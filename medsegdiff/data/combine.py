@@ -152,6 +152,7 @@ def _check_leakage(real: SampleSet, synthetic: SampleSet, bits: int) -> None:
     _check_pictures(real, "real pairs")
     _check_pictures(synthetic, "synthetic pairs")
     _check_conditioning_masks(held_out, synthetic)
+    _check_inpainted(held_out, synthetic)
     seen = _train_hashes(synthetic)
     exact, looks = [h["image_hash"] for h in seen], [h["perceptual_hash"] for h in seen]
     leaked = _near(held_out, exact, looks, bits)
@@ -205,6 +206,21 @@ def _check_conditioning_masks(held_out: SampleSet, synthetic: SampleSet) -> None
     if likest is not None:
         found = f"{likest[0]}, whose mask is that of {likest[1]} (overlap {likest[2]:.3f})"
         raise UserError(synthetic.root, found, f"no mask of val or test (overlap below {SAME_MASK})", hint)
+
+
+def _check_inpainted(held_out: SampleSet, synthetic: SampleSet) -> None:
+    """Raise `UserError` where lesions were put into a val or test picture, or into one of its group."""
+    entry = synthetic.info.get("inpainted_images", [])
+    if not isinstance(entry, list) or not all(isinstance(value, str) for value in entry):
+        expected = "inpainted_images: the hashes of the pictures that were given"
+        raise UserError(synthetic.root / DATASET_FILE, "something else", expected, "Generate the pairs anew.")
+    if not entry:
+        return
+    groups = {r.group for r in synthetic.records}
+    leaked = [r for r in held_out.records if r.image_hash in set(entry) or r.group in groups]
+    if leaked:
+        found = f"lesions put into {len(leaked)} val or test pictures or their like, the first of {leaked[0].id}"
+        raise UserError(synthetic.root, found, "pictures of train alone", "Put them into pictures of the train split.")
 
 
 def _likest_masks(held_out: SampleSet, synthetic: SampleSet) -> tuple[str, str, float] | None:
@@ -320,7 +336,8 @@ def _renamed(
 ) -> list[tuple[SampleSet, SampleRecord, SampleRecord]]:
     """Chosen pairs as (set, record there, record here): in train, in no fold, with ids and groups of their own."""
     ids, groups = {r.id for r in real.records}, {r.group for r in real.records}
-    conditioned = bool(synthetic.info.get("conditioning_masks"))  # a pair then stays in the group of its mask
+    # A pair then stays in the group of its mask, or of the picture that it shows
+    conditioned = any(synthetic.info.get(name) for name in ("conditioning_masks", "inpainted_images"))
     # One clash renames all: ids of one origin keep one pattern, and stay unique among themselves.
     clash = any(r.id in ids or (r.group in groups and not conditioned) for r in chosen)
     prefix = "syn_" if clash else ""

@@ -71,7 +71,8 @@ class Request:
     task: Task
     seed: tuple[int, ...]  # counters of its random streams
     conditions: Mapping[str, Value]  # by name; one that is missing is not given
-    # "mask" (K, S, S) uint8 coverage in 255ths, or "image" (C, S, S) uint8; empty where nothing is given
+    # "mask" (K, S, S) uint8 coverage in 255ths, "image" (C, S, S) uint8, "region" (1, S, S) uint8, above 127 where
+    # an image may change; empty where nothing is given
     given: Mapping[str, np.ndarray]
 
 

@@ -22,9 +22,11 @@ class GenerateConfig:
     output_dir: str  # folder to write: a sample folder, or for image_to_mask masks with their doubt
     mode: Task | None = None  # default: mask_to_image with --masks, image_to_mask with --images, else joint
     masks: str | None = None  # mask_to_image: sample images for the masks here (sample folder, class folders, pictures)
-    images: str | None = None  # image_to_mask: find masks of the images here (sample folder, class folders, pictures)
-    split: Literal["train", "val", "test"] | None = None  # of a sample folder; default: train of masks, all of images
-    num_samples_per_input: int | None = None  # samples of each conditioning mask (default 1) or image (default 8)
+    images: str | None = None  # image_to_mask: find masks of the images here (sample folder, class folders, pictures);
+    # inpaint: put lesions into them
+    region: list[float] | None = None  # inpaint: box for the lesion, left, top, width, height; shares of the picture
+    split: Literal["train", "val", "test"] | None = None  # of a sample folder; default: train; image_to_mask: all
+    num_samples_per_input: int | None = None  # samples of each conditioning mask (default 1) or image (default 8; 1)
     num_samples_per_class: int = 100  # pairs of each class (joint and mask_first)
     attributes: list[str] | None = None  # that all have, such as area=0.08 or depth_to_width=1.1:1.5 (a range)
     requests: str | None = None  # CSV with a row for each pair: columns label and attributes, empty cells are free
@@ -65,14 +67,16 @@ class GenerateConfig:
     def _check_inputs(self) -> None:
         """Raise `UserError` where the mode and what is given contradict each other."""
         mode, samples = self.settled_mode, self.num_samples_per_input
-        if self.masks and self.images:
+        if self.masks and self.images and mode != "inpaint":
             raise UserError("--masks", "--images beside it", "one of them", "Leave one of them out.")
-        for name, owner in (("masks", "mask_to_image"), ("images", "image_to_mask")):
+        for name, owners in (("masks", ("mask_to_image",)), ("images", ("image_to_mask", "inpaint"))):
             folder = getattr(self, name)
-            if mode == owner and not folder:
+            if mode in owners and not folder:
                 raise UserError(f"--mode {mode}", f"no --{name}", f"--{name} FOLDER", f"Give the {name}.")
-            fits = mode == owner or folder is None
-            require(fits, f"--{name}", f"mode {mode}", f"mode {owner}", "Leave one of them out.")
+            fits = mode in (*owners, "inpaint") or folder is None
+            require(fits, f"--{name}", f"mode {mode}", f"mode {' or '.join(owners)}", "Leave one of them out.")
+        if self.region is not None:
+            self._check_region(self.region)
         if mode in ("joint", "mask_first"):
             hint = f"Leave it out; --num_samples_per_class says how many {mode} samples."
             expected = "conditioning masks or images"
@@ -86,6 +90,18 @@ class GenerateConfig:
             require(self.attributes is None, "--attributes", f"mode {mode}", "a mode that samples images")
             expected = "no class: masks are sampled without one"
             require(self.classes is None, "--classes", f"mode {mode}", expected, "Leave it out.")
+
+    def _check_region(self, region: list[float]) -> None:
+        """Raise `UserError` for a box that lies not within the picture, and where there is no use for one."""
+        shown = " ".join(f"{number:g}" for number in region)
+        mode = self.settled_mode
+        require(mode == "inpaint", "--region", f"mode {mode}", "mode inpaint", "Leave it out.")
+        require(self.masks is None, "--region", "--masks beside it", "one of them", "The mask says where.")
+        box = "left, top, width and height of a box within the picture, such as 0.3 0.2 0.4 0.3"
+        require(len(region) == 4, "--region", shown, box)
+        left, top, width, height = region
+        fits = min(left, top) >= 0 and min(width, height) > 0 and max(left + width, top + height) <= 1 + 1e-9
+        require(fits, "--region", shown, box)
 
     @property
     def generator_settings(self) -> dict[str, Any]:

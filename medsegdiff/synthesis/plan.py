@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from medsegdiff.engine.progress import progress_bar
@@ -27,6 +28,7 @@ class Item:
 
     request: Request
     conditioning_input: ConditioningInput | None = None
+    mask: ConditioningInput | None = None  # of the lesion that is put into that picture, where one is given
 
     @property
     def label(self) -> str:
@@ -83,6 +85,43 @@ def plan_images(
                 conditions, given = {"label": label}, {"mask": mask.picture}
                 items.append(Item(Request(f"{stem}_{sample:03d}", task, (*key, sample), conditions, given), mask))
     return [Chunk(f"images_{n:05d}", some) for n, some in enumerate(batched(items, chunk_size))]
+
+
+def plan_inpainting(
+    inputs: list[ConditioningInput],
+    masks: list[ConditioningInput],
+    region: list[float] | None,
+    classes: list[str],
+    known: list[str],
+    samples: int,
+    chunk_size: int,
+    seed: int,
+) -> list[Chunk]:
+    """`samples` pairs of each picture in each of `classes`: in its own of the `masks`, in the region, or where chance
+    puts the lesion."""
+    items, by_id = [], {mask.id: mask for mask in masks}
+    task: Task = "inpaint"
+    for image in inputs:
+        given, mask = {"image": image.picture}, None
+        if masks:
+            mask = by_id[image.id] if len(masks) > 1 else masks[0]
+            given["mask"] = mask.picture
+        elif region is not None:
+            given["region"] = _box(region, image.picture.shape[-1])
+        for label in classes:
+            key = (seed, TASKS.index(task), known.index(label), image.number)
+            for sample in range(samples):
+                request = Request(f"syn_{image.id}_{label}_{sample:03d}", task, (*key, sample), {"label": label}, given)
+                items.append(Item(request, image, mask))
+    return [Chunk(f"inpainted_{n:05d}", some) for n, some in enumerate(batched(items, chunk_size))]
+
+
+def _box(region: list[float], side: int) -> np.ndarray:
+    """(1, S, S) uint8 {0, 255} of left, top, width, height as shares of the picture."""
+    left, top, width, height = (round(share * side) for share in region)
+    found = np.zeros((1, side, side), np.uint8)
+    found[:, top : max(top + height, top + 1), left : max(left + width, left + 1)] = 255
+    return found
 
 
 def plan_masks(inputs: list[ConditioningInput], samples: int, chunk_size: int, seed: int) -> list[Chunk]:

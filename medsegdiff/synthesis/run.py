@@ -32,6 +32,7 @@ from medsegdiff.synthesis.plan import (
     chunk_size_on,
     pair_item,
     plan_images,
+    plan_inpainting,
     plan_masks,
     plan_pairs,
     run_pending,
@@ -42,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 # What does not decide what is sampled: where things lie (what was given counts by its content), and when to give up.
 NOT_IN_FINGERPRINT = (
-    *("checkpoint_path", "output_dir", "masks", "images", "split", "attributes", "requests"),
+    *("checkpoint_path", "output_dir", "masks", "images", "split", "attributes", "requests", "region"),
     *("device", "max_redraws"),
 )
 # Settings that a mode makes no use of.
@@ -51,6 +52,7 @@ UNUSED = {
     "mask_first": ("num_samples_per_input",),
     "mask_to_image": ("num_samples_per_class",),
     "image_to_mask": ("num_samples_per_class", "classes"),
+    "inpaint": ("num_samples_per_class",),
 }
 
 
@@ -93,14 +95,44 @@ def plan(config: GenerateConfig, card: GeneratorCard) -> tuple[list[str], list[C
         return _plan_requests(config, card)
     ranges = parse_ranges(config.attributes or [])
     check_ranges(card, ranges)
-    if config.mode != "mask_to_image":
+    if config.mode in ("joint", "mask_first"):
         counts = config.num_samples_per_class, size, seed
         return classes, _asked(plan_pairs(config.mode, classes, card.classes, *counts), ranges, card), None
+    if config.mode == "inpaint":
+        return _plan_inpainting(config, card, classes, ranges)
     inputs = _masks_to_use(config, card)
     sampled = {g.label for g in inputs}
     classes = classes if None in sampled else [c for c in card.classes if c in sampled]
     chunks = plan_images(inputs, classes, card.classes, config.num_samples_per_input or 1, size, seed)
     return classes, _asked(chunks, ranges, card), inputs
+
+
+def _plan_inpainting(
+    config: GenerateConfig, card: GeneratorCard, classes: list[str], ranges: Ranges
+) -> tuple[list[str], list[Chunk], list[ConditioningInput]]:
+    """Pairs of pictures that lesions are put into; of a sample folder those of the train split unless set."""
+    assert config.chunk_size is not None
+    empty = [c for c in classes if c not in card.lesion_classes]
+    if config.classes is None:
+        classes = card.lesion_classes
+    else:
+        require(not empty, "--classes", ", ".join(empty), f"classes with lesions: {', '.join(card.lesion_classes)}")
+    folder, split = Path(str(config.images)), config.split
+    if split is None and (folder / DATASET_FILE).is_file():
+        split = "train"
+    if split in ("val", "test"):
+        logger.warning("lesions in pictures of %s: to look at and to measure; combine will refuse them", split)
+    inputs = read_inputs(folder, "images", card.img_size, split, card.classes, card.arrays)
+    masks = []
+    if config.masks is not None:
+        masks = read_inputs(Path(config.masks), "masks", card.img_size, None, card.classes, card.arrays)
+        missing = sorted({image.id for image in inputs} - {mask.id for mask in masks})
+        found = f"no mask of the name {missing[0]}" if missing else ""
+        expected = "one mask, or one of the name of each image"
+        require(len(masks) == 1 or not missing, f"--masks {config.masks}", found, expected)
+    size, seed, samples = config.chunk_size, config.seed, config.num_samples_per_input or 1
+    chunks = plan_inpainting(inputs, masks, config.region, classes, card.classes, samples, size, seed)
+    return classes, _asked(chunks, ranges, card), [*inputs, *masks]
 
 
 def _asked(chunks: list[Chunk], ranges: Ranges, card: GeneratorCard) -> list[Chunk]:
@@ -161,7 +193,7 @@ def settle(config: GenerateConfig) -> GenerateConfig:
     """`config` with what depends on the rest settled: mode, number of samples, chunk size, precision."""
     mode, samples, chunk = config.settled_mode, config.num_samples_per_input, config.chunk_size
     if samples is None:
-        samples = {"image_to_mask": 8, "mask_to_image": 1}.get(mode)
+        samples = {"image_to_mask": 8, "mask_to_image": 1, "inpaint": 1}.get(mode)
     if chunk is None:
         chunk = chunk_size_on(choose_device(config.device))
     return settle_precision(dataclasses.replace(config, mode=mode, num_samples_per_input=samples, chunk_size=chunk))
@@ -176,6 +208,8 @@ def _fingerprint(
     left_out = (*NOT_IN_FINGERPRINT, *OF_GENERATORS, *UNUSED.get(task, ()))
     found = fingerprint_of(config, "generate", left_out) | generator.settings(task)
     found |= {"checkpoint_sha256": generator.card.digest}
+    if config.region is not None:
+        found["region"] = config.region
     return found | ({"classes": classes} if classes else {}) | ({} if inputs is None else {"inputs": _digest(inputs)})
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from medsegdiff.data.arrays import BINARY
 from medsegdiff.data.attributes import measure
+from medsegdiff.data.dataset import from_channels
 from medsegdiff.data.pictures import contact_sheet, spread
 from medsegdiff.data.records import SampleRecord, SampleSet, class_counts, write_sample, write_samples
 from medsegdiff.engine.files import read_json, write_json, write_png
@@ -80,7 +81,7 @@ def sample_chunk(generator: Generator, task: Chunk, max_redraws: int) -> tuple[l
         sampled = generator.sample([task.items[gap].request for gap in gaps], attempt)
         for gap, arrays in zip(gaps, sampled, strict=True):
             item = task.items[gap]
-            fault = None if item.conditioning_input else _fault(generator.card, item.label, arrays["mask"])
+            fault = None if "mask" in item.request.given else _fault(generator.card, item.label, arrays["mask"])
             if fault is None:
                 found[gap] = arrays
             else:
@@ -107,8 +108,13 @@ def gather(
     for chunk in chunks:
         for label, counts in chunk["faults"].items():
             redrawn[label].update(counts)
-    hashes = sorted({item.conditioning_input.hash for task in tasks for item in task.items if item.conditioning_input})
-    info: dict[str, Any] = {"conditioning_masks": hashes} if hashes else {}
+    items = [item for task in tasks for item in task.items]
+    given: dict[str, list[str]] = {"conditioning_masks": [], "inpainted_images": []}
+    for item in items:
+        name = "inpainted_images" if item.request.task == "inpaint" else "conditioning_masks"
+        given[name] += [] if item.conditioning_input is None else [item.conditioning_input.hash]
+        given["conditioning_masks"] += [] if item.mask is None else [item.mask.hash]
+    info: dict[str, Any] = {name: sorted(set(hashes)) for name, hashes in given.items() if hashes}
     pairs = write_samples(
         folder,
         records,
@@ -121,11 +127,10 @@ def gather(
     )
     balance = {"generated": class_counts(records)["train"], "masks_redrawn": redrawn}
     write_json(folder / "class_balance.json", balance)
-    items = [item for task in tasks for item in task.items]
     if any(asked_of(item) for item in items):
         for line in write_obtained(folder, items, records):
             logger.info("%s", line)
-    write_png(folder / "contact_sheet.png", _input_sheet(tasks, pairs) if hashes else _sheet(pairs))
+    write_png(folder / "contact_sheet.png", _input_sheet(tasks, pairs) if info else _sheet(pairs))
     return pairs
 
 
@@ -150,11 +155,15 @@ def _white(pairs: SampleSet) -> bool:
 
 
 def _input_sheet(tasks: list[Chunk], pairs: SampleSet) -> np.ndarray:
-    """Some conditioning masks, spread over all: each mask, then images sampled for it."""
+    """Some conditioning inputs, spread over all: each mask or image, then what was sampled for it."""
     names: dict[str, list[str]] = {}
+    sources: dict[str, np.ndarray] = {}  # of inpainting
     for task in tasks:
         for item in task.items:
             assert item.conditioning_input is not None
+            if item.request.task == "inpaint":
+                image = from_channels(item.conditioning_input.picture)
+                sources[f"{item.conditioning_input.id} {item.label}"] = image
             names.setdefault(f"{item.conditioning_input.id} {item.label}", []).append(item.request.id)
     rows = spread(list(names.items()), SHEET_MASKS)
     by_id = {r.id: r for r in pairs.records}
@@ -167,8 +176,12 @@ def _input_sheet(tasks: list[Chunk], pairs: SampleSet) -> np.ndarray:
         shown = [_in_proportion(pairs, r) for r in records]
         # The mask alone: that of a lesion, whose edge shows on black, or the outlines of all classes on grey
         first = np.maximum(shown[0][1], 48) if _white(pairs) else np.full(shown[0][1].shape, 96, np.uint8)
+        beside = None if _white(pairs) else shown[0][1]
+        if title in sources:
+            height, width_shown = shown[0][0].shape[:2]
+            first, beside = cv2.resize(sources[title], (width_shown, height), interpolation=cv2.INTER_LINEAR), None
         images += [first, *[image for image, _ in shown]]
-        masks += [None if _white(pairs) else shown[0][1], *[mask for _, mask in shown]]
+        masks += [beside, *[mask for _, mask in shown]]
         titles += [title, *[f"sample {n}" for n in range(len(records))]]
     masks_a_row = max(1, SHEET_COLUMNS // (width + 1))
     return contact_sheet(images, masks, titles, columns=masks_a_row * (width + 1), spec=pairs.arrays)

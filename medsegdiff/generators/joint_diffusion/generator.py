@@ -22,13 +22,15 @@ from medsegdiff.generators.base import Arrays, Generator, GeneratorCard, Request
 from medsegdiff.generators.joint_diffusion.checkpoint import KIND, ModelCard, load_checkpoint
 from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA, encode_sdf
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
+from medsegdiff.generators.joint_diffusion.inpainting import Given, inpaint
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
 from medsegdiff.generators.joint_diffusion.noise import highest_sigma, sigma_table
 from medsegdiff.generators.joint_diffusion.samplers import Noise
 from medsegdiff.generators.joint_diffusion.sampling import sample_masks, sample_pairs
 from medsegdiff.generators.joint_diffusion.sampling_settings import SamplingSettings
 
-TASKS: frozenset[Task] = frozenset({"joint", "mask_first", "mask_to_image", "image_to_mask"})
+TASKS: frozenset[Task] = frozenset({"joint", "mask_first", "mask_to_image", "image_to_mask", "inpaint"})
+FEW_STEP_TASKS = TASKS - {"inpaint"}
 REDRAWN = 8  # attempts after the first go in batches smaller by this: few masks are refused
 SAMPLE = 21  # purpose number of the random streams of samples
 LEVELS = (0.3, 1.0)  # noise, in standard deviations of the data: one that hides fine detail, one that hides outlines
@@ -82,6 +84,8 @@ class JointDiffusion:
         assert self.sampling.sampler is not None
         assert self.sampling.steps is not None
         card = self.model_card
+        if task == "inpaint":
+            return self._inpainted(batch, attempt)
         sigmas = sigma_table(task, card.diffusion, self.sampling.steps, card.few_step)
         noise, known = self._noise(batch, attempt), self._known(batch)
         if task == "image_to_mask":
@@ -98,6 +102,25 @@ class JointDiffusion:
             guidance=self.sampling.guide(self.guidance_model),
             sigma_scale=self.sampling.sigma_scale,
             known=known,
+        )
+        return {"image": np.stack([from_channels(i) for i in images.numpy()]), "mask": self._values(masks)}
+
+    def _inpainted(self, batch: Sequence[Request], attempt: int) -> dict[str, np.ndarray]:
+        """Arrays of requests that give an image, and may give a region or a mask; all of a batch give the same."""
+        card, sampling = self.model_card, self.sampling
+        assert sampling.sampler is not None
+        assert sampling.steps is not None
+        given = {name: torch.from_numpy(np.stack([r.given[name] for r in batch])) for name in batch[0].given}
+        images, masks = inpaint(
+            self.denoiser,
+            card.codec,
+            encode(card.conditions, [r.conditions for r in batch]),
+            card.diffusion,
+            self._noise(batch, attempt),
+            Given(given["image"], given.get("region"), given.get("mask")),
+            steps=sampling.steps,
+            sampler=sampling.sampler,
+            guidance=sampling.guide(self.guidance_model),
         )
         return {"image": np.stack([from_channels(i) for i in images.numpy()]), "mask": self._values(masks)}
 
@@ -184,8 +207,9 @@ def load(
         [c.describe() for c in card.conditions], card.aspects, card.train_hashes, card.step, card.always_shown,
     )  # fmt: skip
     found = JointDiffusion(
-        denoiser.to(device), card, shown, sampling.settled(card.diffusion, card.few_step), precision, batch_size
-    )
+        denoiser.to(device), card, shown, sampling.settled(card.diffusion, card.few_step), precision, batch_size,
+        tasks=FEW_STEP_TASKS if card.few_step else TASKS,
+    )  # fmt: skip
     if sampling.guidance_checkpoint is None:
         return found
     model, guidance_digest = _guidance_model(sampling.guidance_checkpoint, path, denoiser, card)
