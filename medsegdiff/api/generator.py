@@ -20,6 +20,7 @@ from medsegdiff.generators.base import TASKS, Generator, Task
 from medsegdiff.synthesis.inputs import input_of
 from medsegdiff.synthesis.masks import MaskEstimate, estimate
 from medsegdiff.synthesis.plan import Chunk, Item, batched, chunk_size_on, pair_item, plan_images, plan_masks
+from medsegdiff.synthesis.prompts import Wish, read_prompt
 from medsegdiff.synthesis.requests import Ranges, attributes_of, check_ranges, with_attributes
 from medsegdiff.synthesis.samples import sample_chunk
 
@@ -69,17 +70,21 @@ class LoadedGenerator:
         label: str | None = None,
         *,
         attributes: Mapping[str, Asked] | None = None,
+        prompt: str = "",
         seed: int = 0,
         task: Task = "joint",
         max_redraws: int = MAX_REDRAWS,
     ) -> Samples:
         """`n` pairs of class `label`; of all classes in turn where it is None.
 
-        `attributes`: numbers that all have, or (least, largest), of a checkpoint that takes them (`attributes`). A pair
+        `attributes`: numbers that all have, or (least, largest), of a checkpoint that takes them (`attributes`).
+        `prompt`: the same in words (docs/howto/control.md). A pair
         whose mask is no lesion mask is sampled again, up to `max_redraws` times. Raises `UserError` for an unknown
         class, task or attribute, for a value that was never learnt, and where a class keeps giving such masks.
         """
-        return Samples(self.stream(n, label, attributes=attributes, seed=seed, task=task, max_redraws=max_redraws))
+        return Samples(
+            self.stream(n, label, attributes=attributes, prompt=prompt, seed=seed, task=task, max_redraws=max_redraws)
+        )
 
     def stream(
         self,
@@ -87,6 +92,7 @@ class LoadedGenerator:
         label: str | None = None,
         *,
         attributes: Mapping[str, Asked] | None = None,
+        prompt: str = "",
         seed: int = 0,
         task: Task = "joint",
         max_redraws: int = MAX_REDRAWS,
@@ -98,7 +104,10 @@ class LoadedGenerator:
         require(task in pair_tasks, "task", task, f"one of {', '.join(pair_tasks)}")
         asked = {name: (v, v) if isinstance(v, int | float) else (v[0], v[1]) for name, v in (attributes or {}).items()}
         check_ranges(self.generator.card, asked)
-        items = self._items(self._labels(label), seed, task, asked)
+        wish = read_prompt(prompt, self.generator.card, "prompt") if prompt else Wish(None, {})
+        fits = None in (label, wish.label) or label == wish.label
+        require(fits, "label", label, f"{wish.label}, as the prompt says", "Leave one of them out.")
+        items = self._items(self._labels(label or wish.label), seed, task, {**wish.ranges, **asked}, prompt)
         return self._sampled(items if n is None else itertools.islice(items, n), max_redraws)
 
     def mask_to_image(
@@ -146,12 +155,13 @@ class LoadedGenerator:
         require(n > 0, "n", n, "a number above 0")
         require(seed >= 0, "seed", seed, "0 or more")
 
-    def _items(self, labels: Sequence[str], seed: int, task: Task, asked: Ranges) -> Iterator[Item]:
+    def _items(self, labels: Sequence[str], seed: int, task: Task, asked: Ranges, prompt: str) -> Iterator[Item]:
         """Pairs of the classes in turn, without end, numbered within each class as `generate` numbers them."""
         known = self.generator.card.classes
         for number in itertools.count():
             for label in labels:
-                yield with_attributes(pair_item(task, label, known, number, seed), asked, self.generator.card)
+                item = pair_item(task, label, known, number, seed)
+                yield with_attributes(item, asked, self.generator.card, prompt)
 
     def _sampled(self, items: Iterator[Item], max_redraws: int) -> Iterator[Sample]:
         for number, some in enumerate(batched(items, self.batch_size)):

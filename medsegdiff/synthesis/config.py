@@ -29,7 +29,8 @@ class GenerateConfig:
     num_samples_per_input: int | None = None  # samples of each conditioning mask (default 1) or image (default 8; 1)
     num_samples_per_class: int = 100  # pairs of each class (joint and mask_first)
     attributes: list[str] | None = None  # that all have, such as area=0.08 or depth_to_width=1.1:1.5 (a range)
-    requests: str | None = None  # CSV with a row for each pair: columns label and attributes, empty cells are free
+    prompt: str | None = None  # the same in words, such as "small oval benign mass, taller than wide, upper left"
+    requests: str | None = None  # CSV with a row for each pair: label, prompt, attributes; empty cells are free
     classes: list[str] | None = None  # which ones; default: all that the checkpoint knows, or as conditioning masks say
     sampler: str | None = None  # update rule: dpmpp_2m (the default of joint diffusion), heun, ddim, ddpm
     steps: int | None = None  # noise levels that a modality goes through (15); mask_first takes so many twice
@@ -84,10 +85,14 @@ class GenerateConfig:
             require(self.split is None, "--split", f"mode {mode}", expected, "Leave it out.")
         if self.requests is not None:
             hint = "It has a row for each pair."
-            given = next((name for name in ("masks", "images", "classes", "attributes") if getattr(self, name)), None)
+            given = next(
+                (name for name in ("masks", "images", "classes", "attributes", "prompt") if getattr(self, name)), None
+            )
             require(given is None, "--requests", f"--{given} beside it", "one of them", hint)
         if mode == "image_to_mask":
-            require(self.attributes is None, "--attributes", f"mode {mode}", "a mode that samples images")
+            for name in ("attributes", "prompt"):
+                asked = getattr(self, name)
+                require(asked is None, f"--{name}", f"mode {mode}", "a mode that samples images", "Leave it out.")
             expected = "no class: masks are sampled without one"
             require(self.classes is None, "--classes", f"mode {mode}", expected, "Leave it out.")
 

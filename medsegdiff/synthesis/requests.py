@@ -37,6 +37,7 @@ class Row:
 
     label: str | None
     ranges: Ranges
+    prompt: str = ""
 
 
 def parse_ranges(texts: Iterable[str], where: str = "--attributes") -> Ranges:
@@ -63,7 +64,7 @@ def parse_range(text: str, where: str) -> tuple[float, float]:
 
 
 def read_requests(path: Path, card: GeneratorCard) -> list[Row]:
-    """The rows of a CSV with columns `label` and attributes, cells as `parse_range`, empty ones free.
+    """The rows of a CSV with columns `label`, `prompt` and attributes, cells as `parse_range`, empty ones free.
 
     Raises `UserError` naming row and column of what cannot be asked for.
     """
@@ -78,19 +79,19 @@ def read_requests(path: Path, card: GeneratorCard) -> list[Row]:
     names = [name.strip().removeprefix(ATTRIBUTE) for name in lines[0]]
     require(len(set(names)) == len(names), str(path), f"columns {', '.join(names)}", "each column once")
     for name in names:
-        expected = f"label, or an attribute of the checkpoint: {', '.join(known)}"
-        require(name == "label" or name in known, str(path), f"column {name!r}", expected, "Rename or delete it.")
+        expected = f"label, prompt, or an attribute of the checkpoint: {', '.join(known)}"
+        require(name in ("label", "prompt", *known), str(path), f"column {name!r}", expected, "Rename or delete it.")
     rows = []
     for number, cells in enumerate(lines[1:], start=2):
         where = f"{path} row {number}"
         require(len(cells) == len(names), where, f"{len(cells)} cells", f"{len(names)}, one a column")
         row = {name: cell.strip() for name, cell in zip(names, cells, strict=True) if cell.strip()}
-        label = row.pop("label", None)
+        label, prompt = row.pop("label", None), row.pop("prompt", "")
         classes = f"one of {', '.join(card.classes)}"
         require(label is None or label in card.classes, f"{where} column label", repr(label), classes)
         ranges = {name: parse_range(cell, f"{where} column {name}") for name, cell in row.items()}
         check_ranges(card, ranges, where)
-        rows.append(Row(label, ranges))
+        rows.append(Row(label, ranges, prompt))
     return rows
 
 
@@ -120,8 +121,11 @@ def aspect_of(card: GeneratorCard, item: Item) -> float:
     return aspects[int(torch.randint(len(aspects), (1,), generator=random_stream(*item.request.seed, ASPECT)))]
 
 
-def with_attributes(item: Item, ranges: Ranges, card: GeneratorCard) -> Item:
-    """An item that is asked for with a value of each range, the same one for the same seed."""
+def with_attributes(item: Item, ranges: Ranges, card: GeneratorCard, prompt: str = "") -> Item:
+    """An item that is asked for with a value of each range, the same for the same seed; `prompt` says it in words."""
+    if prompt:
+        conditions = {**item.request.conditions, "text": prompt}
+        item = dataclasses.replace(item, request=dataclasses.replace(item.request, conditions=conditions))
     if not ranges:
         return item
     shares = torch.rand(len(ranges), dtype=torch.float64, generator=random_stream(*item.request.seed, WITHIN)).tolist()

@@ -37,13 +37,14 @@ from medsegdiff.synthesis.plan import (
     plan_pairs,
     run_pending,
 )
+from medsegdiff.synthesis.prompts import Wish, read_prompt
 from medsegdiff.synthesis.requests import Ranges, asked_of, check_ranges, parse_ranges, read_requests, with_attributes
 
 logger = logging.getLogger(__name__)
 
 # What does not decide what is sampled: where things lie (what was given counts by its content), and when to give up.
 NOT_IN_FINGERPRINT = (
-    *("checkpoint_path", "output_dir", "masks", "images", "split", "attributes", "requests", "region"),
+    *("checkpoint_path", "output_dir", "masks", "images", "split", "attributes", "prompt", "requests", "region"),
     *("device", "max_redraws"),
 )
 # Settings that a mode makes no use of.
@@ -93,18 +94,24 @@ def plan(config: GenerateConfig, card: GeneratorCard) -> tuple[list[str], list[C
     size, seed = config.chunk_size, config.seed
     if config.requests is not None:
         return _plan_requests(config, card)
-    ranges = parse_ranges(config.attributes or [])
-    check_ranges(card, ranges)
+    wish = Wish(None, {}) if config.prompt is None else read_prompt(config.prompt, card)
+    if wish.label is not None:
+        fits = config.classes in (None, [wish.label])
+        require(fits, "--classes", " ".join(classes), f"{wish.label}, as --prompt says", "Leave it out.")
+        classes = [wish.label]
+    numbers = parse_ranges(config.attributes or [])
+    check_ranges(card, numbers)
+    ranges = {**wish.ranges, **numbers}
     if config.mode in ("joint", "mask_first"):
         counts = config.num_samples_per_class, size, seed
-        return classes, _asked(plan_pairs(config.mode, classes, card.classes, *counts), ranges, card), None
+        return classes, _asked(plan_pairs(config.mode, classes, card.classes, *counts), ranges, config, card), None
     if config.mode == "inpaint":
         return _plan_inpainting(config, card, classes, ranges)
     inputs = _masks_to_use(config, card)
     sampled = {g.label for g in inputs}
     classes = classes if None in sampled else [c for c in card.classes if c in sampled]
     chunks = plan_images(inputs, classes, card.classes, config.num_samples_per_input or 1, size, seed)
-    return classes, _asked(chunks, ranges, card), inputs
+    return classes, _asked(chunks, ranges, config, card), inputs
 
 
 def _plan_inpainting(
@@ -132,12 +139,13 @@ def _plan_inpainting(
         require(len(masks) == 1 or not missing, f"--masks {config.masks}", found, expected)
     size, seed, samples = config.chunk_size, config.seed, config.num_samples_per_input or 1
     chunks = plan_inpainting(inputs, masks, config.region, classes, card.classes, samples, size, seed)
-    return classes, _asked(chunks, ranges, card), [*inputs, *masks]
+    return classes, _asked(chunks, ranges, config, card), [*inputs, *masks]
 
 
-def _asked(chunks: list[Chunk], ranges: Ranges, card: GeneratorCard) -> list[Chunk]:
+def _asked(chunks: list[Chunk], ranges: Ranges, config: GenerateConfig, card: GeneratorCard) -> list[Chunk]:
     """Chunks of which every item is asked for with a value of each range."""
-    return [Chunk(c.name, tuple(with_attributes(item, ranges, card) for item in c.items)) for c in chunks]
+    text = config.prompt or ""
+    return [Chunk(c.name, tuple(with_attributes(item, ranges, card, text) for item in c.items)) for c in chunks]
 
 
 def _plan_requests(config: GenerateConfig, card: GeneratorCard) -> tuple[list[str], list[Chunk], None]:
@@ -145,9 +153,13 @@ def _plan_requests(config: GenerateConfig, card: GeneratorCard) -> tuple[list[st
     assert config.mode is not None and config.chunk_size is not None and config.requests is not None  # noqa: PT018
     items = []
     for number, row in enumerate(read_requests(Path(config.requests), card)):
-        label = row.label or card.classes[number % len(card.classes)]
+        where = f"{config.requests} row {number + 2} column prompt"
+        wish = read_prompt(row.prompt, card, where) if row.prompt else Wish(None, {})
+        fits = None in (row.label, wish.label) or row.label == wish.label
+        require(fits, where, f"a wish for {wish.label}", f"{row.label}, as its column label says")
+        label = row.label or wish.label or card.classes[number % len(card.classes)]
         item = pair_item(config.mode, label, card.classes, number, config.seed)
-        items.append(with_attributes(item, row.ranges, card))
+        items.append(with_attributes(item, {**wish.ranges, **row.ranges}, card, row.prompt))
     chunks = [Chunk(f"requests_{n:05d}", some) for n, some in enumerate(batched(items, config.chunk_size))]
     return [c for c in card.classes if any(item.label == c for item in items)], chunks, None
 
@@ -215,8 +227,9 @@ def _fingerprint(
 
 def _asked_digest(tasks: list[Chunk]) -> dict[str, str]:
     """Of the attributes that are asked for, where any are: other folders are known by what they were known by."""
-    asked = [(item.request.id, sorted(asked_of(item).items())) for task in tasks for item in task.items]
-    if not any(values for _, values in asked):
+    items = [item for task in tasks for item in task.items]
+    asked = [(item.request.id, sorted(asked_of(item).items()), item.request.conditions.get("text")) for item in items]
+    if not any(values or text for _, values, text in asked):
         return {}
     return {"attributes": hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}
 

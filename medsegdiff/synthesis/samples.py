@@ -41,7 +41,7 @@ def run_chunk(generator: Generator, task: Chunk, folder: Path, max_redraws: int)
                 source=f"synthetic:{generator.card.digest}", pixel_aspect=aspect_of(generator.card, item),
                 generator=generator.card.digest,
                 derived_from="" if item.conditioning_input is None else item.conditioning_input.id,
-                attributes=_measured(generator.card, item, arrays),
+                attributes=_measured(generator.card, item, arrays), text=str(item.request.conditions.get("text", "")),
             )
         )  # fmt: skip
     value = {"records": [dataclasses.asdict(r) for r in records], "faults": {k: dict(v) for k, v in faults.items()}}
