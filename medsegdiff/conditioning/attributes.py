@@ -91,9 +91,8 @@ class Attributes(Condition):
                 values[row, number] = found.get(self.names[number], math.nan)
         return values
 
-    def hidden(self, values: Tensor, random: torch.Generator) -> Tensor:
-        """All of some samples; of the others any number of them, so that few and many can be asked for."""
-        values = super().hidden(values, random)
+    def thinned(self, values: Tensor, random: torch.Generator) -> Tensor:
+        """Any number of them is left, so that few and many can be asked for."""
         kept = torch.rand(len(values), 1, generator=random)
         chance = torch.rand(len(values), len(self.names), generator=random)
         keep = torch.cat([chance < kept, torch.ones(len(values), 1, dtype=torch.bool)], dim=1)

@@ -59,7 +59,11 @@ class Condition(ABC):
 
     def hidden(self, values: Tensor, random: torch.Generator) -> Tensor:
         """Values (B, ...), not given where chance hides them in training."""
-        return hide(values, torch.rand(len(values), generator=random) >= self.drop_rate)
+        return self.thinned(hide(values, torch.rand(len(values), generator=random) >= self.drop_rate), random)
+
+    def thinned(self, values: Tensor, random: torch.Generator) -> Tensor:
+        """Values (B, ...), of which chance leaves out parts where a condition has several; as they are otherwise."""
+        return values
 
     @abstractmethod
     def embedder(self, width: int) -> Embedder:

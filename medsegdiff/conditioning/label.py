@@ -29,7 +29,7 @@ class Label(Condition):
     def encode(self, samples: Sequence[Sample]) -> Tensor:
         labels = [sample.get(self.name) or None for sample in samples]
         for label in labels:
-            require(label is None or label in self.classes, "label", label, f"one of {', '.join(self.classes)}")
+            require(label is None or label in self.classes, self.name, label, f"one of {', '.join(self.classes)}")
         return torch.tensor([-1 if label is None else self.classes.index(label) for label in labels])
 
     def embedder(self, width: int) -> Embedder:

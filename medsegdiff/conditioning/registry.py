@@ -12,6 +12,8 @@ from medsegdiff.errors import require
 # Networks embed conditions in this order
 CONDITIONS = {
     "label": "medsegdiff.conditioning.label:Label",
+    "modality": "medsegdiff.conditioning.modality:Modality",
+    "text": "medsegdiff.conditioning.text:Text",
     "attributes": "medsegdiff.conditioning.attributes:Attributes",
     "augmentation": "medsegdiff.conditioning.augmentation:Augmentation",
 }

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medsegdiff.conditioning.attributes import Attributes
+from medsegdiff.conditioning.registry import read_condition
+from medsegdiff.conditioning.text import Text, words_of
 from medsegdiff.errors import UserError, require
 from medsegdiff.generators.base import GeneratorCard
 from medsegdiff.synthesis.requests import Ranges, attributes_of
@@ -87,12 +89,15 @@ class Wish:
 
 
 def read_prompt(text: str, card: GeneratorCard, where: str = "--prompt") -> Wish:
-    """The class and the ranges that a prompt asks for.
+    """The class and the ranges that a prompt asks for; of a checkpoint that learnt captions the class alone.
 
     Raises `UserError` for words that the lexicon lacks, for two that exclude each other, for lengths (pictures carry no
     scale), and for what the checkpoint never learnt.
     """
     require(0 < len(text.strip()) <= LONGEST, where, f"{len(text.strip())} characters", f"1 to {LONGEST}")
+    if learnt := [c for c in map(read_condition, card.conditions) if isinstance(c, Text)]:
+        learnt[0].check(words_of(text))
+        return Wish(_class_in(text, card, where), {})
     words = re.sub(r"[,.;:()]", " ", text.lower())
     words = re.sub(r"\b(taller|wider)-than-(wide|tall)\b", r"\1 than \2", words).replace("non-parallel", "not parallel")
     words = re.sub(r"\b(well|ill)-defined\b", r"\1 defined", words)
@@ -127,6 +132,20 @@ def read_prompt(text: str, card: GeneratorCard, where: str = "--prompt") -> Wish
             raise UserError(where, repr(phrase), expected, "Leave it out.")
         ranges[name], said[name] = both, phrase
     return Wish(label, ranges)
+
+
+def _class_in(text: str, card: GeneratorCard, where: str) -> str | None:
+    """The class that a caption names, the longest name that it holds; None where there is one class only."""
+    if len(card.classes) == 1:
+        return None
+    spoken = " ".join(words_of(text))
+    named = [name for name in card.classes if f" {' '.join(words_of(name))} " in f" {spoken} "]
+    if not named:
+        return None
+    longest = max(named, key=len)
+    others = [name for name in named if name.lower() not in longest.lower()]
+    require(not others, where, f"{longest} and {', '.join(others)}", "one class", "Leave one of them out.")
+    return longest
 
 
 def _class_of(phrase: str, card: GeneratorCard) -> str:

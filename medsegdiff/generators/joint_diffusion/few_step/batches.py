@@ -51,6 +51,7 @@ class Batches:
         self.device = next(denoiser.parameters()).device
         self.resident: SampleTensors = self.train_set.to(self.device)
         self.known = encode(card.conditions, [vars(record) for record in self.train_set.records])
+        self.conditions = [c for c in card.conditions if c.name in self.known]
         self.levels = torch.tensor(config.sigmas)
         low_res = denoiser.low_res
         self.small_levels = 0 if low_res is None else int((self.levels >= low_res.sigma).sum())
@@ -84,13 +85,17 @@ class Batches:
         rows = self.rows(step)[torch.randperm(n, generator=random)]  # or the same classes would be seen smaller
         images, masks, labels = self.resident.batch(send(rows, self.device))
         images, masks = augment(images, masks, GENERATIVE, generator(config.seed, step, AUGMENT))
-        x0 = self.codec.encode(avg_pool2d(images, FINER), avg_pool2d(masks, FINER))
+        small, small_masks = avg_pool2d(images, FINER), avg_pool2d(masks, FINER)
+        x0 = self.codec.encode(small, small_masks)
         level = self._level_rows(smaller, random)
         table = self._tables(torch.rand(n, generator=random))
         sigma = table[torch.arange(n), level]
         simulated = (torch.rand(n, generator=random) < config.share_simulated) & (level > 0)
         image_known = (sigma[:, IMAGE] == 0) & (sigma[:, MASK] > 0)
-        cond = {name: send(hide(values[rows], ~image_known), self.device) for name, values in self.known.items()}
+        cond = {}
+        for c in self.conditions:
+            values = c.thinned(c.seen(self.known[c.name][rows], small, small_masks), random)
+            cond[c.name] = send(hide(values, ~image_known), self.device)
         count = 2 + len(self.levels)
         noises = torch.randn((count, *x0.shape), generator=generator(config.seed, step, NOISE)).to(self.device)
         start = self._simulated(x0, torch.where(simulated, level, 0), table, cond, noises[2:])
