@@ -29,8 +29,8 @@ class Height(Condition):
     highest: int
 
     @classmethod
-    def fit(cls, pairs, drop_rate):
-        return cls(drop_rate=drop_rate, highest=max(r.height for r in pairs.records))
+    def fit(cls, train, classes, drop_rate):
+        return cls(drop_rate=drop_rate, highest=max(r.height for r in train.records))
 
     def encode(self, samples):
         return torch.tensor([[(s.get("height") or math.nan) / self.highest] for s in samples])
