@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from pathlib import Path
 
-from medsegdiff.data.readers import bus_bra, bus_uclm, busi, folders, stu_hospital, udiat
+from medsegdiff.data.readers import bus_bra, bus_uclm, busi, captions, folders, stu_hospital, udiat
 from medsegdiff.data.readers.matching import SPLIT_FOLDERS, contents, count_passed_over, plain, subfolders
 from medsegdiff.data.readers.raw import RawSample, RawSet, Reader, ReadOptions
 from medsegdiff.engine.files import DATASET_FILE, require_folder
@@ -21,6 +21,7 @@ READERS = {
     "bus_uclm": Reader(bus_uclm.find, bus_uclm.read, bus_uclm.LAYOUT, "ultrasound"),
     "udiat": Reader(udiat.find, udiat.read, udiat.LAYOUT, "ultrasound"),
     "stu_hospital": Reader(stu_hospital.find, stu_hospital.read, stu_hospital.LAYOUT, "ultrasound"),
+    "captions": Reader(captions.find, captions.read, captions.LAYOUT),
     FOLDERS: Reader(folders.find, folders.read, folders.LAYOUT, table=folders.TABLE),  # what none of the others is
 }
 __all__ = ["AUTO", "READERS", "RawSample", "RawSet", "ReadOptions", "Reader", "find_layout", "read_raw"]

@@ -83,7 +83,7 @@ def read(root: Path, options: ReadOptions) -> RawSet:
             raise UserError(
                 f.image, "no mask", "a mask for every picture, or for none", "Add it, or remove the picture."
             )
-    channels = _channels([f.image for f in found], options)
+    channels = channels_of([f.image for f in found], options)
     values = options.mask_classes if has_masks else None
     arrays = ArraySpec(channels, values) if values or not has_masks else ArraySpec(channels)
 
@@ -176,7 +176,7 @@ def _chosen(root: Path, found: list[Found], table: dict[Path, Row], options: Rea
     return sorted(chosen, key=lambda f: (wanted[plain(f.label)][0], f.split))
 
 
-def _channels(images: Sequence[Path], options: ReadOptions) -> int:
+def channels_of(images: Sequence[Path], options: ReadOptions) -> int:
     """1 or 3: as it is asked for, else 3 where most of some pictures are coloured."""
     if options.colour != "auto":
         return 1 if options.colour == "grey" else 3
