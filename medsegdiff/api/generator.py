@@ -21,7 +21,7 @@ from medsegdiff.synthesis.inputs import input_of
 from medsegdiff.synthesis.masks import MaskEstimate, estimate
 from medsegdiff.synthesis.plan import Chunk, Item, batched, chunk_size_on, pair_item, plan_images, plan_masks
 from medsegdiff.synthesis.prompts import Wish, read_prompt
-from medsegdiff.synthesis.requests import Ranges, attributes_of, check_ranges, with_attributes
+from medsegdiff.synthesis.requests import Ranges, attributes_of, check_ranges, modality_of, with_attributes
 from medsegdiff.synthesis.samples import sample_chunk
 
 MAX_REDRAWS = 20
@@ -72,18 +72,29 @@ class LoadedGenerator:
         attributes: Mapping[str, Asked] | None = None,
         prompt: str = "",
         seed: int = 0,
-        task: Task = "joint",
+        modality: str = "",
+        task: Task | None = None,
         max_redraws: int = MAX_REDRAWS,
     ) -> Samples:
         """`n` pairs of class `label`; of all classes in turn where it is None.
 
         `attributes`: numbers that all have, or (least, largest), of a checkpoint that takes them (`attributes`).
-        `prompt`: the same in words (docs/howto/control.md). A pair
-        whose mask is no lesion mask is sampled again, up to `max_redraws` times. Raises `UserError` for an unknown
-        class, task or attribute, for a value that was never learnt, and where a class keeps giving such masks.
+        `prompt`: the same in words, or a caption. `modality`: of a checkpoint that learnt several. `task`: joint where
+        it is not given, or text_to_image of a checkpoint that learnt images alone. A pair whose mask is no lesion mask
+        is sampled again, up to `max_redraws` times. Raises `UserError` for an unknown class, task, attribute, modality
+        or word, for a value that was never learnt, and where a class keeps giving such masks.
         """
         return Samples(
-            self.stream(n, label, attributes=attributes, prompt=prompt, seed=seed, task=task, max_redraws=max_redraws)
+            self.stream(
+                n,
+                label,
+                attributes=attributes,
+                prompt=prompt,
+                modality=modality,
+                seed=seed,
+                task=task,
+                max_redraws=max_redraws,
+            )
         )
 
     def stream(
@@ -94,20 +105,26 @@ class LoadedGenerator:
         attributes: Mapping[str, Asked] | None = None,
         prompt: str = "",
         seed: int = 0,
-        task: Task = "joint",
+        modality: str = "",
+        task: Task | None = None,
         max_redraws: int = MAX_REDRAWS,
     ) -> Iterator[Sample]:
         """The same pairs one after the other, as they are made; without end where `n` is None."""
         require(n is None or n >= 0, "n", n, "0 or more")
         require(seed >= 0, "seed", seed, "0 or more")
-        pair_tasks = [t for t in self.tasks if t in ("joint", "mask_first")]
-        require(task in pair_tasks, "task", task, f"one of {', '.join(pair_tasks)}")
+        tasks = [t for t in TASKS if t in ("joint", "mask_first", "text_to_image") and t in self.generator.tasks]
+        chosen = task or tasks[0]
+        require(chosen in tasks, "task", chosen, f"one of {', '.join(tasks)}")
         asked = {name: (v, v) if isinstance(v, int | float) else (v[0], v[1]) for name, v in (attributes or {}).items()}
         check_ranges(self.generator.card, asked)
+        if modality:
+            modality_of(self.generator.card, modality, "modality")
         wish = read_prompt(prompt, self.generator.card, "prompt") if prompt else Wish(None, {})
         fits = None in (label, wish.label) or label == wish.label
         require(fits, "label", label, f"{wish.label}, as the prompt says", "Leave one of them out.")
-        items = self._items(self._labels(label or wish.label), seed, task, {**wish.ranges, **asked}, prompt)
+        items = self._items(
+            self._labels(label or wish.label), seed, chosen, {**wish.ranges, **asked}, text=prompt, modality=modality
+        )
         return self._sampled(items if n is None else itertools.islice(items, n), max_redraws)
 
     def mask_to_image(
@@ -155,20 +172,20 @@ class LoadedGenerator:
         require(n > 0, "n", n, "a number above 0")
         require(seed >= 0, "seed", seed, "0 or more")
 
-    def _items(self, labels: Sequence[str], seed: int, task: Task, asked: Ranges, prompt: str) -> Iterator[Item]:
+    def _items(self, labels: Sequence[str], seed: int, task: Task, asked: Ranges, **said: str) -> Iterator[Item]:
         """Pairs of the classes in turn, without end, numbered within each class as `generate` numbers them."""
         known = self.generator.card.classes
         for number in itertools.count():
             for label in labels:
                 item = pair_item(task, label, known, number, seed)
-                yield with_attributes(item, asked, self.generator.card, prompt)
+                yield with_attributes(item, asked, self.generator.card, **said)
 
     def _sampled(self, items: Iterator[Item], max_redraws: int) -> Iterator[Sample]:
         for number, some in enumerate(batched(items, self.batch_size)):
             arrays, _ = sample_chunk(self.generator, Chunk(str(number), some), max_redraws)
             for item, found in zip(some, arrays, strict=True):
                 spec = self.generator.card.arrays
-                yield Sample(item.request.id, item.label, found["image"], found["mask"], spec)
+                yield Sample(item.request.id, item.label, found["image"], found.get("mask"), spec)
 
     def _mask_values(self, mask: np.ndarray | Image.Image) -> np.ndarray:
         """A (H, W) mask of pixel values from a boolean one, or one that has them."""

@@ -12,6 +12,7 @@ from PIL import Image
 
 from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.data.pictures import contact_sheet
+from medsegdiff.errors import UserError
 
 SHOWN = 64  # samples that a notebook shows of many
 
@@ -23,7 +24,7 @@ class Sample:
     id: str
     label: str  # class
     image: np.ndarray  # (S, S) grey or (S, S, 3) RGB, uint8
-    mask: np.ndarray  # (S, S) uint8 of pixel values: 0 and 255, or those of `spec`
+    mask: np.ndarray | None  # (S, S) uint8 of pixel values: 0 and 255, or those of `spec`; None: images alone
     spec: ArraySpec  # channels, and what pixel values of masks mean
 
     @property
@@ -34,7 +35,7 @@ class Sample:
     @property
     def mask_pil(self) -> Image.Image:
         """The mask as a PIL image."""
-        return Image.fromarray(self.mask)
+        return Image.fromarray(_known(self.mask))
 
     def _repr_png_(self) -> bytes:
         return _png([self])
@@ -64,7 +65,7 @@ class Samples(Sequence[Sample]):
     @property
     def masks(self) -> np.ndarray:
         """(N, S, S) uint8."""
-        return np.stack([sample.mask for sample in self._samples])
+        return np.stack([_known(sample.mask) for sample in self._samples])
 
     @property
     def labels(self) -> list[str]:
@@ -82,6 +83,13 @@ class Samples(Sequence[Sample]):
 
     def _repr_png_(self) -> bytes | None:
         return _png(self._samples[:SHOWN]) if self._samples else None
+
+
+def _known(mask: np.ndarray | None) -> np.ndarray:
+    """The mask. Raises `UserError` where a generator learnt none."""
+    if mask is None:
+        raise UserError("mask", "samples of a generator of images alone", "a generator of pairs", "Use their images.")
+    return mask
 
 
 def _png(samples: Sequence[Sample]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import cv2
@@ -37,6 +38,13 @@ class SampleTensors:
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B, C, S, S) and masks (B, K, S, S) of the given rows as float32 in [0, 1], and labels (B,)."""
         return self.images[index].float() / 255, self.masks[index].float() / 255, self.labels[index]
+
+
+def with_mask_channel(pairs: SampleTensors) -> SampleTensors:
+    """The same, with an empty channel where the data set has no masks: networks of pairs have one, and hide it."""
+    if pairs.masks.shape[1]:
+        return pairs
+    return dataclasses.replace(pairs, masks=torch.zeros_like(pairs.images[:, :1]))
 
 
 def to_channels(picture: np.ndarray) -> np.ndarray:

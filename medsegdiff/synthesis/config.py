@@ -20,7 +20,8 @@ class GenerateConfig:
 
     checkpoint_path: str  # .safetensors file; a .pth name finds the .safetensors beside it
     output_dir: str  # folder to write: a sample folder, or for image_to_mask masks with their doubt
-    mode: Task | None = None  # default: mask_to_image with --masks, image_to_mask with --images, else joint
+    mode: Task | None = None  # default: mask_to_image with --masks, image_to_mask with --images, else joint; of a
+    # checkpoint that learnt no masks text_to_image
     masks: str | None = None  # mask_to_image: sample images for the masks here (sample folder, class folders, pictures)
     images: str | None = None  # image_to_mask: find masks of the images here (sample folder, class folders, pictures);
     # inpaint: put lesions into them
@@ -30,6 +31,7 @@ class GenerateConfig:
     num_samples_per_class: int = 100  # pairs of each class (joint and mask_first)
     attributes: list[str] | None = None  # that all have, such as area=0.08 or depth_to_width=1.1:1.5 (a range)
     prompt: str | None = None  # the same in words, such as "small oval benign mass, taller than wide, upper left"
+    modality: str | None = None  # of all, of a checkpoint that learnt several
     requests: str | None = None  # CSV with a row for each pair: label, prompt, attributes; empty cells are free
     classes: list[str] | None = None  # which ones; default: all that the checkpoint knows, or as conditioning masks say
     sampler: str | None = None  # update rule: dpmpp_2m (the default of joint diffusion), heun, ddim, ddpm
@@ -78,7 +80,7 @@ class GenerateConfig:
             require(fits, f"--{name}", f"mode {mode}", f"mode {' or '.join(owners)}", "Leave one of them out.")
         if self.region is not None:
             self._check_region(self.region)
-        if mode in ("joint", "mask_first"):
+        if mode in ("joint", "mask_first", "text_to_image"):
             hint = f"Leave it out; --num_samples_per_class says how many {mode} samples."
             expected = "conditioning masks or images"
             require(samples is None, "--num_samples_per_input", f"mode {mode}", expected, hint)
@@ -90,7 +92,7 @@ class GenerateConfig:
             )
             require(given is None, "--requests", f"--{given} beside it", "one of them", hint)
         if mode == "image_to_mask":
-            for name in ("attributes", "prompt"):
+            for name in ("attributes", "prompt", "modality"):
                 asked = getattr(self, name)
                 require(asked is None, f"--{name}", f"mode {mode}", "a mode that samples images", "Leave it out.")
             expected = "no class: masks are sampled without one"

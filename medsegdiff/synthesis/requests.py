@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import difflib
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ import torch
 from scipy.stats import spearmanr
 
 from medsegdiff.conditioning.attributes import Attributes
+from medsegdiff.conditioning.modality import Modality
 from medsegdiff.conditioning.registry import read_condition
 from medsegdiff.data.records import SampleRecord
 from medsegdiff.data.schema import ATTRIBUTE
@@ -26,6 +28,7 @@ from medsegdiff.synthesis.plan import Item
 
 WITHIN, ASPECT = 23, 22  # purpose numbers of random streams: a value within its range, a shape of picture
 TABLE_FILE = "requests.csv"
+WORDS = ("label", "prompt", "modality")  # columns of a table of requests beside attributes
 FEWEST = 10  # samples of which a rank correlation is said
 
 Ranges = Mapping[str, tuple[float, float]]  # by attribute: least and largest value
@@ -38,6 +41,7 @@ class Row:
     label: str | None
     ranges: Ranges
     prompt: str = ""
+    modality: str = ""
 
 
 def parse_ranges(texts: Iterable[str], where: str = "--attributes") -> Ranges:
@@ -64,11 +68,11 @@ def parse_range(text: str, where: str) -> tuple[float, float]:
 
 
 def read_requests(path: Path, card: GeneratorCard) -> list[Row]:
-    """The rows of a CSV with columns `label`, `prompt` and attributes, cells as `parse_range`, empty ones free.
+    """The rows of a CSV with columns of `WORDS` and attributes, these as `parse_range`; empty cells are free.
 
     Raises `UserError` naming row and column of what cannot be asked for.
     """
-    known = attributes_of(card, "--requests").names
+    known = attributes_of(card, "--requests").names if "attributes" in [c["name"] for c in card.conditions] else []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = list(csv.reader(file))
@@ -79,19 +83,19 @@ def read_requests(path: Path, card: GeneratorCard) -> list[Row]:
     names = [name.strip().removeprefix(ATTRIBUTE) for name in lines[0]]
     require(len(set(names)) == len(names), str(path), f"columns {', '.join(names)}", "each column once")
     for name in names:
-        expected = f"label, prompt, or an attribute of the checkpoint: {', '.join(known)}"
-        require(name in ("label", "prompt", *known), str(path), f"column {name!r}", expected, "Rename or delete it.")
+        expected = f"label, prompt, modality, or an attribute of the checkpoint: {', '.join(known) or 'it takes none'}"
+        require(name in (*WORDS, *known), str(path), f"column {name!r}", expected, "Rename or delete it.")
     rows = []
     for number, cells in enumerate(lines[1:], start=2):
         where = f"{path} row {number}"
         require(len(cells) == len(names), where, f"{len(cells)} cells", f"{len(names)}, one a column")
         row = {name: cell.strip() for name, cell in zip(names, cells, strict=True) if cell.strip()}
-        label, prompt = row.pop("label", None), row.pop("prompt", "")
+        label, prompt, modality = row.pop("label", None), row.pop("prompt", ""), row.pop("modality", "")
         classes = f"one of {', '.join(card.classes)}"
         require(label is None or label in card.classes, f"{where} column label", repr(label), classes)
         ranges = {name: parse_range(cell, f"{where} column {name}") for name, cell in row.items()}
         check_ranges(card, ranges, where)
-        rows.append(Row(label, ranges, prompt))
+        rows.append(Row(label, ranges, prompt, modality))
     return rows
 
 
@@ -121,10 +125,21 @@ def aspect_of(card: GeneratorCard, item: Item) -> float:
     return aspects[int(torch.randint(len(aspects), (1,), generator=random_stream(*item.request.seed, ASPECT)))]
 
 
-def with_attributes(item: Item, ranges: Ranges, card: GeneratorCard, prompt: str = "") -> Item:
-    """An item that is asked for with a value of each range, the same for the same seed; `prompt` says it in words."""
-    if prompt:
-        conditions = {**item.request.conditions, "text": prompt}
+def modality_of(card: GeneratorCard, name: str, where: str = "--modality") -> None:
+    """Raise `UserError` for a modality that a generator did not learn."""
+    found = [c for c in map(read_condition, card.conditions) if isinstance(c, Modality)]
+    takes = ", ".join(c["name"] for c in card.conditions) or "nothing"
+    require(bool(found), where, f"a checkpoint that takes {takes}", "one that takes modality", "Leave it out.")
+    near = difflib.get_close_matches(name, found[0].classes, 1)
+    hint = f"Did you mean {near[0]}?" if near else "Choose one of them."
+    require(name in found[0].classes, where, name, f"one of {', '.join(found[0].classes)}", hint)
+
+
+def with_attributes(item: Item, ranges: Ranges, card: GeneratorCard, text: str = "", modality: str = "") -> Item:
+    """An item that is asked for with a value of each range, the same for the same seed; with a text and a modality."""
+    said = {name: value for name, value in (("text", text), ("modality", modality)) if value}
+    if said:
+        conditions = {**item.request.conditions, **said}
         item = dataclasses.replace(item, request=dataclasses.replace(item.request, conditions=conditions))
     if not ranges:
         return item

@@ -38,19 +38,39 @@ from medsegdiff.synthesis.plan import (
     run_pending,
 )
 from medsegdiff.synthesis.prompts import Wish, read_prompt
-from medsegdiff.synthesis.requests import Ranges, asked_of, check_ranges, parse_ranges, read_requests, with_attributes
+from medsegdiff.synthesis.requests import (
+    Ranges,
+    asked_of,
+    check_ranges,
+    modality_of,
+    parse_ranges,
+    read_requests,
+    with_attributes,
+)
 
 logger = logging.getLogger(__name__)
 
 # What does not decide what is sampled: where things lie (what was given counts by its content), and when to give up.
 NOT_IN_FINGERPRINT = (
-    *("checkpoint_path", "output_dir", "masks", "images", "split", "attributes", "prompt", "requests", "region"),
+    *(
+        "checkpoint_path",
+        "output_dir",
+        "masks",
+        "images",
+        "split",
+        "attributes",
+        "prompt",
+        "requests",
+        "region",
+        "modality",
+    ),
     *("device", "max_redraws"),
 )
 # Settings that a mode makes no use of.
 UNUSED = {
     "joint": ("num_samples_per_input",),
     "mask_first": ("num_samples_per_input",),
+    "text_to_image": ("num_samples_per_input",),
     "mask_to_image": ("num_samples_per_class",),
     "image_to_mask": ("num_samples_per_class", "classes"),
     "inpaint": ("num_samples_per_class",),
@@ -65,13 +85,15 @@ def generate(config: GenerateConfig) -> SampleSet | list[dict[str, Any]]:
     `UserError` for settings that do not fit the checkpoint, for masks or images that cannot be used, and where a lesion
     class keeps giving degenerate masks.
     """
-    config = settle(config)
+    chosen, config = config.mode, settle(config)
     assert config.mode is not None and config.chunk_size is not None  # noqa: PT018
     generator = load_generator(
         Path(config.checkpoint_path), config.generator_settings, device=choose_device(config.device),
         precision=config.precision, batch_size=config.chunk_size,
     )  # fmt: skip
     serves = [task for task in TASKS if task in generator.tasks]
+    if chosen is None and config.mode == "joint" and serves == ["text_to_image"]:
+        config = dataclasses.replace(config, mode="text_to_image")
     kind = f"{config.mode}, which a generator of kind {generator.card.kind!r} does not serve"
     require(config.mode in serves, "--mode", kind, f"one of {', '.join(serves)}")
     classes, tasks, inputs = plan(config, generator.card)
@@ -94,6 +116,8 @@ def plan(config: GenerateConfig, card: GeneratorCard) -> tuple[list[str], list[C
     size, seed = config.chunk_size, config.seed
     if config.requests is not None:
         return _plan_requests(config, card)
+    if config.modality is not None:
+        modality_of(card, config.modality)
     wish = Wish(None, {}) if config.prompt is None else read_prompt(config.prompt, card)
     if wish.label is not None:
         fits = config.classes in (None, [wish.label])
@@ -102,7 +126,7 @@ def plan(config: GenerateConfig, card: GeneratorCard) -> tuple[list[str], list[C
     numbers = parse_ranges(config.attributes or [])
     check_ranges(card, numbers)
     ranges = {**wish.ranges, **numbers}
-    if config.mode in ("joint", "mask_first"):
+    if config.mode in ("joint", "mask_first", "text_to_image"):
         counts = config.num_samples_per_class, size, seed
         return classes, _asked(plan_pairs(config.mode, classes, card.classes, *counts), ranges, config, card), None
     if config.mode == "inpaint":
@@ -144,8 +168,8 @@ def _plan_inpainting(
 
 def _asked(chunks: list[Chunk], ranges: Ranges, config: GenerateConfig, card: GeneratorCard) -> list[Chunk]:
     """Chunks of which every item is asked for with a value of each range."""
-    text = config.prompt or ""
-    return [Chunk(c.name, tuple(with_attributes(item, ranges, card, text) for item in c.items)) for c in chunks]
+    said = {"text": config.prompt or "", "modality": config.modality or ""}
+    return [Chunk(c.name, tuple(with_attributes(item, ranges, card, **said) for item in c.items)) for c in chunks]
 
 
 def _plan_requests(config: GenerateConfig, card: GeneratorCard) -> tuple[list[str], list[Chunk], None]:
@@ -154,12 +178,15 @@ def _plan_requests(config: GenerateConfig, card: GeneratorCard) -> tuple[list[st
     items = []
     for number, row in enumerate(read_requests(Path(config.requests), card)):
         where = f"{config.requests} row {number + 2} column prompt"
+        if row.modality:
+            modality_of(card, row.modality, f"{config.requests} row {number + 2} column modality")
         wish = read_prompt(row.prompt, card, where) if row.prompt else Wish(None, {})
         fits = None in (row.label, wish.label) or row.label == wish.label
         require(fits, where, f"a wish for {wish.label}", f"{row.label}, as its column label says")
         label = row.label or wish.label or card.classes[number % len(card.classes)]
         item = pair_item(config.mode, label, card.classes, number, config.seed)
-        items.append(with_attributes(item, {**wish.ranges, **row.ranges}, card, row.prompt))
+        said = {"text": row.prompt, "modality": row.modality or config.modality or ""}
+        items.append(with_attributes(item, {**wish.ranges, **row.ranges}, card, **said))
     chunks = [Chunk(f"requests_{n:05d}", some) for n, some in enumerate(batched(items, config.chunk_size))]
     return [c for c in card.classes if any(item.label == c for item in items)], chunks, None
 
@@ -222,6 +249,8 @@ def _fingerprint(
     found |= {"checkpoint_sha256": generator.card.digest}
     if config.region is not None:
         found["region"] = config.region
+    if config.modality is not None:
+        found["modality"] = config.modality
     return found | ({"classes": classes} if classes else {}) | ({} if inputs is None else {"inputs": _digest(inputs)})
 
 

@@ -36,12 +36,13 @@ def run_chunk(generator: Generator, task: Chunk, folder: Path, max_redraws: int)
     for item, arrays in zip(task.items, sampled, strict=True):
         records.append(
             write_sample(
-                folder, arrays["image"], arrays["mask"], id=item.request.id, label=item.label, split="train",
+                folder, arrays["image"], arrays.get("mask"), id=item.request.id, label=item.label, split="train",
                 group=item.request.id if item.conditioning_input is None else item.conditioning_input.group,
                 source=f"synthetic:{generator.card.digest}", pixel_aspect=aspect_of(generator.card, item),
                 generator=generator.card.digest,
                 derived_from="" if item.conditioning_input is None else item.conditioning_input.id,
                 attributes=_measured(generator.card, item, arrays), text=str(item.request.conditions.get("text", "")),
+                modality=str(item.request.conditions.get("modality", "")),
             )
         )  # fmt: skip
     value = {"records": [dataclasses.asdict(r) for r in records], "faults": {k: dict(v) for k, v in faults.items()}}
@@ -81,7 +82,8 @@ def sample_chunk(generator: Generator, task: Chunk, max_redraws: int) -> tuple[l
         sampled = generator.sample([task.items[gap].request for gap in gaps], attempt)
         for gap, arrays in zip(gaps, sampled, strict=True):
             item = task.items[gap]
-            fault = None if "mask" in item.request.given else _fault(generator.card, item.label, arrays["mask"])
+            given = "mask" in item.request.given or "mask" not in arrays
+            fault = None if given else _fault(generator.card, item.label, arrays["mask"])
             if fault is None:
                 found[gap] = arrays
             else:
@@ -141,10 +143,12 @@ def _sheet(pairs: SampleSet) -> np.ndarray:
     return contact_sheet(images, masks, [r.label for r in chosen], spec=pairs.arrays)
 
 
-def _in_proportion(pairs: SampleSet, record: SampleRecord) -> tuple[np.ndarray, np.ndarray]:
-    """Image and mask of a pair in their true proportions: resized to a square, a wide lesion looks tall."""
+def _in_proportion(pairs: SampleSet, record: SampleRecord) -> tuple[np.ndarray, np.ndarray | None]:
+    """Image and mask, if any, of a pair in their true proportions: resized to a square, a wide lesion looks tall."""
     size = (max(1, round(record.width * record.pixel_aspect)), record.height)
     image = cv2.resize(pairs.read_image(record), size, interpolation=cv2.INTER_LINEAR)
+    if not record.mask_file_name:
+        return image, None
     how = cv2.INTER_LINEAR if _white(pairs) else cv2.INTER_NEAREST  # numbers of classes do not mix
     return image, cv2.resize(pairs.read_mask(record), size, interpolation=how)
 
@@ -175,6 +179,7 @@ def _input_sheet(tasks: list[Chunk], pairs: SampleSet) -> np.ndarray:
         records = [by_id[name] for name in sampled[:width]]
         shown = [_in_proportion(pairs, r) for r in records]
         # The mask alone: that of a lesion, whose edge shows on black, or the outlines of all classes on grey
+        assert shown[0][1] is not None  # conditioning masks, and images that lesions are put into
         first = np.maximum(shown[0][1], 48) if _white(pairs) else np.full(shown[0][1].shape, 96, np.uint8)
         beside = None if _white(pairs) else shown[0][1]
         if title in sources:

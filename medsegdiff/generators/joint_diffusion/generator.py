@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medsegdiff.conditioning.base import encode, encode_seen
-from medsegdiff.data.dataset import SampleTensors, from_channels
+from medsegdiff.data.dataset import SampleTensors, from_channels, with_mask_channel
 from medsegdiff.engine.device import autocast
 from medsegdiff.engine.progress import progress_bar
 from medsegdiff.engine.rng import generator
@@ -24,13 +24,14 @@ from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA, encode_sdf
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.inpainting import Given, inpaint
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
-from medsegdiff.generators.joint_diffusion.noise import highest_sigma, sigma_table
+from medsegdiff.generators.joint_diffusion.noise import MASK, highest_sigma, sigma_table
 from medsegdiff.generators.joint_diffusion.samplers import Noise
 from medsegdiff.generators.joint_diffusion.sampling import sample_masks, sample_pairs
 from medsegdiff.generators.joint_diffusion.sampling_settings import SamplingSettings
 
 TASKS: frozenset[Task] = frozenset({"joint", "mask_first", "mask_to_image", "image_to_mask", "inpaint"})
 FEW_STEP_TASKS = TASKS - {"inpaint"}
+IMAGE_TASKS: frozenset[Task] = frozenset({"text_to_image"})
 REDRAWN = 8  # attempts after the first go in batches smaller by this: few masks are refused
 SAMPLE = 21  # purpose number of the random streams of samples
 LEVELS = (0.3, 1.0)  # noise, in standard deviations of the data: one that hides fine detail, one that hides outlines
@@ -103,7 +104,8 @@ class JointDiffusion:
             sigma_scale=self.sampling.sigma_scale,
             known=known,
         )
-        return {"image": np.stack([from_channels(i) for i in images.numpy()]), "mask": self._values(masks)}
+        arrays = {"image": np.stack([from_channels(i) for i in images.numpy()])}
+        return arrays if task == "text_to_image" else arrays | {"mask": self._values(masks)}
 
     def _inpainted(self, batch: Sequence[Request], attempt: int) -> dict[str, np.ndarray]:
         """Arrays of requests that give an image, and may give a region or a mask; all of a batch give the same."""
@@ -159,6 +161,7 @@ class JointDiffusion:
         A model that memorises removes noise from what it learnt better than from others (Matsumoto et al. 2023).
         """
         card = self.model_card
+        samples = with_mask_channel(samples)
         masks = encode_sdf(samples.masks, card.codec.sdf_truncation)
         data = dataclasses.replace(samples, masks=masks)
         known = encode_seen(card.conditions, samples)
@@ -171,8 +174,11 @@ class JointDiffusion:
             for k, level in enumerate(levels):
                 noise = torch.randn((1, *x0.shape[1:]), generator=generator(seed, k, SCORE_NOISE)).to(self.device)
                 sigma = torch.full((len(rows), 2), level * SIGMA_DATA, device=self.device)
+                if not card.arrays.foreground:
+                    sigma[:, MASK] = highest_sigma(card.diffusion)
                 with autocast(self.device, self.precision):
                     terms = denoising_loss(self.denoiser, x0, cond, sigma, noise.expand_as(x0), card.diffusion)
+                terms = terms if card.arrays.foreground else terms[:, :1]
                 scores[k, rows.numpy()] = -terms.float().sum(dim=1).cpu().numpy()
         return {str(level): scores[k] for k, level in enumerate(levels)}
 
@@ -208,12 +214,18 @@ def load(
     )  # fmt: skip
     found = JointDiffusion(
         denoiser.to(device), card, shown, sampling.settled(card.diffusion, card.few_step), precision, batch_size,
-        tasks=FEW_STEP_TASKS if card.few_step else TASKS,
+        tasks=_tasks(card),
     )  # fmt: skip
     if sampling.guidance_checkpoint is None:
         return found
     model, guidance_digest = _guidance_model(sampling.guidance_checkpoint, path, denoiser, card)
     return dataclasses.replace(found, guidance_model=model.to(device), guidance_digest=guidance_digest)
+
+
+def _tasks(card: ModelCard) -> frozenset[Task]:
+    if not card.arrays.foreground:
+        return IMAGE_TASKS
+    return FEW_STEP_TASKS if card.few_step else TASKS
 
 
 def _guidance_model(given: str, path: Path, denoiser: Denoiser, card: ModelCard) -> tuple[Denoiser, str]:

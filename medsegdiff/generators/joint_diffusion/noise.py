@@ -5,6 +5,7 @@ Levels are per modality, (B, M) or (T + 1, M), with column 0 the image and colum
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,6 +57,13 @@ class DiffusionConfig:
         shares = [self.share_independent, self.share_mask_clean, self.share_image_clean, self.share_marginal]
         fits = min(shares) >= 0 and sum(shares) <= 1
         require(fits, "--diffusion.share_*", shares, "shares that add up to at most 1")
+
+
+def of_images_alone(config: DiffusionConfig) -> DiffusionConfig:
+    """The same process where there are no masks: their channel is hidden throughout, and costs nothing."""
+    return dataclasses.replace(
+        config, mask_weight=0.0, share_independent=0.0, share_mask_clean=0.0, share_image_clean=0.0, share_marginal=0.0
+    )
 
 
 def ddpm_abar(schedule: str, timesteps: int, beta_start: float, beta_end: float) -> Tensor:
@@ -161,7 +169,8 @@ def sigma_table(mode: str, config: DiffusionConfig, steps: int, few_step: Sequen
 
     joint: image and mask go down together. mask_first: the mask goes down while the image stays at the highest level,
     which hides it, then the image with the mask clean. mask_to_image, image_to_mask: the conditioning modality has
-    level 0 in every row, so that samplers leave it as it is (Bao et al. 2023, UniDiffuser). `few_step`: levels of a
+    level 0 in every row, so that samplers leave it as it is (Bao et al. 2023, UniDiffuser). text_to_image: the image
+    alone, the mask being hidden throughout. `few_step`: levels of a
     network that learnt to sample in these, one a step. Raises ValueError for another mode.
     """
     levels = torch.tensor([*few_step, 0.0]) if few_step else sampling_sigmas(config, steps)
@@ -174,6 +183,8 @@ def sigma_table(mode: str, config: DiffusionConfig, steps: int, few_step: Sequen
         return torch.stack([image, mask], dim=1)
     if mode == "mask_to_image":
         return torch.stack([levels, clean], dim=1)
+    if mode == "text_to_image":
+        return torch.stack([levels, levels[:1].expand(steps + 1)], dim=1)
     if mode == "image_to_mask":
         return torch.stack([clean, levels], dim=1)
     raise ValueError(f"mode {mode!r}; known: {', '.join(MODES)}")

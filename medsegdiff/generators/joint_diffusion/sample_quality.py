@@ -49,8 +49,9 @@ class SampleQuality:
         found = {
             "quality/feature_distance": feature_distance(features, self.val_features, self.scale),
             "quality/feature_distance_baseline": self.baseline,
-            "quality/empty_masks": float((masks == 0).flatten(1).all(dim=1).float().mean()),
         }
+        if self.val.spec.foreground:
+            found["quality/empty_masks"] = float((masks == 0).flatten(1).all(dim=1).float().mean())
         if self.weights is not None:
             distance = frechet_distance(self._components(images), self.val_perceptual)
             found |= {

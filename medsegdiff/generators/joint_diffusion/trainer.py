@@ -17,7 +17,7 @@ from torch.nn.functional import avg_pool2d
 from medsegdiff.conditioning.augmentation import Augmentation
 from medsegdiff.conditioning.base import Condition, Conditions, encode
 from medsegdiff.conditioning.registry import CONDITIONS, condition_class
-from medsegdiff.data.dataset import SampleTensors, load_tensors
+from medsegdiff.data.dataset import SampleTensors, load_tensors, with_mask_channel
 from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.data.sampling import sample_indices
 from medsegdiff.data.transforms import GENERATIVE, augment, augment_conditioned
@@ -38,7 +38,7 @@ from medsegdiff.generators.joint_diffusion.codec import PairCodec, encode_sdf
 from medsegdiff.generators.joint_diffusion.config import DiffusionConfig, TrainConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
-from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, sample_sigma
+from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, highest_sigma, of_images_alone, sample_sigma
 from medsegdiff.generators.joint_diffusion.run import (
     FINER,
     LAST_FILE,
@@ -76,13 +76,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
             "real pairs only, since a checkpoint says by their hashes what it saw",
             "Give the folder that prepare wrote.",
         )
-    require(
-        pairs.arrays.mask_values is not None,
-        str(pairs.root),
-        "samples without masks",
-        "images with masks",
-        "Add masks.",
-    )
     with contextlib.ExitStack() as stack:
         config, found, summary = processes.run_on_main(lambda: enter(config, pairs, stack))
         if found:
@@ -166,12 +159,15 @@ class DiffusionTrainer:
     """Steps, evaluation and state of the joint denoiser, for `run_loop`."""
 
     def __init__(self, config: TrainConfig, pairs: SampleSet, processes: Distributed | None = None) -> None:
+        self.has_masks = bool(pairs.arrays.foreground)
+        if not self.has_masks:
+            config = dataclasses.replace(config, diffusion=of_images_alone(config.diffusion))
         self.config = config
         self.total_steps = 1
         self.processes = processes or Distributed(config.device)
         self.device = self.processes.device
         self.pairs = pairs
-        self.train_set = load_tensors(pairs.select("train"), config.img_size, what="train split")
+        self.train_set = with_mask_channel(load_tensors(pairs.select("train"), config.img_size, what="train split"))
         for label in pairs.classes:
             require(
                 len(pairs.select("train", label)) > 0,
@@ -180,7 +176,7 @@ class DiffusionTrainer:
                 "at least one of each class",
                 "Prepare the data anew.",
             )
-        self.val_set = load_tensors(pairs.select("val"), config.img_size, what="val split")
+        self.val_set = with_mask_channel(load_tensors(pairs.select("val"), config.img_size, what="val split"))
         names = [*config.conditions, *([Augmentation.name] if config.augment_prob else [])]
         self.conditions: list[Condition] = [
             condition_class(name).fit(self.train_set, pairs.classes, config.condition_dropout)
@@ -234,7 +230,7 @@ class DiffusionTrainer:
         """The train split at `size` x `size` pixels, its masks coded as far from their edges as at full size."""
         read = self.train_set
         if size != self.config.img_size:
-            read = load_tensors(self.pairs.select("train"), size, what=f"train split, {size} px")
+            read = with_mask_channel(load_tensors(self.pairs.select("train"), size, what=f"train split, {size} px"))
         radius = self.config.diffusion.sdf_truncation * size / self.config.img_size
         return dataclasses.replace(read, masks=encode_sdf(read.masks, radius))
 
@@ -289,6 +285,8 @@ class DiffusionTrainer:
 
     def _always_shown(self, label: int) -> dict[str, float]:
         """Mask classes that every train picture of the class of this number shows, and the least share of it."""
+        if not self.has_masks:
+            return {}
         shares = (self.train_set.masks[self.train_set.labels == label] > 127).flatten(2).double().mean(dim=2)
         least = zip(self.train_set.spec.foreground, shares.amin(dim=0).tolist(), strict=True)
         return {name: round(share, 6) for name, share in least if share > 0}
@@ -326,6 +324,8 @@ class DiffusionTrainer:
         random = generator(config.seed, seed_step, NOISE)
         x0 = self.codec.encode(images, masks)
         sigma = sample_sigma(len(x0), config.diffusion, random)
+        if not self.has_masks:
+            sigma[:, MASK] = highest_sigma(config.diffusion)
         noise = torch.randn(x0.shape, generator=random)
         for c in self.conditions:
             cond[c.name] = c.hidden(cond[c.name], random)

@@ -19,7 +19,7 @@ from medsegdiff.generators.joint_diffusion.codec import PairCodec, encode_sdf
 from medsegdiff.generators.joint_diffusion.config import TrainConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
-from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, sigma_table
+from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, highest_sigma, sigma_table
 from medsegdiff.generators.joint_diffusion.sample_quality import SampleQuality
 from medsegdiff.generators.joint_diffusion.sampling import sample_labels
 from medsegdiff.generators.joint_diffusion.sampling_settings import default_guidance
@@ -43,6 +43,7 @@ class Validator:
     ) -> None:
         self.config = config
         self.codec = codec
+        self.has_masks = bool(train.spec.foreground)
         self.classes = classes
         self.conditions = conditions
         self.known = encode_seen(conditions, val)
@@ -88,6 +89,8 @@ class Validator:
                 x0 = self.codec.encode(images, masks)
                 noise = torch.randn(x0.shape, generator=generator(self.config.seed, band, start, EVAL_NOISE))
                 sigma = torch.full((len(x0), 2), level)
+                if not self.has_masks:
+                    sigma[:, MASK] = highest_sigma(weighing)
                 with autocast(device, self.config.precision):
                     loss = denoising_loss(
                         model, x0.to(device), cond, sigma.to(device), noise.to(device),
@@ -114,7 +117,7 @@ class Validator:
             self.conditions,
             labels,
             config.img_size,
-            sigma_table("joint", config.diffusion, config.eval_steps),
+            sigma_table("joint" if self.has_masks else "text_to_image", config.diffusion, config.eval_steps),
             lambda row, step: generator(config.seed, row, step, EVAL_SAMPLES),
             batch=EVAL_BATCH,
             precision=config.precision,

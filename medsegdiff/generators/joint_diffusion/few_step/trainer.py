@@ -143,6 +143,9 @@ def _check(config: FewStepConfig, card: ModelCard, pairs: SampleSet) -> None:
         "patch_unet",
         "Train one with --backbone patch_unet.",
     )
+    require(
+        bool(card.arrays.foreground), where, f"a checkpoint of {card.arrays}", "one of pairs", "Train it with masks."
+    )
     arrays, labels = card.arrays == pairs.arrays, card.classes == list(pairs.classes)
     found = f"classes {', '.join(pairs.classes)} and {pairs.arrays.to_json()}"
     expected = f"those of the checkpoint: {', '.join(card.classes)} and {card.arrays.to_json()}"
