@@ -337,6 +337,13 @@ PAIRS = [
     Case("baseline that is no run", f"{SEGMENT} --baseline tiny.yaml", ("tiny.yaml: found a file",)),
 ]  # fmt: skip
 
+CAPTIONS = [
+    Case("captions of a picture that is not there", f"{PREPARE} --layout captions",
+         ("captions.csv, line 2: found 'a.png'",), put("raw/captions.csv", "path,Text,modality\na.png,lung,CT\n")),
+    Case("two rows of captions that differ", f"{PREPARE} --layout captions", ("line 3: found a second row of",),
+         put("raw/captions.csv", "path,Text\nbenign/benign (1).png,a\nbenign/benign (1).png,b\n")),
+]  # fmt: skip
+
 CHECKPOINTS = [
     Case("few-step training of another data set", FEW_STEP.replace("_dir real", "_dir synthetic"),
          ("--data_dir synthetic: found", "the train split that the checkpoint learnt")),
@@ -496,6 +503,7 @@ OUTPUTS = [
 CASES: dict[str, list[Case]] = {
     "Raw pictures": RAW,
     "sample folders": PAIRS,
+    "Captions": CAPTIONS,
     "Checkpoints": CHECKPOINTS,
     "Conditioning masks and images": DIRECTIONS,
     "Segmentation and classification": SEGMENTATION,
