@@ -31,6 +31,7 @@ class Attributes(Condition):
 
     name: ClassVar[str] = "attributes"
     kind: ClassVar[str] = "numbers"
+    spatial: ClassVar[bool] = True
     names: list[str]
     knots: list[list[float]]  # of each name, `KNOTS` quantiles of the values of the train split, each counted once
 

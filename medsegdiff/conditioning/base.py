@@ -41,6 +41,7 @@ class Condition(ABC):
 
     name: ClassVar[str]  # its key wherever conditions are a mapping
     kind: ClassVar[str]  # what its values are: "class", "numbers", "text"
+    spatial: ClassVar[bool] = False  # whether it says where something is: networks then get maps of it
     drop_rate: float  # share of training samples that it is hidden of
 
     @classmethod

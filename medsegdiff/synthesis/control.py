@@ -146,10 +146,12 @@ def _figures(config: ControlConfig, items: Sequence[Item], pairs: SampleSet, nam
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Rank correlation of what is known of both; NaN where one of them does not vary."""
+    """Rank correlation of asked values x and obtained ones y; 0 where these do not move, NaN where nothing is known."""
     known = ~(np.isnan(x) | np.isnan(y))
-    if len(np.unique(x[known])) < 2 or len(np.unique(y[known])) < 2:
+    if len(np.unique(x[known])) < 2:
         return math.nan
+    if len(np.unique(y[known])) < 2:
+        return 0.0
     return float(spearmanr(x[known], y[known]).statistic)
 
 

@@ -101,8 +101,10 @@ def start_from(path: Path, denoiser: Denoiser, card: ModelCard, pairs: SampleSet
         found = f"a checkpoint that learnt {len(held_out)} val or test pictures, such as {held_out[0]}"
         raise UserError("--init_from", found, "one that learnt none of them", "Use the split that it was trained on.")
     try:
-        new = {k: v for k, v in denoiser.state_dict().items() if any(f".conditions.{name}." in k for name in fresh)}
-        denoiser.load_state_dict(initial.state_dict() | new)
+        weights = initial.state_dict()
+        parts = [*(f".conditions.{name}." for name in fresh), *((".place_maps.",) if fresh else ())]
+        new = {k: v for k, v in denoiser.state_dict().items() if k not in weights and any(part in k for part in parts)}
+        denoiser.load_state_dict(weights | new)
     except RuntimeError as error:
         found = f"weights of other sizes ({str(error).splitlines()[1].strip()})"
         raise UserError("--init_from", found, "those of this network", hint) from error
