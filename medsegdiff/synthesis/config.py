@@ -38,6 +38,7 @@ class GenerateConfig:
     steps: int | None = None  # noise levels that a modality goes through (15); mask_first takes so many twice
     mask_guidance: float | None = None  # how strongly images follow masks; 1: as learnt; default: 2 where it was learnt
     guidance: float | None = None  # guidance weight, away from the network without the class; 1: none, the default
+    condition_guidance: list[str] | None = None  # weights of what else is asked for, such as attributes=2 text=3
     guidance_checkpoint: str | None = None  # ... or away from this one, less trained on the same data (autoguidance)
     guidance_low: float | None = None  # guidance acts where the image's noise level is above this (0.3) ...
     guidance_high: float | None = None  # ... and up to this (5)
@@ -118,6 +119,6 @@ class GenerateConfig:
 
 
 OF_GENERATORS = (
-    *("sampler", "steps", "mask_guidance", "guidance", "guidance_checkpoint"),
+    *("sampler", "steps", "mask_guidance", "guidance", "guidance_checkpoint", "condition_guidance"),
     *("guidance_low", "guidance_high", "sigma_scale"),
 )

@@ -45,6 +45,7 @@ class ControlConfig:
     checkpoint_path: str  # of a generator that takes attributes
     output_dir: str = "./control"  # samples, control.json, control.csv, a sheet for each attribute, crosstalk.png
     names: list[str] | None = None  # attributes that are swept; default: all that the checkpoint takes
+    condition_guidance: list[str] | None = None  # weights of guidance, such as attributes=2; default: none
     num_seeds: int = 16  # noises for each attribute, each with five values of it
     bootstrap: int = 1000  # resamples of the intervals, over noises
     max_redraws: int = 20  # further samples of a pair whose lesion mask is empty or degenerate before giving up
@@ -78,7 +79,13 @@ def control(config: ControlConfig) -> list[Control]:
     """
     config, device = settle_precision(config), choose_device(config.device)
     size = chunk_size_on(device)
-    generator = load_generator(Path(config.checkpoint_path), device=device, precision=config.precision, batch_size=size)
+    generator = load_generator(
+        Path(config.checkpoint_path),
+        {"condition_guidance": config.condition_guidance},
+        device=device,
+        precision=config.precision,
+        batch_size=size,
+    )
     card = generator.card
     known = attributes_of(card, "--checkpoint_path").names
     names = config.names or known

@@ -27,7 +27,7 @@ from medsegdiff.generators.joint_diffusion.loss import denoising_loss
 from medsegdiff.generators.joint_diffusion.noise import MASK, highest_sigma, sigma_table
 from medsegdiff.generators.joint_diffusion.samplers import Noise
 from medsegdiff.generators.joint_diffusion.sampling import sample_masks, sample_pairs
-from medsegdiff.generators.joint_diffusion.sampling_settings import SamplingSettings
+from medsegdiff.generators.joint_diffusion.sampling_settings import SamplingSettings, parse_weights
 
 TASKS: frozenset[Task] = frozenset({"joint", "mask_first", "mask_to_image", "image_to_mask", "inpaint"})
 FEW_STEP_TASKS = TASKS - {"inpaint"}
@@ -37,7 +37,11 @@ SAMPLE = 21  # purpose number of the random streams of samples
 LEVELS = (0.3, 1.0)  # noise, in standard deviations of the data: one that hides fine detail, one that hides outlines
 FURTHER = 2.0  # ... and, where high noise is taken off smaller pictures, one so many times above where that begins
 SCORED, SCORE_NOISE = 16, 2  # samples scored together; purpose number of their noise
-UNUSED = {"image_to_mask": ("mask_guidance", "guidance", "guidance_low", "guidance_high", "sigma_scale")}
+UNUSED = {
+    "image_to_mask": (
+        *("mask_guidance", "guidance", "condition_guidance"), *("guidance_low", "guidance_high", "sigma_scale"),
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class JointDiffusion:
         require(not wrong, "--guidance_checkpoint", f"mode {task}", "a mode that samples images", hint)
         values = {k: v for k, v in dataclasses.asdict(self.sampling).items() if k not in unused}
         del values["guidance_checkpoint"]  # it counts by its content
+        if values.get("condition_guidance") is None:  # other folders are known by what they were known by
+            values.pop("condition_guidance", None)
         return values | ({} if self.guidance_digest is None else {"guidance_sha256": self.guidance_digest})
 
     def sample(self, requests: Sequence[Request], attempt: int) -> list[Arrays]:
@@ -208,6 +214,9 @@ def load(
     hint = "Give --guidance_checkpoint as well, or leave it out."
     known = "label" in names or not by_class
     require(known, "--guidance", f"a checkpoint of conditions {', '.join(names)}", "one that knows the class", hint)
+    for name in parse_weights(sampling.condition_guidance):
+        takes = f"a checkpoint of conditions {', '.join(names)}"
+        require(name in names, "--condition_guidance", takes, f"one that takes {name}", "Leave it out.")
     shown = GeneratorCard(
         KIND, digest, card.img_size, card.arrays, card.classes, card.lesion_classes,
         [c.describe() for c in card.conditions], card.aspects, card.train_hashes, card.step, card.always_shown,

@@ -30,29 +30,37 @@ class Guidance:
     guidance_model: Denoiser | None = None  # a less trained network ...
     model_weight: float = 1.0  # ... and its weight: D_worse + weight (D - D_worse)
     mask_weight: float = 1.0  # of the mask, likewise, for the image alone; D_worse does not see the mask
-    interval: tuple[float, float] = (0.0, math.inf)  # of the image's noise level, without the lower end
+    interval: tuple[float, float] = (0.0, math.inf)  # of the image's noise level, without the lower end; what is asked
+    # for beside the class guides above it too, where size and place are decided
 
     @property
     def guided(self) -> dict[str, float]:
         """The conditions that guide, with their weights."""
         return {name: weight for name, weight in self.weights.items() if weight != 1}
 
-    @property
-    def extra_calls(self) -> int:
-        """Network calls a pair beside the plain one, where guidance acts."""
-        return len(self.guided) + (self.model_weight != 1) + (self.mask_weight != 1)
+    def weights_at(self, sigma: Tensor) -> dict[str, float]:
+        """The conditions that guide at levels (M,), with their weights."""
+        low, high = self.interval
+        level = float(sigma[IMAGE])
+        return {n: w for n, w in self.guided.items() if low < level and (level <= high or n != CLASS)}
+
+    def within(self, sigma: Tensor) -> bool:
+        """Whether what is no condition guides at levels (M,)."""
+        low, high = self.interval
+        return low < float(sigma[IMAGE]) <= high
+
+    def extra_calls(self, sigma: Tensor) -> int:
+        """Network calls a pair beside the plain one at levels (M,)."""
+        others = (self.model_weight != 1) + (self.mask_weight != 1)
+        return len(self.weights_at(sigma)) + (others if self.within(sigma) else 0)
 
     def calls(self, sigmas: Tensor) -> int:
         """Network calls a pair at the rows of `sigmas` (T + 1, M) but the last, one a row where nothing guides."""
-        return len(sigmas) - 1 + sum(self.acts_at(row) for row in sigmas[:-1]) * self.extra_calls
-
-    def acts_at(self, sigma: Tensor) -> bool:
-        """Whether anything guides at levels (M,)."""
-        low, high = self.interval
-        return self.extra_calls > 0 and low < float(sigma[IMAGE]) <= high
+        return len(sigmas) - 1 + sum(self.extra_calls(row) for row in sigmas[:-1])
 
 
 NONE = Guidance()
+CLASS = "label"
 FINE = 0.3  # image levels below this decide the grain of the picture, hardly its content
 
 
@@ -73,18 +81,19 @@ def guided_denoise(
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         levels = scaled_levels(sigma.to(x), sigma_scale).expand(n, -1)
-        if not guidance.acts_at(sigma):
+        if not guidance.extra_calls(sigma):
             plain: Tensor = denoiser(x, levels, cond)
             return plain
-        better, *without = _with_and_without(denoiser, x, levels, cond, list(guidance.guided))
-        worse = list(zip(guidance.guided.values(), without, strict=True))
-        if guidance.guidance_model is not None and guidance.model_weight != 1:
+        weights, within = guidance.weights_at(sigma), guidance.within(sigma)
+        better, *without = _with_and_without(denoiser, x, levels, cond, list(weights))
+        worse = list(zip(weights.values(), without, strict=True))
+        if guidance.guidance_model is not None and guidance.model_weight != 1 and within:
             worse.append((guidance.model_weight, guidance.guidance_model(x, levels, cond)))
         guided = better
         for number, (weight, estimate) in enumerate(worse):
             step = better - estimate
             guided = guided + (weight - 1) * step if number else estimate + weight * step
-        if guidance.mask_weight != 1:
+        if guidance.mask_weight != 1 and within:
             assert hidden is not None
             step = better - _without_mask(denoiser, x, levels, cond, hidden)
             guided = guided + (guidance.mask_weight - 1) * step * (1 - _of_mask(denoiser, x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -26,6 +27,7 @@ class SamplingSettings:
     # those of few-step training
     mask_guidance: float | None = None  # how strongly images follow masks; 1: as learnt; None: 2 where it was learnt
     guidance: float = 1.0  # weight, away from the network without the class; 1: none
+    condition_guidance: list[str] | None = None  # weights of further conditions, such as attributes=2
     guidance_checkpoint: str | None = None  # ... or away from this one, less trained on the same data
     guidance_low: float = 0.3  # guidance acts where the image's noise level is above this ...
     guidance_high: float = 5.0  # ... and up to this
@@ -36,6 +38,7 @@ class SamplingSettings:
         require(known, "--sampler", self.sampler, f"one of {', '.join(SAMPLERS)}")
         require(self.steps is None or self.steps >= 2, "--steps", self.steps, "2 or more")
         require(self.guidance >= 0, "--guidance", self.guidance, "0 or more")
+        parse_weights(self.condition_guidance)
         require(0 < self.sigma_scale <= 1, "--sigma_scale", self.sigma_scale, "above 0, at most 1")
         weight = 1.0 if self.mask_guidance is None else self.mask_guidance
         require(weight >= 0, "--mask_guidance", weight, "0 or more")
@@ -79,9 +82,30 @@ class SamplingSettings:
         """What guides sampling of pairs, by settled settings."""
         assert self.mask_guidance is not None
         interval = (self.guidance_low, self.guidance_high)
-        weights = {"label": self.guidance} if guidance_model is None else {}
+        weights = parse_weights(self.condition_guidance)
+        if guidance_model is None:
+            weights = {"label": self.guidance, **weights}
         model_weight = self.guidance if guidance_model is not None else 1.0
         return Guidance(weights, guidance_model, model_weight, self.mask_guidance, interval)
+
+
+def parse_weights(texts: Sequence[str] | None) -> dict[str, float]:
+    """Weights by condition of texts such as "attributes=2". Raises `UserError` for others."""
+    found: dict[str, float] = {}
+    for text in texts or ():
+        name, _, value = text.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            found[name] = math.nan
+        fits = bool(name) and name != "label" and 0 <= found[name] < math.inf
+        require(
+            fits,
+            "--condition_guidance",
+            repr(text),
+            "condition=weight, such as attributes=2; --guidance is the class's",
+        )
+    return found
 
 
 def default_guidance(diffusion: DiffusionConfig) -> Guidance:

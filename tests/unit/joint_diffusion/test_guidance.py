@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 import pytest
 import torch
+from tiny_networks import random_checkpoint
 from torch import Tensor
 
 from medsegdiff.conditioning.base import Conditions
+from medsegdiff.errors import UserError
+from medsegdiff.generators.base import load_generator
+from medsegdiff.generators.joint_diffusion.config import DiffusionConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.guidance import Guidance, guided_denoise
+from medsegdiff.generators.joint_diffusion.sampling_settings import SamplingSettings
 
 NULL = -1.0
 LABELS = torch.tensor([2, 0, 1])
@@ -195,3 +201,23 @@ def test_conditions_guide_beside_each_other(x: Tensor) -> None:
     assert torch.allclose(out, x + expected.view(-1, 1, 1, 1), atol=1e-4)
     assert calls == [9]
     assert guidance.calls(torch.tensor([[1.0, 1.0], [0.0, 0.0]])) == 3
+    out = guided_denoise(cast(Denoiser, denoiser), both, 3, guidance)(x, torch.tensor([9.0, 9.0]))  # above the interval
+    assert torch.allclose(out, x + (better + both["size"] - 5.0).view(-1, 1, 1, 1), atol=1e-4)
+    assert calls == [9, 6]
+    below = guided_denoise(cast(Denoiser, denoiser), both, 3, guidance)(x, torch.tensor([0.2, 0.2]))
+    assert torch.allclose(below, x + better.view(-1, 1, 1, 1), atol=1e-4)
+    assert guidance.calls(torch.tensor([[9.0, 9.0], [1.0, 1.0], [0.2, 0.2], [0.0, 0.0]])) == 2 + 3 + 1
+
+
+def test_weights_of_further_conditions(tmp_path: Path) -> None:
+    """Damage: a weight that is read and dropped; one of a condition that the checkpoint does not take."""
+    assert SamplingSettings(condition_guidance=["size=2", "text=0.5"]).settled(DiffusionConfig()).guide().guided == {
+        "size": 2.0, "text": 0.5,
+    }  # fmt: skip
+    for text in ("size", "size=big", "label=2", "=2", "size=-1"):
+        with pytest.raises(UserError, match=f"--condition_guidance: found '{text}'"):
+            SamplingSettings(condition_guidance=[text])
+    path = random_checkpoint(tmp_path / "m.safetensors")
+    with pytest.raises(UserError, match="--condition_guidance: found a checkpoint of conditions label"):
+        load_generator(path, {"condition_guidance": ["attributes=2"]})
+    assert "condition_guidance" not in load_generator(path).settings("joint")
