@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medsegdiff.conditioning.base import Condition, Embedder, Sample
+from medsegdiff.conditioning.base import GAIN, Condition, Embedder, Sample
 from medsegdiff.data.attributes import MEASURED, measure
 from medsegdiff.data.dataset import SampleTensors, from_channels
 from medsegdiff.errors import UserError, require
@@ -139,7 +139,7 @@ class AttributesEmbedder(Embedder):
         place = torch.cat([self.places(known[:, :-1]), known[:, -1:].clamp(min=0.1).log()], dim=1)
         waves = [wave(math.pi * f * place) for f in FREQUENCIES for wave in (torch.sin, torch.cos)]
         numbers = torch.stack([torch.ones_like(place), place, *waves], dim=2) * given[:, :, None]
-        vectors: Tensor = self.last(nn.functional.silu(self.first(numbers.flatten(1))))
+        vectors: Tensor = GAIN * self.last(nn.functional.silu(self.first(numbers.flatten(1))))
         return vectors
 
     def places(self, values: Tensor) -> Tensor:

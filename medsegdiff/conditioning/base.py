@@ -19,6 +19,10 @@ from torch import Tensor, nn
 
 from medsegdiff.data.dataset import SampleTensors
 
+# Factor of what a layer that starts at zero has learnt, as of an equalised learning rate (Karras et al. 2018,
+# progressive GANs): at the rate of weights that have learnt already, it would need thousands of steps to be heard
+GAIN = 10.0
+
 Conditions = Mapping[str, Tensor]  # name -> (B, ...) values
 Sample = Mapping[str, Any]  # what is known of a sample: a row of metadata.csv, or what a request asks for
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from medsegdiff.conditioning.base import Condition, Embedder, Sample
+from medsegdiff.conditioning.base import GAIN, Condition, Embedder, Sample
 from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.errors import UserError, require
 
@@ -106,5 +106,5 @@ class TextEmbedder(Embedder):
         )
         read = self.layers(self.table(numbers) + self.places, src_key_padding_mask=padding)
         kept = (~padding).to(read)[:, :, None]
-        vectors: Tensor = self.last((read * kept).sum(dim=1) / kept.sum(dim=1))
+        vectors: Tensor = GAIN * self.last((read * kept).sum(dim=1) / kept.sum(dim=1))
         return vectors

@@ -20,11 +20,9 @@ class GenerateConfig:
 
     checkpoint_path: str  # .safetensors file; a .pth name finds the .safetensors beside it
     output_dir: str  # folder to write: a sample folder, or for image_to_mask masks with their doubt
-    mode: Task | None = None  # default: mask_to_image with --masks, image_to_mask with --images, else joint; of a
-    # checkpoint that learnt no masks text_to_image
+    mode: Task | None = None  # default: by --masks, by --images, else joint; text_to_image where no masks were learnt
     masks: str | None = None  # mask_to_image: sample images for the masks here (sample folder, class folders, pictures)
-    images: str | None = None  # image_to_mask: find masks of the images here (sample folder, class folders, pictures);
-    # inpaint: put lesions into them
+    images: str | None = None  # pictures (a folder as of masks) to find masks of, or for inpaint to put lesions into
     region: list[float] | None = None  # inpaint: box for the lesion, left, top, width, height; shares of the picture
     split: Literal["train", "val", "test"] | None = None  # of a sample folder; default: train; image_to_mask: all
     num_samples_per_input: int | None = None  # samples of each conditioning mask (default 1) or image (default 8; 1)

@@ -37,9 +37,7 @@ class TrainConfig:
     grad_clip: float = 1.0  # largest norm of the gradient
     # Of what is averaged the middle length is looked at during training, and the best one on val saved at its end
     ema_lengths: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2])  # of averaged weights, share of training
-    conditions: list[str] = field(
-        default_factory=lambda: ["label"]
-    )  # what samples can be asked by: label, modality, text, attributes
+    conditions: list[str] = field(default_factory=lambda: ["label"])  # asked by: label, modality, text, attributes
     condition_dropout: float = 0.1  # share of samples of which a condition is hidden, for classifier-free guidance
     augment: bool = True  # joint augmentation: mirroring, zoom, gain
     augment_prob: float = 0.0  # share of pairs turned, moved and stretched further, and the network conditioned on it

@@ -121,7 +121,7 @@ def test_python_asks_for_the_same(checkpoint: Path, tmp_path: Path) -> None:
     ("lines", "message"),
     [
         (("label,area",), "1 lines"),
-        (("label,size", "benign,1"), "column 'size'; expected label, prompt, or an attribute of the checkpoint: area"),
+        (("label,size", "benign,1"), "column 'size'; expected label, prompt, modality, or an attribute"),
         (("area,area", "1,1"), "each column once"),
         (("label,area", "benign"), "row 2: found 1 cells"),
         (("label,area", "benign,0.1", "cyst,0.1"), "row 3 column label: found 'cyst'"),

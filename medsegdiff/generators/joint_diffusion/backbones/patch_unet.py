@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the field's usual name)
 
-from medsegdiff.conditioning.base import Condition, Conditions
+from medsegdiff.conditioning.base import GAIN, Condition, Conditions
 from medsegdiff.generators.joint_diffusion.backbones import Inputs
 from medsegdiff.generators.joint_diffusion.backbones.blocks import (
     ConditionEmbedding,
@@ -82,7 +82,7 @@ class PlaceMaps(nn.Module):
 
     def forward(self, embedding: Tensor, side: int) -> Tensor:
         """(B, C, side, side) of embeddings (B, E)."""
-        mixed = torch.einsum("bk,kchw->bchw", self.mixture(embedding), self.maps)
+        mixed = torch.einsum("bk,kchw->bchw", self.mixture(embedding), GAIN * self.maps)
         return F.interpolate(mixed, size=(side, side), mode="bilinear")
 
 
