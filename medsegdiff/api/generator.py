@@ -12,6 +12,7 @@ from PIL import Image
 
 from medsegdiff.api.pictures import as_array
 from medsegdiff.api.samples import Sample, Samples
+from medsegdiff.conditioning.attributes import Attributes
 from medsegdiff.engine.device import choose_device, settle
 from medsegdiff.engine.settings import Device, Precision
 from medsegdiff.errors import UserError, require
@@ -21,7 +22,7 @@ from medsegdiff.synthesis.inputs import input_of
 from medsegdiff.synthesis.masks import MaskEstimate, estimate
 from medsegdiff.synthesis.plan import Chunk, Item, batched, chunk_size_on, pair_item, plan_images, plan_masks
 from medsegdiff.synthesis.prompts import Wish, read_prompt
-from medsegdiff.synthesis.requests import Ranges, attributes_of, check_ranges, modality_of, with_attributes
+from medsegdiff.synthesis.requests import Ranges, check_ranges, condition_of, modality_of, with_attributes
 from medsegdiff.synthesis.samples import sample_chunk
 
 MAX_REDRAWS = 20
@@ -55,9 +56,9 @@ class LoadedGenerator:
     @property
     def attributes(self) -> dict[str, tuple[float, float]]:
         """Attributes that it can be asked for, with their range in the train split; {} of one that takes none."""
-        if "attributes" not in [condition["name"] for condition in self.generator.card.conditions]:
+        taken = condition_of(self.generator.card, Attributes)
+        if taken is None:
             return {}
-        taken = attributes_of(self.generator.card, "attributes")
         return {name: (knots[0], knots[-1]) for name, knots in zip(taken.names, taken.knots, strict=True)}
 
     def __repr__(self) -> str:

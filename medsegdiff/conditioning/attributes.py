@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medsegdiff.conditioning.base import GAIN, Condition, Embedder, Sample
+from medsegdiff.conditioning.base import GAIN, Condition, Embedder, Sample, encode_seen, is_record
 from medsegdiff.data.attributes import MEASURED, measure
 from medsegdiff.data.dataset import SampleTensors, from_channels
 from medsegdiff.errors import UserError, require
@@ -41,8 +41,7 @@ class Attributes(Condition):
         own = sorted({name for record in train.records for name in record.attributes} - set(MEASURED))
         names = [*(MEASURED if train.spec.is_binary else ()), *own]
         fitted = cls(drop_rate=drop_rate, names=names, knots=[])
-        images, masks, _ = train.batch(torch.arange(len(train)))
-        values = fitted.seen(fitted.encode([vars(r) for r in train.records]), images, masks).double().numpy()
+        values = encode_seen([fitted], train)[cls.name].double().numpy()
         found = {}
         for name, column in zip(names, values.T, strict=False):
             known = np.unique(column[~np.isnan(column)])
@@ -54,6 +53,10 @@ class Attributes(Condition):
         require(bool(found), where, "a data set without any", expected, "Leave it out.")
         return cls(drop_rate=drop_rate, names=list(found), knots=list(found.values()))
 
+    def says(self, sample: Sample) -> bool:
+        """Pictures of a record say it, where no column does."""
+        return is_record(sample) or super().says(sample)
+
     def encode(self, samples: Sequence[Sample]) -> Tensor:
         """(B, n + 1) values of the names, then the width over height of pictures; NaN where nothing is said.
 
@@ -62,7 +65,7 @@ class Attributes(Condition):
         rows = []
         for sample in samples:
             given: Mapping[str, float] = sample.get(self.name) or {}
-            if "aspect" in sample:  # a request, not a record
+            if not is_record(sample):
                 self.check(given)
             rows.append([*(float(given.get(name, math.nan)) for name in self.names), _aspect(sample)])
         return torch.tensor(rows, dtype=torch.float32)
@@ -105,7 +108,7 @@ class Attributes(Condition):
 
 def _aspect(sample: Sample) -> float:
     """True width over height of a request, or of a record; NaN of a request that asks for no attribute."""
-    if "width" in sample:
+    if is_record(sample):
         return float(sample["width"] * sample["pixel_aspect"] / sample["height"])
     return float(sample.get("aspect", math.nan))
 

@@ -53,6 +53,10 @@ class Condition(ABC):
     def fit(cls, train: SampleTensors, classes: Sequence[str], drop_rate: float) -> Self:
         """The condition as the samples to be learnt have it. Raises `UserError` where they do not."""
 
+    def says(self, sample: Sample) -> bool:
+        """Whether anything is known of it in a sample."""
+        return sample.get(self.name) not in (None, "", {})
+
     @abstractmethod
     def encode(self, samples: Sequence[Sample]) -> Tensor:
         """(B, ...) values of samples; not given where a sample says nothing. `UserError` for one out of range."""
@@ -79,6 +83,11 @@ class Condition(ABC):
         return {"name": self.name, "kind": self.kind, **dataclasses.asdict(self)}
 
 
+def is_record(sample: Sample) -> bool:
+    """Whether a sample is a row of metadata.csv, and not what a request asks for."""
+    return "width" in sample
+
+
 def hide(values: Tensor, keep: Tensor) -> Tensor:
     """Values (B, ...), not given where `keep` (B,) is False."""
     nothing = math.nan if values.is_floating_point() else -1
@@ -92,8 +101,7 @@ def rows_of(conditions: Conditions, index: Tensor | slice) -> Conditions:
 
 def encode(known: Sequence[Condition], samples: Sequence[Sample]) -> Conditions:
     """Values of those of the `known` conditions that any of the samples has."""
-    nothing: tuple[Any, ...] = (None, "", {})
-    return {c.name: c.encode(samples) for c in known if any(s.get(c.name) not in nothing for s in samples)}
+    return {c.name: c.encode(samples) for c in known if any(map(c.says, samples))}
 
 
 def encode_seen(known: Sequence[Condition], samples: SampleTensors) -> Conditions:

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from medsegdiff.conditioning.base import GAIN, Condition, Embedder, Sample
+from medsegdiff.conditioning.base import GAIN, Condition, Embedder, Sample, is_record
 from medsegdiff.data.dataset import SampleTensors
 from medsegdiff.errors import UserError, require
 
@@ -54,8 +54,7 @@ class Text(Condition):
             words = words_of(sample.get(self.name) or "")
             if not words:
                 continue
-            request = "width" not in sample  # records may be longer than what is read, or of val with words of its own
-            if request:
+            if not is_record(sample):  # which may be longer than what is read, or of val with words of its own
                 self.check(words)
             known = [numbers[word] for word in words if word in numbers][: self.length]
             found[row] = torch.tensor(known + [PADDING] * (self.length - len(known)))

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.data.hashing import to_grey
 from medsegdiff.features.lesion_shape import lesion_descriptors
 
@@ -22,3 +23,12 @@ def measure(image: np.ndarray, mask: np.ndarray, aspect: float = 1.0) -> dict[st
     """
     found = lesion_descriptors(to_grey(image), mask, aspect)
     return {name: float(f"{found[name]:.5g}") for name in MEASURED if not math.isnan(found[name])}
+
+
+def measure_pair(
+    image: np.ndarray, mask: np.ndarray | None, arrays: ArraySpec, aspect: float = 1.0
+) -> dict[str, float]:
+    """The same of a mask of pixel values; nothing where there is no mask, or one that does not say what is lesion."""
+    if mask is None or not arrays.is_binary:
+        return {}
+    return measure(image, arrays.index_map(mask), aspect)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medsegdiff.data.arrays import BACKGROUND, BINARY, ArraySpec, check_mask_values
-from medsegdiff.data.attributes import measure
+from medsegdiff.data.arrays import BACKGROUND, BINARY, check_mask_values
+from medsegdiff.data.attributes import measure_pair
 from medsegdiff.data.config import PrepareConfig
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS, class_conflicts, duplicate_groups, scene_correlations
 from medsegdiff.data.frames import shared_frame
@@ -217,19 +217,13 @@ def _write_all(folder: Path, found: RawSet, plan: Plan) -> list[SampleRecord]:
             subject=sample.subject,
             text=sample.text,
             modality=sample.modality,
-            attributes={**sample.attributes, **_measured(sample, found.arrays)},
+            # What is measured takes the place of columns of the same name
+            attributes={**sample.attributes, **measure_pair(sample.image, sample.mask, found.arrays)},
         )
 
     with ThreadPoolExecutor(2) as pool:
         done = pool.map(write, plan.samples, plan.groups, plan.splits, plan.folds)
         return list(progress_bar(done, "writing pairs", len(plan.samples), unit="pair", leave=False))
-
-
-def _measured(sample: RawSample, arrays: ArraySpec) -> dict[str, float]:
-    """Attributes of a sample, where its mask says what is lesion; they take the place of columns of the same name."""
-    if sample.mask is None or not arrays.is_binary:
-        return {}
-    return measure(sample.image, arrays.index_map(sample.mask))
 
 
 def _read_options(config: PrepareConfig) -> ReadOptions:

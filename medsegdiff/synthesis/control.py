@@ -97,14 +97,16 @@ def control(config: ControlConfig) -> list[Control]:
     }  # fmt: skip
     run = RunFolder(config.output_dir, DATA_SET, fingerprint | generator.settings("joint"))
     items = _items(config, card, names)
-    if not run.is_finished():
+    if run.is_finished():
+        found = _figures(config, items, read_samples(run.path), names)
+    else:
         chunks = [Chunk(f"control_{n:05d}", some) for n, some in enumerate(batched(items, size))]
         with run.staged(keep_partial=True) as folder:
             run_pending(chunks, folder, lambda c: samples.run_chunk(generator, c, folder, config.max_redraws), "pair")
             classes = [c for c in card.classes if any(item.label == c for item in items)]
             pairs = samples.gather(card, chunks, folder, classes, run.fingerprint)
-            _write(folder, items, pairs, _figures(config, items, pairs, names))
-    found = _figures(config, items, read_samples(run.path), names)
+            found = _figures(config, items, pairs, names)
+            _write(folder, items, pairs, found)
     for one in found:
         logger.info("%s: rank correlation %s, slope %.2f", one.name, one.rank_correlation, one.slope)
     logger.info("pictures: %s; figures: %s", run.path / "sheets", run.path / FIGURES_FILE)
@@ -127,11 +129,6 @@ def _items(config: ControlConfig, card: GeneratorCard, names: Sequence[str]) -> 
     return found
 
 
-def _noise_of(item: Item) -> str:
-    """What items of one attribute and noise have in common."""
-    return item.request.id.rsplit("_", 1)[0]
-
-
 def _figures(config: ControlConfig, items: Sequence[Item], pairs: SampleSet, names: Sequence[str]) -> list[Control]:
     obtained = {record.id: record.attributes for record in pairs.records}
     found = []
@@ -139,7 +136,7 @@ def _figures(config: ControlConfig, items: Sequence[Item], pairs: SampleSet, nam
         own = [item for item in items if name in asked_of(item)]
         asked = np.array([asked_of(item)[name] for item in own])
         columns = {n: np.array([obtained[i.request.id].get(n, math.nan) for i in own]) for n in names}
-        groups = np.array([_noise_of(item) for item in own])
+        groups = np.array([str(item.request.seed) for item in own])  # of one noise
 
         def correlation(rows: np.ndarray, x: np.ndarray = asked, y: np.ndarray = columns[name]) -> float:
             return _spearman(x[rows], y[rows])
@@ -176,7 +173,7 @@ def _write(folder: Path, items: Sequence[Item], pairs: SampleSet, found: Sequenc
     write_json(folder / FIGURES_FILE, {one.name: _json(one) for one in found})
     for name in names:
         own = [item for item in items if name in asked_of(item)]
-        values = len({item.request.id.rsplit("_", 1)[1] for item in own})
+        values = len({asked_of(item)[name] for item in own})
         own = own[: SHEET_ROWS * values]
         records = [by_id[item.request.id] for item in own]
         images, masks = [pairs.read_image(r) for r in records], [pairs.read_mask(r) for r in records]

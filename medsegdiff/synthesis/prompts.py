@@ -14,11 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medsegdiff.conditioning.attributes import Attributes
-from medsegdiff.conditioning.registry import read_condition
 from medsegdiff.conditioning.text import Text, words_of
 from medsegdiff.errors import UserError, require
 from medsegdiff.generators.base import GeneratorCard
-from medsegdiff.synthesis.requests import Ranges, attributes_of
+from medsegdiff.synthesis.requests import Ranges, attributes_of, condition_of
 
 LONGEST = 1000  # characters of a prompt
 ABSENT = -math.inf, math.inf
@@ -95,8 +94,8 @@ def read_prompt(text: str, card: GeneratorCard, where: str = "--prompt") -> Wish
     scale), and for what the checkpoint never learnt.
     """
     require(0 < len(text.strip()) <= LONGEST, where, f"{len(text.strip())} characters", f"1 to {LONGEST}")
-    if learnt := [c for c in map(read_condition, card.conditions) if isinstance(c, Text)]:
-        learnt[0].check(words_of(text))
+    if captions := condition_of(card, Text):
+        captions.check(words_of(text))
         return Wish(_class_in(text, card, where), {})
     words = re.sub(r"[,.;:()]", " ", text.lower())
     words = re.sub(r"\b(taller|wider)-than-(wide|tall)\b", r"\1 than \2", words).replace("non-parallel", "not parallel")

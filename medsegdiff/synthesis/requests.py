@@ -10,12 +10,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from scipy.stats import spearmanr
 
 from medsegdiff.conditioning.attributes import Attributes
+from medsegdiff.conditioning.base import Condition
 from medsegdiff.conditioning.modality import Modality
 from medsegdiff.conditioning.registry import read_condition
 from medsegdiff.data.records import SampleRecord
@@ -31,6 +33,7 @@ TABLE_FILE = "requests.csv"
 WORDS = ("label", "prompt", "modality")  # columns of a table of requests beside attributes
 FEWEST = 10  # samples of which a rank correlation is said
 
+C = TypeVar("C", bound=Condition)
 Ranges = Mapping[str, tuple[float, float]]  # by attribute: least and largest value
 
 
@@ -72,7 +75,8 @@ def read_requests(path: Path, card: GeneratorCard) -> list[Row]:
 
     Raises `UserError` naming row and column of what cannot be asked for.
     """
-    known = attributes_of(card, "--requests").names if "attributes" in [c["name"] for c in card.conditions] else []
+    attributes = condition_of(card, Attributes)
+    known = attributes.names if attributes else []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = list(csv.reader(file))
@@ -99,13 +103,23 @@ def read_requests(path: Path, card: GeneratorCard) -> list[Row]:
     return rows
 
 
+def condition_of(card: GeneratorCard, kind: type[C]) -> C | None:
+    """The condition of that kind that a generator takes."""
+    return next((c for c in map(read_condition, card.conditions) if type(c) is kind), None)
+
+
+def _taken(card: GeneratorCard, kind: type[C], where: str, hint: str) -> C:
+    """The same. Raises `UserError`, for the setting `where`, where it takes none."""
+    found = condition_of(card, kind)
+    if found is None:
+        takes = ", ".join(c["name"] for c in card.conditions) or "nothing"
+        raise UserError(where, f"a checkpoint that takes {takes}", f"one that takes {kind.name}", hint)
+    return found
+
+
 def attributes_of(card: GeneratorCard, where: str) -> Attributes:
     """The attributes that a generator takes. Raises `UserError`, for the setting `where`, where it takes none."""
-    found = [c for c in map(read_condition, card.conditions) if isinstance(c, Attributes)]
-    takes = ", ".join(c["name"] for c in card.conditions) or "nothing"
-    hint = "Train one with --conditions label attributes."
-    require(bool(found), where, f"a checkpoint that takes {takes}", "one that takes attributes", hint)
-    return found[0]
+    return _taken(card, Attributes, where, "Train one with --conditions label attributes.")
 
 
 def check_ranges(card: GeneratorCard, ranges: Ranges, where: str = "") -> None:
@@ -127,12 +141,10 @@ def aspect_of(card: GeneratorCard, item: Item) -> float:
 
 def modality_of(card: GeneratorCard, name: str, where: str = "--modality") -> None:
     """Raise `UserError` for a modality that a generator did not learn."""
-    found = [c for c in map(read_condition, card.conditions) if isinstance(c, Modality)]
-    takes = ", ".join(c["name"] for c in card.conditions) or "nothing"
-    require(bool(found), where, f"a checkpoint that takes {takes}", "one that takes modality", "Leave it out.")
-    near = difflib.get_close_matches(name, found[0].classes, 1)
+    known = _taken(card, Modality, where, "Leave it out.").classes
+    near = difflib.get_close_matches(name, known, 1)
     hint = f"Did you mean {near[0]}?" if near else "Choose one of them."
-    require(name in found[0].classes, where, name, f"one of {', '.join(found[0].classes)}", hint)
+    require(name in known, where, name, f"one of {', '.join(known)}", hint)
 
 
 def with_attributes(item: Item, ranges: Ranges, card: GeneratorCard, text: str = "", modality: str = "") -> Item:

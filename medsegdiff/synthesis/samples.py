@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 
 from medsegdiff.data.arrays import BINARY
-from medsegdiff.data.attributes import measure
+from medsegdiff.data.attributes import measure_pair
 from medsegdiff.data.dataset import from_channels
 from medsegdiff.data.pictures import contact_sheet, spread
 from medsegdiff.data.records import SampleRecord, SampleSet, class_counts, write_sample, write_samples
 from medsegdiff.engine.files import read_json, write_json, write_png
 from medsegdiff.errors import UserError
 from medsegdiff.generators.base import Arrays, Generator, GeneratorCard
-from medsegdiff.synthesis.plan import Chunk, Item, record_file
+from medsegdiff.synthesis.plan import Chunk, record_file
 from medsegdiff.synthesis.quality_filters import label_map_fault, mask_fault
 from medsegdiff.synthesis.requests import asked_of, aspect_of, write_obtained
 
@@ -34,27 +34,21 @@ def run_chunk(generator: Generator, task: Chunk, folder: Path, max_redraws: int)
     sampled, faults = sample_chunk(generator, task, max_redraws)
     records = []
     for item, arrays in zip(task.items, sampled, strict=True):
+        aspect = aspect_of(generator.card, item)  # of the picture, and of a pixel: pictures are square
         records.append(
             write_sample(
                 folder, arrays["image"], arrays.get("mask"), id=item.request.id, label=item.label, split="train",
                 group=item.request.id if item.conditioning_input is None else item.conditioning_input.group,
-                source=f"synthetic:{generator.card.digest}", pixel_aspect=aspect_of(generator.card, item),
+                source=f"synthetic:{generator.card.digest}", pixel_aspect=aspect,
                 generator=generator.card.digest,
                 derived_from="" if item.conditioning_input is None else item.conditioning_input.id,
-                attributes=_measured(generator.card, item, arrays), text=str(item.request.conditions.get("text", "")),
+                attributes=measure_pair(arrays["image"], arrays.get("mask"), generator.card.arrays, aspect),
+                text=str(item.request.conditions.get("text", "")),
                 modality=str(item.request.conditions.get("modality", "")),
             )
         )  # fmt: skip
     value = {"records": [dataclasses.asdict(r) for r in records], "faults": {k: dict(v) for k, v in faults.items()}}
     write_json(record_file(task, folder), value)
-
-
-def _measured(card: GeneratorCard, item: Item, arrays: Arrays) -> dict[str, float]:
-    """Attributes of a sampled pair, where its mask says what is lesion."""
-    if not card.arrays.is_binary:
-        return {}
-    aspect = aspect_of(card, item) * arrays["mask"].shape[0] / arrays["mask"].shape[1]
-    return measure(arrays["image"], card.arrays.index_map(arrays["mask"]), aspect)
 
 
 def _fault(card: GeneratorCard, label: str, mask: np.ndarray) -> str | None:
