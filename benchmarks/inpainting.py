@@ -23,7 +23,6 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from torch import nn
 
 import medsegdiff
-from medsegdiff.data.arrays import resize_anisotropic
 from medsegdiff.data.pictures import contact_sheet
 from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.engine.files import make_folder, write_json, write_png
@@ -157,7 +156,7 @@ def main() -> None:
     first = {r.derived_from: n for n, r in reversed(list(enumerate(pairs.records)))}
     for n in list(first.values())[:: max(1, len(first) // SHOWN)][:SHOWN]:
         difference = np.abs(images[n].astype(int) - before[n]).clip(0, 127).astype(np.uint8) * 2
-        shown += [resize_anisotropic(before[n], images.shape[1]), images[n], images[n], difference]
+        shown += [before[n], images[n], images[n], difference]
         outlines += [None, None, masks[n], None]
         titles += ["as it was", pairs.records[n].label, "its mask", "difference x 2"]
     write_png(run / "pictures.png", contact_sheet(shown, outlines, titles, columns=8, spec=pairs.arrays))

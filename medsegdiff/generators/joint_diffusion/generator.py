@@ -24,7 +24,7 @@ from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA, encode_sdf
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.inpainting import Given, inpaint
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
-from medsegdiff.generators.joint_diffusion.noise import MASK, highest_sigma, sigma_table
+from medsegdiff.generators.joint_diffusion.noise import hide_masks, highest_sigma, sigma_table
 from medsegdiff.generators.joint_diffusion.samplers import Noise
 from medsegdiff.generators.joint_diffusion.sampling import sample_masks, sample_pairs
 from medsegdiff.generators.joint_diffusion.sampling_settings import SamplingSettings, parse_weights
@@ -181,7 +181,7 @@ class JointDiffusion:
                 noise = torch.randn((1, *x0.shape[1:]), generator=generator(seed, k, SCORE_NOISE)).to(self.device)
                 sigma = torch.full((len(rows), 2), level * SIGMA_DATA, device=self.device)
                 if not card.arrays.foreground:
-                    sigma[:, MASK] = highest_sigma(card.diffusion)
+                    hide_masks(sigma, card.diffusion)
                 with autocast(self.device, self.precision):
                     terms = denoising_loss(self.denoiser, x0, cond, sigma, noise.expand_as(x0), card.diffusion)
                 terms = terms if card.arrays.foreground else terms[:, :1]

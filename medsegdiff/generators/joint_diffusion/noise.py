@@ -66,6 +66,11 @@ def of_images_alone(config: DiffusionConfig) -> DiffusionConfig:
     )
 
 
+def hide_masks(sigma: Tensor, config: DiffusionConfig) -> None:
+    """Put the masks of levels (B, 2) at the highest one, in place."""
+    sigma[:, MASK] = highest_sigma(config)
+
+
 def ddpm_abar(schedule: str, timesteps: int, beta_start: float, beta_end: float) -> Tensor:
     """(T,) float64 cumulative products abar_1..abar_T.
 

@@ -102,9 +102,9 @@ def start_from(path: Path, denoiser: Denoiser, card: ModelCard, pairs: SampleSet
         raise UserError("--init_from", found, "one that learnt none of them", "Use the split that it was trained on.")
     try:
         weights = initial.state_dict()
-        parts = [*(f".conditions.{name}." for name in fresh), *((".place_maps.",) if fresh else ())]
-        new = {k: v for k, v in denoiser.state_dict().items() if k not in weights and any(part in k for part in parts)}
-        denoiser.load_state_dict(weights | new)
+        if fresh:  # settings are the same, so what the checkpoint lacks is what embeds these
+            weights = denoiser.state_dict() | weights
+        denoiser.load_state_dict(weights)
     except RuntimeError as error:
         found = f"weights of other sizes ({str(error).splitlines()[1].strip()})"
         raise UserError("--init_from", found, "those of this network", hint) from error

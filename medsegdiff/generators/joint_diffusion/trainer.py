@@ -38,7 +38,7 @@ from medsegdiff.generators.joint_diffusion.codec import PairCodec, encode_sdf
 from medsegdiff.generators.joint_diffusion.config import DiffusionConfig, TrainConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
-from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, highest_sigma, of_images_alone, sample_sigma
+from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, hide_masks, of_images_alone, sample_sigma
 from medsegdiff.generators.joint_diffusion.run import (
     FINER,
     LAST_FILE,
@@ -325,7 +325,7 @@ class DiffusionTrainer:
         x0 = self.codec.encode(images, masks)
         sigma = sample_sigma(len(x0), config.diffusion, random)
         if not self.has_masks:
-            sigma[:, MASK] = highest_sigma(config.diffusion)
+            hide_masks(sigma, config.diffusion)
         noise = torch.randn(x0.shape, generator=random)
         for c in self.conditions:
             cond[c.name] = c.hidden(cond[c.name], random)

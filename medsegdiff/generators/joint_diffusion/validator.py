@@ -19,7 +19,7 @@ from medsegdiff.generators.joint_diffusion.codec import PairCodec, encode_sdf
 from medsegdiff.generators.joint_diffusion.config import TrainConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
-from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, highest_sigma, sigma_table
+from medsegdiff.generators.joint_diffusion.noise import IMAGE, MASK, hide_masks, sigma_table
 from medsegdiff.generators.joint_diffusion.sample_quality import SampleQuality
 from medsegdiff.generators.joint_diffusion.sampling import sample_labels
 from medsegdiff.generators.joint_diffusion.sampling_settings import default_guidance
@@ -90,7 +90,7 @@ class Validator:
                 noise = torch.randn(x0.shape, generator=generator(self.config.seed, band, start, EVAL_NOISE))
                 sigma = torch.full((len(x0), 2), level)
                 if not self.has_masks:
-                    sigma[:, MASK] = highest_sigma(weighing)
+                    hide_masks(sigma, weighing)
                 with autocast(device, self.config.precision):
                     loss = denoising_loss(
                         model, x0.to(device), cond, sigma.to(device), noise.to(device),

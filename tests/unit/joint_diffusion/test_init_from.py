@@ -46,6 +46,8 @@ def test_a_condition_that_is_new_says_nothing_at_first(data: Path, first: Path, 
     """Damage: a checkpoint without attributes refused, or one whose network changes by their mere presence."""
     found = trainer(data, tmp_path / "run", init_from=str(first), conditions=["label", "attributes"])
     assert [c.name for c in found.conditions] == ["label", "attributes"]
+    _, cond, *_ = found._batch(0, 0)  # of a folder whose records have no columns of attributes yet
+    assert not cond["attributes"].isnan().all()
     x, sigma = torch.randn(2, 2, 16, 16), torch.full((2, 2), 0.5)
     attributes = torch.full((2, len(found.conditions[1].names) + 1), 0.5)  # type: ignore[attr-defined]
     label = {"label": torch.tensor([0, 1])}
