@@ -18,6 +18,7 @@ from medsegdiff.data.dataset import SampleTensors, from_channels
 from medsegdiff.errors import UserError, require
 
 KNOTS = 17  # quantiles by which values of a name are brought to [-1, 1]
+USUAL = {"area": 0.05, "depth_to_width": 1.0}  # drawn where a data set has no range of them
 FREQUENCIES = (1.0, 2.0, 4.0)  # of sines and cosines of them, half turns a unit
 
 
@@ -31,7 +32,6 @@ class Attributes(Condition):
 
     name: ClassVar[str] = "attributes"
     kind: ClassVar[str] = "numbers"
-    spatial: ClassVar[bool] = True
     names: list[str]
     knots: list[list[float]]  # of each name, `KNOTS` quantiles of the values of the train split, each counted once
 
@@ -103,7 +103,7 @@ class Attributes(Condition):
         return torch.where(keep, values, math.nan)
 
     def embedder(self, width: int) -> Embedder:
-        return AttributesEmbedder(self.knots, width)
+        return AttributesEmbedder(self.names, self.knots, width)
 
 
 def _aspect(sample: Sample) -> float:
@@ -121,8 +121,10 @@ class AttributesEmbedder(Embedder):
 
     knots: Tensor
 
-    def __init__(self, knots: Sequence[Sequence[float]], width: int) -> None:
+    def __init__(self, names: Sequence[str], knots: Sequence[Sequence[float]], width: int) -> None:
         super().__init__()
+        self.numbers = {name: number for number, name in enumerate(names)}
+        self.map_count = 1 if self.numbers.keys() & {"depth", "lateral"} else 0
         self.register_buffer("knots", torch.tensor(knots, dtype=torch.float32), persistent=False)
         numbers = (len(knots) + 1) * (2 + 2 * len(FREQUENCIES))
         self.first, self.last = nn.Linear(numbers, width), nn.Linear(width, width)
@@ -144,6 +146,35 @@ class AttributesEmbedder(Embedder):
         numbers = torch.stack([torch.ones_like(place), place, *waves], dim=2) * given[:, :, None]
         vectors: Tensor = GAIN * self.last(nn.functional.silu(self.first(numbers.flatten(1))))
         return vectors
+
+    def maps(self, values: Tensor, side: int) -> Tensor:
+        """(B, 1, side, side) a soft ellipse of the place, area and shape asked for: 1 in its centre, 0.5 at its edge.
+
+        Of medians, what is not given of area and shape. A band where one coordinate is given; zero where none is.
+        """
+        area, ratio = (self._or_median(name, values) for name in ("area", "depth_to_width"))
+        aspect = torch.where(values[:, -1].isnan(), 1.0, values[:, -1])
+        half_width = (area / (math.pi * ratio)).sqrt()
+        centres = ((torch.arange(side, device=values.device) + 0.5) / side)[None]
+        across = self._distances("lateral", values, half_width / aspect, centres)
+        down = self._distances("depth", values, half_width * ratio, centres)
+        squared = down[:, :, None] + across[:, None, :]
+        said = ~self._column("depth", values).isnan() | ~self._column("lateral", values).isnan()
+        return torch.where(said[:, None, None], (-math.log(2) * squared).exp(), 0.0)[:, None]
+
+    def _column(self, name: str, values: Tensor) -> Tensor:
+        """(B,) of a name, NaN where the checkpoint does not know it."""
+        return values[:, self.numbers[name]] if name in self.numbers else torch.full_like(values[:, 0], math.nan)
+
+    def _or_median(self, name: str, values: Tensor) -> Tensor:
+        """(B,) of a name, its median where it is not given; of all lesions the same where it never differed."""
+        median = self.knots[self.numbers[name], KNOTS // 2] if name in self.numbers else USUAL[name]
+        return torch.where(self._column(name, values).isnan(), median, self._column(name, values))
+
+    def _distances(self, name: str, values: Tensor, half: Tensor, centres: Tensor) -> Tensor:
+        """(B, side) squared distances along one coordinate, in half axes (B,); 0 where it is not given."""
+        place = self._column(name, values)[:, None]
+        return torch.where(place.isnan(), 0.0, ((centres - place) / half[:, None]) ** 2)
 
     def places(self, values: Tensor) -> Tensor:
         """(B, n) places in [-1, 1] of values (B, n) among the knots; equal knots are one."""

@@ -28,7 +28,16 @@ Sample = Mapping[str, Any]  # what is known of a sample: a row of metadata.csv, 
 
 
 class Embedder(nn.Module, ABC):
-    """The part of a network that learns what a condition means."""
+    """The part of a network that learns what a condition means.
+
+    Conditions that say where something is also draw it: scales and shifts of whole maps hardly put a lesion somewhere.
+    """
+
+    map_count: int = 0  # maps of places that it draws
+
+    def maps(self, values: Tensor, side: int) -> Tensor:
+        """(B, map_count, side, side) of values (B, ...): where what they say is, zero where it is not given."""
+        raise NotImplementedError
 
     @abstractmethod
     def null(self) -> Tensor:
@@ -45,7 +54,6 @@ class Condition(ABC):
 
     name: ClassVar[str]  # its key wherever conditions are a mapping
     kind: ClassVar[str]  # what its values are: "class", "numbers", "text"
-    spatial: ClassVar[bool] = False  # whether it says where something is: networks then get maps of it
     drop_rate: float  # share of training samples that it is hidden of
 
     @classmethod

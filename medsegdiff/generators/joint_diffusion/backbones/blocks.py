@@ -176,6 +176,20 @@ class ConditionEmbedding(nn.Module):
             e = e + (embedder(cond[name]) if name in cond else embedder.null())
         return F.silu(e)
 
+    def drawing(self) -> list[tuple[str, Embedder]]:
+        """Names and embedders of the conditions that draw where something is."""
+        embedders = ((name, cast(Embedder, embedder)) for name, embedder in self.conditions.items())
+        return [(name, embedder) for name, embedder in embedders if embedder.map_count]
+
+    def maps(self, cond: Conditions, like: Tensor) -> Tensor:
+        """(B, N, side, side) what they draw, for maps `like` (B, C, side, side); zero where nothing is given."""
+        batch, _, side, _ = like.shape
+        drawn = (
+            embedder.maps(cond[name], side) if name in cond else like.new_zeros(batch, embedder.map_count, side, side)
+            for name, embedder in self.drawing()
+        )
+        return torch.cat([part.to(like.dtype) for part in drawn], dim=1)
+
 
 def encoder_stages(widths: list[int], blocks: int, embedding: int, dropout: float) -> nn.ModuleList:
     """One stage a level: an optional halving, then residual blocks."""

@@ -66,26 +66,6 @@ class LayoutCode(nn.Module):
         return code
 
 
-class PlaceMaps(nn.Module):
-    """Learnt maps, mixed as the embedding says and added to the finest ones; they say nothing at first.
-
-    For conditions that say where something is (`Condition.spatial`): scales and shifts of whole maps can hardly put a
-    lesion somewhere.
-    """
-
-    SIDE, MAPS = 16, 16  # places a side; how many are mixed
-
-    def __init__(self, channels: int, embedding: int) -> None:
-        super().__init__()
-        self.mixture = nn.Linear(embedding, self.MAPS)
-        self.maps = nn.Parameter(torch.zeros(self.MAPS, channels, self.SIDE, self.SIDE))
-
-    def forward(self, embedding: Tensor, side: int) -> Tensor:
-        """(B, C, side, side) of embeddings (B, E)."""
-        mixed = torch.einsum("bk,kchw->bchw", self.mixture(embedding), GAIN * self.maps)
-        return F.interpolate(mixed, size=(side, side), mode="bilinear")
-
-
 class Bottleneck(nn.Module):
     """Transformer blocks on the coarsest map, with learnt positions."""
 
@@ -129,8 +109,10 @@ class PatchUNet(ConditionEmbedding):
         self.patch_size = patch_size
         self.layout_code = LayoutCode(len(modality), embedding) if layout_code else None
         self.stem = nn.Conv2d(len(modality) * patch_size**2, widths[0], 3, padding=1)
-        spatial = any(condition.spatial for condition in conditions)
-        self.place_maps = PlaceMaps(widths[0], embedding) if spatial else None
+        drawn = sum(embedder.map_count for _, embedder in self.drawing())
+        self.places = nn.Conv2d(drawn, widths[0], 3, padding=1, bias=False) if drawn else None
+        if self.places is not None:
+            nn.init.zeros_(self.places.weight)
         self.down = encoder_stages(widths, num_res_blocks, embedding, dropout)
         side = img_size // (patch_size * 2 ** (len(widths) - 1))
         depth = transformer_depth if use_transformer else 0
@@ -145,8 +127,8 @@ class PatchUNet(ConditionEmbedding):
         if self.layout_code is not None:
             embedding = embedding + self.layout_code(x)
         h = self.stem(F.pixel_unshuffle(x, self.patch_size).contiguous(memory_format=torch.channels_last))
-        if self.place_maps is not None:
-            h = h + self.place_maps(embedding, h.shape[-1])
+        if self.places is not None:
+            h = h + GAIN * self.places(self.maps(cond, h))
         skips = []
         for stage in self.down:
             h = run_stage(stage, h, embedding)
