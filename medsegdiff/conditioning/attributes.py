@@ -8,16 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from medsegdiff.conditioning.base import GAIN, Condition, Embedder, Sample, encode_seen, is_record
-from medsegdiff.data.attributes import MEASURED, measure
+from medsegdiff.data.attributes import KNOTS, MEASURED, knots_of, measure
 from medsegdiff.data.dataset import SampleTensors, from_channels
 from medsegdiff.errors import UserError, require
 
-KNOTS = 17  # quantiles by which values of a name are brought to [-1, 1]
 USUAL = {"area": 0.05, "depth_to_width": 1.0}  # drawn where a data set has no range of them
 FREQUENCIES = (1.0, 2.0, 4.0)  # of sines and cosines of them, half turns a unit
 
@@ -42,13 +40,8 @@ class Attributes(Condition):
         names = [*(MEASURED if train.spec.is_binary else ()), *own]
         fitted = cls(drop_rate=drop_rate, names=names, knots=[])
         values = encode_seen([fitted], train)[cls.name].double().numpy()
-        found = {}
-        for name, column in zip(names, values.T, strict=False):
-            known = np.unique(column[~np.isnan(column)])
-            if len(known) > 1:
-                found[name] = [
-                    float(f"{q:.6g}") for q in np.quantile(known, np.linspace(0, 1, KNOTS), method="nearest")
-                ]
+        knots = {name: knots_of(column) for name, column in zip(names, values.T, strict=False)}
+        found = {name: own for name, own in knots.items() if own}
         where, expected = "--conditions attributes", "lesion masks, or columns attribute:<name> of unlike numbers"
         require(bool(found), where, "a data set without any", expected, "Leave it out.")
         return cls(drop_rate=drop_rate, names=list(found), knots=list(found.values()))

@@ -10,6 +10,7 @@ from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.data.hashing import to_grey
 from medsegdiff.features.lesion_shape import lesion_descriptors
 
+KNOTS = 17  # quantiles by which values of a name are known: every sixteenth
 # Of `features.lesion_shape.DESCRIPTORS` those that say something of their own
 MEASURED = (
     "area", "depth", "lateral", "depth_to_width", "irregularity", "sharpness", "echogenicity", "posterior", "count",
@@ -32,3 +33,11 @@ def measure_pair(
     if mask is None or not arrays.is_binary:
         return {}
     return measure(image, arrays.index_map(mask), aspect)
+
+
+def knots_of(values: np.ndarray) -> list[float]:
+    """`KNOTS` quantiles of values (n,), each counted once; none of fewer than two. NaN where nothing is known."""
+    known = np.unique(values[~np.isnan(values)])
+    if len(known) < 2:
+        return []
+    return [float(f"{q:.6g}") for q in np.quantile(known, np.linspace(0, 1, KNOTS), method="nearest")]

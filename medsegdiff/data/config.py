@@ -26,6 +26,7 @@ class PrepareConfig:
     val_fraction: float = 0.15  # share of the pictures of each class in val
     test_fraction: float = 0.2  # share of the pictures of each class in test
     folds: int = 5  # cross-validation folds over train + val
+    captions: bool = False  # write a caption of each pair that has none, in BI-RADS words, from its attributes
     duplicate_bits: int = 78  # pictures whose 256-bit perceptual hashes differ in at most so many bits are one group
     duplicate_correlation: float = 0.6  # ... as are those whose details correlate so much after a small shift; 1: off
     seed: int = 0  # of the split

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medsegdiff.data.arrays import BACKGROUND, BINARY, check_mask_values
-from medsegdiff.data.attributes import measure_pair
+from medsegdiff.data.attributes import knots_of, measure_pair
 from medsegdiff.data.config import PrepareConfig
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS, class_conflicts, duplicate_groups, scene_correlations
 from medsegdiff.data.frames import shared_frame
 from medsegdiff.data.hashing import Frame, content_hash, perceptual_hash
+from medsegdiff.data.lexicon import caption
 from medsegdiff.data.mask_files import check_not_inverted
 from medsegdiff.data.pictures import balance_table, write_overview
 from medsegdiff.data.readers import AUTO, READERS, RawSample, RawSet, ReadOptions, read_raw
@@ -26,6 +29,7 @@ from medsegdiff.data.records import SampleRecord, SampleSet, class_counts, read_
 from medsegdiff.data.splits import assign_folds, assign_splits
 from medsegdiff.engine.files import write_json
 from medsegdiff.engine.progress import progress_bar
+from medsegdiff.engine.rng import generator
 from medsegdiff.engine.run_folder import DATA_SET, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
 from medsegdiff.errors import UserError, require
@@ -33,6 +37,7 @@ from medsegdiff.errors import UserError, require
 log = logging.getLogger(__name__)
 
 UNLABELLED = "unlabelled"  # the class of pictures of which the data set says none
+CAPTION = 24  # purpose number of the random streams of captions
 SKEW = 0.1  # how far the share of a split may come out from what was asked for before it is reported
 
 
@@ -43,7 +48,8 @@ def prepare(config: PrepareConfig) -> SampleSet:
     Raises `UserError` for bad settings, a broken input, or an output folder that holds something else.
     """
     options = _read_options(config)
-    fingerprint = fingerprint_of(config, "prepare", leave_out=("input_dir", "output_dir"))
+    fingerprint = fingerprint_of(config, "prepare", leave_out=("input_dir", "output_dir", "captions"))
+    fingerprint |= {"captions": True} if config.captions else {}  # other folders are known by what they were known by
     output = RunFolder(config.output_dir, DATA_SET, fingerprint)
     output.check(apart=("input_hash",))  # before pictures are read, whatever these will turn out to be
     found = read_raw(Path(config.input_dir), config.layout, options)
@@ -60,6 +66,7 @@ def prepare(config: PrepareConfig) -> SampleSet:
         return read_samples(output.path)
     with output.staged() as folder:
         records = _write_all(folder, found, plan)
+        records = with_captions(records, config.seed) if config.captions else records
         pairs = write_samples(
             folder,
             records,
@@ -224,6 +231,18 @@ def _write_all(folder: Path, found: RawSet, plan: Plan) -> list[SampleRecord]:
     with ThreadPoolExecutor(2) as pool:
         done = pool.map(write, plan.samples, plan.groups, plan.splits, plan.folds)
         return list(progress_bar(done, "writing pairs", len(plan.samples), unit="pair", leave=False))
+
+
+def with_captions(records: list[SampleRecord], seed: int) -> list[SampleRecord]:
+    """Records with a caption each, written from their attributes where they bring none (`lexicon.caption`)."""
+    names = {name for record in records for name in record.attributes}
+    train = [record.attributes for record in records if record.split == "train"]
+    knots = {name: knots_of(np.array([own.get(name, np.nan) for own in train])) for name in sorted(names)}
+    knots = {name: own for name, own in knots.items() if own}
+    return [
+        dataclasses.replace(r, text=r.text or caption(r.label, r.attributes, knots, generator(seed, number, CAPTION)))
+        for number, r in enumerate(records)
+    ]
 
 
 def _read_options(config: PrepareConfig) -> ReadOptions:

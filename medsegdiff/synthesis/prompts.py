@@ -1,82 +1,23 @@
-"""A wish in words, read as a class and ranges of attributes by a lexicon after BI-RADS; nothing is guessed.
+"""A wish in words, read as a class and ranges of attributes by the lexicon; nothing is guessed.
 
-BI-RADS: ACR Breast Imaging Reporting and Data System, 5th edition, 2013, the part on ultrasound: shape, orientation,
-margin, echo pattern, posterior features. A word that is not in the lexicon is refused, and so are two that exclude each
-other.
+A word that is not in the lexicon is refused, and so are two that exclude each other.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medsegdiff.conditioning.attributes import Attributes
 from medsegdiff.conditioning.text import Text, words_of
+from medsegdiff.data.lexicon import ABSENT, CLASSES, FILLERS, LEXICON
 from medsegdiff.errors import UserError, require
 from medsegdiff.generators.base import GeneratorCard
 from medsegdiff.synthesis.requests import Ranges, attributes_of, condition_of
 
 LONGEST = 1000  # characters of a prompt
-ABSENT = -math.inf, math.inf
-
-
-@dataclass(frozen=True)
-class Meaning:
-    """What a phrase asks of one attribute: a range of quantiles of the train split, cut to a range of values."""
-
-    attribute: str
-    quantiles: tuple[float, float] = (0.0, 1.0)
-    values: tuple[float, float] = ABSENT
-
-    def ends(self, condition: Attributes) -> tuple[float, float]:
-        """(least, largest) value for a checkpoint; the least is above the largest where it never learnt such ones."""
-        knots = condition.knots[condition.names.index(self.attribute)]
-        low, high = (knots[round(q * (len(knots) - 1))] for q in self.quantiles)
-        return max(low, self.values[0]), min(high, self.values[1])
-
-
-def _all(meaning: Meaning, *phrases: str) -> dict[str, Meaning]:
-    return dict.fromkeys(phrases, meaning)
-
-
-LEXICON: dict[str, Meaning] = {
-    **_all(Meaning("area", (0, 0.25)), "small", "tiny"),
-    **_all(Meaning("area", (0.375, 0.625)), "medium", "medium-sized"),
-    **_all(Meaning("area", (0.75, 1)), "large", "big"),
-    **_all(Meaning("irregularity", (0, 0.25)), "oval", "round", "regular", "smooth", "smooth margin"),
-    **_all(Meaning("irregularity", (0.4, 0.65)), "lobulated", "microlobulated"),
-    **_all(Meaning("irregularity", (0.75, 1)), "irregular", "spiculated", "angular"),
-    **_all(Meaning("depth_to_width", values=(1.0, math.inf)), "taller than wide", "not parallel", "vertical"),
-    **_all(Meaning("depth_to_width", values=(0, 0.9)), "wider than tall", "parallel", "horizontal"),
-    **_all(Meaning("sharpness", (0.7, 1)), "circumscribed", "well defined", "sharp margin"),
-    **_all(Meaning("sharpness", (0, 0.3)), "indistinct", "ill defined", "blurred margin", "not circumscribed"),
-    **_all(Meaning("echogenicity", (0, 0.2), (-math.inf, 0)), "anechoic", "markedly hypoechoic"),
-    **_all(Meaning("echogenicity", (0.2, 0.7), (-math.inf, 0)), "hypoechoic"),
-    **_all(Meaning("echogenicity", values=(-12, 12)), "isoechoic"),
-    **_all(Meaning("echogenicity", values=(12, math.inf)), "hyperechoic"),
-    **_all(Meaning("posterior", values=(-math.inf, -10)), "posterior shadow", "posterior shadowing", "shadowing"),
-    **_all(Meaning("posterior", values=(20, math.inf)), "posterior enhancement"),
-    **_all(Meaning("posterior", values=(-8, 8)), "no posterior features", "no posterior feature"),
-    **_all(Meaning("depth", (0, 0.3)), "upper", "superficial", "near the skin"),
-    **_all(Meaning("depth", (0.7, 1)), "lower", "deep"),
-    **_all(Meaning("lateral", values=(0, 0.4)), "left"),
-    **_all(Meaning("lateral", values=(0.4, 0.6)), "central", "middle"),
-    **_all(Meaning("lateral", values=(0.6, 1)), "right"),
-    **_all(Meaning("count", values=(1, 1)), "single", "one lesion", "one mass", "one nodule"),
-    **_all(Meaning("count", values=(2, 3)), "two", "several", "multiple"),
-}
-CLASSES = {
-    "benign": ("benign", "bi-rads 2", "bi-rads 3", "birads 2", "birads 3"),
-    "malignant": ("malignant", "cancer", "carcinoma", "bi-rads 5", "bi-rads 6", "birads 5", "birads 6"),
-}
-FILLERS = frozenset(
-    "a an the with and of in on at part side area region to is that has mass masses lesion lesions nodule nodules "
-    "tumor tumour breast ultrasound image picture scan b-mode margin margins shape shaped orientation echo "
-    "pattern".split()
-)
 
 
 @dataclass(frozen=True)
@@ -118,7 +59,7 @@ def read_prompt(text: str, card: GeneratorCard, where: str = "--prompt") -> Wish
         meaning = LEXICON[phrase]
         name = meaning.attribute
         require(name in condition.names, where, repr(phrase), f"words of {', '.join(condition.names)}")
-        ends = meaning.ends(condition)
+        ends = meaning.ends(condition.knots[condition.names.index(name)])
         low, high = ranges.get(name, ABSENT)
         both = max(ends[0], low), min(ends[1], high)
         if both[0] > both[1]:

@@ -16,7 +16,7 @@ from medsegdiff.data.arrays import ArraySpec
 from medsegdiff.data.config import PrepareConfig
 from medsegdiff.data.hashing import hash_distances
 from medsegdiff.data.pictures import balance_table, contact_sheet
-from medsegdiff.data.prepare import prepare
+from medsegdiff.data.prepare import prepare, with_captions
 from medsegdiff.data.records import SampleSet, class_counts
 from medsegdiff.engine.files import write_png
 from medsegdiff.errors import UserError
@@ -212,3 +212,23 @@ def test_real_busi(tmp_path: Path) -> None:
     assert {label: len(pairs.select(label=label)) for label in pairs.classes} == {"benign": 429, "malignant": 204}
     assert pairs.info["duplicates"]["groups"] == 489
     check_groups(pairs)
+
+
+def test_captions_are_written_from_attributes(tmp_path: Path) -> None:
+    """Damage: captions of quantiles of all splits; other ones in a second run; a data set's own ones written over."""
+    for number in range(24):
+        add(tmp_path / "raw", "benign" if number % 2 else "malignant", number, scene(number))
+    folders = [tmp_path / "first", tmp_path / "second"]
+    pairs = [prepare(PrepareConfig(str(tmp_path / "raw"), str(folder), captions=True)) for folder in folders]
+    texts = [record.text for record in pairs[0].records]
+    assert texts == [record.text for record in pairs[1].records]
+    assert all(record.label in record.text for record in pairs[0].records)
+    assert len(set(texts)) > 6
+    own = [dataclasses.replace(record, text="its own") for record in pairs[0].records]
+    assert {record.text for record in with_captions(own, 0)} == {"its own"}
+    blank = [dataclasses.replace(record, text="") for record in pairs[0].records]
+    strange = [dataclasses.replace(r, attributes={}) if r.split == "test" else r for r in blank]
+    kept = [
+        (a.text, b.text) for a, b in zip(with_captions(strange, 0), pairs[0].records, strict=True) if b.split != "test"
+    ]
+    assert all(first == second for first, second in kept)

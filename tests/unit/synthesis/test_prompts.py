@@ -13,11 +13,12 @@ import medsegdiff
 from medsegdiff.conditioning.attributes import Attributes
 from medsegdiff.conditioning.label import Label
 from medsegdiff.data.attributes import MEASURED
+from medsegdiff.data.lexicon import LEXICON
 from medsegdiff.data.records import SampleSet
 from medsegdiff.errors import UserError
 from medsegdiff.generators.base import GeneratorCard, load_generator
 from medsegdiff.synthesis.config import GenerateConfig
-from medsegdiff.synthesis.prompts import LEXICON, read_prompt
+from medsegdiff.synthesis.prompts import read_prompt
 from medsegdiff.synthesis.run import generate
 
 CLASSES = ["benign", "malignant"]
