@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medsegdiff.conditioning.base import GAIN, Condition, Embedder, Sample, encode_seen, is_record
-from medsegdiff.data.attributes import KNOTS, MEASURED, knots_of, measure
+from medsegdiff.data.attributes import MEASURED, knots_of, measure
 from medsegdiff.data.dataset import SampleTensors, from_channels
 from medsegdiff.errors import UserError, require
 
@@ -31,7 +31,7 @@ class Attributes(Condition):
     name: ClassVar[str] = "attributes"
     kind: ClassVar[str] = "numbers"
     names: list[str]
-    knots: list[list[float]]  # of each name, `KNOTS` quantiles of the values of the train split, each counted once
+    knots: list[list[float]]  # of each name, `knots_of` its values in the train split
 
     @classmethod
     def fit(cls, train: SampleTensors, classes: Sequence[str], drop_rate: float) -> Self:
@@ -161,7 +161,7 @@ class AttributesEmbedder(Embedder):
 
     def _or_median(self, name: str, values: Tensor) -> Tensor:
         """(B,) of a name, its median where it is not given; of all lesions the same where it never differed."""
-        median = self.knots[self.numbers[name], KNOTS // 2] if name in self.numbers else USUAL[name]
+        median = self.knots[self.numbers[name], self.knots.shape[1] // 2] if name in self.numbers else USUAL[name]
         return torch.where(self._column(name, values).isnan(), median, self._column(name, values))
 
     def _distances(self, name: str, values: Tensor, half: Tensor, centres: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,7 @@ class Request:
     # "mask" (K, S, S) uint8 coverage in 255ths, "image" (C, S, S) uint8, "region" (1, S, S) uint8, above 127 where
     # an image may change; empty where nothing is given
     given: Mapping[str, np.ndarray]
+    avoided: Mapping[str, Value] = field(default_factory=dict)  # conditions that guidance steers away from
 
 
 class Generator(Protocol):
@@ -184,3 +186,22 @@ def batches(requests: Sequence[Request], size: int) -> list[tuple[int, list[Requ
     between sizes of batches."""
     parts = [list(requests[start : start + size]) for start in range(0, len(requests), size)]
     return [(len(part), part + [part[-1]] * (size - len(part))) for part in parts]
+
+
+def parse_weights(texts: Sequence[str] | None) -> dict[str, float]:
+    """Weights by condition of texts such as "attributes=2". Raises `UserError` for others."""
+    found: dict[str, float] = {}
+    for text in texts or ():
+        name, _, value = text.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            found[name] = math.nan
+        fits = bool(name) and name != "label" and 0 <= found[name] < math.inf
+        require(
+            fits,
+            "--condition_guidance",
+            repr(text),
+            "condition=weight, such as attributes=2; --guidance is the class's",
+        )
+    return found

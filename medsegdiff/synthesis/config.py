@@ -29,8 +29,9 @@ class GenerateConfig:
     num_samples_per_class: int = 100  # pairs of each class (joint and mask_first)
     attributes: list[str] | None = None  # that all have, such as area=0.08 or depth_to_width=1.1:1.5 (a range)
     prompt: str | None = None  # the same in words, such as "small oval benign mass, taller than wide, upper left"
+    negative_prompt: str | None = None  # what guidance steers away from; needs --condition_guidance (or --guidance)
     modality: str | None = None  # of all, of a checkpoint that learnt several
-    requests: str | None = None  # CSV with a row for each pair: label, prompt, attributes; empty cells are free
+    requests: str | None = None  # CSV with a row for each pair: label, prompt, noise, attributes; empty cells are free
     classes: list[str] | None = None  # which ones; default: all that the checkpoint knows, or as conditioning masks say
     sampler: str | None = None  # update rule: dpmpp_2m (the default of joint diffusion), heun, ddim, ddpm
     steps: int | None = None  # noise levels that a modality goes through (15); mask_first takes so many twice
@@ -86,14 +87,12 @@ class GenerateConfig:
             require(self.split is None, "--split", f"mode {mode}", expected, "Leave it out.")
         if self.requests is not None:
             hint = "It has a row for each pair."
-            given = next(
-                (name for name in ("masks", "images", "classes", "attributes", "prompt") if getattr(self, name)), None
-            )
+            others = ("masks", "images", "classes", "attributes", "prompt", "negative_prompt")
+            given = next((name for name in others if getattr(self, name)), None)
             require(given is None, "--requests", f"--{given} beside it", "one of them", hint)
         if mode == "image_to_mask":
-            for name in ("attributes", "prompt", "modality"):
-                asked = getattr(self, name)
-                require(asked is None, f"--{name}", f"mode {mode}", "a mode that samples images", "Leave it out.")
+            avoided, expected = self.negative_prompt, "a mode that samples images"
+            require(avoided is None, "--negative_prompt", f"mode {mode}", expected, "Leave it out.")
             expected = "no class: masks are sampled without one"
             require(self.classes is None, "--classes", f"mode {mode}", expected, "Leave it out.")
 

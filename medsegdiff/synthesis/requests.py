@@ -30,7 +30,7 @@ from medsegdiff.synthesis.plan import Item
 
 WITHIN, ASPECT = 23, 22  # purpose numbers of random streams: a value within its range, a shape of picture
 TABLE_FILE = "requests.csv"
-WORDS = ("label", "prompt", "modality")  # columns of a table of requests beside attributes
+WORDS = ("label", "prompt", "modality", "noise")  # columns of a table of requests beside attributes
 FEWEST = 10  # samples of which a rank correlation is said
 
 C = TypeVar("C", bound=Condition)
@@ -45,6 +45,7 @@ class Row:
     ranges: Ranges
     prompt: str = ""
     modality: str = ""
+    noise: int | None = None  # rows of the same number begin with the same noise
 
 
 def parse_ranges(texts: Iterable[str], where: str = "--attributes") -> Ranges:
@@ -87,7 +88,7 @@ def read_requests(path: Path, card: GeneratorCard) -> list[Row]:
     names = [name.strip().removeprefix(ATTRIBUTE) for name in lines[0]]
     require(len(set(names)) == len(names), str(path), f"columns {', '.join(names)}", "each column once")
     for name in names:
-        expected = f"label, prompt, modality, or an attribute of the checkpoint: {', '.join(known) or 'it takes none'}"
+        expected = f"{', '.join(WORDS)}, or an attribute of the checkpoint: {', '.join(known) or 'it takes none'}"
         require(name in (*WORDS, *known), str(path), f"column {name!r}", expected, "Rename or delete it.")
     rows = []
     for number, cells in enumerate(lines[1:], start=2):
@@ -95,11 +96,14 @@ def read_requests(path: Path, card: GeneratorCard) -> list[Row]:
         require(len(cells) == len(names), where, f"{len(cells)} cells", f"{len(names)}, one a column")
         row = {name: cell.strip() for name, cell in zip(names, cells, strict=True) if cell.strip()}
         label, prompt, modality = row.pop("label", None), row.pop("prompt", ""), row.pop("modality", "")
+        noise = row.pop("noise", None)
+        whole = noise is None or noise.isdecimal()
+        require(whole, f"{where} column noise", repr(noise), "a whole number; rows with the same one are alike")
         classes = f"one of {', '.join(card.classes)}"
         require(label is None or label in card.classes, f"{where} column label", repr(label), classes)
         ranges = {name: parse_range(cell, f"{where} column {name}") for name, cell in row.items()}
         check_ranges(card, ranges, where)
-        rows.append(Row(label, ranges, prompt, modality))
+        rows.append(Row(label, ranges, prompt, modality, None if noise is None else int(noise)))
     return rows
 
 

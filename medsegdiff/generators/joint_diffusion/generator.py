@@ -18,16 +18,26 @@ from medsegdiff.engine.device import autocast
 from medsegdiff.engine.progress import progress_bar
 from medsegdiff.engine.rng import generator
 from medsegdiff.errors import require
-from medsegdiff.generators.base import Arrays, Generator, GeneratorCard, Request, Task, batches, settings_of
+from medsegdiff.generators.base import (
+    Arrays,
+    Generator,
+    GeneratorCard,
+    Request,
+    Task,
+    batches,
+    parse_weights,
+    settings_of,
+)
 from medsegdiff.generators.joint_diffusion.checkpoint import KIND, ModelCard, load_checkpoint
 from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA, encode_sdf
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
+from medsegdiff.generators.joint_diffusion.guidance import Guidance
 from medsegdiff.generators.joint_diffusion.inpainting import Given, inpaint
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
 from medsegdiff.generators.joint_diffusion.noise import hide_masks, highest_sigma, sigma_table
 from medsegdiff.generators.joint_diffusion.samplers import Noise
 from medsegdiff.generators.joint_diffusion.sampling import sample_masks, sample_pairs
-from medsegdiff.generators.joint_diffusion.sampling_settings import SamplingSettings, parse_weights
+from medsegdiff.generators.joint_diffusion.sampling_settings import SamplingSettings
 
 TASKS: frozenset[Task] = frozenset({"joint", "mask_first", "mask_to_image", "image_to_mask", "inpaint"})
 FEW_STEP_TASKS = TASKS - {"inpaint"}
@@ -97,16 +107,18 @@ class JointDiffusion:
         noise, known = self._noise(batch, attempt), self._known(batch)
         if task == "image_to_mask":
             assert known is not None
-            masks, expected = sample_masks(self.denoiser, codec, known, sigmas, noise, sampler=self.sampling.sampler)
+            cond = encode(card.conditions, [r.conditions for r in batch])
+            sampler = self.sampling.sampler
+            masks, expected = sample_masks(self.denoiser, codec, known, sigmas, noise, cond, sampler=sampler)
             return {"mask": self._values(masks.to(torch.uint8) * 255), "expected_mask": expected.numpy()}
         images, masks = sample_pairs(
             self.denoiser,
             codec,
-            encode(self.model_card.conditions, [r.conditions for r in batch]),
+            encode(card.conditions, [r.conditions for r in batch]),
             sigmas,
             noise,
             sampler=self.sampling.sampler,
-            guidance=self.sampling.guide(self.guidance_model),
+            guidance=self._guidance(batch),
             sigma_scale=self.sampling.sigma_scale,
             known=known,
         )
@@ -128,9 +140,14 @@ class JointDiffusion:
             Given(given["image"], given.get("region"), given.get("mask")),
             steps=sampling.steps,
             sampler=sampling.sampler,
-            guidance=sampling.guide(self.guidance_model),
+            guidance=self._guidance(batch),
         )
         return {"image": np.stack([from_channels(i) for i in images.numpy()]), "mask": self._values(masks)}
+
+    def _guidance(self, batch: Sequence[Request]) -> Guidance:
+        """As the settings say, away from what requests avoid."""
+        avoided = encode(self.model_card.conditions, [r.avoided for r in batch])
+        return dataclasses.replace(self.sampling.guide(self.guidance_model), avoided=avoided)
 
     def _values(self, masks: Tensor) -> np.ndarray:
         """(B, S, S) masks of pixel values of masks (B, K, S, S) in {0, 255}."""

@@ -32,6 +32,8 @@ class Guidance:
     mask_weight: float = 1.0  # of the mask, likewise, for the image alone; D_worse does not see the mask
     interval: tuple[float, float] = (0.0, math.inf)  # of the image's noise level, without the lower end; what is asked
     # for beside the class guides above it too, where size and place are decided
+    avoided: Conditions = field(default_factory=dict)  # values that guidance by a condition steers away from; what is
+    # missing or not given is as without the condition
 
     @property
     def guided(self) -> dict[str, float]:
@@ -85,7 +87,7 @@ def guided_denoise(
             plain: Tensor = denoiser(x, levels, cond)
             return plain
         weights, within = guidance.weights_at(sigma), guidance.within(sigma)
-        better, *without = _with_and_without(denoiser, x, levels, cond, list(weights))
+        better, *without = _with_and_without(denoiser, x, levels, cond, list(weights), guidance.avoided)
         worse = list(zip(weights.values(), without, strict=True))
         if guidance.guidance_model is not None and guidance.model_weight != 1 and within:
             worse.append((guidance.model_weight, guidance.guidance_model(x, levels, cond)))
@@ -132,25 +134,22 @@ def scaled_levels(sigma: Tensor, share: float) -> Tensor:
 
 
 def _with_and_without(
-    denoiser: Denoiser, x: Tensor, levels: Tensor, cond: Conditions, names: Sequence[str]
+    denoiser: Denoiser, x: Tensor, levels: Tensor, cond: Conditions, names: Sequence[str], avoided: Conditions
 ) -> list[Tensor]:
-    """What the network says under all conditions, and then without each of `names`, in one call."""
+    """What the network says under all conditions, and then without each of `names`, in one call.
+
+    Values that are `avoided` stand where a condition is left out (negative prompts).
+    """
     if not names:
         return [denoiser(x, levels, cond)]
     copies, several = 1 + len(names), {}
-    for name, values in cond.items():
+    unasked = {n: hide(v, torch.zeros(len(v), dtype=torch.bool)).to(x.device) for n, v in avoided.items() if n in names}
+    for name, values in (unasked | dict(cond)).items():
         keep = torch.ones(copies, len(values), dtype=torch.bool, device=values.device)
         if name in names:
             keep[1 + names.index(name)] = False
         several[name] = hide(values.repeat(copies, *[1] * (values.ndim - 1)), keep.flatten())
+        if name in names and name in avoided:
+            rows = slice((1 + names.index(name)) * len(values), (2 + names.index(name)) * len(values))
+            several[name][rows] = avoided[name].to(values.device)
     return list(denoiser(torch.cat([x] * copies), torch.cat([levels] * copies), several).chunk(copies))
-
-
-def unconditional_denoise(denoiser: Denoiser, n: int) -> Denoise:
-    """denoise(x, sigma (M,)) for n pairs of which no condition is given."""
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        result: Tensor = denoiser(x, sigma.to(x).expand(n, -1), {})
-        return result
-
-    return denoise

@@ -12,7 +12,7 @@ from medsegdiff.conditioning.base import Condition, Conditions, encode
 from medsegdiff.engine.device import autocast
 from medsegdiff.generators.joint_diffusion.codec import PairCodec
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
-from medsegdiff.generators.joint_diffusion.guidance import NONE, Guidance, guided_denoise, unconditional_denoise
+from medsegdiff.generators.joint_diffusion.guidance import NONE, Guidance, guided_denoise
 from medsegdiff.generators.joint_diffusion.noise import MASK
 from medsegdiff.generators.joint_diffusion.samplers import SAMPLERS, Denoise, Noise
 
@@ -100,16 +100,24 @@ def sample_labels(
 
 
 def sample_masks(
-    denoiser: Denoiser, codec: PairCodec, known: Tensor, sigmas: Tensor, noise: Noise, *, sampler: str = "dpmpp_2m"
+    denoiser: Denoiser,
+    codec: PairCodec,
+    known: Tensor,
+    sigmas: Tensor,
+    noise: Noise,
+    cond: Conditions | None = None,
+    *,
+    sampler: str = "dpmpp_2m",
 ) -> tuple[Tensor, Tensor]:
-    """(B, K, S, S) boolean masks of the images in `known` (B, C + K, S, S), sampled from p(mask | image) under no
-    condition, and expected masks in [0, 1].
+    """(B, K, S, S) boolean masks of the images in `known` (B, C + K, S, S), sampled from p(mask | image, `cond`), and
+    expected masks in [0, 1].
 
     The latter come from the first network call. The denoised estimate is E[mask | image, noisy mask]; at the highest
     level of the table the noisy mask says nothing, which leaves E[mask | image], the probability of each class in
     each pixel (where masks are coded as distances: the mask whose edge has the expected distance).
     """
-    plain = unconditional_denoise(denoiser, len(known))
+    cond = {name: values.to(denoiser.modality.device) for name, values in (cond or {}).items()}
+    plain = guided_denoise(denoiser, cond, len(known))
     estimates: list[Tensor] = []
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from medsegdiff.errors import require
+from medsegdiff.generators.base import parse_weights
 from medsegdiff.generators.joint_diffusion.config import DiffusionConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.guidance import Guidance
@@ -87,25 +87,6 @@ class SamplingSettings:
             weights = {"label": self.guidance, **weights}
         model_weight = self.guidance if guidance_model is not None else 1.0
         return Guidance(weights, guidance_model, model_weight, self.mask_guidance, interval)
-
-
-def parse_weights(texts: Sequence[str] | None) -> dict[str, float]:
-    """Weights by condition of texts such as "attributes=2". Raises `UserError` for others."""
-    found: dict[str, float] = {}
-    for text in texts or ():
-        name, _, value = text.partition("=")
-        try:
-            found[name] = float(value)
-        except ValueError:
-            found[name] = math.nan
-        fits = bool(name) and name != "label" and 0 <= found[name] < math.inf
-        require(
-            fits,
-            "--condition_guidance",
-            repr(text),
-            "condition=weight, such as attributes=2; --guidance is the class's",
-        )
-    return found
 
 
 def default_guidance(diffusion: DiffusionConfig) -> Guidance:

@@ -88,6 +88,29 @@ def test_an_embedding_says_nothing_until_it_learnt(condition: Attributes) -> Non
     assert places.max() == 1
 
 
+def test_a_place_is_drawn(condition: Attributes, train: SampleTensors) -> None:
+    """Damage: an ellipse of another size, place or shape of picture; a lesion where none is asked for."""
+    values = encode_seen([condition], train)["attributes"]
+    embedder = condition.embedder(8)
+    drawn = embedder.maps(values, SIZE)
+    _, masks, _ = train.batch(torch.arange(len(train)))
+    inside, lesion = drawn[:, 0] > 0.5, masks[:, 0] > 0.5
+    dice = 2 * (inside & lesion).sum(dim=(1, 2)) / (inside.sum(dim=(1, 2)) + lesion.sum(dim=(1, 2)))
+    assert float(dice.min()) > 0.85  # of real ellipses, some of them turned
+    small = embedder.maps(values, SIZE // 2)
+    assert torch.allclose(small, torch.nn.functional.avg_pool2d(drawn, 2), atol=0.05)
+    depth = condition.names.index("depth")
+    alone = torch.full_like(values, math.nan)
+    alone[:, depth] = values[:, depth]
+    band = embedder.maps(alone, SIZE)[:, 0]
+    assert torch.equal(band, band[:, :, :1].expand_as(band))  # as far to both sides as the picture
+    rows = (band[:, :, 0].argmax(dim=1) + 0.5) / SIZE
+    assert torch.allclose(rows, values[:, depth], atol=1 / SIZE)
+    alone[:, depth] = math.nan
+    alone[:, condition.names.index("area")] = 0.1
+    assert not embedder.maps(alone, SIZE).any()
+
+
 def test_what_was_never_learnt_is_refused(condition: Attributes) -> None:
     """Damage: a value beyond the train split, or a name that nobody knows, taken in silence."""
     low, high = condition.knots[condition.names.index("area")][:: len(condition.knots[0]) - 1]

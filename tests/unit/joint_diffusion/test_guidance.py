@@ -209,6 +209,25 @@ def test_conditions_guide_beside_each_other(x: Tensor) -> None:
     assert guidance.calls(torch.tensor([[9.0, 9.0], [1.0, 1.0], [0.2, 0.2], [0.0, 0.0]])) == 2 + 3 + 1
 
 
+def test_guidance_steers_away_from_what_is_avoided(x: Tensor) -> None:
+    """Damage: a negative prompt that is read and dropped, one that takes the place of the wish, or where none is."""
+
+    def denoiser(x: Tensor, sigma: Tensor, cond: Conditions) -> Tensor:
+        value = torch.where(cond["label"] >= 0, 10.0 * cond["label"], NULL)
+        size = cond["size"].nan_to_num(5.0) if "size" in cond else 5.0
+        return x + (value + size).view(-1, 1, 1, 1)
+
+    avoided = {"size": torch.tensor([4.0, float("nan"), 4.0])}
+    guidance = Guidance({"size": 2.0}, interval=(0.3, 5.0), avoided=avoided)
+    both = {"label": LABELS, "size": torch.tensor([1.0, 2.0, 3.0])}
+    out = guided_denoise(cast(Denoiser, denoiser), both, 3, guidance)(x, torch.tensor([1.0, 1.0]))
+    expected = 10.0 * LABELS + both["size"] + (both["size"] - torch.tensor([4.0, 5.0, 4.0]))
+    assert torch.allclose(out, x + expected.view(-1, 1, 1, 1), atol=1e-4)
+    out = guided_denoise(cast(Denoiser, denoiser), COND, 3, guidance)(x, torch.tensor([1.0, 1.0]))  # nothing is asked
+    expected = 10.0 * LABELS + 5.0 + (5.0 - torch.tensor([4.0, 5.0, 4.0]))
+    assert torch.allclose(out, x + expected.view(-1, 1, 1, 1), atol=1e-4)
+
+
 def test_weights_of_further_conditions(tmp_path: Path) -> None:
     """Damage: a weight that is read and dropped; one of a condition that the checkpoint does not take."""
     assert SamplingSettings(condition_guidance=["size=2", "text=0.5"]).settled(DiffusionConfig()).guide().guided == {

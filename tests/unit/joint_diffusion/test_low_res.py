@@ -12,7 +12,7 @@ from medsegdiff.generators.joint_diffusion.backbones import Inputs, build_backbo
 from medsegdiff.generators.joint_diffusion.codec import PairCodec
 from medsegdiff.generators.joint_diffusion.config import DiffusionConfig, ModelConfig
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser, LowRes
-from medsegdiff.generators.joint_diffusion.guidance import unconditional_denoise
+from medsegdiff.generators.joint_diffusion.guidance import guided_denoise
 from medsegdiff.generators.joint_diffusion.noise import MODES, sigma_table
 from medsegdiff.generators.joint_diffusion.sampling import sample_channels
 
@@ -97,7 +97,7 @@ def test_every_direction_goes_through_both_sizes(mode: str, denoiser: Denoiser) 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         levels = sigma.expand(len(x), -1)
         seen.append(denoiser.by_size(levels)[1])
-        return unconditional_denoise(denoiser, len(x))(x, sigma)
+        return guided_denoise(denoiser, {}, len(x))(x, sigma)
 
     noise = [torch.randn(2, 2, 32, 32, generator=random) for _ in range(len(table) + 1)]
     sampled = sample_channels(denoise, codec, table, noise.__getitem__, sampler="dpmpp_2m", known=known)

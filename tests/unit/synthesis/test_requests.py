@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_networks import random_checkpoint, refuse_to_sample
 
@@ -105,6 +106,57 @@ def test_a_table_asks_row_by_row(checkpoint: Path, tmp_path: Path) -> None:
     assert pixels(found)["syn_benign_000002"] == pixels(plain)["syn_benign_000002"]  # a row that asks for nothing
 
 
+def test_rows_of_one_noise_are_alike(checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: a column that is read and dropped; noise that the class or the row changes; all rows of one noise."""
+    rows = table(
+        tmp_path / "rows.csv", "label,noise,area", "benign,7,", "malignant,7,", "benign,8,", "benign,7,0.5", "benign,7,"
+    )
+    found = generate(settings(checkpoint, tmp_path / "asked", requests=rows))
+    assert isinstance(found, SampleSet)
+    by_row = sorted(found.records, key=lambda record: record.id[-6:])
+    first, other_class, other_noise, larger, again = (found.read_image(r).astype(float) for r in by_row)
+
+    def far(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.abs(a - b).mean())
+
+    assert far(first, again) == 0
+    assert far(first, larger) > 0
+    assert far(first, other_class) > 0
+    assert max(far(first, larger), far(first, other_class)) < far(first, other_noise)
+    rows = table(tmp_path / "bad.csv", "noise", "-1")
+    with pytest.raises(UserError, match="row 2 column noise: found '-1'; expected a whole number"):
+        generate(settings(checkpoint, tmp_path / "bad", requests=rows))
+
+
+def test_what_is_not_wanted(checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: a negative prompt without effect, or one that nothing steers away from taken silently."""
+    how = {"condition_guidance": ["attributes=3"]}
+    plain = generate(settings(checkpoint, tmp_path / "plain", **how))
+    found = generate(settings(checkpoint, tmp_path / "asked", negative_prompt="large deep mass", **how))
+    assert isinstance(found, SampleSet)
+    assert isinstance(plain, SampleSet)
+    assert pixels(found) != pixels(plain)
+    with pytest.raises(UserError, match="from which nothing steers away; expected --condition_guidance attributes=2"):
+        generate(settings(checkpoint, tmp_path / "idle", negative_prompt="large"))
+    with pytest.raises(UserError, match="words about label, from which nothing steers away; expected --guidance"):
+        generate(settings(checkpoint, tmp_path / "idle", negative_prompt="malignant", **how))
+    with pytest.raises(UserError, match="--negative_prompt: found 'huge'"):
+        generate(settings(checkpoint, tmp_path / "idle", negative_prompt="huge", **how))
+    assert not (tmp_path / "idle").exists()
+
+
+def test_masks_of_images_as_they_are_asked_for(checkpoint: Path, tmp_path: Path) -> None:
+    """Damage: attributes that reach no network where images are given."""
+    source = generate(settings(checkpoint, tmp_path / "source"))
+    assert isinstance(source, SampleSet)
+    how = {"mode": "image_to_mask", "images": str(tmp_path / "source"), "num_samples_per_input": 2}
+    generate(settings(checkpoint, tmp_path / "plain", **how))
+    generate(settings(checkpoint, tmp_path / "asked", attributes=["area=0.5"], prompt="malignant", **how))
+    plain, asked = (sorted((tmp_path / name / "samples").rglob("*.png")) for name in ("plain", "asked"))
+    assert [path.name for path in plain] == [path.name for path in asked]
+    assert [path.read_bytes() for path in plain] != [path.read_bytes() for path in asked]
+
+
 def test_python_asks_for_the_same(checkpoint: Path, tmp_path: Path) -> None:
     """Damage: attributes that the API takes and drops; other values than those of the command."""
     found = generate(settings(checkpoint, tmp_path / "pairs", attributes=["area=0.3:0.6", "depth=0.5"]))
@@ -121,7 +173,7 @@ def test_python_asks_for_the_same(checkpoint: Path, tmp_path: Path) -> None:
     ("lines", "message"),
     [
         (("label,area",), "1 lines"),
-        (("label,size", "benign,1"), "column 'size'; expected label, prompt, modality, or an attribute"),
+        (("label,size", "benign,1"), "column 'size'; expected label, prompt, modality, noise, or an attribute"),
         (("area,area", "1,1"), "each column once"),
         (("label,area", "benign"), "row 2: found 1 cells"),
         (("label,area", "benign,0.1", "cyst,0.1"), "row 3 column label: found 'cyst'"),
