@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,9 @@ class Attributes(Condition):
     knots: list[list[float]]  # of each name, `knots_of` its values in the train split
 
     @classmethod
-    def fit(cls, train: SampleTensors, classes: Sequence[str], drop_rate: float) -> Self:
+    def fit(
+        cls, train: SampleTensors, classes: Sequence[str], drop_rate: float, settings: Mapping[str, Any] | None = None
+    ) -> Self:
         """Of the names that differ between train samples. Raises `UserError` where there is none."""
         own = sorted({name for record in train.records for name in record.attributes} - set(MEASURED))
         names = [*(MEASURED if train.spec.is_binary else ()), *own]

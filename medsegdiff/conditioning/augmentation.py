@@ -5,9 +5,9 @@ Karras et al. 2022, "Elucidating the design space of diffusion-based generative 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,9 @@ class Augmentation(Condition):
     units: list[float]  # of each number, as `MOVE_UNITS` has them
 
     @classmethod
-    def fit(cls, train: SampleTensors, classes: Sequence[str], drop_rate: float) -> Self:
+    def fit(
+        cls, train: SampleTensors, classes: Sequence[str], drop_rate: float, settings: Mapping[str, Any] | None = None
+    ) -> Self:
         return cls(units=list(MOVE_UNITS))
 
     def encode(self, samples: Sequence[Sample]) -> Tensor:

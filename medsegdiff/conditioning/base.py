@@ -58,8 +58,13 @@ class Condition(ABC):
 
     @classmethod
     @abstractmethod
-    def fit(cls, train: SampleTensors, classes: Sequence[str], drop_rate: float) -> Self:
-        """The condition as the samples to be learnt have it. Raises `UserError` where they do not."""
+    def fit(
+        cls, train: SampleTensors, classes: Sequence[str], drop_rate: float, settings: Mapping[str, Any] | None = None
+    ) -> Self:
+        """The condition as the samples to be learnt have it; `settings` of training, such as text_encoder.
+
+        Raises `UserError` where they do not have it.
+        """
 
     def says(self, sample: Sample) -> bool:
         """Whether anything is known of it in a sample."""

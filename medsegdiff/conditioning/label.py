@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,9 @@ class Label(Condition):
     classes: list[str]  # in the order of their numbers
 
     @classmethod
-    def fit(cls, train: SampleTensors, classes: Sequence[str], drop_rate: float) -> Self:
+    def fit(
+        cls, train: SampleTensors, classes: Sequence[str], drop_rate: float, settings: Mapping[str, Any] | None = None
+    ) -> Self:
         return cls(drop_rate=drop_rate, classes=list(classes))
 
     def encode(self, samples: Sequence[Sample]) -> Tensor:

@@ -14,6 +14,7 @@ CONDITIONS = {
     "label": "medsegdiff.conditioning.label:Label",
     "modality": "medsegdiff.conditioning.modality:Modality",
     "text": "medsegdiff.conditioning.text:Text",
+    "encoded_text": "medsegdiff.conditioning.encoded_text:EncodedText",
     "attributes": "medsegdiff.conditioning.attributes:Attributes",
     "augmentation": "medsegdiff.conditioning.augmentation:Augmentation",
 }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,9 @@ class Text(Condition):
     length: int  # words that are read of a caption
 
     @classmethod
-    def fit(cls, train: SampleTensors, classes: Sequence[str], drop_rate: float) -> Self:
+    def fit(
+        cls, train: SampleTensors, classes: Sequence[str], drop_rate: float, settings: Mapping[str, Any] | None = None
+    ) -> Self:
         captions = [words_of(record.text) for record in train.records]
         words = sorted({word for caption in captions for word in caption})
         expected = "a column text with a caption for each picture"

@@ -21,6 +21,7 @@ EXTRAS = {
     "torchvision": "evaluate",
     "huggingface_hub": "hub",
     "pandas": "hub",
+    "transformers": "text",
 }
 
 

@@ -41,6 +41,7 @@ class GenerateConfig:
     guidance_checkpoint: str | None = None  # ... or away from this one, less trained on the same data (autoguidance)
     guidance_low: float | None = None  # guidance acts where the image's noise level is above this (0.3) ...
     guidance_high: float | None = None  # ... and up to this (5)
+    text_encoder: str | None = None  # where the text encoder of the checkpoint is; default: where it was in training
     sigma_scale: float | None = None  # share of image noise levels below 0.3 that the network gets (1); less: finer
     chunk_size: int | None = None  # samples computed together; default: 8 on a CPU, 50 on a GPU; decides last bits
     max_redraws: int = 20  # further samples of a pair whose lesion mask is empty or degenerate before giving up
@@ -117,5 +118,5 @@ class GenerateConfig:
 
 OF_GENERATORS = (
     *("sampler", "steps", "mask_guidance", "guidance", "guidance_checkpoint", "condition_guidance"),
-    *("guidance_low", "guidance_high", "sigma_scale"),
+    *("guidance_low", "guidance_high", "text_encoder", "sigma_scale"),
 )

@@ -85,9 +85,10 @@ def _avoided(config: GenerateConfig, card: GeneratorCard) -> Mapping[str, Value]
     middles = {name: (low + high) / 2 for name, (low, high) in wish.ranges.items()}
     found: dict[str, Value] = {"label": wish.label} if wish.label is not None else {}
     found |= {"attributes": middles} if middles else {}
-    found |= {"text": config.negative_prompt} if any(c["name"] == "text" for c in card.conditions) else {}
+    texts = [c["name"] for c in card.conditions if c["kind"] == "text"]
+    found |= {"text": config.negative_prompt} if texts else {}
     weights = {"label": config.guidance or 1.0, **parse_weights(config.condition_guidance)}
-    for name in found:
+    for name in [texts[0] if name == "text" else name for name in found]:
         flag = "--guidance" if name == "label" else f"--condition_guidance {name}=2"
         idle = f"words about {name}, from which nothing steers away"
         require(weights.get(name, 1.0) != 1, "--negative_prompt", idle, flag, f"Add {flag}.")

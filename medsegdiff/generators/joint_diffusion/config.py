@@ -37,7 +37,8 @@ class TrainConfig:
     grad_clip: float = 1.0  # largest norm of the gradient
     # Of what is averaged the middle length is looked at during training, and the best one on val saved at its end
     ema_lengths: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2])  # of averaged weights, share of training
-    conditions: list[str] = field(default_factory=lambda: ["label"])  # asked by: label, modality, text, attributes
+    conditions: list[str] = field(default_factory=lambda: ["label"])  # label, modality, text, encoded_text, attributes
+    text_encoder: str | None = None  # folder of a text encoder trained elsewhere, for --conditions encoded_text
     condition_dropout: float = 0.1  # share of samples of which a condition is hidden, for classifier-free guidance
     augment: bool = True  # joint augmentation: mirroring, zoom, gain
     augment_prob: float = 0.0  # share of pairs turned, moved and stretched further, and the network conditioned on it
@@ -67,6 +68,9 @@ class TrainConfig:
         require_fraction("condition_dropout", self.condition_dropout)
         for name in self.conditions:
             condition_class(name)
+        encoded = "encoded_text" in self.conditions
+        hint = "Leave it out, or add encoded_text to --conditions."
+        require(encoded or self.text_encoder is None, "--text_encoder", self.text_encoder, "a condition for it", hint)
         hint = "--augment_prob, which adds it"
         require(Augmentation.name not in self.conditions, "--conditions", Augmentation.name, hint, "Leave it out.")
         for name in ("augment_prob", "progressive_resizing"):

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medsegdiff.conditioning.base import encode, encode_seen
+from medsegdiff.conditioning.base import Condition, encode, encode_seen
+from medsegdiff.conditioning.encoded_text import EncodedText
 from medsegdiff.data.dataset import SampleTensors, from_channels, with_mask_channel
 from medsegdiff.engine.device import autocast
 from medsegdiff.engine.progress import progress_bar
@@ -80,7 +81,7 @@ class JointDiffusion:
         wrong = task == "image_to_mask" and self.guidance_model is not None
         require(not wrong, "--guidance_checkpoint", f"mode {task}", "a mode that samples images", hint)
         values = {k: v for k, v in dataclasses.asdict(self.sampling).items() if k not in unused}
-        del values["guidance_checkpoint"]  # it counts by its content
+        del values["guidance_checkpoint"], values["text_encoder"]  # they count by their content
         if values.get("condition_guidance") is None:  # other folders are known by what they were known by
             values.pop("condition_guidance", None)
         return values | ({} if self.guidance_digest is None else {"guidance_sha256": self.guidance_digest})
@@ -226,6 +227,8 @@ def load(
     """The generator of a checkpoint. Raises `UserError` for one, or settings, that cannot be used."""
     sampling = settings_of(SamplingSettings, settings, "joint diffusion")
     denoiser, card, digest = load_checkpoint(path)
+    if sampling.text_encoder is not None:
+        card = dataclasses.replace(card, conditions=_with_encoder(card.conditions, sampling.text_encoder))
     names = [c.name for c in card.conditions]
     by_class = sampling.guidance != 1 and sampling.guidance_checkpoint is None
     hint = "Give --guidance_checkpoint as well, or leave it out."
@@ -246,6 +249,14 @@ def load(
         return found
     model, guidance_digest = _guidance_model(sampling.guidance_checkpoint, path, denoiser, card)
     return dataclasses.replace(found, guidance_model=model.to(device), guidance_digest=guidance_digest)
+
+
+def _with_encoder(conditions: Sequence[Condition], folder: str) -> list[Condition]:
+    """Conditions, with the text encoder in `folder`. Raises `UserError` where none is used."""
+    takes = f"a checkpoint of conditions {', '.join(c.name for c in conditions)}"
+    used = any(isinstance(c, EncodedText) for c in conditions)
+    require(used, "--text_encoder", takes, f"one that takes {EncodedText.name}", "Leave it out.")
+    return [dataclasses.replace(c, encoder=folder) if isinstance(c, EncodedText) else c for c in conditions]
 
 
 def _tasks(card: ModelCard) -> frozenset[Task]:

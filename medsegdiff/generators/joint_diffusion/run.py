@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from medsegdiff.conditioning.encoded_text import digest_of
 from medsegdiff.data.records import SampleSet
 from medsegdiff.engine.distributed import Distributed
 from medsegdiff.engine.files import file_digest, read_record
@@ -64,10 +65,12 @@ def run_folder(config: TrainConfig, pairs: SampleSet) -> RunFolder:
 
 def run_fingerprint(config: TrainConfig, pairs: SampleSet) -> dict[str, Any]:
     """What a run is known by: settings and data that decide the weights (but for the last bits of their numbers)."""
-    places = ("data_dir", "output_dir", "device", "save_every", "init_from")
+    places = ("data_dir", "output_dir", "device", "save_every", "init_from", "text_encoder")
     fingerprint = fingerprint_of(config, "train", (*places, "compile", "checkpoint_gradients", "find_batch_size"))
     found = fingerprint | {"data": data_digest(pairs), "augmented_at": FINER, "small_augmented_at": FINER}
-    # Only where it is set: other runs are known by what they were known by before
+    # Only where they are set: other runs are known by what they were known by before
+    if config.text_encoder is not None:
+        found |= {"text_encoder": digest_of(config.text_encoder)}
     return found if config.init_from is None else found | {"init_from": file_digest(initial_file(config.init_from))}
 
 

@@ -31,6 +31,7 @@ class SamplingSettings:
     guidance_checkpoint: str | None = None  # ... or away from this one, less trained on the same data
     guidance_low: float = 0.3  # guidance acts where the image's noise level is above this ...
     guidance_high: float = 5.0  # ... and up to this
+    text_encoder: str | None = None  # where the encoder of encoded_text is; None: where it was in training
     sigma_scale: float = 1.0  # share of the image's noise level below 0.3 that the network gets; less: finer grain
 
     def __post_init__(self) -> None:

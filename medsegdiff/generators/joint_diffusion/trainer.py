@@ -179,7 +179,7 @@ class DiffusionTrainer:
         self.val_set = with_mask_channel(load_tensors(pairs.select("val"), config.img_size, what="val split"))
         names = [*config.conditions, *([Augmentation.name] if config.augment_prob else [])]
         self.conditions: list[Condition] = [
-            condition_class(name).fit(self.train_set, pairs.classes, config.condition_dropout)
+            condition_class(name).fit(self.train_set, pairs.classes, config.condition_dropout, vars(config))
             for name in CONDITIONS
             if name in names
         ]

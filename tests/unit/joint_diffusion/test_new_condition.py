@@ -29,7 +29,7 @@ class Height(Condition):
     highest: int
 
     @classmethod
-    def fit(cls, train, classes, drop_rate):
+    def fit(cls, train, classes, drop_rate, settings=None):
         return cls(drop_rate=drop_rate, highest=max(r.height for r in train.records))
 
     def encode(self, samples):
