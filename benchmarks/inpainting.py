@@ -1,20 +1,24 @@
-"""Lesions put into healthy pictures: is there a seam, and does a segmenter of real pairs find them?
+"""Lesions put into pictures and taken out: is there a seam, and does a segmenter of real pairs see them?
 
     python benchmarks/inpainting.py --checkpoint busi-128 --healthy busi/normal --segmenter segmentation_real \\
         --real_data data/busi_processed --run_dir runs/inpainting
 
-Two measures, each beside its own baseline:
+Three measures, each beside its own baseline:
 
     seam    a classifier sees nothing but a ring across the edge of what was changed, of the inpainted picture or of the
             picture as it was; area under its ROC curve on other pictures (0.5: no seam)
     found   Dice of the segmenter and the mask that was put in, beside its Dice on real val pictures
 
-Writes inpainting.json and pictures.png (as it was, inpainted, difference) in --run_dir.
+    removed the share of a lesion's pixels that the segmenter marks, in real val pictures and after removal
+
+Writes inpainting.json, pictures.png and removed.png (as it was, changed, difference) in --run_dir.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +27,7 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from torch import nn
 
 import medsegdiff
+from medsegdiff.data.arrays import resize_anisotropic
 from medsegdiff.data.pictures import contact_sheet
 from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.engine.files import make_folder, write_json, write_png
@@ -122,6 +127,53 @@ def agreement(pairs: SampleSet, segmenter: medsegdiff.Segmenter, seed: int) -> d
     return mean_interval(np.array(values), np.array([r.group for r in pairs.records]), RESAMPLES, seed).to_json()
 
 
+def marked(pairs: SampleSet, masks: list[np.ndarray], segmenter: medsegdiff.Segmenter, seed: int) -> dict[str, object]:
+    """Mean share of each of `masks` that a segmenter marks, with its interval over groups."""
+    found = [segmenter.predict(pairs.read_image(r)).mask > 0 for r in pairs.records]
+    values = [float(one[mask].mean()) for one, mask in zip(found, masks, strict=True)]
+    return mean_interval(np.array(values), np.array([r.group for r in pairs.records]), RESAMPLES, seed).to_json()
+
+
+def removal(
+    given: argparse.Namespace, run: Path, segmenter: medsegdiff.Segmenter, real: SampleSet
+) -> dict[str, object]:
+    """What a segmenter marks of lesions of real val pictures, before and after they are taken out."""
+    config = GenerateConfig(
+        given.checkpoint, str(run / "removed"), mode="remove", images=given.real_data, split="val", seed=given.seed
+    )
+    pairs = generate(config)
+    assert isinstance(pairs, SampleSet)
+    by_id, side = {r.id: r for r in real.records}, pairs.records[0].width
+    sources = dataclasses.replace(real, records=tuple(by_id[r.derived_from] for r in pairs.records))
+    small = [real.arrays.coverage(real.read_mask(r), side)[0] > 127 for r in sources.records]
+    native = [real.read_mask(r) > 0 for r in sources.records]
+    images = [pairs.read_image(r) for r in pairs.records]
+    before = [resize_anisotropic(real.read_image(r), side) for r in sources.records]
+    write_png(run / "removed.png", sheet(before, images, small, [r.label for r in sources.records], pairs))
+    return {
+        "pictures": len(pairs),
+        "marked before": marked(sources, native, segmenter, given.seed),
+        "marked after": marked(pairs, small, segmenter, given.seed),
+    }
+
+
+def sheet(
+    before: Sequence[np.ndarray],
+    after: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    labels: list[str],
+    of: SampleSet,
+) -> np.ndarray:
+    """Some pictures as they were, changed, with the lesion's outline, and the difference."""
+    shown, outlines, titles = [], [], []
+    for n in range(0, len(before), max(1, len(before) // SHOWN))[:SHOWN]:
+        difference = np.abs(after[n].astype(int) - before[n]).clip(0, 127).astype(np.uint8) * 2
+        shown += [before[n], after[n], after[n], difference]
+        outlines += [None, None, masks[n].astype(np.uint8) * 255, None]
+        titles += ["as it was", labels[n], "the mask", "difference x 2"]
+    return contact_sheet(shown, outlines, titles, columns=8, spec=of.arrays)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("checkpoint", "healthy", "segmenter", "real_data", "run_dir"):
@@ -150,16 +202,12 @@ def main() -> None:
             "inpainted": agreement(pairs, segmenter, given.seed),
             "real val": agreement(real, segmenter, given.seed),
         },
+        "removed": removal(given, run, segmenter, real),
     }
     write_json(run / "inpainting.json", found)
-    shown, outlines, titles = [], [], []
-    first = {r.derived_from: n for n, r in reversed(list(enumerate(pairs.records)))}
-    for n in list(first.values())[:: max(1, len(first) // SHOWN)][:SHOWN]:
-        difference = np.abs(images[n].astype(int) - before[n]).clip(0, 127).astype(np.uint8) * 2
-        shown += [before[n], images[n], images[n], difference]
-        outlines += [None, None, masks[n], None]
-        titles += ["as it was", pairs.records[n].label, "its mask", "difference x 2"]
-    write_png(run / "pictures.png", contact_sheet(shown, outlines, titles, columns=8, spec=pairs.arrays))
+    first = sorted({r.derived_from: n for n, r in reversed(list(enumerate(pairs.records)))}.values())
+    chosen = [[array[n] for n in first] for array in (before, images, masks > 127)]
+    write_png(run / "pictures.png", sheet(*chosen, [pairs.records[n].label for n in first], pairs))
     print(found)
 
 

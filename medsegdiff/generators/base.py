@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # torch takes seconds, and settings of `generate` import this
 
     from medsegdiff.data.dataset import SampleTensors
 
-Task = Literal["joint", "mask_first", "mask_to_image", "image_to_mask", "inpaint", "text_to_image"]
+Task = Literal["joint", "mask_first", "mask_to_image", "image_to_mask", "inpaint", "text_to_image", "remove"]
 TASKS: tuple[Task, ...] = get_args(Task)  # seeds hold places in it: new ones come last
 Value = str | float | Sequence[float] | Mapping[str, float]
 # "image": (S, S) or (S, S, 3) uint8; "mask": (S, S) uint8 pixel values as the card's arrays say; "expected_mask":

@@ -21,8 +21,8 @@ class GenerateConfig:
     checkpoint_path: str  # .safetensors file; a .pth name finds the .safetensors beside it
     output_dir: str  # folder to write: a sample folder, or for image_to_mask masks with their doubt
     mode: Task | None = None  # default: by --masks, by --images, else joint; text_to_image where no masks were learnt
-    masks: str | None = None  # mask_to_image: sample images for the masks here (sample folder, class folders, pictures)
-    images: str | None = None  # pictures (a folder as of masks) to find masks of, or for inpaint to put lesions into
+    masks: str | None = None  # for mask_to_image, inpaint, remove: a sample folder, class folders or pictures
+    images: str | None = None  # pictures to find masks of, to put lesions into (inpaint) or take them out of (remove)
     region: list[float] | None = None  # inpaint: box for the lesion, left, top, width, height; shares of the picture
     split: Literal["train", "val", "test"] | None = None  # of a sample folder; default: train; image_to_mask: all
     num_samples_per_input: int | None = None  # samples of each conditioning mask (default 1) or image (default 8; 1)
@@ -71,13 +71,13 @@ class GenerateConfig:
     def _check_inputs(self) -> None:
         """Raise `UserError` where the mode and what is given contradict each other."""
         mode, samples = self.settled_mode, self.num_samples_per_input
-        if self.masks and self.images and mode != "inpaint":
+        if self.masks and self.images and mode not in ("inpaint", "remove"):
             raise UserError("--masks", "--images beside it", "one of them", "Leave one of them out.")
-        for name, owners in (("masks", ("mask_to_image",)), ("images", ("image_to_mask", "inpaint"))):
+        for name, owners in (("masks", ("mask_to_image",)), ("images", ("image_to_mask", "inpaint", "remove"))):
             folder = getattr(self, name)
             if mode in owners and not folder:
                 raise UserError(f"--mode {mode}", f"no --{name}", f"--{name} FOLDER", f"Give the {name}.")
-            fits = mode in (*owners, "inpaint") or folder is None
+            fits = mode in (*owners, "inpaint", "remove") or folder is None
             require(fits, f"--{name}", f"mode {mode}", f"mode {' or '.join(owners)}", "Leave one of them out.")
         if self.region is not None:
             self._check_region(self.region)
@@ -91,6 +91,10 @@ class GenerateConfig:
             others = ("masks", "images", "classes", "attributes", "prompt", "negative_prompt")
             given = next((name for name in others if getattr(self, name)), None)
             require(given is None, "--requests", f"--{given} beside it", "one of them", hint)
+        if mode == "remove":
+            for name in ("classes", "attributes", "prompt", "negative_prompt"):
+                asked = getattr(self, name)
+                require(asked is None, f"--{name}", "mode remove", "nothing: healthy tissue is drawn", "Leave it out.")
         if mode == "image_to_mask":
             avoided, expected = self.negative_prompt, "a mode that samples images"
             require(avoided is None, "--negative_prompt", f"mode {mode}", expected, "Leave it out.")

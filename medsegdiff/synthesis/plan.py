@@ -18,6 +18,7 @@ from medsegdiff.synthesis.inputs import ConditioningInput
 
 T = TypeVar("T")
 
+HEALTHY = "normal"  # class of a picture whose lesion was removed
 CHUNKS = "chunks"  # folder of the records of finished chunks
 ON_CPU, ELSEWHERE = 8, 50  # samples of a chunk. Batches are padded: large ones are dear where few are asked for
 
@@ -32,8 +33,8 @@ class Item:
 
     @property
     def label(self) -> str:
-        """Class; "" where none is asked for."""
-        return str(self.request.conditions.get("label", ""))
+        """Class; "" where none is asked for, and where a lesion is removed `HEALTHY` unless the generator knows it."""
+        return str(self.request.conditions.get("label", HEALTHY if self.request.task == "remove" else ""))
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,31 @@ def plan_inpainting(
                 request = Request(f"syn_{image.id}_{label}_{sample:03d}", task, (*key, sample), {"label": label}, given)
                 items.append(Item(request, image, mask))
     return [Chunk(f"inpainted_{n:05d}", some) for n, some in enumerate(batched(items, chunk_size))]
+
+
+def plan_removal(
+    inputs: list[ConditioningInput],
+    masks: list[ConditioningInput],
+    label: str | None,
+    known: list[str],
+    samples: int,
+    chunk_size: int,
+    seed: int,
+) -> list[Chunk]:
+    """`samples` pictures of each image without the lesion of its mask, in the class of healthy ones where there is
+    one."""
+    items, by_id = [], {mask.id: mask for mask in masks}
+    task: Task = "remove"
+    for image in inputs:
+        mask = by_id[image.id]
+        given, conditions = {"image": image.picture, "mask": mask.picture}, {} if label is None else {"label": label}
+        key = (seed, TASKS.index(task), 0 if label is None else known.index(label), image.number)
+        for sample in range(samples):
+            request = Request(
+                f"syn_{image.id}_{label or HEALTHY}_{sample:03d}", task, (*key, sample), conditions, given
+            )
+            items.append(Item(request, image, mask))
+    return [Chunk(f"removed_{n:05d}", some) for n, some in enumerate(batched(items, chunk_size))]
 
 
 def _box(region: list[float], side: int) -> np.ndarray:

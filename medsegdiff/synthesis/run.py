@@ -62,6 +62,7 @@ UNUSED = {
     "mask_to_image": ("num_samples_per_class",),
     "image_to_mask": ("num_samples_per_class", "classes"),
     "inpaint": ("num_samples_per_class",),
+    "remove": ("num_samples_per_class", "classes"),
 }
 
 
@@ -132,7 +133,7 @@ def settle(config: GenerateConfig) -> GenerateConfig:
     """`config` with what depends on the rest settled: mode, number of samples, chunk size, precision."""
     mode, samples, chunk = config.settled_mode, config.num_samples_per_input, config.chunk_size
     if samples is None:
-        samples = {"image_to_mask": 8, "mask_to_image": 1, "inpaint": 1}.get(mode)
+        samples = {"image_to_mask": 8, "mask_to_image": 1, "inpaint": 1, "remove": 1}.get(mode)
     if chunk is None:
         chunk = chunk_size_on(choose_device(config.device))
     return settle_precision(dataclasses.replace(config, mode=mode, num_samples_per_input=samples, chunk_size=chunk))

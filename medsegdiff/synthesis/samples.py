@@ -25,6 +25,7 @@ from medsegdiff.synthesis.requests import asked_of, aspect_of, write_obtained
 
 logger = logging.getLogger(__name__)
 
+CHANGING = ("inpaint", "remove")  # tasks that change a given picture
 SHEET_PER_CLASS = 32
 SHEET_MASKS, SHEET_SAMPLES, SHEET_COLUMNS = 12, 7, 8  # conditioning masks, images beside each, pictures a row
 
@@ -107,7 +108,7 @@ def gather(
     items = [item for task in tasks for item in task.items]
     given: dict[str, list[str]] = {"conditioning_masks": [], "inpainted_images": []}
     for item in items:
-        name = "inpainted_images" if item.request.task == "inpaint" else "conditioning_masks"
+        name = "inpainted_images" if item.request.task in CHANGING else "conditioning_masks"
         given[name] += [] if item.conditioning_input is None else [item.conditioning_input.hash]
         given["conditioning_masks"] += [] if item.mask is None else [item.mask.hash]
     info: dict[str, Any] = {name: sorted(set(hashes)) for name, hashes in given.items() if hashes}
@@ -159,7 +160,7 @@ def _input_sheet(tasks: list[Chunk], pairs: SampleSet) -> np.ndarray:
     for task in tasks:
         for item in task.items:
             assert item.conditioning_input is not None
-            if item.request.task == "inpaint":
+            if item.request.task in CHANGING:
                 image = from_channels(item.conditioning_input.picture)
                 sources[f"{item.conditioning_input.id} {item.label}"] = image
             names.setdefault(f"{item.conditioning_input.id} {item.label}", []).append(item.request.id)

@@ -13,6 +13,7 @@ from medsegdiff.generators.base import GeneratorCard, Value, parse_weights
 from medsegdiff.synthesis.config import GenerateConfig
 from medsegdiff.synthesis.inputs import ConditioningInput, read_inputs
 from medsegdiff.synthesis.plan import (
+    HEALTHY,
     Chunk,
     Item,
     batched,
@@ -21,6 +22,7 @@ from medsegdiff.synthesis.plan import (
     plan_inpainting,
     plan_masks,
     plan_pairs,
+    plan_removal,
 )
 from medsegdiff.synthesis.prompts import Wish, read_prompt
 from medsegdiff.synthesis.requests import (
@@ -43,6 +45,8 @@ def plan(config: GenerateConfig, card: GeneratorCard) -> tuple[list[str], list[C
         chunks = plan_masks(inputs, config.num_samples_per_input or 1, config.chunk_size, config.seed)
         wish, ranges = _wish(config, card)
         return [], _asked(chunks, ranges, config, card, wish.label), inputs
+    if config.mode == "remove":
+        return _plan_removal(config, card)
     classes = config.classes or card.classes
     unknown = [c for c in classes if c not in card.classes]
     known = f"classes of the checkpoint, with blanks between them: {' '.join(card.classes)}"
@@ -105,13 +109,7 @@ def _plan_inpainting(
         classes = card.lesion_classes
     else:
         require(not empty, "--classes", ", ".join(empty), f"classes with lesions: {', '.join(card.lesion_classes)}")
-    folder, split = Path(str(config.images)), config.split
-    if split is None and (folder / DATASET_FILE).is_file():
-        split = "train"
-    if split in ("val", "test"):
-        logger.warning("lesions in pictures of %s: to look at and to measure; combine will refuse them", split)
-    inputs = read_inputs(folder, "images", card.img_size, split, card.classes, card.arrays)
-    masks = []
+    inputs, masks = _pictures_to_change(config, card), []
     if config.masks is not None:
         masks = read_inputs(Path(config.masks), "masks", card.img_size, None, card.classes, card.arrays)
         missing = sorted({image.id for image in inputs} - {mask.id for mask in masks})
@@ -121,6 +119,38 @@ def _plan_inpainting(
     size, seed, samples = config.chunk_size, config.seed, config.num_samples_per_input or 1
     chunks = plan_inpainting(inputs, masks, config.region, classes, card.classes, samples, size, seed)
     return classes, _asked(chunks, ranges, config, card), [*inputs, *masks]
+
+
+def _plan_removal(
+    config: GenerateConfig, card: GeneratorCard
+) -> tuple[list[str], list[Chunk], list[ConditioningInput]]:
+    """Pictures that the lesion of their mask is taken out of; masks are those of the same folder unless set."""
+    assert config.chunk_size is not None
+    folder = Path(config.masks or str(config.images))
+    masks = read_inputs(folder, "masks", card.img_size, None, card.classes, card.arrays)
+    by_id = {mask.id: mask for mask in masks}
+    inputs = _pictures_to_change(config, card)
+    missing = [image.id for image in inputs if image.id not in by_id]
+    found = f"no mask of the name {missing[0]}" if missing else ""
+    require(not missing, f"--masks {folder}", found, "a mask of each image, which says where its lesion is")
+    inputs = [image for image in inputs if (by_id[image.id].picture > 127).any()]
+    require(bool(inputs), str(folder), "empty masks alone", "lesions to take out")
+    healthy = [name for name in card.classes if name not in card.lesion_classes]
+    size, seed, samples = config.chunk_size, config.seed, config.num_samples_per_input or 1
+    label = healthy[0] if healthy else None
+    chunks = plan_removal(inputs, masks, label, card.classes, samples, size, seed)
+    used = [*inputs, *(by_id[image.id] for image in inputs)]
+    return [label or HEALTHY], _asked(chunks, {}, config, card), used
+
+
+def _pictures_to_change(config: GenerateConfig, card: GeneratorCard) -> list[ConditioningInput]:
+    """The images that are given; of a sample folder those of the train split unless set, since others would leak."""
+    folder, split = Path(str(config.images)), config.split
+    if split is None and (folder / DATASET_FILE).is_file():
+        split = "train"
+    if split in ("val", "test"):
+        logger.warning("changed pictures of %s: to look at and to measure; combine will refuse them", split)
+    return read_inputs(folder, "images", card.img_size, split, card.classes, card.arrays)
 
 
 def _asked(

@@ -33,15 +33,15 @@ from medsegdiff.generators.joint_diffusion.checkpoint import KIND, ModelCard, lo
 from medsegdiff.generators.joint_diffusion.codec import SIGMA_DATA, encode_sdf
 from medsegdiff.generators.joint_diffusion.denoiser import Denoiser
 from medsegdiff.generators.joint_diffusion.guidance import Guidance
-from medsegdiff.generators.joint_diffusion.inpainting import Given, inpaint
+from medsegdiff.generators.joint_diffusion.inpainting import Given, inpaint, region_around
 from medsegdiff.generators.joint_diffusion.loss import denoising_loss
 from medsegdiff.generators.joint_diffusion.noise import hide_masks, highest_sigma, sigma_table
 from medsegdiff.generators.joint_diffusion.samplers import Noise
 from medsegdiff.generators.joint_diffusion.sampling import sample_masks, sample_pairs
 from medsegdiff.generators.joint_diffusion.sampling_settings import SamplingSettings
 
-TASKS: frozenset[Task] = frozenset({"joint", "mask_first", "mask_to_image", "image_to_mask", "inpaint"})
-FEW_STEP_TASKS = TASKS - {"inpaint"}
+TASKS: frozenset[Task] = frozenset({"joint", "mask_first", "mask_to_image", "image_to_mask", "inpaint", "remove"})
+FEW_STEP_TASKS = TASKS - {"inpaint", "remove"}
 IMAGE_TASKS: frozenset[Task] = frozenset({"text_to_image"})
 REDRAWN = 8  # attempts after the first go in batches smaller by this: few masks are refused
 SAMPLE = 21  # purpose number of the random streams of samples
@@ -102,7 +102,7 @@ class JointDiffusion:
         assert self.sampling.sampler is not None
         assert self.sampling.steps is not None
         card = self.model_card
-        if task == "inpaint":
+        if task in ("inpaint", "remove"):
             return self._inpainted(batch, attempt)
         sigmas = sigma_table(task, card.diffusion, self.sampling.steps, card.few_step)
         noise, known = self._noise(batch, attempt), self._known(batch)
@@ -132,6 +132,8 @@ class JointDiffusion:
         assert sampling.sampler is not None
         assert sampling.steps is not None
         given = {name: torch.from_numpy(np.stack([r.given[name] for r in batch])) for name in batch[0].given}
+        if batch[0].task == "remove":  # where a lesion was there is tissue, of which an empty mask says so
+            given |= {"region": region_around(given["mask"]), "mask": torch.zeros_like(given["mask"])}
         images, masks = inpaint(
             self.denoiser,
             card.codec,

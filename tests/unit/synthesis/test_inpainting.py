@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +105,44 @@ def test_chance_says_where(checkpoint: Path, real: SampleSet, tmp_path: Path) ->
     assert kept
 
 
+@pytest.mark.parametrize("healthy", [False, True])
+def test_a_lesion_is_taken_out(healthy: bool, real: SampleSet, tmp_path: Path) -> None:
+    """Damage: a mask that stays; a pixel that moved far from the lesion; a class of lesions; a lost group or source."""
+    classes = ["benign", "malignant", "healthy"] if healthy else ["benign", "malignant"]
+    path = random_checkpoint(tmp_path / "checkpoint.safetensors", classes=classes, lesion_classes=classes[:2])
+    found = inpainted(settings(path, tmp_path / "out", mode="remove", images=str(real.root)))
+    before, train = sources(real), real.select("train").records
+    assert len(found) == len(train)
+    assert found.classes == ["healthy" if healthy else "normal"]
+    for record in found.records:
+        source = next(r for r in train if r.id == record.derived_from)
+        lesion = real.arrays.coverage(real.read_mask(source), SIDE)
+        near = region_around(torch.from_numpy(lesion)[None])[0, 0].numpy() > 127
+        image = found.read_image(record)
+        assert not found.read_mask(record).any()
+        assert np.array_equal(image[~near], before[source.id][~near])
+        assert (image[near] != before[source.id][near]).mean() > 0.5
+        assert (record.label, record.group) == (found.classes[0], source.group)
+
+
+def test_pictures_without_their_lesion_do_not_leak(real: SampleSet, tmp_path: Path) -> None:
+    """Damage: those of held-out pictures taken; those of train refused where the data set knows healthy ones."""
+    hashes = [{"image_hash": "ab" * 32, "perceptual_hash": "cd" * 32}]
+    path = random_checkpoint(tmp_path / "checkpoint.safetensors", train_hashes=hashes)
+    data = tmp_path / "real"
+    shutil.copytree(real.root, data)
+    known = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(json.dumps(known | {"classes": [*known["classes"], "normal"]}))
+    found, held_out = (
+        inpainted(settings(path, tmp_path / split, mode="remove", images=str(data), split=split))
+        for split in ("train", "val")
+    )
+    combined = combine(CombineConfig(str(data), str(found.root), str(tmp_path / "both"), balance=False))
+    assert len(combined.select("train", "normal")) == len(real.select("train"))
+    with pytest.raises(UserError, match="expected pairs sampled for masks of train alone"):
+        combine(CombineConfig(str(data), str(held_out.root), str(tmp_path / "leak"), balance=False))
+
+
 def test_shares_fall_within_the_region() -> None:
     """Damage: a blend that reaches beyond the region; a hard edge; a known value that is not the one given."""
     region = torch.zeros(1, 1, 48, 48, dtype=torch.uint8)
@@ -144,6 +184,9 @@ def test_held_out_pictures_are_refused(checkpoint: Path, real: SampleSet, tmp_pa
         ({"region": [0.5, 0.5, 0.2, 0.2], "mode": "joint", "images": None}, "--region: found mode joint"),
         ({"images": "nowhere"}, "nowhere: found nothing"),
         ({"classes": ["cyst"]}, "--classes: found 'cyst'"),
+        ({"mode": "remove", "images": None}, "--mode remove: found no --images"),
+        ({"mode": "remove", "classes": ["benign"]}, "--classes: found mode remove; expected nothing"),
+        ({"mode": "remove", "masks": "nowhere"}, "nowhere: found nothing"),
     ],
 )
 def test_refused(changes: dict[str, Any], message: str, checkpoint: Path, real: SampleSet, tmp_path: Path) -> None:
