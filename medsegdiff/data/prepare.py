@@ -20,7 +20,7 @@ from medsegdiff.data.attributes import knots_of, measure_pair
 from medsegdiff.data.config import PrepareConfig
 from medsegdiff.data.duplicates import SAME_PICTURE_BITS, class_conflicts, duplicate_groups, scene_correlations
 from medsegdiff.data.frames import shared_frame
-from medsegdiff.data.hashing import Frame, content_hash, perceptual_hash
+from medsegdiff.data.hashing import Frame, content_hash, perceptual_hash, to_grey
 from medsegdiff.data.lexicon import caption
 from medsegdiff.data.mask_files import check_not_inverted
 from medsegdiff.data.pictures import balance_table, write_overview
@@ -33,6 +33,7 @@ from medsegdiff.engine.rng import generator
 from medsegdiff.engine.run_folder import DATA_SET, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
 from medsegdiff.errors import UserError, require
+from medsegdiff.features.overlay import has_overlay
 
 log = logging.getLogger(__name__)
 
@@ -210,6 +211,7 @@ def _write_all(folder: Path, found: RawSet, plan: Plan) -> list[SampleRecord]:
     """Write every pair below `folder`, two at a time: coding PNG takes most of the run, and releases the lock."""
 
     def write(sample: RawSample, group: str, split: str, fold: int) -> SampleRecord:
+        marks = {"overlay": float(has_overlay(to_grey(sample.image)))} if sample.mask is not None else {}
         return write_sample(
             folder,
             sample.image,
@@ -225,7 +227,7 @@ def _write_all(folder: Path, found: RawSet, plan: Plan) -> list[SampleRecord]:
             text=sample.text,
             modality=sample.modality,
             # What is measured takes the place of columns of the same name
-            attributes={**sample.attributes, **measure_pair(sample.image, sample.mask, found.arrays)},
+            attributes={**sample.attributes, **measure_pair(sample.image, sample.mask, found.arrays), **marks},
         )
 
     with ThreadPoolExecutor(2) as pool:

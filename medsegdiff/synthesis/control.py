@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
+from medsegdiff.data.attributes import MEASURED
 from medsegdiff.data.pictures import contact_sheet
 from medsegdiff.data.records import SampleSet, read_samples
 from medsegdiff.engine.device import choose_device, settle_precision
@@ -44,7 +45,7 @@ class ControlConfig:
 
     checkpoint_path: str  # of a generator that takes attributes
     output_dir: str = "./control"  # samples, control.json, control.csv, a sheet for each attribute, crosstalk.png
-    names: list[str] | None = None  # attributes that are swept; default: all that the checkpoint takes
+    names: list[str] | None = None  # attributes that are swept; default: all that can be measured
     condition_guidance: list[str] | None = None  # weights of guidance, such as attributes=2; default: none
     num_seeds: int = 16  # noises for each attribute, each with five values of it
     bootstrap: int = 1000  # resamples of the intervals, over noises
@@ -88,9 +89,11 @@ def control(config: ControlConfig) -> list[Control]:
     )
     card = generator.card
     known = attributes_of(card, "--checkpoint_path").names
-    names = config.names or known
+    measurable = [name for name in known if name in MEASURED]
+    names = config.names or measurable
+    expected = f"some of {', '.join(measurable)}, which can be measured in what was sampled"
     for name in names:
-        require(name in known, "--names", name, f"some of {', '.join(known)}")
+        require(name in measurable, "--names", name, expected)
     fingerprint = {
         "phase": "control", "checkpoint_sha256": card.digest, "names": names, "num_seeds": config.num_seeds,
         "seed": config.seed, "precision": config.precision, "bootstrap": config.bootstrap, "chunk_size": size,
