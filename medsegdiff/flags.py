@@ -136,6 +136,10 @@ def _checked(given: Given, setting: Setting, name: str) -> Any:
         value = typed(given.value, setting)
     except (ValueError, OverflowError) as error:
         found = "nothing" if given.value is None else _words(given.value)
+        if (
+            setting.many and setting.kind is str and isinstance(given.value, list)
+        ):  # YAML makes numbers and dates of names
+            hint = f"""Put quotes around them: [{", ".join(f'"{item}"' for item in given.value)}]."""
         raise UserError(given.where, found, setting.takes, hint) from error
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, str) and (not item.strip() or "\0" in item):

@@ -104,8 +104,21 @@ def require_folder(path: Path, what: str) -> Path:
     return path
 
 
+# Keys whose values are digests, which nobody can read, and what differs where they do
+CONTENT = {
+    "input_hash": "other pictures or masks than before",
+    "data": "another data set than before",
+    "inputs": "other pictures than before",
+    "real_hash": "another real data set than before",
+    "synthetic_hash": "another synthetic data set than before",
+    "checkpoint_sha256": "another checkpoint than before",
+    "guidance_sha256": "another --guidance_checkpoint than before",
+}
+
+
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The keys whose values differ, each as `key: old -> new`; `old` is from JSON, `new` may hold tuples.
+    """The keys whose values differ, each as `key: old -> new`, digests as words; `old` is from JSON, `new` may hold
+    tuples.
 
     Within mappings on both sides the keys that differ are named, as `outer.inner`.
     """
@@ -116,6 +129,9 @@ def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if isinstance(before, dict) and isinstance(after, dict):
             lines += [f"{key}.{line}" for line in differing_keys(before, after)]
         elif before != after or (key in old) != (key in new):
+            if key in CONTENT and key in old and key in new:
+                lines.append(CONTENT[key])
+                continue
             sides = [repr(values[key]) if key in values else "nothing" for values in (old, new)]
             lines.append(f"{key}: {sides[0]} -> {sides[1]}")
     return lines

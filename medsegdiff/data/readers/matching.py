@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -67,8 +68,17 @@ def find_roots(folder: Path, is_root: Callable[[Path], bool]) -> list[Path]:
     found, layer = [], [folder]
     for _ in range(LEVELS + 1):
         found += [candidate for candidate in layer if is_root(candidate)]
-        layer = [p for parent in layer for p in subfolders(parent)]
+        layer = [p for parent in layer for p in subfolders(parent) if _opens(p)]
     return found
+
+
+def _opens(folder: Path) -> bool:
+    """Whether one may look into a folder; lost+found beside the data, which root alone may read, is none of it."""
+    try:
+        os.scandir(folder).close()
+    except PermissionError:
+        return False
+    return True
 
 
 def walk(folder: Path) -> Iterator[Path]:

@@ -139,7 +139,7 @@ def test_other_input_does_not_overwrite(raw: Path, config: PrepareConfig, pairs:
     """Damage: leaving the content of the input out of the fingerprint."""
     shutil.copytree(raw, tmp_path / "more")
     add(tmp_path / "more", "benign", 30, scene(300))
-    with pytest.raises(UserError, match="input_hash"):
+    with pytest.raises(UserError, match="other pictures or masks than before"):
         prepare(dataclasses.replace(config, input_dir=str(tmp_path / "more")))
 
 
