@@ -16,6 +16,7 @@ from medsegdiff.data.attributes import MEASURED, knots_of, measure
 from medsegdiff.data.dataset import SampleTensors, from_channels
 from medsegdiff.errors import UserError, require
 
+PLACE = ("depth", "lateral")
 USUAL = {"area": 0.05, "depth_to_width": 1.0}  # drawn where a data set has no range of them
 FREQUENCIES = (1.0, 2.0, 4.0)  # of sines and cosines of them, half turns a unit
 
@@ -76,6 +77,31 @@ class Attributes(Condition):
             expected = f"{low:.4g} to {high:.4g}, the range of the train split"
             place = f"{where} column {name}" if where else f"--attributes {name}"
             require(low <= value <= high, place, f"{value:g}", expected)
+
+    def placed(self, given: Mapping[str, float], aspect: float, random: torch.Generator) -> dict[str, float]:
+        """`given`, with a place where size or proportions are asked for without one: only a placed lesion is drawn.
+
+        Each coordinate is as frequent as in the train split, and moved so far that the ellipse lies within the picture,
+        if it fits there. The same chance gives the same place, whatever the size.
+        """
+        shares = torch.rand(len(PLACE), dtype=torch.float64, generator=random).tolist()
+        known = all(name in self.names for name in PLACE)
+        if not known or not given.keys() & USUAL.keys():
+            return dict(given)
+        area, ratio = (given.get(name, self._median(name)) for name in ("area", "depth_to_width"))
+        half_width = math.sqrt(area / (math.pi * ratio))
+        found = dict(given)
+        for name, half, share in zip(PLACE, (half_width * ratio, half_width / aspect), shares, strict=True):
+            knots = self.knots[self.names.index(name)]
+            number, rest = divmod(share * (len(knots) - 1), 1)
+            drawn = knots[int(number)] + rest * (knots[int(number) + 1] - knots[int(number)])
+            inside = min(max(drawn, half), 1 - half) if half < 0.5 else 0.5
+            found.setdefault(name, min(max(inside, knots[0]), knots[-1]))
+        return found
+
+    def _median(self, name: str) -> float:
+        knots = self.knots[self.names.index(name)] if name in self.names else [USUAL[name]]
+        return knots[len(knots) // 2]
 
     def seen(self, values: Tensor, images: Tensor, masks: Tensor) -> Tensor:
         measured = [number for number, name in enumerate(self.names) if name in MEASURED]

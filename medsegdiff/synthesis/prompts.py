@@ -82,7 +82,8 @@ def _class_in(text: str, card: GeneratorCard, where: str) -> str | None:
     if len(card.classes) == 1:
         return None
     spoken = " ".join(words_of(text))
-    named = [name for name in card.classes if f" {' '.join(words_of(name))} " in f" {spoken} "]
+    denied = re.sub(r"\b(without|free of)( an?| any)? ", "without-", f" {spoken} ")  # "without tumor" names no tumor
+    named = [name for name in card.classes if f" {' '.join(words_of(name))} " in denied]
     if not named:
         return None
     longest = max(named, key=len)

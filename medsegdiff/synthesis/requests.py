@@ -28,7 +28,8 @@ from medsegdiff.errors import UserError, require
 from medsegdiff.generators.base import GeneratorCard
 from medsegdiff.synthesis.plan import Item
 
-WITHIN, ASPECT = 23, 22  # purpose numbers of random streams: a value within its range, a shape of picture
+# Purpose numbers of random streams: a value within its range, a shape of picture, a place
+WITHIN, ASPECT, PLACED = 23, 22, 25
 TABLE_FILE = "requests.csv"
 WORDS = ("label", "prompt", "modality", "noise")  # columns of a table of requests beside attributes
 FEWEST = 10  # samples of which a rank correlation is said
@@ -162,13 +163,17 @@ def with_attributes(item: Item, ranges: Ranges, card: GeneratorCard, text: str =
     shares = torch.rand(len(ranges), dtype=torch.float64, generator=random_stream(*item.request.seed, WITHIN)).tolist()
     ends = sorted(ranges.items())
     values = {name: low + share * (high - low) for share, (name, (low, high)) in zip(shares, ends, strict=True)}
-    conditions = {**item.request.conditions, "attributes": values, "aspect": aspect_of(card, item)}
+    aspect, drawn = aspect_of(card, item), values
+    if item.conditioning_input is None:  # a picture or mask that is given has its place already
+        chance = random_stream(*item.request.seed, PLACED)
+        drawn = attributes_of(card, "--attributes").placed(values, aspect, chance)
+    conditions = {**item.request.conditions, "attributes": drawn, "asked": values, "aspect": aspect}
     return dataclasses.replace(item, request=dataclasses.replace(item.request, conditions=conditions))
 
 
 def asked_of(item: Item) -> Mapping[str, float]:
     """Values of attributes that an item is asked for with."""
-    found = item.request.conditions.get("attributes", {})
+    found = item.request.conditions.get("asked", {})
     assert isinstance(found, Mapping)
     return found
 

@@ -120,3 +120,21 @@ def test_what_was_never_learnt_is_refused(condition: Attributes) -> None:
         condition.encode([{"attributes": {"aera": 0.1}, "aspect": 1.0}])
     assert math.isnan(condition.encode([{"attributes": {}}])[0, 0].item())
     assert set(MEASURED) > {"area", "count"}
+
+
+def test_a_size_without_a_place_is_put_somewhere(condition: Attributes) -> None:
+    """Damage: a place outside of the picture or of what was learnt; one that moves with the size; one put over the
+    user's."""
+    number = condition.names.index("lateral")
+    low, high = condition.knots[number][0], condition.knots[number][-1]
+    found = [condition.placed({"area": 0.05}, 1.0, torch.Generator().manual_seed(n)) for n in range(50)]
+    assert all(low <= one["lateral"] <= high for one in found)
+    assert len({one["lateral"] for one in found}) > 20
+    assert condition.placed({"area": 0.05}, 1.0, torch.Generator().manual_seed(3)) == found[3]
+    larger = condition.placed({"area": 0.051}, 1.0, torch.Generator().manual_seed(3))
+    assert larger["depth"] == pytest.approx(found[3]["depth"], abs=0.02)
+    mine = condition.placed({"area": 0.05, "depth": 0.4}, 1.0, torch.Generator().manual_seed(3))
+    assert (mine["depth"], mine["lateral"]) == (0.4, found[3]["lateral"])
+    assert condition.placed({"irregularity": 0.1}, 1.0, torch.Generator()) == {"irregularity": 0.1}
+    huge = condition.placed({"area": 0.7, "depth_to_width": 1.0}, 1.0, torch.Generator())
+    assert huge["lateral"] == pytest.approx(min(max(0.5, low), high), abs=0.1)

@@ -90,13 +90,14 @@ def test_a_caption_is_more_than_its_words() -> None:
 
 def test_a_prompt_of_a_checkpoint_that_learnt_captions(tmp_path: Path) -> None:
     """Damage: the lexicon asked in place of the captions; a class beside that of the words."""
-    text = Text(drop_rate=0.1, words=["a", "benign", "malignant", "mass", "round"], length=4)
+    text = Text(drop_rate=0.1, words=["a", "benign", "malignant", "mass", "round", "without"], length=4)
     path = random_checkpoint(tmp_path / "m.safetensors", conditions=[Label(classes=CLASSES, drop_rate=0.1), text])
     card = load_generator(path).card
     assert read_prompt("a round malignant mass", card).label == "malignant"
     assert read_prompt("a round mass", card).label is None
     with pytest.raises(UserError, match=r"--prompt: found (benign and malignant|malignant and benign)"):
         read_prompt("benign malignant", card)
+    assert read_prompt("a mass without malignant", card).label is None
     plain = {"steps": 2, "chunk_size": 4, "precision": "fp32", "device": "cpu", "num_samples_per_class": 1}
     found = [
         generate(GenerateConfig(str(path), str(tmp_path / name), prompt=words, **plain))  # type: ignore[arg-type]
