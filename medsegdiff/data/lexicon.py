@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 ABSENT = -math.inf, math.inf
 
@@ -86,7 +86,7 @@ PLACE = ("depth", "lateral")
 
 
 def caption(
-    label: str, values: Mapping[str, float], knots: Mapping[str, Sequence[float]], random: torch.Generator
+    label: str, values: Mapping[str, float], knots: Mapping[str, Sequence[float]], random: np.random.Generator
 ) -> str:
     """A caption of a lesion with these attributes, such as "small oval benign mass, parallel, upper left".
 
@@ -94,16 +94,16 @@ def caption(
     attributes out, so that networks learn short captions too. Every word says what is true (`Meaning.says`). Without
     attributes the class alone.
     """
-    kept = float(torch.rand(1, generator=random))
+    kept = random.random()
     words: dict[str, str] = {}
     for name in (*BEFORE, *AFTER, *PLACE):
-        said, choice = torch.rand(2, generator=random).tolist()
+        said, choice = random.random(2).tolist()
         if said < kept and name in knots and name in values:
             fits = [phrase for phrase, meaning in LEXICON.items() if meaning.says(name, values[name], knots[name])]
             if name in BEFORE:  # nouns, as in "smooth margin", do not stand before another one
                 fits = [phrase for phrase in fits if phrase.split()[-1] not in FILLERS]
             words |= {name: fits[int(choice * len(fits))]} if fits else {}
-    noun = "mass" if float(torch.rand(1, generator=random)) < 0.5 else "lesion"
+    noun = "mass" if random.random() < 0.5 else "lesion"
     if words.get("count") in ("two", *SEVERAL):
         noun = {"mass": "masses", "lesion": "lesions"}[noun]
     first = " ".join([*(words[name] for name in BEFORE if name in words), label, *([noun] if values else [])])

@@ -29,7 +29,6 @@ from medsegdiff.data.records import SampleRecord, SampleSet, class_counts, read_
 from medsegdiff.data.splits import assign_folds, assign_splits
 from medsegdiff.engine.files import write_json
 from medsegdiff.engine.progress import progress_bar
-from medsegdiff.engine.rng import generator
 from medsegdiff.engine.run_folder import DATA_SET, RunFolder
 from medsegdiff.engine.settings import fingerprint_of
 from medsegdiff.errors import UserError, require
@@ -210,8 +209,10 @@ def _report_skew(splits: list[str], groups: list[str], config: PrepareConfig) ->
 def _write_all(folder: Path, found: RawSet, plan: Plan) -> list[SampleRecord]:
     """Write every pair below `folder`, two at a time: coding PNG takes most of the run, and releases the lock."""
 
+    binary = found.arrays.is_binary
+
     def write(sample: RawSample, group: str, split: str, fold: int) -> SampleRecord:
-        marks = {"overlay": float(has_overlay(to_grey(sample.image)))} if sample.mask is not None else {}
+        marks = {"overlay": float(has_overlay(to_grey(sample.image)))} if sample.mask is not None and binary else {}
         return write_sample(
             folder,
             sample.image,
@@ -242,7 +243,9 @@ def with_captions(records: list[SampleRecord], seed: int) -> list[SampleRecord]:
     knots = {name: knots_of(np.array([own.get(name, np.nan) for own in train])) for name in sorted(names)}
     knots = {name: own for name, own in knots.items() if own}
     return [
-        dataclasses.replace(r, text=r.text or caption(r.label, r.attributes, knots, generator(seed, number, CAPTION)))
+        dataclasses.replace(
+            r, text=r.text or caption(r.label, r.attributes, knots, np.random.default_rng((seed, number, CAPTION)))
+        )
         for number, r in enumerate(records)
     ]
 
