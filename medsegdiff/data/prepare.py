@@ -242,12 +242,12 @@ def with_captions(records: list[SampleRecord], seed: int) -> list[SampleRecord]:
     train = [record.attributes for record in records if record.split == "train"]
     knots = {name: knots_of(np.array([own.get(name, np.nan) for own in train])) for name in sorted(names)}
     knots = {name: own for name, own in knots.items() if own}
-    return [
-        dataclasses.replace(
-            r, text=r.text or caption(r.label, r.attributes, knots, np.random.default_rng((seed, number, CAPTION)))
-        )
-        for number, r in enumerate(records)
-    ]
+    found = []
+    for number, record in enumerate(records):
+        random = np.random.default_rng((seed, number, CAPTION))
+        text = record.text or caption(record.label, record.attributes, knots, random)
+        found.append(dataclasses.replace(record, text=text))
+    return found
 
 
 def _read_options(config: PrepareConfig) -> ReadOptions:

@@ -258,7 +258,7 @@ def test_backbones_are_found_by_name(name: str) -> None:
         ("--diffusion.sdf_truncation -1", "--diffusion.sdf_truncation: found -1"),
         ("--diffusion.sigma_data 0.5", r"unknown setting --diffusion\.sigma_data"),
         ("--conditions augmentation", "--conditions: found augmentation; expected --augment_prob, which adds it"),
-        ("--conditions colour", "--conditions: found colour; expected some of label, modality, text, attributes, "),
+        ("--conditions colour", "--conditions: found colour; expected some of label, modality, text, encoded_text, "),
     ],
 )
 def test_backbones_that_do_not_fit(flags: str, message: str) -> None:
