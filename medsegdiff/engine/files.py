@@ -109,6 +109,7 @@ CONTENT = {
     "input_hash": "other pictures or masks than before",
     "data": "another data set than before",
     "inputs": "other pictures than before",
+    "requests": "other rows in --requests than before",
     "real_hash": "another real data set than before",
     "synthetic_hash": "another synthetic data set than before",
     "checkpoint_sha256": "another checkpoint than before",

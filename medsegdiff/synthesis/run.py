@@ -86,7 +86,8 @@ def generate(config: GenerateConfig) -> SampleSet | list[dict[str, Any]]:
     kind = f"{config.mode}, which a generator of kind {generator.card.kind!r} does not serve"
     require(config.mode in serves, "--mode", kind, f"one of {', '.join(serves)}")
     classes, tasks, inputs = plan(config, generator.card)
-    fingerprint = _fingerprint(config, generator, classes, inputs) | _asked_digest(tasks)
+    asked = _asked_digest(tasks) if config.requests is None else _requests_digest(tasks)
+    fingerprint = _fingerprint(config, generator, classes, inputs) | asked
     if config.mode == "image_to_mask":
         return _masks(config, generator, tasks, fingerprint)
     return _samples(config, generator, classes, tasks, fingerprint)
@@ -163,10 +164,20 @@ def _asked_digest(tasks: list[Chunk]) -> dict[str, str]:
     if not avoided and not any(values or text for _, values, text in asked):
         return {}
     said = repr(asked) + (repr(sorted(avoided.items())) if avoided else "")
-    return {"attributes": hashlib.sha256(said.encode()).hexdigest()[:16]}
+    return {"attributes": _short(said)}
+
+
+def _requests_digest(tasks: list[Chunk]) -> dict[str, str]:
+    """Of all that a table of requests asks for."""
+    rows = [(r.id, r.seed, sorted(r.conditions.items())) for task in tasks for r in task.requests]
+    return {"requests": _short(repr(rows))}
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _digest(inputs: list[ConditioningInput]) -> str:
     """What was given, whatever folder it lies in."""
     rows = sorted(f"{g.id} {g.label} {g.group} {g.hash} {g.pixel_aspect}\n" for g in inputs)
-    return hashlib.sha256("".join(rows).encode()).hexdigest()[:16]
+    return _short("".join(rows))

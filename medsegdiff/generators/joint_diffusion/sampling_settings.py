@@ -71,7 +71,9 @@ class SamplingSettings:
         return dataclasses.replace(self, sampler=sampler, steps=steps, mask_guidance=weight)
 
     def _few_step(self, steps: int) -> Self:
-        only = dataclasses.replace(type(self)(), sampler=FEW_STEP, steps=steps, mask_guidance=1.0)
+        only = dataclasses.replace(
+            type(self)(), sampler=FEW_STEP, steps=steps, mask_guidance=1.0, text_encoder=self.text_encoder
+        )
         for field in dataclasses.fields(self):
             own, plain, fixed = (getattr(s, field.name) for s in (self, type(self)(), only))
             hint = "Leave it out, or use the checkpoint that few-step training began with."

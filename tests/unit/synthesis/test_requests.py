@@ -123,6 +123,10 @@ def test_rows_of_one_noise_are_alike(checkpoint: Path, tmp_path: Path) -> None:
     assert far(first, larger) > 0
     assert far(first, other_class) > 0
     assert max(far(first, larger), far(first, other_class)) < far(first, other_noise)
+    lines = ("benign,7,", "malignant,7,", "benign,9,", "benign,7,0.5", "benign,7,")
+    others = table(tmp_path / "others.csv", "label,noise,area", *lines)
+    with pytest.raises(UserError, match="other rows in --requests than before"):  # nothing but the noise differs
+        generate(settings(checkpoint, tmp_path / "asked", requests=others))
     rows = table(tmp_path / "bad.csv", "noise", "-1")
     with pytest.raises(UserError, match="row 2 column noise: found '-1'; expected a whole number"):
         generate(settings(checkpoint, tmp_path / "bad", requests=rows))
