@@ -30,6 +30,7 @@ from medsegdiff.data.pictures import contact_sheet
 from medsegdiff.data.records import SampleRecord, SampleSet, read_samples
 from medsegdiff.engine.files import make_folder, write_json, write_png
 from medsegdiff.errors import UserError
+from medsegdiff.evaluation.metrics.set_distances import kernel_distance, polynomial_kernel
 from medsegdiff.features.perceptual.efficientnet import packaged_weights, perceptual_features
 from medsegdiff.statistics.bootstrap import mean_interval, statistic_interval
 from medsegdiff.synthesis.config import GenerateConfig
@@ -39,17 +40,10 @@ WHAT = ("modality", "label")  # is recognised
 RESAMPLES, SHOWN, NEAREST = 1000, 8, 99  # of the bootstrap; pictures a row; percentile of likenesses to train
 
 
-def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Unbiased squared maximum mean discrepancy of (n, F) and (m, F) features, with the kernel of KID, times 1,000."""
-
-    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.asarray((a @ b.T / a.shape[1] + 1) ** 3)
-
-    def within(a: np.ndarray) -> float:
-        k = kernel(a, a)
-        return float((k.sum() - np.trace(k)) / (len(a) * (len(a) - 1)))
-
-    return 1000 * (within(first) + within(second) - 2 * float(kernel(first, second).mean()))
+def distance_between(first: np.ndarray, second: np.ndarray) -> float:
+    """Kernel distance of (n, F) and (m, F) features, as KID is, times 1,000."""
+    kernels = (polynomial_kernel(*sides) for sides in ((first, first), (second, second), (first, second)))
+    return 1000 * kernel_distance(*kernels)
 
 
 def write_wishes(path: Path, records: list[SampleRecord]) -> str:
@@ -125,7 +119,7 @@ def main() -> None:
         for which in ("real held-out", "sampled"):
             mine = features[which][rows]
             distance = statistic_interval(
-                lambda some, mine=mine, own=own: kernel_distance(own, mine[some]),
+                lambda some, mine=mine, own=own: distance_between(own, mine[some]),
                 groups[rows],
                 RESAMPLES // 5,
                 given.seed,

@@ -145,7 +145,7 @@ class AttributesEmbedder(Embedder):
     def __init__(self, names: Sequence[str], knots: Sequence[Sequence[float]], width: int) -> None:
         super().__init__()
         self.numbers = {name: number for number, name in enumerate(names)}
-        self.map_count = 1 if self.numbers.keys() & {"depth", "lateral"} else 0
+        self.map_count = 1 if self.numbers.keys() & set(PLACE) else 0
         self.register_buffer("knots", torch.tensor(knots, dtype=torch.float32), persistent=False)
         numbers = (len(knots) + 1) * (2 + 2 * len(FREQUENCIES))
         self.first, self.last = nn.Linear(numbers, width), nn.Linear(width, width)

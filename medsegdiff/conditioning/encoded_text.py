@@ -24,7 +24,6 @@ from medsegdiff.engine.packages import load
 from medsegdiff.errors import UserError, require
 
 LONGEST = 512  # tokens that are read of a caption, where an encoder sets no limit
-BATCH = 32  # captions encoded together
 NETWORKS = {"clip": "transformers:CLIPTextModel"}  # by type of model, where it is not the whole of it
 
 

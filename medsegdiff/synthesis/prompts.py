@@ -38,8 +38,7 @@ def read_prompt(text: str, card: GeneratorCard, where: str = "--prompt") -> Wish
     require(0 < len(text.strip()) <= LONGEST, where, f"{len(text.strip())} characters", f"1 to {LONGEST}")
     if captions := condition_of(card, Text):
         captions.check(words_of(text))
-        return Wish(_class_in(text, card, where), {})
-    if condition_of(card, EncodedText):
+    if captions or condition_of(card, EncodedText):
         return Wish(_class_in(text, card, where), {})
     words = re.sub(r"[,.;:()]", " ", text.lower())
     words = re.sub(r"\b(taller|wider)-than-(wide|tall)\b", r"\1 than \2", words).replace("non-parallel", "not parallel")
