@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from medsegdiff.conditioning.base import GAIN, Condition, Embedder, Sample, is_record
 from medsegdiff.data.dataset import SampleTensors
+from medsegdiff.engine.files import file_digest
 from medsegdiff.engine.packages import load
 from medsegdiff.errors import UserError, require
 
@@ -137,6 +138,5 @@ def digest_of(folder: str) -> str:
     digest = hashlib.sha256()
     for path in files:
         digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(file_digest(path).encode())
     return digest.hexdigest()[:16]
